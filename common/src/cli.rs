@@ -1,0 +1,50 @@
+//! The command line's errors in the form of all other errors, and with Docker's exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::error::{Error, RUNTIME_FAILED, Result};
+
+/// The whole of a runtime's `main`: parses the command line into `C`, runs, and turns the outcome into an exit
+/// status. Errors go to stderr after the program's name.
+pub fn main<C: Parser>(run: impl FnOnce(&C) -> Result<u8>) -> ExitCode {
+    let program = C::command().get_name().to_owned();
+    let status = match C::try_parse() {
+        Ok(cli) => run(&cli),
+        // `--help` and `--version` arrive as errors, too.
+        Err(help) if matches!(help.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return if help.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(RUNTIME_FAILED) };
+        }
+        Err(error) => Err(in_two_lines(&error, &program)),
+    };
+    status
+        .unwrap_or_else(|error| {
+            error.report(&program);
+            error.status()
+        })
+        .into()
+}
+
+/// clap writes a paragraph with the usage. Its first line says it all; a tip, where there is one, is the hint.
+fn in_two_lines(error: &clap::Error, program: &str) -> Error {
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n");
+    let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
+    let what = what.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let what = shortened(&what);
+    let tip = paragraphs.find_map(|paragraph| paragraph.trim().strip_prefix("tip: "));
+    let hint = tip.and_then(|tip| tip.lines().next()).map(str::to_owned);
+    Error::new(what).hint(hint.unwrap_or_else(|| format!("'{program} --help' lists the options")))
+}
+
+/// A value of 4 KiB would push what is wrong with it off the screen.
+fn shortened(text: &str) -> String {
+    const ENDS: usize = 150;
+    let count = text.chars().count();
+    if count <= 2 * ENDS {
+        return text.to_owned();
+    }
+    text.chars().take(ENDS).chain(['…']).chain(text.chars().skip(count - ENDS)).collect()
+}

@@ -1,0 +1,142 @@
+//! The one error type of every runtime: what was being done, the errno, and what most likely causes it.
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+/// Short for a result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Docker's exit status for "the runtime itself failed, or the input was bad".
+pub const RUNTIME_FAILED: u8 = 125;
+/// Docker's exit status for "the command is there but cannot be executed".
+pub const CANNOT_EXECUTE: u8 = 126;
+/// Docker's exit status for "the command was not found".
+pub const NOT_FOUND: u8 = 127;
+
+/// Why a container could not be run.
+///
+/// Displayed as one line, `what: ERRNO: errno in words`. A second line, the [`hint`](Error::hint), says
+/// what most likely causes it and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    what: String,
+    errno: Option<Errno>,
+    hint: Option<String>,
+    status: u8,
+}
+
+impl Error {
+    /// An error about what was being done, to what: `"--rootfs /x: not a directory"`.
+    pub fn new(what: impl Into<String>) -> Self {
+        Error { what: what.into(), errno: None, hint: None, status: RUNTIME_FAILED }
+    }
+
+    /// The same, for a system call that failed with `errno`.
+    pub fn from_errno(what: impl Into<String>, errno: Errno) -> Self {
+        Error { errno: Some(errno), ..Error::new(what) }
+    }
+
+    /// The same, for an error of the standard library.
+    pub fn from_io(what: impl Into<String>, error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) => Error::from_errno(what, Errno::from_raw(code)),
+            None => Error::new(format!("{}: {error}", what.into())),
+        }
+    }
+
+    /// Adds the likely cause and the remedy, unless a more exact one, nearer to the failure, is there.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// Sets the exit status, where it is not [`RUNTIME_FAILED`].
+    #[must_use]
+    pub fn with_status(mut self, status: u8) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The errno, when a system call failed.
+    pub fn errno(&self) -> Option<Errno> {
+        self.errno
+    }
+
+    /// With what status the runtime exits because of this error.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
+    /// Prints the error to stderr, in two lines at most, as `program: …`.
+    pub fn report(&self, program: &str) {
+        eprintln!("{program}: {self}");
+        if let Some(hint) = &self.hint {
+            eprintln!("{:width$}  {hint}", "", width = program.len());
+        }
+    }
+
+    /// The error as bytes that cross the socket from the child to its parent.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let errno = self.errno.map_or(0, |errno| errno as i32);
+        let hint = self.hint.as_deref().unwrap_or_default();
+        format!("{}\0{errno}\0{}\0{hint}", self.status, self.what).into_bytes()
+    }
+
+    /// The error that [`to_bytes`](Error::to_bytes) wrote.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let mut fields = text.splitn(4, '\0');
+        let mut next = || fields.next().unwrap_or_default();
+        let status = next().parse().unwrap_or(RUNTIME_FAILED);
+        let errno = next().parse().ok().filter(|&code| code != 0).map(Errno::from_raw);
+        let what = next().to_owned();
+        let hint = Some(next().to_owned()).filter(|hint| !hint.is_empty());
+        Error { what, errno, hint, status }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match self.errno {
+            Some(errno) => write!(f, ": {errno:?}: {}", errno.desc()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Adds a likely cause to the error of a result.
+pub trait Hint {
+    /// Says what most likely causes the failure, and what to do, when it failed with `errno`.
+    #[must_use]
+    fn hint_if(self, errno: Errno, hint: &str) -> Self;
+}
+
+impl<T> Hint for Result<T> {
+    fn hint_if(self, errno: Errno, hint: &str) -> Self {
+        self.map_err(|error| if error.errno() == Some(errno) { error.hint(hint) } else { error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_crosses_the_socket_unchanged() {
+        let error = Error::from_errno("mount \"proc\"", Errno::EPERM).hint("are you root?").with_status(126);
+        assert_eq!(Error::from_bytes(&error.to_bytes()), error);
+        let plain = Error::new("no such thing");
+        assert_eq!(Error::from_bytes(&plain.to_bytes()), plain);
+    }
+
+    #[test]
+    fn the_first_hint_stays() {
+        let error = Error::new("x").hint("exact").hint("general");
+        assert_eq!(error.hint.as_deref(), Some("exact"));
+    }
+}

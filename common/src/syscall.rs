@@ -1,0 +1,211 @@
+//! The system calls that the lessons make, one function each, with the kernel's name and order of arguments.
+//!
+//! Each makes its call and nothing else, tells it to [`explain`] with its real arguments, and
+//! turns an errno into an [`Error`] that names the call and the arguments. So a lesson reads as the list of
+//! what the kernel is asked to do.
+
+use std::ffi::OsStr;
+use std::fmt::{self, Display, Write};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
+use nix::sys::stat::{Mode, SFlag};
+
+use crate::error::{Error, Result};
+use crate::explain;
+
+/// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An empty
+/// `fstype` or `data` is passed as NULL.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN` in the mount namespace's user namespace, ENOENT without a target, EBUSY,
+/// ENODEV for a filesystem that the kernel does not have.
+pub fn mount(
+    source: impl AsRef<Path>,
+    target: impl AsRef<Path>,
+    fstype: &str,
+    flags: MsFlags,
+    data: &str,
+) -> Result<()> {
+    let (source, target) = (source.as_ref(), target.as_ref());
+    let not_empty = |text| Some(text).filter(|text: &&str| !text.is_empty());
+    call(
+        "mount(2)",
+        || {
+            let flags = names(flags.iter_names().map(|(name, _)| name));
+            let (fstype, data) = (OrNull(not_empty(fstype)), OrNull(not_empty(data)));
+            format!("mount({source:?}, {target:?}, {fstype}, {flags}, {data})")
+        },
+        || nix::mount::mount(Some(source), target, not_empty(fstype), flags, not_empty(data)),
+    )
+}
+
+/// Makes `path` the directory at which this process's absolute paths begin: chroot(2). The working directory
+/// stays where it is, outside.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_CHROOT`, ENOENT, ENOTDIR.
+pub fn chroot(path: &Path) -> Result<()> {
+    call("chroot(2)", || format!("chroot({path:?})"), || nix::unistd::chroot(path))
+}
+
+/// Changes the working directory: chdir(2).
+///
+/// # Errors
+/// ENOENT, ENOTDIR, EACCES.
+pub fn chdir(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    call("chdir(2)", || format!("chdir({path:?})"), || nix::unistd::chdir(path))
+}
+
+/// Sets the host name of this process's UTS namespace: sethostname(2).
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN` in the namespace's user namespace, EINVAL for more than 64 bytes.
+pub fn sethostname(name: &str) -> Result<()> {
+    call("sethostname(2)", || format!("sethostname({name:?})"), || nix::unistd::sethostname(name))
+}
+
+/// Makes a directory with these permissions, less the umask: mkdir(2). One that is there already is fine.
+///
+/// # Errors
+/// ENOENT when its parent is not there, ENOTDIR, EACCES, EROFS; EEXIST when `path` is something else.
+pub fn mkdir(path: impl AsRef<Path>, mode: u32) -> Result<()> {
+    let path = path.as_ref();
+    let result = call(
+        "mkdir(2)",
+        || format!("mkdir({path:?}, 0{mode:o})"),
+        || nix::unistd::mkdir(path, Mode::from_bits_truncate(mode)),
+    );
+    match result {
+        Err(error) if error.errno() == Some(Errno::EEXIST) && path.is_dir() => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes a character device with these permissions, less the umask: mknod(2).
+///
+/// # Errors
+/// EPERM without `CAP_MKNOD` in the first user namespace, EEXIST.
+pub fn mknod(path: impl AsRef<Path>, mode: u32, (major, minor): (u64, u64)) -> Result<()> {
+    let path = path.as_ref();
+    call(
+        "mknod(2)",
+        || format!("mknod({path:?}, S_IFCHR|0{mode:o}, makedev({major}, {minor}))"),
+        || {
+            let device = nix::sys::stat::makedev(major, minor);
+            nix::sys::stat::mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(mode), device)
+        },
+    )
+}
+
+/// Makes a symbolic link at `link` that says `target`: symlink(2).
+///
+/// # Errors
+/// EEXIST, ENOENT, EROFS.
+pub fn symlink(target: &str, link: impl AsRef<Path>) -> Result<()> {
+    let link = link.as_ref();
+    call(
+        "symlink(2)",
+        || format!("symlink({target:?}, {link:?})"),
+        || nix::unistd::symlinkat(target, nix::fcntl::AT_FDCWD, link),
+    )
+}
+
+/// Sets which permissions new files of this process do not get: umask(2). It cannot fail.
+pub fn umask(mask: u32) {
+    let before = nix::sys::stat::umask(Mode::from_bits_truncate(mask));
+    explain::line(format_args!("umask({mask:03o})"), format_args!("{:03o}", before.bits()), "umask(2)");
+}
+
+/// Limits a resource of this process and of those that it starts: setrlimit(2). `soft` holds, and may be raised
+/// up to `hard`; both in the unit of the resource.
+///
+/// # Errors
+/// EPERM when `hard` would rise without `CAP_SYS_RESOURCE`, or above `/proc/sys/fs/nr_open` for RLIMIT_NOFILE.
+pub fn setrlimit(resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
+    let number =
+        |limit: rlim_t| if limit == RLIM_INFINITY { "RLIM_INFINITY".to_owned() } else { limit.to_string() };
+    call(
+        "setrlimit(2)",
+        || format!("setrlimit({resource:?}, {{{}, {}}})", number(soft), number(hard)),
+        || nix::sys::resource::setrlimit(resource, soft, hard),
+    )
+}
+
+/// Asks the kernel to send SIGKILL to this process when the parent dies: prctl(2), `PR_SET_PDEATHSIG`. An exec
+/// of a program that gains privileges forgets it.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn die_with_parent() -> Result<()> {
+    call(
+        "PR_SET_PDEATHSIG(2const)",
+        || "prctl(PR_SET_PDEATHSIG, SIGKILL)".into(),
+        || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL),
+    )
+}
+
+/// Makes the call, tells it, and gives an error its name and arguments.
+pub(crate) fn call<T: Returned>(
+    man: &str,
+    name_and_arguments: impl Fn() -> String,
+    action: impl FnOnce() -> nix::Result<T>,
+) -> Result<T> {
+    // The turn is taken before the call, so that the other process cannot tell what follows from it first.
+    let turn = explain::Turn::take();
+    let result = action();
+    if let Some(turn) = turn {
+        match &result {
+            Ok(value) => turn.line(name_and_arguments(), value.number(), man),
+            Err(errno) => turn.line(name_and_arguments(), format_args!("-1 {errno:?}"), man),
+        }
+    }
+    result.map_err(|errno| Error::from_errno(name_and_arguments(), errno))
+}
+
+/// What a system call returned, as the number that strace would show.
+pub(crate) trait Returned {
+    fn number(&self) -> usize;
+}
+
+impl Returned for () {
+    fn number(&self) -> usize {
+        0
+    }
+}
+
+impl Returned for usize {
+    fn number(&self) -> usize {
+        *self
+    }
+}
+
+/// `A|B`, as a C program and strace write flags.
+pub(crate) fn names<'a>(flags: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = flags.collect();
+    if names.is_empty() { "0".into() } else { names.join("|") }
+}
+
+/// A text in quotes, or NULL.
+struct OrNull<'a>(Option<&'a str>);
+
+impl Display for OrNull<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, "{text:?}"),
+            None => f.write_str("NULL"),
+        }
+    }
+}
+
+/// `["sh", "-c", "exit 7"]`.
+pub(crate) fn list<T: AsRef<OsStr>>(items: &[T]) -> String {
+    let mut text = String::from("[");
+    for (index, item) in items.iter().enumerate() {
+        let _ = write!(text, "{}{:?}", if index == 0 { "" } else { ", " }, item.as_ref());
+    }
+    text + "]"
+}

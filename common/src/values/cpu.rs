@@ -1,0 +1,330 @@
+//! CPU time and CPUs: `--cpus`, `--cpu-shares`, `--cpuset-cpus`.
+//!
+//! They end in `cpu.cfs_quota_us`, `cpu.shares` and `cpuset.cpus` (cgroup v1), in `cpu.max`, `cpu.weight` and
+//! `cpuset.cpus` (v2). Here only `/sys/devices/system/cpu/online` is read, the kernel's own list of the CPUs
+//! that run: all three options are about the host's CPUs. `std::thread::available_parallelism` is not the
+//! number wanted: it also counts the affinity and the quota of whoever calls the runtime (`taskset`, a
+//! cgroup). cpuset(7), sched_setaffinity(2); kernel documentation: scheduler/sched-bwc,
+//! admin-guide/cgroup-v2.
+
+use std::fmt;
+use std::fs;
+use std::ops::RangeInclusive;
+
+use super::{decimal, scale, whole};
+use crate::error::Error;
+
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+
+const NANOS_PER_CPU: u64 = 1_000_000_000;
+
+/// The kernel's default period of 100 ms and its least quota of 1 ms (`EINVAL` below) make 0.01 CPUs the
+/// least.
+const LEAST_CPUS: u64 = NANOS_PER_CPU / 100;
+
+/// So much CPU time, in billionths of a CPU, Docker's unit: a whole number, so that nothing drifts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cpus(u64);
+
+impl Cpus {
+    /// For a default that stands in the code: `Cpus::from_nanos(500_000_000)` is half a CPU.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Cpus(nanos)
+    }
+
+    /// How many microseconds of CPU time that is in each period of `period_us` microseconds, rounded down.
+    ///
+    /// With the kernel's default period, 100 000, every value that [`cpus`] accepts gives a quota that the
+    /// kernel accepts (1000 and more).
+    pub const fn quota(self, period_us: u64) -> u64 {
+        (self.0 as u128 * period_us as u128 / NANOS_PER_CPU as u128) as u64
+    }
+}
+
+/// As the option takes it: `0.5`.
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:09}", self.0 / NANOS_PER_CPU, self.0 % NANOS_PER_CPU);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+/// Reads the value of `--cpus`: a decimal number from 0.01 to the number of CPUs that the host has online.
+///
+/// More than the host has would be no limit, and most likely a mistake; Docker refuses it as well.
+///
+/// # Errors
+///
+/// Not such a number, with more than nine decimals, out of range; or the list of CPUs could not be read.
+pub fn cpus(text: &str) -> Result<Cpus, String> {
+    cpus_of(text, count(&online_cpus()?.1))
+}
+
+fn cpus_of(text: &str, online: u64) -> Result<Cpus, String> {
+    let expected = || {
+        let (verb, s) = if online == 1 { ("is", "") } else { ("are", "s") };
+        format!("expected a number from 0.01 to {online}, as there {verb} {online} CPU{s} online")
+    };
+    let number = decimal(text).ok_or_else(expected)?;
+    let nanos = scale(number, NANOS_PER_CPU).ok_or_else(expected)?;
+    if number.1.trim_end_matches('0').len() > 9 {
+        return Err("too precise: at most nine decimals".into());
+    }
+    let range = LEAST_CPUS..=online.saturating_mul(NANOS_PER_CPU);
+    range.contains(&nanos).then_some(Cpus(nanos)).ok_or_else(expected)
+}
+
+/// Reads the value of `--cpu-shares`: 2 to 262144, in relation to the 1024 of every cgroup that sets none.
+///
+/// The range is the kernel's (`MIN_SHARES`, `MAX_SHARES`). The kernel would bend another value into it
+/// without a word, so it is refused here.
+///
+/// # Errors
+///
+/// Not a whole number, or out of range.
+pub fn cpu_shares(text: &str) -> Result<u64, String> {
+    whole(text)
+        .filter(|shares| (2..=262_144).contains(shares))
+        .ok_or_else(|| "expected a whole number from 2 to 262144 (1024 is everybody's default)".into())
+}
+
+/// What `cpu.weight` of cgroup v2 (1 to 10000, default 100) has to be for so many `cpu.shares` of v1.
+///
+/// The straight line that runtimes drew first, `1 + (shares - 2) * 9999 / 262142`, joins the ends of the two
+/// ranges but makes of the default of v1, 1024, a 39: such a container gets less than half of what its
+/// neighbours with the default of v2 get. runc 1.3.2 and crun 1.23 (2025) therefore took a curve through all
+/// three points, 2 → 1, 1024 → 100, 262144 → 10000: with l = log2(shares),
+/// weight = ⌈10 ^ (l²/612 + 125·l/612 − 7/34)⌉. A value out of range is taken as the nearest end.
+///
+/// Source: opencontainers/cgroups pull request 20, kubernetes issue 131216.
+pub fn cpu_weight(shares: u64) -> u64 {
+    let l = (shares.clamp(2, 262_144) as f64).log2();
+    // One division, of whole numbers at the three points, so that these are exact; 7/34 is 126/612. What is
+    // taken off before rounding up makes a last bit that differs between C libraries harmless: no other
+    // weight comes so near to a whole number from above (see the test).
+    let weight = 10f64.powf((l * l + 125.0 * l - 126.0) / 612.0);
+    (weight - 1e-7).ceil() as u64
+}
+
+/// A list of CPUs that are all online, as `cpuset.cpus` takes it: `0-2,4`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpuset(String);
+
+impl Cpuset {
+    /// The list as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Cpuset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads the value of `--cpuset-cpus`: numbers and ranges of CPUs, `0-2,4`, all of them online.
+///
+/// The kernel refuses a CPU that is not there with a bare errno, and v2 takes one that is only offline and
+/// leaves it out in silence. Both would tell the user too little.
+///
+/// # Errors
+///
+/// Not such a list, or a CPU that is not online; or the list of CPUs could not be read.
+pub fn cpuset(text: &str) -> Result<Cpuset, String> {
+    let (list, online) = online_cpus()?;
+    cpuset_of(text, &list, &online)
+}
+
+fn cpuset_of(text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<Cpuset, String> {
+    let asked = ranges(text)
+        .ok_or_else(|| format!("expected CPU numbers and ranges such as 0-2,4; available: {list}"))?;
+    // Ranges are compared, never counted out: `0-4294967295` costs nothing. The kernel's own ranges never
+    // touch each other, so a range that is online lies within one of them.
+    let is_online = |asked: &RangeInclusive<u32>| {
+        online.iter().any(|range| range.contains(asked.start()) && range.contains(asked.end()))
+    };
+    match asked.iter().all(is_online) {
+        true => Ok(Cpuset(text.into())),
+        false => Err(format!("not all of these CPUs are available; available: {list}")),
+    }
+}
+
+/// The list format of cpuset(7), as text and as ranges.
+fn online_cpus() -> Result<(String, Vec<RangeInclusive<u32>>), String> {
+    let list = fs::read_to_string(ONLINE).map_err(|error| Error::from_io(ONLINE, &error).to_string())?;
+    let list = list.trim_end().to_owned();
+    let ranges = ranges(&list).ok_or_else(|| format!("{ONLINE}: not a list of CPUs: {list:?}"))?;
+    Ok((list, ranges))
+}
+
+fn count(ranges: &[RangeInclusive<u32>]) -> u64 {
+    ranges.iter().map(|range| u64::from(range.end() - range.start()) + 1).sum()
+}
+
+fn ranges(list: &str) -> Option<Vec<RangeInclusive<u32>>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = whole(first)?..=whole(last)?;
+        (!range.is_empty()).then_some(range)
+    };
+    list.split(',').map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PERIOD: u64 = 100_000;
+
+    #[test]
+    fn cpus_within_the_host() {
+        for (text, quota) in [
+            ("0.01", 1000),
+            (".5", 50_000),
+            ("0.5", 50_000),
+            ("1.25", 125_000),
+            ("2", 200_000),
+            ("2.", 200_000),
+            ("0.015", 1500),
+            ("0.3", 30_000),
+            ("1.999999999", 199_999),
+            ("0.500000000000000000000", 50_000),
+            ("4", 400_000),
+        ] {
+            assert_eq!(cpus_of(text, 4).map(|cpus| cpus.quota(PERIOD)), Ok(quota), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn cpus_out_of_range() {
+        for text in [
+            "0",
+            "0.001",
+            "0.009999999",
+            "4.000000001",
+            "99",
+            "abc",
+            "-1",
+            "-0.5",
+            "1e3",
+            "inf",
+            "NaN",
+            "",
+            ".",
+            "+1",
+            "1/2",
+            "1 ",
+            "0x1",
+            "99999999999999999999999",
+        ] {
+            let error = cpus_of(text, 4).unwrap_err();
+            assert_eq!(error, "expected a number from 0.01 to 4, as there are 4 CPUs online", "{text:?}");
+        }
+        assert!(cpus_of("2", 1).unwrap_err().ends_with("from 0.01 to 1, as there is 1 CPU online"));
+        assert!(cpus_of("0.5000000001", 4).unwrap_err().starts_with("too precise"));
+    }
+
+    #[test]
+    fn this_host_has_its_own_number() {
+        let (list, ranges) = online_cpus().unwrap();
+        let online = count(&ranges);
+        assert!(online >= std::thread::available_parallelism().unwrap().get() as u64, "{list}");
+        assert_eq!(cpus(&online.to_string()), Ok(Cpus(online * NANOS_PER_CPU)));
+        assert!(cpus(&(online + 1).to_string()).is_err());
+        assert_eq!(cpuset(&list).unwrap().as_str(), list);
+        assert!(cpuset("0-99999").unwrap_err().ends_with(&format!("available: {list}")));
+    }
+
+    #[test]
+    fn shares_within_the_kernels_range() {
+        assert_eq!(cpu_shares("2"), Ok(2));
+        assert_eq!(cpu_shares("262144"), Ok(262_144));
+        for text in ["0", "1", "262145", "-1", "+5", "1.5", "", "abc", "99999999999999999999"] {
+            assert!(cpu_shares(text).unwrap_err().contains("from 2 to 262144"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn weights_of_the_newer_runtimes() {
+        let weights = [0, 1, 2, 3, 512, 1024, 2000, 2048, 262_143, 262_144, u64::MAX].map(cpu_weight);
+        // 2000 → 170 is what runc issue 4896 shows of runc 1.4.
+        assert_eq!(weights, [1, 1, 1, 2, 59, 100, 170, 174, 10_000, 10_000, 10_000]);
+    }
+
+    #[test]
+    fn a_last_bit_does_not_change_a_weight() {
+        for shares in (2..=262_144).filter(|shares| ![2, 1024, 262_144].contains(shares)) {
+            let l = (shares as f64).log2();
+            let weight = 10f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0);
+            assert!((weight - weight.round()).abs() > 2e-7, "{shares}: {weight}");
+            assert_eq!(cpu_weight(shares), weight.ceil() as u64, "{shares}");
+        }
+    }
+
+    #[test]
+    fn cpusets() {
+        let (list, online) = ("0-3,6-7", ranges("0-3,6-7").unwrap());
+        assert_eq!(count(&online), 6);
+        for text in ["0", "3", "0-3", "1-2,0", "6-7,0-3", "7,7", "2-2"] {
+            assert_eq!(cpuset_of(text, list, &online).unwrap().to_string(), text);
+        }
+        for text in ["4", "3-6", "0-7", "8", "0-4294967295", "0,5"] {
+            let error = cpuset_of(text, list, &online).unwrap_err();
+            assert_eq!(error, "not all of these CPUs are available; available: 0-3,6-7", "{text:?}");
+        }
+        for text in [
+            "",
+            ",",
+            "0,",
+            ",0",
+            "0,,1",
+            "3-1",
+            "-1",
+            "1-",
+            "0-1-2",
+            "+1",
+            "a",
+            "0 ,1",
+            "0-3:1/2",
+            "4294967296",
+        ] {
+            assert!(
+                cpuset_of(text, list, &online).unwrap_err().starts_with("expected CPU numbers"),
+                "{text:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cpus_are_written_as_they_are_read(nanos in LEAST_CPUS..=64 * NANOS_PER_CPU) {
+            prop_assert_eq!(cpus_of(&Cpus(nanos).to_string(), 64), Ok(Cpus(nanos)));
+        }
+
+        #[test]
+        fn more_cpus_never_mean_less_quota(a in "[0-9]{1,2}[.][0-9]{0,9}", b in "[0-9]{1,2}[.][0-9]{0,9}") {
+            if let (Ok(less), Ok(more)) = (cpus_of(&a, 64), cpus_of(&b, 64)) {
+                let (less, more) = if less <= more { (less, more) } else { (more, less) };
+                prop_assert!(less.quota(PERIOD) <= more.quota(PERIOD));
+                prop_assert!(less.quota(PERIOD) >= 1000 && more.quota(PERIOD) <= 64 * PERIOD);
+            }
+        }
+
+        #[test]
+        fn more_shares_never_mean_less_weight(a in 2u64..=262_144, b in 2u64..=262_144) {
+            let (less, more) = (cpu_weight(a.min(b)), cpu_weight(a.max(b)));
+            prop_assert!(1 <= less && less <= more && more <= 10_000);
+        }
+
+        #[test]
+        fn a_cpuset_is_accepted_when_each_cpu_is_online(cpus in prop::collection::vec(0u32..12, 1..5)) {
+            let text = cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            let online = [0..=3, 6..=7];
+            let expected = cpus.iter().all(|cpu| online.iter().any(|range| range.contains(cpu)));
+            prop_assert_eq!(cpuset_of(&text, "0-3,6-7", &online).is_ok(), expected);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The grammar of the options' values, and what is said when a value does not follow it.
+//!
+//! Nothing here changes anything; the kernel is only asked which CPUs it has. Most functions are made for
+//! clap's `value_parser`: clap itself names the option and the value (`invalid value '1k' for '--memory
+//! <SIZE>': …`), so the error is only the rest of that line, what is accepted.
+//!
+//! The names, the grammar and the ranges are those of `docker run`.
+//! Man pages: cgroups(7), cpuset(7), getrlimit(2), hostname(7), environ(7).
+
+mod cpu;
+mod environment;
+mod limits;
+mod names;
+mod size;
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use cpu::{Cpus, Cpuset, cpu_shares, cpu_weight, cpus, cpuset};
+pub use environment::{Variable, env, env_file};
+pub use limits::{Ulimit, pids_limit, ulimit};
+pub use names::{directory, hostname, workdir};
+pub use size::{check_swap, format_size, memory, memory_swap, size};
+
+/// A limit that can be lifted: the `-1` of `--memory-swap` and `--pids-limit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// No limit at this level; a limit on a cgroup above still holds.
+    Unlimited,
+    /// At most so many, in the unit of the option.
+    AtMost(u64),
+}
+
+/// As cgroup v2 (and `pids.max` of v1) wants it: the number, or `max`.
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Unlimited => f.write_str("max"),
+            Limit::AtMost(limit) => limit.fmt(f),
+        }
+    }
+}
+
+/// A whole number of digits only. `str::parse` alone would also take a sign: `+5`.
+fn whole<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// The digits before and after the point of a plain decimal number: `2`, `1.5`, `.5`. No sign, no exponent.
+fn decimal(text: &str) -> Option<(&str, &str)> {
+    let (integer, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let mut digits = integer.bytes().chain(fraction.bytes()).peekable();
+    (digits.peek().is_some() && digits.all(|byte| byte.is_ascii_digit())).then_some((integer, fraction))
+}
+
+/// `integer.fraction * unit`, rounded down; `None` when it does not fit.
+///
+/// Long division, from the last digit of the fraction to the first: each step stays below `unit`, so that
+/// no digit is lost however many there are. A `f64` would lose some from 2^53 on. `unit` is at most 2^60.
+fn scale((integer, fraction): (&str, &str), unit: u64) -> Option<u64> {
+    let integer: u64 = if integer.is_empty() { 0 } else { integer.parse().ok()? };
+    let fraction = fraction.bytes().rev().fold(0, |rest, digit| (rest + u64::from(digit - b'0') * unit) / 10);
+    integer.checked_mul(unit)?.checked_add(fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// No text may make a parser panic, and no error may be more than the one line that clap prints.
+        #[test]
+        fn any_text_is_a_value_or_one_short_line(text in r"\PC*|[-+.=:,0-9kmgtpibe ]{0,24}|(?s:.{0,80})") {
+            let errors = [
+                size(&text).err(),
+                memory(&text).err(),
+                memory_swap(&text).err(),
+                cpus(&text).err(),
+                cpu_shares(&text).err(),
+                cpuset(&text).err(),
+                pids_limit(&text).err(),
+                ulimit(&text).err(),
+                ulimit(&format!("nofile={text}")).err(),
+                hostname(&text).err(),
+                workdir(OsString::from(&text)).err(),
+                env(OsString::from(&text)).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                prop_assert!(!error.is_empty() && !error.contains('\n') && error.len() < 200, "{error}");
+            }
+        }
+
+        #[test]
+        fn scaling_is_exact(integer in 0u64..1 << 32, fraction in "[0-9]{0,12}", unit in 1u64..1 << 30) {
+            let tens = 10u128.pow(fraction.len() as u32);
+            let digits: u128 = format!("{integer}{fraction}").parse().unwrap();
+            let expected = u64::try_from(digits * u128::from(unit) / tens).unwrap();
+            prop_assert_eq!(scale((&integer.to_string(), &fraction), unit), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_limit_is_written_as_the_kernel_reads_it() {
+        assert_eq!(Limit::Unlimited.to_string(), "max");
+        assert_eq!(Limit::AtMost(20).to_string(), "20");
+    }
+}
