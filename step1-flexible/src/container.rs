@@ -1,0 +1,94 @@
+//! The story of a container, in kernel order: what the parent does, and what the child does.
+//!
+//! The parent stays on the host: it makes the cgroup, clones the child into new namespaces, waits, cleans up.
+//! The child arranges its new world from within, and then becomes the command. It can do so because a
+//! namespace is a property of a process: what the child mounts or names is seen in its namespaces only.
+//! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7).
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use common::cgroupfs::Cgroup;
+use common::handshake::ChildEnd;
+use common::process::{self, Environment, Signals};
+use common::syscall::{die_with_parent, sethostname};
+use common::{Result, explain, rootfs, values};
+use nix::sched::CloneFlags;
+
+use crate::cli::Cli;
+use crate::{cgroup, environment, filesystem, rlimit};
+
+/// The exit status of a command that SIGKILL ended.
+const KILLED: u8 = 128 + 9;
+
+/// The parent's side. Returns the command's exit status.
+///
+/// # Errors
+/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child kills
+/// it, and dropping the cgroup removes it.
+pub fn run(cli: &Cli) -> Result<u8> {
+    process::require_root()?;
+    if cli.explain {
+        explain::start()?;
+    }
+    let root = cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
+    // Read here: the files are the host's.
+    let environment = environment::build(&cli.world)?;
+
+    // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
+    let signals = Signals::block()?;
+    // Before there is a process to limit: a limit that comes later can be outrun.
+    let cgroup = cgroup::create(&cli.limits)?;
+
+    // NEWPID: the child is PID 1 and sees no other processes. It must be asked for here and not by the child,
+    //         since a process cannot change its own PID.
+    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare name.
+    // NEWUTS: a host name of its own.
+    let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
+    let mut child = process::clone(namespaces, cgroup.v2_directory(), |parent, born_in_cgroup| {
+        become_command(cli, &root, &environment, &cgroup, parent, born_in_cgroup)
+    })?;
+    child.go()?;
+    child.wait_for_exec()?;
+    let status = child.wait(&signals)?;
+
+    // "Killed" alone would leave the user to guess who did it.
+    if status == KILLED && cgroup::out_of_memory_kills(&cgroup) > 0 {
+        let limit = values::format_size(cli.limits.memory);
+        eprintln!(
+            "{}: out of memory: the kernel ended the command, --memory is {limit}",
+            env!("CARGO_PKG_NAME")
+        );
+    }
+    cgroup.remove()?;
+    Ok(status)
+}
+
+/// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
+fn become_command(
+    cli: &Cli,
+    root: &Path,
+    environment: &Environment,
+    cgroup: &Cgroup,
+    parent: &mut ChildEnd,
+    born_in_cgroup: bool,
+) -> Result<Infallible> {
+    // First this, then wait: a parent that died before the first line is noticed by the second.
+    die_with_parent()?;
+    parent.wait_for_go()?;
+    // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
+    cgroup.join(born_in_cgroup)?;
+
+    filesystem::make_mounts_private()?;
+    filesystem::enter_root(root)?;
+    filesystem::mount_proc()?;
+    filesystem::mount_dev()?;
+
+    sethostname(&cli.world.hostname)?;
+    rlimit::set(&cli.limits.ulimits)?;
+    filesystem::enter_workdir(&cli.world.workdir)?;
+
+    // Last, as /proc is read for it on old kernels.
+    process::close_descriptors_on_exec()?;
+    process::exec(&cli.command, environment)
+}

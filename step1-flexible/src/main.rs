@@ -1,0 +1,15 @@
+//! A container runtime in one sitting: parse the command line, run the container, exit with its code.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod cgroup;
+mod cli;
+mod container;
+mod environment;
+mod filesystem;
+mod rlimit;
+
+fn main() -> ExitCode {
+    common::cli::main(container::run)
+}
