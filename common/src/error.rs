@@ -1,6 +1,7 @@
 //! The one error type of every runtime: what was being done, the errno, and what most likely causes it.
 
 use std::fmt;
+use std::io::Write;
 
 use nix::errno::Errno;
 
@@ -71,9 +72,9 @@ impl Error {
 
     /// Prints the error to stderr, in two lines at most, as `program: …`.
     pub fn report(&self, program: &str) {
-        eprintln!("{program}: {self}");
+        tell(format_args!("{program}: {self}"));
         if let Some(hint) = &self.hint {
-            eprintln!("{:width$}  {hint}", "", width = program.len());
+            tell(format_args!("{:width$}  {hint}", "", width = program.len()));
         }
     }
 
@@ -95,6 +96,12 @@ impl Error {
         let hint = Some(next().to_owned()).filter(|hint| !hint.is_empty());
         Error { what, errno, hint, status }
     }
+}
+
+/// Writes a line to stderr, if somebody still reads it. `eprintln!` would panic when nobody does, and a runtime that
+/// panics leaves its cgroup behind.
+pub fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 impl std::error::Error for Error {}

@@ -25,4 +25,4 @@ pub mod syscall;
 #[cfg(feature = "values")]
 pub mod values;
 
-pub use error::{Error, Hint, Result};
+pub use error::{Error, Hint, Result, tell};

@@ -21,7 +21,7 @@ use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, setpgid, tcgetpgrp, tcsetpgrp};
 
-use crate::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
+use crate::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result, tell};
 use crate::explain::{self, Turn};
 use crate::handshake::{self, ChildEnd, ParentEnd};
 use crate::syscall::{call, list, names};
@@ -236,7 +236,7 @@ impl Child {
                 // The terminal has sent it to its whole foreground group, to the container, too.
                 interrupts += 1;
                 if interrupts == 3 {
-                    eprintln!("Ctrl-C three times: ending the container with SIGKILL");
+                    tell(format_args!("Ctrl-C three times: ending the container with SIGKILL"));
                     self.send(Signal::SIGKILL);
                 }
             }

@@ -12,7 +12,7 @@ use common::cgroupfs::Cgroup;
 use common::handshake::ChildEnd;
 use common::process::{self, Environment, Signals};
 use common::syscall::{die_with_parent, sethostname};
-use common::{Result, explain, rootfs, values};
+use common::{Result, explain, rootfs, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
@@ -55,10 +55,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // "Killed" alone would leave the user to guess who did it.
     if status == KILLED && cgroup::out_of_memory_kills(&cgroup) > 0 {
         let limit = values::format_size(cli.limits.memory);
-        eprintln!(
-            "{}: out of memory: the kernel ended the command, --memory is {limit}",
-            env!("CARGO_PKG_NAME")
-        );
+        let program = env!("CARGO_PKG_NAME");
+        tell(format_args!("{program}: out of memory: the kernel ended the command, --memory is {limit}"));
     }
     cgroup.remove()?;
     Ok(status)

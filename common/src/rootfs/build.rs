@@ -210,8 +210,7 @@ impl Plan {
         let applets: BTreeSet<&str> = applets.lines().collect();
         let missing = PROGRAMS.split_whitespace().filter(|name| !self.programs.contains_key(*name));
         for name in missing.filter(|name| applets.contains(name)).collect::<Vec<_>>() {
-            let directory = if name == "sh" { "/bin" } else { "/usr/bin" };
-            self.link(host, directory, name, &busybox);
+            self.link(host, "/usr/bin", name, &busybox);
             self.programs.insert(name.to_owned(), busybox.clone());
             self.from_busybox += 1;
         }

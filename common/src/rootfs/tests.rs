@@ -106,7 +106,7 @@ fn ldd(program: &Path) -> BTreeSet<PathBuf> {
 /// Says that a test was not run: past the test harness, which would hide it.
 fn skipped(reason: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
-    writeln!(io::stderr(), "skipped {name}: {reason}").unwrap();
+    tell(format_args!("skipped {name}: {reason}"));
 }
 
 /// What a shell in the root prints; none for an ordinary user, who cannot call chroot(2).
@@ -271,10 +271,14 @@ fn programs_outside_of_the_path_get_a_link_in_it() {
 #[test]
 fn what_cannot_run_is_left_out_and_named() {
     let fake = Fake::with_shell(true);
-    let program = fs::read(which("cat")).unwrap();
+    // Cut off in its data, behind all that the loader reads.
+    fake.compile("/bin/ls", "int data[99999] = { 1 }; int main(void) { return data[0]; }", &[]);
+    let program = fs::read(fake.at("/bin/ls")).unwrap();
     fake.write("/bin/ls", &program[..program.len() / 2]);
+    fake.program("env", "/usr/bin/env");
     fake.write("/bin/cat", "no program at all");
     fake.write("/bin/which", "#! /bin/sh -e\necho from a script\n");
+    fake.write("/bin/gunzip", "#!/usr/bin/env sh\n");
     fake.write("/bin/zcat", "#!/usr/bin/perl\n");
     fake.write("/bin/xzcat", "#!/usr/bin/env perl\n");
     fake.compile(
@@ -292,18 +296,18 @@ fn what_cannot_run_is_left_out_and_named() {
     fs::remove_file(fake.at("/usr/lib/libgone.so")).unwrap();
     nix::unistd::mkfifo(&fake.at("/bin/id"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let (root, built) = fake.build().unwrap();
-    assert_eq!(built.programs, 2, "{built:?}");
+    assert_eq!(built.programs, 4, "{built:?}");
     assert_eq!(reason(&built, "ls"), Some("not a working program"));
     assert_eq!(reason(&built, "cat"), Some("not a working program"));
     assert_eq!(reason(&built, "zcat"), Some("a script for /usr/bin/perl"));
     assert_eq!(reason(&built, "xzcat"), Some("a script for /usr/bin/env perl"));
     assert_eq!(reason(&built, "ps"), Some("libgone.so is missing"));
     assert!(reason(&built, "id").is_some());
-    let left: BTreeSet<_> = ["sh", "which"].map(str::to_owned).into();
+    let left: BTreeSet<_> = ["sh", "env", "gunzip", "which"].map(str::to_owned).into();
     assert_eq!(names(&root.join("usr/bin")), left);
     assert!(!root.join("usr/lib/libhere.so").exists(), "a library that only a left-out program needs");
     let line = describe(&built, false, Path::new("/x"));
-    assert!(line.contains("2 programs (") && line.contains("ps (libgone.so is missing)"), "{line}");
+    assert!(line.contains("4 programs (") && line.contains("ps (libgone.so is missing)"), "{line}");
     assert_eq!(line.lines().count(), 1);
     if let Some(output) = inside(&root, "which") {
         assert_eq!(output, "from a script\n");
@@ -355,6 +359,20 @@ fn busybox_stands_in_for_a_shell_that_does_not_work() {
 }
 
 #[test]
+fn what_no_program_names_comes_too() {
+    let fake = Fake::with_shell(true);
+    fake.compile("/usr/lib/libnss_files.so.2", "int x;", &["-shared"]);
+    fake.write("/usr/share/terminfo/x/xterm", "xterm");
+    fake.link("../../../usr/share/terminfo/x/xterm", "/etc/terminfo/l/linux");
+    fake.write("/usr/share/terminfo/q/qnx", "qnx");
+    let (root, built) = fake.build().unwrap();
+    assert_eq!(built.programs, 1);
+    assert!(root.join("lib/libnss_files.so.2").exists(), "a libc before 2.34 loads it itself");
+    assert_eq!(fs::read(root.join("etc/terminfo/l/linux")).unwrap(), b"xterm");
+    assert!(!root.join("usr/share/terminfo/q").exists());
+}
+
+#[test]
 fn names_of_one_file_remain_one_file() {
     let fake = Fake::with_shell(true);
     fake.program("cat", "/usr/bin/cat");
@@ -401,6 +419,7 @@ fn libraries_are_found_where_the_loader_finds_them() {
     let unresolved = "-Wl,--allow-shlib-undefined";
     // DT_RUNPATH with $ORIGIN; of a library too, which finds its own neighbour.
     library(&fake, "/opt/a/deps", "deep", 1, &[]);
+    library(&fake, "/nowhere", "one", 99, &[]);
     library(&fake, "/opt/a/lib", "one", 10, &["opt/a/deps/libdeep.so", "-Wl,-rpath,${ORIGIN}/../deps"]);
     let options =
         ["opt/a/lib/libone.so", "-Wl,--enable-new-dtags,-rpath,nowhere:$ORIGIN/../../opt/a/lib", unresolved];
@@ -412,12 +431,30 @@ fn libraries_are_found_where_the_loader_finds_them() {
     // DT_RUNPATH does not, so this one has no libdeep.
     let options = ["opt/b/libtwo.so", "-Wl,--enable-new-dtags,-rpath,/opt/b:/opt/a/deps", unresolved];
     user_of(&fake, "/usr/bin/id", "two", &options);
+    // Nor does DT_RPATH for the libraries of a library that has a DT_RUNPATH.
+    library(
+        &fake,
+        "/opt/b",
+        "five",
+        50,
+        &["opt/a/deps/libdeep.so", "-Wl,--enable-new-dtags,-rpath,/nowhere"],
+    );
+    let options = ["opt/b/libfive.so", "-Wl,--disable-new-dtags,-rpath,/opt/b:/opt/a/deps", unresolved];
+    user_of(&fake, "/usr/bin/od", "five", &options);
     // Only ld.so.conf names this one; the root's loader, which has no cache, must find it all the same.
     library(&fake, "/opt/c", "three", 30, &[]);
     user_of(&fake, "/usr/bin/wc", "three", &["opt/c/libthree.so"]);
     fake.write("/etc/ld.so.conf", "# comment\ninclude /etc/ld.so.conf.d/*.conf\n");
     fake.write("/etc/ld.so.conf.d/x.conf", "include ../ld.so.conf\n/opt/empty\n/opt/c # here\n");
-    fake.write("/etc/ld.so.conf.d/x.conf.old", "/opt/wrong\n");
+    fake.write("/etc/ld.so.conf.d/a.conf.old", "/opt/wrong\n");
+    library(&fake, "/opt/wrong", "three", 99, &[]);
+    // The same, but another program brings its own of this name to where libc is.
+    let libc = ldd(Path::new("/bin/sh")).into_iter().find(|path| path.ends_with("libc.so.6")).unwrap();
+    let beside_libc = libc.parent().unwrap().to_str().unwrap();
+    library(&fake, beside_libc, "six", 66, &[]);
+    library(&fake, "/opt/c", "six", 60, &[]);
+    user_of(&fake, "/usr/bin/nl", "six", &["opt/c/libsix.so"]);
+    user_of(&fake, "/usr/bin/mv", "six", &["opt/c/libsix.so", &format!("-Wl,-rpath,{beside_libc}")]);
     // In a built-in directory, behind a file of the same name that is for another machine, and a broken one.
     library(&fake, "/usr/lib", "four", 40, &[]);
     user_of(&fake, "/usr/bin/tr", "four", &["usr/lib/libfour.so"]);
@@ -427,10 +464,11 @@ fn libraries_are_found_where_the_loader_finds_them() {
     fake.write("/opt/empty/libfour.so", "\x7fELF");
 
     let (root, built) = fake.build().unwrap();
-    assert_eq!(built.left_out, [("id".to_owned(), "libdeep.so is missing".to_owned())]);
+    let missing = |name: &str| (name.to_owned(), "libdeep.so is missing".to_owned());
+    assert_eq!(built.left_out, [missing("id"), missing("od")]);
     assert!(!root.join("usr/lib64/libfour.so").exists());
-    if let Some(output) = inside(&root, "ls && cat && wc && tr") {
-        assert_eq!(output, "11\n21\n30\n40\n");
+    if let Some(output) = inside(&root, "ls && cat && wc && tr && mv") {
+        assert_eq!(output, "11\n21\n30\n40\n66\n");
     }
 }
 
@@ -506,8 +544,9 @@ fn a_damaged_root_is_built_anew_unless_something_is_mounted_in_it() {
     let run = || install(fake.folder.path(), &[Path::new("/bin")], &rootfs);
     run().unwrap();
     let shell = rootfs.join("host/bin/sh");
-    let damage: [&dyn Fn(); 4] = [
+    let damage: [&dyn Fn(); 5] = [
         &|| fs::remove_file(&shell).unwrap(),
+        &|| fs::remove_file(&shell).and_then(|()| fs::create_dir(&shell)).unwrap(),
         &|| fs::write(&shell, "").unwrap(),
         &|| fs::set_permissions(&shell, Permissions::from_mode(0o644)).unwrap(),
         &|| {
