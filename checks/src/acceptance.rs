@@ -1,0 +1,76 @@
+//! The checks as `cargo test` runs them, for `tests/acceptance.rs` of each step.
+//!
+//! A step must pass what it and the steps before it promise, and must fail (`not-yet::`) what only later steps
+//! promise. One check at a time, unless told otherwise: some measure time, and all look at the same host.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{Check, Outcome, Subject, all, host, probe};
+
+/// Runs all checks against a step's binary, with the command line of every Rust test.
+pub fn main(package: &str, binary: &'static str) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let digits = package.trim_start_matches("step").split('-').next().unwrap_or_default();
+    let Ok(step) = digits.parse() else {
+        eprintln!("{package} is not the name of a step");
+        return ExitCode::FAILURE;
+    };
+    let trials = all().filter_map(|check| trial(check, step, binary)).collect();
+    if probe::lacking(&[]).is_none()
+        && let Err(errno) = host::enter()
+    {
+        eprintln!("a host of the checks' own: {errno}");
+        return ExitCode::FAILURE;
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Made by the first check that runs: `--list` runs none.
+fn subject(step: u8, binary: &str) -> Result<&'static Subject, Failed> {
+    static SUBJECT: OnceLock<Subject> = OnceLock::new();
+    if SUBJECT.get().is_none() {
+        let _ = SUBJECT.set(Subject::new(Path::new(binary), step)?);
+    }
+    SUBJECT.get().ok_or_else(|| "no subject".into())
+}
+
+fn trial(check: &'static Check, step: u8, binary: &'static str) -> Option<Trial> {
+    let holds = check.holds_in(step);
+    if !holds && !check.fails_in(step) {
+        return None;
+    }
+    let skipped = probe::lacking(check.needs);
+    let name = match (holds, step < check.since) {
+        (true, _) => check.id.to_owned(),
+        (false, true) => format!("not-yet::{}", check.id),
+        (false, false) => format!("no-longer::{}", check.id),
+    };
+    let test = move || judge(check, holds, crate::run(check, subject(step, binary)?));
+    let trial = Trial::test(name, test).with_ignored_flag(skipped.is_some());
+    Some(match skipped {
+        Some(reason) => trial.with_kind(format!("skipped: {reason}")),
+        None => trial,
+    })
+}
+
+fn judge(check: &Check, holds: bool, outcome: Outcome) -> Result<(), Failed> {
+    match (outcome, holds) {
+        (Outcome::Passed, true) => Ok(()),
+        (Outcome::Passed, false) => Err(format!("this step must not do it: {}", check.sentence).into()),
+        (Outcome::Failed(failure), false) if !failure.left_behind => Ok(()),
+        (Outcome::Failed(failure), _) => {
+            let (sentence, hint) = (check.sentence, check.hint);
+            Err(format!(
+                "{sentence}\nexpected: {}\nfound:    {}\nhint:     {hint}",
+                failure.expected, failure.found
+            )
+            .into())
+        }
+        (Outcome::Skipped { reason }, _) => Err(format!("asked for, but cannot run: {reason}").into()),
+    }
+}

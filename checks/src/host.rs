@@ -1,0 +1,205 @@
+//! A host of the checks' own, and the guard that compares it before and after each check.
+//!
+//! The checks put themselves into a mount namespace whose mounts are shared, as systemd shares a host's, and
+//! into UTS, IPC and network namespaces. So a runtime that forgets to make its mounts private is caught on every
+//! machine, and a learner's mistake cannot unmount or rename what is not the checks' own. As a subreaper the
+//! checks become the parent of every process that outlives its runtime. Cgroups cannot be had in a copy: new
+//! ones count as left behind when they stay and nobody else's process is in them.
+//!
+//! Call [`enter`] once, before any thread is started. Man pages: mount_namespaces(7),
+//! PR_SET_CHILD_SUBREAPER(2const).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, gethostname};
+
+use crate::kernel::{self, Mount, Process};
+use crate::{Checked, Failure, Subject};
+
+/// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Moves this thread, and what it starts, to a host of its own.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`.
+pub fn enter() -> nix::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWNET,
+    )?;
+    // Private first: it cuts the tie to the real host's mounts. Shared then makes new ties, within this host only.
+    for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>)?;
+    }
+    Ok(())
+}
+
+/// What of the host a runtime could change and must not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    mounts: BTreeSet<Mount>,
+    cgroups: BTreeSet<PathBuf>,
+    links: BTreeSet<String>,
+    files: BTreeSet<PathBuf>,
+    processes: BTreeSet<Process>,
+    hostname: String,
+}
+
+impl Look {
+    /// Looks at the host.
+    pub fn at(subject: &Subject) -> Look {
+        Look {
+            mounts: Mount::of_host().unwrap_or_default().into_iter().collect(),
+            cgroups: cgroups(),
+            links: links(),
+            files: files(subject),
+            processes: myself().descendants().into_iter().collect(),
+            hostname: hostname(),
+        }
+    }
+
+    /// Compares the host now with what it was. Gives what is about to go the time to go, and ends what stays.
+    ///
+    /// # Errors
+    /// With what is new or gone.
+    pub fn compare(&self, subject: &Subject) -> Checked {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.reap();
+            let differences = self.differences(&Look::at(subject));
+            if differences.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                self.clean_up(subject);
+                let expected = "after the run the host is as it was before";
+                return Err(Failure { left_behind: true, ..Failure::new(expected, differences.join(", ")) });
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn differences(&self, now: &Look) -> Vec<String> {
+        let mut found = vec![];
+        let mut compare = |what: &str, before: BTreeSet<String>, after: BTreeSet<String>| {
+            found.extend(after.difference(&before).map(|new| format!("a new {what}: {new}")));
+            found.extend(before.difference(&after).map(|gone| format!("a {what} is gone: {gone}")));
+        };
+        let mounts = |look: &Look| look.mounts.iter().map(in_words).collect();
+        compare("mount", mounts(self), mounts(now));
+        compare("network link", self.links.clone(), now.links.clone());
+        let paths = |paths: &BTreeSet<PathBuf>| paths.iter().map(|path| path.display().to_string()).collect();
+        compare("file", paths(&self.files), paths(&now.files));
+        // Runs of other people come and go: a cgroup that is gone was not ours to keep.
+        let strangers = |folder: &&PathBuf| has_strangers(folder, &now.processes);
+        let new =
+            now.cgroups.difference(&self.cgroups).filter(|folder| !strangers(folder)).cloned().collect();
+        compare("cgroup", BTreeSet::new(), paths(&new));
+        let new = now.processes.difference(&self.processes);
+        let new = new.map(|process| format!("{} ({})", process.0, process.command_line())).collect();
+        compare("process", BTreeSet::new(), new);
+        compare("host name", [self.hostname.clone()].into(), [now.hostname.clone()].into());
+        found
+    }
+
+    /// Reaps what a dead runtime left to the subreaper.
+    fn reap(&self) {
+        for process in myself().descendants() {
+            if !self.processes.contains(&process) && process.is_zombie() {
+                let _ = waitpid(Pid::from_raw(process.0), Some(WaitPidFlag::WNOHANG));
+            }
+        }
+    }
+
+    /// So that one failure is not the cause of the next.
+    fn clean_up(&self, subject: &Subject) {
+        for process in myself().descendants() {
+            if !self.processes.contains(&process) {
+                end(process);
+            }
+        }
+        let _ = nix::unistd::sethostname(&self.hostname);
+        for new in Look::at(subject).mounts.difference(&self.mounts) {
+            let _ = nix::mount::umount2(new.point.as_str(), nix::mount::MntFlags::MNT_DETACH);
+        }
+        thread::sleep(Duration::from_millis(50));
+        self.reap();
+        for folder in cgroups().difference(&self.cgroups) {
+            // Only an empty cgroup can be removed.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Ends a process, for good. That it is gone already is fine.
+pub fn end(process: Process) {
+    let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
+}
+
+/// The checks themselves.
+pub fn myself() -> Process {
+    Process(std::process::id().cast_signed())
+}
+
+/// The host's name: of this thread's UTS namespace.
+pub fn hostname() -> String {
+    gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The cgroups at the top of each hierarchy and below the checks' own, where a runtime may put its own.
+fn cgroups() -> BTreeSet<PathBuf> {
+    let tops = kernel::hierarchies().unwrap_or_default().into_iter().map(|hierarchy| hierarchy.point);
+    let own = myself().cgroup();
+    let own = own.iter().flat_map(|cgroup| cgroup.folders()).map(Path::to_owned);
+    let below = tops.chain(own).flat_map(|folder| kernel::listing(&folder, 1));
+    below.filter(|path| path.is_dir()).collect()
+}
+
+/// Whether a process that the checks did not start is in the cgroup or below.
+fn has_strangers(cgroup: &Path, ours: &BTreeSet<Process>) -> bool {
+    let mut members = kernel::listing(cgroup, 4);
+    members.insert(cgroup.join("cgroup.procs"));
+    members.iter().filter(|path| path.ends_with("cgroup.procs")).any(|path| {
+        let pids = fs::read_to_string(path).unwrap_or_default();
+        pids.lines().filter_map(|pid| pid.parse().ok()).any(|pid| !ours.contains(&Process(pid)))
+    })
+}
+
+fn links() -> BTreeSet<String> {
+    let text = fs::read_to_string(Process::this_thread().join("net/dev")).unwrap_or_default();
+    text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// The state folder but for what is in root filesystems, the subject's temporary files, and what carries Congo's
+/// name where temporary files usually are.
+fn files(subject: &Subject) -> BTreeSet<PathBuf> {
+    let is_in_root = |path: &PathBuf| path.ancestors().skip(1).any(|folder| folder.join("proc").exists());
+    let mut found = kernel::listing(&subject.home(), 3);
+    found.retain(|path| !is_in_root(path));
+    found.extend(kernel::listing(&subject.temporary(), 2));
+    for folder in ["/tmp", "/var/tmp", "/dev/shm", "/run/congo"] {
+        let carries_name = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.contains("congo") && !name.starts_with(crate::subject::PREFIX)
+        };
+        found.extend(kernel::listing(Path::new(folder), 1).into_iter().filter(carries_name));
+    }
+    found
+}
+
+fn in_words(mount: &Mount) -> String {
+    let Mount { point, kind, source, options, propagation, root, .. } = mount;
+    format!("{source}{root} at {point} ({kind} {options} {propagation})")
+}

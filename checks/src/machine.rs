@@ -1,0 +1,300 @@
+//! What this machine can do for the course, told line by line with what would help: the substance of
+//! `cargo xtask doctor`, and skip reasons for checks that need more than [`crate::probe`] tries by itself.
+//!
+//! Three parts, in this order: [`attempt`] tries something on the kernel and undoes it; [`Facts::gather`] collects
+//! what was tried and what files say; [`Facts::lines`] and [`verdicts`] judge the facts and touch nothing, so that
+//! the texts for machines that nobody here has are tested with made-up facts.
+//! Kernel objects: namespaces, mounts and links that go away with the process that made them.
+//! Man pages: namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
+
+mod attempt;
+mod judge;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access, geteuid};
+
+pub use attempt::attempt;
+pub use judge::verdicts;
+
+use crate::kernel::{Mount, Process, hierarchies};
+use crate::probe::{Need, program};
+
+/// The controllers that the steps use.
+const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "cpuset"];
+
+/// The kinds of namespace, as `/proc/self/ns` names them, without `user`.
+const KINDS: [&str; 7] = ["mnt", "uts", "pid", "ipc", "net", "cgroup", "time"];
+
+/// How well something is there; a later one outweighs an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is there, and was tried where it can be.
+    Works,
+    /// Something is lacking that the steps can do without.
+    Limited,
+    /// Only root can tell, and the caller is not root.
+    Untried,
+    /// It is not there, and a step cannot run without it.
+    Missing,
+}
+
+/// A step, and who runs it where that makes a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub enum Step {
+    /// step0-basic, as root.
+    #[serde(rename = "step 0")]
+    Basic,
+    /// step1-flexible, as root.
+    #[serde(rename = "step 1")]
+    Flexible,
+    /// step2-isolation, as root.
+    #[serde(rename = "step 2")]
+    Isolation,
+    /// step3-storage, as root.
+    #[serde(rename = "step 3")]
+    Storage,
+    /// step4-users, as an ordinary user.
+    #[serde(rename = "step 4 as an ordinary user")]
+    UsersAsUser,
+    /// step4-users, as root.
+    #[serde(rename = "step 4 as root")]
+    UsersAsRoot,
+}
+
+/// One thing that the machine has or lacks.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Line {
+    /// What it is about.
+    pub name: String,
+    /// How well it is there.
+    pub state: State,
+    /// What was found.
+    pub fact: String,
+    /// What would help; empty when nothing is lacking.
+    pub remedy: String,
+    /// The steps that are limited, untried or stopped by it.
+    #[serde(skip)]
+    pub steps: &'static [Step],
+}
+
+/// Whether a step can run.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Verdict {
+    /// Which step.
+    pub step: Step,
+    /// The worst state among the lines that it needs.
+    pub state: State,
+    /// The lines of that state: what it is about and what was found.
+    pub because: Vec<String>,
+    /// Their remedies.
+    pub remedies: Vec<String>,
+}
+
+/// As whom something is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// The caller.
+    Caller,
+    /// An ordinary user: the caller, or when that is root, the one who called sudo, or else nobody.
+    User,
+}
+
+/// What an attempt found, or why it failed.
+type Tried = Result<String, String>;
+
+/// A cgroup hierarchy.
+#[derive(Debug, Clone, Default)]
+struct Tree {
+    point: String,
+    v2: bool,
+    controllers: Vec<String>,
+    /// Why root cannot make a cgroup there.
+    refused: Option<String>,
+    /// v2, within a container: the top has processes of its own, so it cannot pass controllers on.
+    busy: bool,
+}
+
+/// What was found on a machine.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// What to type to have root ask again.
+    again: String,
+    release: String,
+    uid: u32,
+    root: Result<(), String>,
+    /// The ordinary user's number and name, if one is known.
+    user: Option<(u32, String)>,
+    /// Whether the namespaces are those that the kernel started with.
+    first_pid_namespace: bool,
+    first_user_namespace: bool,
+    /// What says that this is a container.
+    marker: Option<String>,
+    /// Whether a seccomp filter already holds.
+    filtered: bool,
+    /// The kinds of namespace that the kernel has, with the most that there may be of each.
+    kinds: BTreeMap<String, Option<u64>>,
+    /// Debian's switch.
+    clone_forbidden: bool,
+    /// Ubuntu's.
+    apparmor_restricts: bool,
+    /// By the attempt's name; those as an ordinary user end in `, users`.
+    tried: BTreeMap<String, Tried>,
+    trees: Vec<Tree>,
+    /// The controllers that are not there, and why.
+    lacking: BTreeMap<&'static str, String>,
+    swap: Result<(), String>,
+    programs: Vec<&'static str>,
+    /// Whether `/etc/subuid` and `/etc/subgid` have a line for the user.
+    subordinate: (bool, bool),
+    /// The filter actions that the kernel knows; `None` when it has no filters.
+    seccomp: Option<String>,
+    terminal: Result<(), String>,
+    systemd: bool,
+}
+
+impl Facts {
+    /// Finds out. `ask` runs [`attempt`] with these names in a process of its own, within a time limit; `user` is
+    /// the ordinary user's number, if one is known; `again` is the command by which root asks again.
+    pub fn gather(ask: &dyn Fn(Who, &[&str]) -> Tried, user: Option<u32>, again: String) -> Facts {
+        let uid = geteuid().as_raw();
+        let mut tried = BTreeMap::new();
+        for name in KINDS.into_iter().chain(["overlay", "veth", "bridge", "nft"]) {
+            // A user can try these only where the user is root: in a user namespace.
+            let names = if uid == 0 { &[name][..] } else { &["user", name] };
+            tried.insert(name.to_owned(), ask(Who::Caller, names));
+        }
+        tried.insert("user".into(), ask(Who::Caller, &["user"]));
+        for names in [&["user"][..], &["user", "overlay"], &["delegation"]] {
+            let name = names.last().copied().unwrap_or_default();
+            tried.insert(format!("{name}, users"), ask(Who::User, names));
+        }
+
+        let me = Process(std::process::id().cast_signed());
+        let user = user.map(|uid| (uid, user_name(uid).unwrap_or_default()));
+        let has_ids = |file| {
+            user.as_ref().is_some_and(|(uid, name)| {
+                let owners = text(file);
+                let mut owners = owners.lines().filter_map(|line| line.split(':').next());
+                owners.any(|owner| owner == uid.to_string() || (!name.is_empty() && owner == name))
+            })
+        };
+        // The kernel gives its first namespaces these numbers: include/uapi/linux/nsfs.h.
+        let is_first = |kind: &str, number: u32| {
+            me.namespace(kind).is_ok_and(|it| it == Path::new(&format!("{kind}:[{number}]")))
+        };
+        let limit = |kind: &str| text(format!("/proc/sys/user/max_{kind}_namespaces")).parse().ok();
+        let exists = |kind: &&str| Path::new("/proc/self/ns").join(kind).exists();
+        let programs = ["sudo", "nft", "newuidmap", "newgidmap", "pasta", "slirp4netns"];
+        Facts {
+            again,
+            release: text("/proc/sys/kernel/osrelease"),
+            uid,
+            root: Need::Root.probe(),
+            first_pid_namespace: is_first("pid", 0xEFFF_FFFC),
+            first_user_namespace: is_first("user", 0xEFFF_FFFD),
+            marker: marker(),
+            filtered: me.status("Seccomp").is_ok_and(|mode| mode == "2"),
+            kinds: KINDS
+                .into_iter()
+                .chain(["user"])
+                .filter(exists)
+                .map(|kind| (kind.to_owned(), limit(kind)))
+                .collect(),
+            clone_forbidden: text("/proc/sys/kernel/unprivileged_userns_clone") == "0",
+            apparmor_restricts: text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1",
+            tried,
+            trees: trees(),
+            lacking: CONTROLLERS
+                .into_iter()
+                .filter_map(|name| Some((name, Need::Controller(name).probe().err()?)))
+                .collect(),
+            swap: Need::SwapAccounting.probe(),
+            programs: programs.into_iter().filter(|name| installed(name).is_some()).collect(),
+            subordinate: (has_ids("/etc/subuid"), has_ids("/etc/subgid")),
+            seccomp: fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
+                .ok()
+                .map(|actions| actions.trim().to_owned()),
+            terminal: terminal(),
+            systemd: Path::new("/run/systemd/system").exists(),
+            user,
+        }
+    }
+}
+
+impl Tree {
+    /// Its controllers that the steps use.
+    fn useful(&self) -> impl Iterator<Item = &str> {
+        CONTROLLERS.into_iter().filter(|name| self.controllers.iter().any(|has| has == name))
+    }
+}
+
+/// Where a program lies. Also looks where root's programs lie, which a user's PATH often lacks.
+fn installed(name: &str) -> Option<PathBuf> {
+    let in_path = || program(name).ok();
+    let of_root = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
+    in_path().or_else(|| of_root.into_iter().find(|file| file.is_file()))
+}
+
+/// A small file's text; empty when it cannot be read, as where the kernel or the distribution has no such knob.
+fn text(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// A user's name, read by hand from passwd(5): a static binary cannot ask the C library's name services.
+fn user_name(uid: u32) -> Option<String> {
+    let users = text("/etc/passwd");
+    let mut users = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let user = users.find(|fields| fields.get(2) == Some(&uid.to_string().as_str()))?;
+    user.first().map(|name| (*name).to_owned())
+}
+
+/// What container runtimes leave for programs to see. Not proof: images of virtual machines keep such files.
+fn marker() -> Option<String> {
+    let files = ["/.dockerenv", "/run/.containerenv"];
+    let file = files.into_iter().find(|file| Path::new(file).exists()).map(str::to_owned);
+    // systemd-nspawn and LXC tell PID 1 only by this variable: systemd's "Container Interface".
+    file.or_else(|| Some(format!("$container is {}", std::env::var("container").ok()?)))
+}
+
+fn trees() -> Vec<Tree> {
+    let of = |it: crate::kernel::Hierarchy| {
+        let in_top = |file: &str| text(it.point.join(file));
+        Tree {
+            // What a user may make there is the delegation's matter.
+            refused: access(&it.point, AccessFlags::W_OK)
+                .err()
+                .filter(|_| geteuid().is_root())
+                .map(|errno| errno.to_string()),
+            // The real top has no cgroup.type, and may have both.
+            busy: it.v2
+                && it.point.join("cgroup.type").exists()
+                && !in_top("cgroup.procs").is_empty()
+                && !in_top("cgroup.subtree_control").contains("memory"),
+            point: it.point.display().to_string(),
+            v2: it.v2,
+            controllers: it.controllers,
+        }
+    };
+    hierarchies().unwrap_or_default().into_iter().map(of).collect()
+}
+
+fn terminal() -> Result<(), String> {
+    // Opening it makes a pseudo-terminal, which is gone when it is closed: pts(4).
+    fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/ptmx")
+        .map_err(|error| format!("/dev/ptmx: {error}"))?;
+    let mounts = Mount::of_host().unwrap_or_default();
+    if mounts.iter().any(|mount| mount.kind == "devpts") {
+        Ok(())
+    } else {
+        Err("no devpts is mounted".into())
+    }
+}

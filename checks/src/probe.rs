@@ -1,0 +1,168 @@
+//! What this machine can do: one probe for each need of a check. Checks are skipped for these reasons, `doctor`
+//! prints them.
+//!
+//! A probe changes nothing that lasts: a namespace is tried by a thread, whose end frees it again.
+//! Man pages: unshare(2), namespaces(7), cgroups(7).
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use nix::sched::{CloneFlags, sched_getaffinity, unshare};
+use nix::unistd::Pid;
+
+use crate::kernel;
+
+/// Something that a machine must have for a check to mean something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// To be root, with its privileges.
+    Root,
+    /// A namespace of this kind, as `/proc/self/ns` names it.
+    Namespace(&'static str),
+    /// A cgroup controller that is mounted, in v1 or v2.
+    Controller(&'static str),
+    /// That the kernel counts swap for each cgroup.
+    SwapAccounting,
+    /// A host without swap, to which a memory hog would move.
+    NoSwap,
+    /// So many processors.
+    Cpus(usize),
+    /// A program of the host.
+    Program(&'static str),
+}
+
+impl Need {
+    /// Whether this machine has it.
+    ///
+    /// # Errors
+    /// In words, what is missing and what would help.
+    pub fn probe(self) -> Result<(), String> {
+        match self {
+            Need::Root => root(),
+            Need::Namespace(kind) => namespace(kind),
+            Need::Controller(name) => controller(name),
+            Need::SwapAccounting => swap_accounting(),
+            Need::NoSwap => no_swap(),
+            Need::Cpus(count) => cpus(count),
+            Need::Program(name) => program(name).map(|_| ()),
+        }
+    }
+}
+
+/// What every check needs: steps 0 to 3 are run by root.
+const ALWAYS: [Need; 1] = [Need::Root];
+
+/// The first reason why a check with these needs cannot run here.
+pub fn lacking(needs: &[Need]) -> Option<String> {
+    ALWAYS.iter().chain(needs).find_map(|need| need.probe().err())
+}
+
+fn root() -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("not root: run it with sudo".into());
+    }
+    // Root of a container lacks what root of a host has.
+    try_namespaces(CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| format!("root, but without CAP_SYS_ADMIN ({errno}): inside another container?"))
+}
+
+fn namespace(kind: &str) -> Result<(), String> {
+    let flag = match kind {
+        "mnt" => CloneFlags::CLONE_NEWNS,
+        "uts" => CloneFlags::CLONE_NEWUTS,
+        "ipc" => CloneFlags::CLONE_NEWIPC,
+        "net" => CloneFlags::CLONE_NEWNET,
+        "pid" => CloneFlags::CLONE_NEWPID,
+        "cgroup" => CloneFlags::CLONE_NEWCGROUP,
+        // Not among nix's names yet.
+        "time" => CloneFlags::from_bits_retain(nix::libc::CLONE_NEWTIME),
+        _ => return Err(format!("no probe for a {kind} namespace")),
+    };
+    try_namespaces(flag).map_err(|errno| format!("this kernel refuses a {kind} namespace: {errno}"))
+}
+
+fn try_namespaces(flags: CloneFlags) -> nix::Result<()> {
+    thread::spawn(move || unshare(flags)).join().unwrap_or(Err(nix::Error::EFAULT))
+}
+
+fn controller(name: &str) -> Result<(), String> {
+    let hierarchies = kernel::hierarchies().map_err(|failure| failure.found)?;
+    if hierarchies.iter().any(|hierarchy| hierarchy.controllers.iter().any(|has| has == name)) {
+        return Ok(());
+    }
+    let kernel_has_it = fs::read_to_string("/proc/cgroups")
+        .is_ok_and(|text| text.lines().any(|line| line.split_whitespace().next() == Some(name)));
+    Err(match kernel_has_it {
+        true => format!("the cgroup controller {name} is not mounted, or not given to this cgroup"),
+        false => format!("this kernel has no cgroup controller {name}"),
+    })
+}
+
+fn swap_accounting() -> Result<(), String> {
+    controller("memory")?;
+    let hierarchies = kernel::hierarchies().map_err(|failure| failure.found)?;
+    let counts =
+        hierarchies.iter().filter(|it| it.controllers.iter().any(|name| name == "memory")).any(|it| {
+            // The top of v2 has no limits: any group below it shows whether the kernel knows the file.
+            let below = kernel::listing(&it.point, 2);
+            it.point.join("memory.memsw.limit_in_bytes").exists()
+                || below.iter().any(|path| path.ends_with("memory.swap.max"))
+        });
+    if counts {
+        Ok(())
+    } else {
+        Err("this kernel does not count swap for cgroups (boot it with swapaccount=1)".into())
+    }
+}
+
+fn no_swap() -> Result<(), String> {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.lines().count() <= 1 {
+        Ok(())
+    } else {
+        Err("this host has swap, to which a memory hog moves".into())
+    }
+}
+
+fn cpus(count: usize) -> Result<(), String> {
+    let here = allowed_cpus().len();
+    if here >= count { Ok(()) } else { Err(format!("needs {count} processors, there are {here}")) }
+}
+
+/// The numbers of the processors on which the checks may run.
+pub fn allowed_cpus() -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    (0..nix::sched::CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+}
+
+/// Where a program of the host lies.
+///
+/// # Errors
+/// In words, when it is nowhere in PATH.
+pub fn program(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| format!("{name} is not installed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert!(Need::Program("no-such-program").probe().unwrap_err().contains("no-such-program"));
+        assert!(Need::Controller("no-such").probe().unwrap_err().contains("no-such"));
+        assert!(Need::Cpus(100_000).probe().unwrap_err().contains("100000"));
+        assert!(Need::Namespace("no-such").probe().is_err());
+    }
+
+    #[test]
+    fn what_is_there_is_found() {
+        assert_eq!(Need::Program("sh").probe(), Ok(()));
+        assert_eq!(Need::Cpus(1).probe(), Ok(()));
+    }
+}

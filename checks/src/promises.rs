@@ -1,0 +1,74 @@
+//! The checks, one file for each subject, and the subjects' names in the README's matrix.
+
+use crate::Check;
+
+mod bad_input;
+mod cgroup;
+mod cli;
+mod concurrency;
+mod death;
+mod descriptors;
+mod devices;
+mod environment;
+mod exit_status;
+mod explain;
+mod filesystem;
+mod hostname;
+mod limits;
+mod namespaces;
+mod process;
+mod signals;
+mod streams;
+mod terminal;
+
+/// All checks: what everything else stands on comes first, since a learner sees the first failure.
+pub(crate) const ALL: &[&[Check]] = &[
+    process::CHECKS,
+    namespaces::CHECKS,
+    hostname::CHECKS,
+    filesystem::CHECKS,
+    devices::CHECKS,
+    cgroup::CHECKS,
+    limits::CHECKS,
+    environment::CHECKS,
+    exit_status::CHECKS,
+    signals::CHECKS,
+    descriptors::CHECKS,
+    streams::CHECKS,
+    terminal::CHECKS,
+    cli::CHECKS,
+    explain::CHECKS,
+    bad_input::CHECKS,
+    concurrency::CHECKS,
+    death::CHECKS,
+];
+
+/// The part of the ids before the dot, and what is promised there.
+pub const SUBJECTS: &[(&str, &str)] = &[
+    ("pid", "The command is PID 1 and sees its own processes only"),
+    ("namespace", "It has namespaces of its own"),
+    ("hostname", "It has a host name of its own"),
+    ("root", "It has a root filesystem of its own"),
+    ("mounts", "Its mounts stay its own"),
+    ("proc", "It has a /proc of its own"),
+    ("dev", "It has a minimal /dev"),
+    ("cgroup", "It is alone in a cgroup"),
+    ("memory", "Memory is limited"),
+    ("swap", "Swap is limited"),
+    ("cpu", "Processor time is limited"),
+    ("cpuset", "It runs on chosen processors"),
+    ("pids", "The number of processes is limited"),
+    ("ulimit", "Each process has the resource limits asked for"),
+    ("env", "Its environment is exactly what was asked for"),
+    ("workdir", "It starts in the working directory asked for"),
+    ("exit", "The exit status is exact"),
+    ("signal", "Signals reach it"),
+    ("descriptor", "No descriptor leaks into it"),
+    ("stream", "stdin, stdout and stderr pass unchanged"),
+    ("terminal", "A terminal works, with job control"),
+    ("cli", "--help helps"),
+    ("explain", "--explain tells what is done, truthfully"),
+    ("bad", "Bad input is refused in two lines"),
+    ("many", "Many run at once"),
+    ("death", "It dies with the runtime, and nothing stays behind"),
+];

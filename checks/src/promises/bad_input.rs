@@ -1,0 +1,223 @@
+//! Bad input: refused with Docker's exit status, in two lines at most, which name the option, the value and what is
+//! accepted. That nothing was changed on the way is the guard's to see.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::thread;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::container::Container;
+use crate::kernel::hierarchies;
+use crate::probe::Need;
+use crate::subject::Output;
+use crate::{Check, Checked, Failure, Subject, ensure};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(0, "bad.option", "An option that does not exist is refused.", |it| {
+        refused(it, &["--no-such-option", "true"], &["--no-such-option"])
+    })
+    .hint("Exit status 125: the command was never run."),
+    Check::since(0, "bad.not-root", "Without root the error says so, and what to do.", not_root)
+        .until(4)
+        .hint("EPERM alone helps nobody: name root, or sudo."),
+    Check::since(
+        0,
+        "bad.no-controller",
+        "Where a cgroup controller is missing, the error names it.",
+        no_controller,
+    )
+    .needs(&[Need::Controller("pids")])
+    .hint(
+        "Find the hierarchies in /proc/self/mountinfo; a limit that cannot be set is an error, not a shrug.",
+    ),
+    Check::since(1, "bad.rootfs-missing", "A rootfs that does not exist is refused.", |it| {
+        refused(it, &["--rootfs", "/no/such/dir", "true"], &["--rootfs", "/no/such/dir"])
+    })
+    .hint("Look at the directory before anything is made."),
+    Check::since(1, "bad.rootfs-file", "A rootfs that is no directory is refused.", |it| {
+        refused(it, &["--rootfs", "/etc/passwd", "true"], &["--rootfs", "/etc/passwd", "directory"])
+    })
+    .hint("ENOTDIR."),
+    Check::since(
+        1,
+        "bad.rootfs-empty",
+        "A rootfs without the command gives 127 and names the command.",
+        rootfs_empty,
+    )
+    .hint("ENOENT from execve(2), after the mount points were made, or could not be."),
+    Check::since(
+        1,
+        "bad.command-not-executable",
+        "A command in the rootfs without the x bit gives 126.",
+        not_executable,
+    )
+    .hint("EACCES from execve(2)."),
+    Check::since(1, "bad.memory", "Sizes below 6 MiB, negative ones and words are refused.", |it| {
+        each(it, "--memory", &["1k", "-5m", "abc", "", "5m", "1.5.5g", "99999999999g"], &["6"])
+    })
+    .hint("The error says what is accepted: at least 6m."),
+    Check::since(1, "bad.memory-swap", "Less memory with swap than without is refused.", |it| {
+        refused(
+            it,
+            &["--memory", "64m", "--memory-swap", "32m", "true"],
+            &["--memory-swap", "32", "--memory", "64"],
+        )
+    })
+    .needs(&[Need::Controller("memory")])
+    .hint("The sum cannot be smaller than one of its parts."),
+    Check::since(1, "bad.cpus", "No processor, more than the host has, and words are refused.", |it| {
+        each(it, "--cpus", &["0", "9999", "-1", "abc", "nan", "inf", ""], &["0.01"])
+    })
+    .hint("The error says what is accepted: 0.01 to the number of processors."),
+    Check::since(1, "bad.cpu-shares", "Shares out of range are refused.", |it| {
+        each(it, "--cpu-shares", &["1", "262145", "-1", "abc"], &["2", "262144"])
+    })
+    .hint("The kernel would move them into its range without a word."),
+    Check::since(
+        1,
+        "bad.cpuset-cpus",
+        "Processors that are not there and lists that are none are refused.",
+        |it| each(it, "--cpuset-cpus", &["9999", "a", "1-0", "0,,1", ""], &[]),
+    )
+    .needs(&[Need::Controller("cpuset")])
+    .hint("`0-2,4` is a list."),
+    Check::since(1, "bad.pids-limit", "Negative numbers but -1 and words are refused.", |it| {
+        each(it, "--pids-limit", &["-2", "abc", "1.5", ""], &["-1"])
+    })
+    .hint("The error says what is accepted: 1 and more, or -1."),
+    Check::since(
+        1,
+        "bad.ulimit",
+        "Unknown names, a soft limit above the hard one and words are refused.",
+        |it| each(it, "--ulimit", &["nosuch=1", "nofile=2:1", "nofile=abc", "nofile", "nofile=1:2:3"], &[]),
+    )
+    .hint("EINVAL from setrlimit(2) comes too late to be understood."),
+    Check::since(1, "bad.env", "A variable without a name is refused.", |it| {
+        each(it, "--env", &["=x", "=", ""], &["NAME"])
+    })
+    .hint("NAME=VALUE or NAME."),
+    Check::since(1, "bad.env-file-missing", "An env-file that does not exist is refused.", |it| {
+        refused(it, &["--env-file", "/no/such/file", "true"], &["--env-file", "/no/such/file"])
+    })
+    .hint("ENOENT."),
+    Check::since(
+        1,
+        "bad.env-file-line",
+        "A line with a blank in the name is refused and its number given.",
+        env_file_line,
+    )
+    .hint("Count lines from 1, blank ones and comments too."),
+    Check::since(1, "bad.workdir", "A relative working directory is refused.", |it| {
+        each(it, "--workdir", &["srv", "./srv", ""], &["/"])
+    })
+    .hint("It is a path in the container: relative to what?"),
+    Check::since(
+        1,
+        "bad.hostname",
+        "An empty host name, one of more than 64 bytes and one with a newline are refused.",
+        hostname,
+    )
+    .hint("sethostname(2) takes 64 bytes, and any: the newline is for you to refuse."),
+];
+
+/// Fails unless the runtime refuses: status 125, an error in one or two lines with these words, nothing else.
+fn refused(subject: &Subject, arguments: &[&str], words: &[&str]) -> Checked {
+    error(&subject.run(arguments)?, 125, words).map_err(|failure| {
+        let shown: Vec<_> = arguments.iter().map(|argument| format!("{argument:.40?}")).collect();
+        Failure { expected: format!("with {}: {}", shown.join(" "), failure.expected), ..failure }
+    })
+}
+
+fn error(output: &Output, status: i32, words: &[&str]) -> Checked {
+    output.status_is(status)?;
+    let stderr = &output.stderr;
+    let found = || format!("{stderr:.400?}");
+    let lines = stderr.lines().count();
+    ensure((1..=2).contains(&lines), || Failure::new("an error in one or two lines", found()))?;
+    ensure(!stderr.contains("panicked"), || Failure::new("an error, no panic", found()))?;
+    ensure(output.stdout.is_empty(), || Failure::new("nothing on stdout", format!("{:?}", output.stdout)))?;
+    for word in words {
+        ensure(stderr.contains(word), || Failure::new(format!("an error that says {word:?}"), found()))?;
+    }
+    Ok(())
+}
+
+/// Fails unless the option is refused with each of these values, and the error names both.
+fn each(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]) -> Checked {
+    for value in values {
+        // As one word, since a value that begins with `-` could be taken for an option.
+        let words = [&[option, value], accepted].concat();
+        refused(subject, &[&format!("{option}={value}"), "true"], &words)?;
+    }
+    Ok(())
+}
+
+fn not_root(subject: &Subject) -> Checked {
+    // The binary may lie where only root may look.
+    let copy = subject.file("runtime");
+    fs::copy(subject.binary(), &copy)?;
+    let mut command = std::process::Command::new(&copy);
+    command.arg("true").envs(subject.environment()).uid(65534).gid(65534).current_dir("/");
+    let output = Container::start(&mut command)?.output();
+    fs::remove_file(copy)?;
+    error(&output?, 125, &["root"])
+}
+
+/// Takes a hierarchy away, in a mount namespace of its own: from v1 that of pids, from v2 all there is.
+fn no_controller(subject: &Subject) -> Checked {
+    let output = thread::scope(|scope| {
+        let without = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            for hierarchy in hierarchies()? {
+                if hierarchy.controllers.iter().any(|name| name == "pids") {
+                    umount2(&hierarchy.point, MntFlags::MNT_DETACH)?;
+                }
+            }
+            subject.run(&["true"])
+        });
+        without
+            .join()
+            .unwrap_or_else(|_| Err(Failure::new("a run without cgroups", "the check itself failed")))
+    });
+    let output = output?;
+    error(&output, 125, &["cgroup"])?;
+    let named = output.stderr.contains("pids") || output.stderr.contains("cgroup2");
+    ensure(named, || Failure::new("an error that names the controller pids", format!("{:?}", output.stderr)))
+}
+
+fn rootfs_empty(subject: &Subject) -> Checked {
+    let root = subject.file("empty-root");
+    fs::create_dir_all(&root)?;
+    let output = subject.run(&["--rootfs", &root.to_string_lossy(), "no-such-command"]);
+    fs::remove_dir_all(root)?;
+    error(&output?, 127, &["no-such-command"])
+}
+
+fn not_executable(subject: &Subject) -> Checked {
+    let file = std::path::Path::new(subject.root()?).join("not-executable");
+    fs::write(&file, "#!/bin/sh\n")?;
+    let output = subject.run(&["--rootfs", subject.root()?, "/not-executable"]);
+    fs::remove_file(file)?;
+    error(&output?, 126, &["/not-executable"])
+}
+
+fn env_file_line(subject: &Subject) -> Checked {
+    for (text, line) in [("# comment\n\na b=c\n", "3"), ("=x\n", "1")] {
+        let path = subject.write("bad-env-file", text)?;
+        refused(subject, &["--env-file", &path, "true"], &["--env-file", &path, line])?;
+    }
+    Ok(())
+}
+
+fn hostname(subject: &Subject) -> Checked {
+    each(subject, "--hostname", &[""], &[])?;
+    refused(subject, &["--hostname", "a\nb", "true"], &["--hostname"])?;
+    for length in [65, 4096] {
+        // Too long to be repeated word for word: the limit says more.
+        refused(subject, &["--hostname", &"h".repeat(length), "true"], &["--hostname", "64"])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Many containers at once share nothing, not even the moment at which the first root filesystem is built.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal::SIGKILL;
+
+use crate::container::Container;
+use crate::probe::Need;
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(0, "many.twenty", "Twenty at once all run, each in its own cgroup.", twenty)
+        .needs(&[Need::Controller("memory")])
+        .hint("Is the cgroup's name different for each run?"),
+    Check::since(
+        0,
+        "many.first-runs",
+        "Four first runs at once build one root filesystem and all work.",
+        first_runs,
+    )
+    .hint("Build it beside its final place, then rename(2) it: the one that comes second finds it there."),
+    Check::since(
+        0,
+        "many.interrupted-first-run",
+        "A first run that is killed leaves no half root filesystem.",
+        interrupted,
+    )
+    .hint(
+        "Nothing may have the final name before it is complete. What a dead run began, a later run removes.",
+    ),
+];
+
+fn twenty(subject: &Subject) -> Checked {
+    let containers: Vec<_> = (0..20).map(|_| subject.hold(&[])).collect::<Result<_, _>>()?;
+    let mut cgroups = BTreeSet::new();
+    for container in &containers {
+        cgroups.insert(container.first()?.cgroup()?.folder("memory")?.to_owned());
+    }
+    expect("the number of cgroups of 20 containers", 20, cgroups.len())?;
+    for container in containers {
+        container.output()?.status_is(0)?;
+    }
+    Ok(())
+}
+
+/// The runtime with an empty state folder of this name.
+fn first_run(subject: &Subject, name: &str) -> Result<(std::process::Command, PathBuf), Failure> {
+    let home = subject.file(name);
+    fs::create_dir_all(&home)?;
+    let mut command = subject.command(&["sh", "-c", "echo works"]);
+    command.env("CONGO_HOME", &home);
+    Ok((command, home))
+}
+
+fn first_runs(subject: &Subject) -> Checked {
+    let (mut command, home) = first_run(subject, "first-runs")?;
+    let runs: Vec<_> = (0..4).map(|_| Container::start(&mut command)).collect::<Result<_, _>>()?;
+    let outputs: Vec<_> = runs.into_iter().map(Container::output).collect();
+    fs::remove_dir_all(home)?;
+    for output in outputs {
+        expect("what each of four first runs writes", "works", output?.ok()?)?;
+    }
+    Ok(())
+}
+
+fn interrupted(subject: &Subject) -> Checked {
+    let (mut command, home) = first_run(subject, "interrupted")?;
+    for milliseconds in [1, 5, 20, 60] {
+        let container = Container::start(&mut command)?;
+        thread::sleep(Duration::from_millis(milliseconds));
+        container.signal(SIGKILL)?;
+        drop(container);
+    }
+    let output = Container::start(&mut command)?.output();
+    let complete = fs::read_dir(&home)?.count();
+    Container::start(&mut command)?.output()?.ok()?;
+    let later = fs::read_dir(&home)?.count();
+    fs::remove_dir_all(home)?;
+    expect("what the run after them writes", "works", output?.ok()?)?;
+    ensure(later <= complete, || Failure::new("the state folder stays as it is", "it grows with every run"))
+}

@@ -1,0 +1,114 @@
+//! The devices in /dev: enough for programs to work, none that reaches the host. null(4), random(4), tty(4).
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use nix::sys::stat::{major, minor};
+
+use crate::kernel::listing;
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(
+        0,
+        "dev.nodes",
+        "/dev has null, zero, full, random, urandom and tty, open to everybody.",
+        nodes,
+    )
+    .hint(
+        "mknod(2) on a tmpfs with the numbers of the kernel's devices.txt; a umask takes permissions away.",
+    ),
+    Check::since(0, "dev.links", "/dev has fd, stdin, stdout and stderr.", links)
+        .hint("Symbolic links into /proc/self/fd."),
+    Check::since(
+        0,
+        "dev.nothing-else",
+        "No other device is there: no disk, no memory, no kernel log.",
+        nothing_else,
+    )
+    .hint("Begin with an empty tmpfs, not with the host's /dev."),
+    Check::since(0, "dev.works", "The devices do what they are for.", works)
+        .hint("A mount with MS_NODEV has nodes that nobody can open."),
+];
+
+const NODES: [(&str, (u64, u64)); 6] = [
+    ("null", (1, 3)),
+    ("zero", (1, 5)),
+    ("full", (1, 7)),
+    ("random", (1, 8)),
+    ("urandom", (1, 9)),
+    ("tty", (5, 0)),
+];
+
+/// What a container may have besides, for terminals: console, ptmx and the pseudo-terminals.
+fn is_terminal((major, minor): (u64, u64)) -> bool {
+    (major, minor) == (5, 1) || (major, minor) == (5, 2) || (136..=143).contains(&major)
+}
+
+fn nodes(subject: &Subject) -> Checked {
+    let container = subject.hold(&[])?;
+    let dev = container.first()?.path("root/dev");
+    for (name, numbers) in NODES {
+        let missing = |error| Failure::new(format!("/dev/{name} is there"), error);
+        let metadata = fs::symlink_metadata(dev.join(name)).map_err(missing)?;
+        ensure(metadata.file_type().is_char_device(), || {
+            Failure::new(format!("/dev/{name} is a character device"), format!("{:?}", metadata.file_type()))
+        })?;
+        expect(
+            format!("the number of /dev/{name}"),
+            numbers,
+            (major(metadata.rdev()), minor(metadata.rdev())),
+        )?;
+        expect(format!("the mode of /dev/{name}"), "666", &format!("{:o}", metadata.mode() & 0o777))?;
+    }
+    Ok(())
+}
+
+fn links(subject: &Subject) -> Checked {
+    let container = subject.hold(&[])?;
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        let link = fs::read_link(container.first()?.path("root/dev").join(name));
+        let link = link.map_err(|error| Failure::new(format!("/dev/{name} is a symbolic link"), error))?;
+        // `fd/0` would be as good.
+        let link =
+            std::path::Path::new("/dev").join(link).to_string_lossy().replace("/dev/fd/", "/proc/self/fd/");
+        expect(format!("where /dev/{name} leads"), target, &link)?;
+    }
+    Ok(())
+}
+
+fn nothing_else(subject: &Subject) -> Checked {
+    let container = subject.hold(&[])?;
+    for path in listing(&container.first()?.path("root/dev"), 3) {
+        let metadata = fs::symlink_metadata(&path)?;
+        let numbers = (major(metadata.rdev()), minor(metadata.rdev()));
+        let known = is_terminal(numbers) || NODES.iter().any(|(_, known)| *known == numbers);
+        let harmless =
+            !metadata.file_type().is_block_device() && (known || !metadata.file_type().is_char_device());
+        ensure(harmless, || {
+            Failure::new("only harmless devices", format!("{} {numbers:?}", path.display()))
+        })?;
+    }
+    Ok(())
+}
+
+fn works(subject: &Subject) -> Checked {
+    let script = "
+        echo gone > /dev/null && cat /dev/null
+        head -c 3 /dev/zero | od -An -tx1
+        head -c 5 /dev/urandom | wc -c
+        head -c 5 /dev/random | wc -c
+        echo more 2> /dev/null > /dev/full || echo full
+        echo written > /dev/stdout
+        echo read | cat /dev/stdin
+        echo complaint > /dev/stderr";
+    let output = subject.sh(&[], script)?;
+    let words: Vec<_> = output.ok()?.split_whitespace().collect();
+    expect("what the devices give", vec!["00", "00", "00", "5", "5", "full", "written", "read"], words)?;
+    expect("what went to /dev/stderr", "complaint\n", &output.stderr)
+}

@@ -1,0 +1,64 @@
+//! Signals: forwarded by the runtime, and in the container as a fresh program expects them. signal(7).
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(0, "signal.forwarded", "INT, TERM, HUP, QUIT, USR1, USR2 and WINCH, sent to the runtime, reach the command, once each.", forwarded)
+        .hint("Block them before the clone and take them with sigwaitinfo(2), or install handlers: each is sent on with kill(2)."),
+    Check::since(0, "signal.fresh", "The command starts with no signal blocked and none ignored.", fresh)
+        .hint("Both survive exec. Rust ignores SIGPIPE; what the runtime blocks to wait for it, the child must unblock."),
+    Check::since(0, "signal.runtime-stays", "The runtime outlives the signals that it forwards.", runtime_stays)
+        .hint("The container decides what a signal means: one that it ignores must not end the runtime."),
+];
+
+const FORWARDED: [Signal; 7] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
+
+fn short(signal: Signal) -> &'static str {
+    signal.as_str().trim_start_matches("SIG")
+}
+
+fn forwarded(subject: &Subject) -> Checked {
+    let traps: String =
+        FORWARDED.iter().map(|&it| format!("trap 'echo got {0}.' {0}\n", short(it))).collect();
+    // `wait` is what a signal interrupts at once.
+    let container =
+        subject.hold_sh(&[], &format!("{traps} sleep 1000 & echo ready; while :; do wait; done"))?;
+    for signal in FORWARDED {
+        container.signal(signal)?;
+        container.wait_for(&format!("got {}.", short(signal)))?;
+    }
+    thread::sleep(Duration::from_millis(50));
+    for signal in FORWARDED {
+        let count = container.stdout().matches(&format!("got {}.", short(signal))).count();
+        expect(format!("the number of times that {signal} arrived"), 1, count)?;
+    }
+    Ok(())
+}
+
+fn fresh(subject: &Subject) -> Checked {
+    let container = subject.hold(&[])?;
+    for field in ["SigBlk", "SigIgn"] {
+        let mask = container.first()?.status(field)?;
+        // The 31 classic ones. Above, posix_spawn of glibc ignores two of its own in all that it starts.
+        let mask = u64::from_str_radix(&mask, 16).unwrap_or(u64::MAX) & 0x7fff_ffff;
+        expect(format!("the mask {field} in /proc/PID/status"), 0, mask)?;
+    }
+    Ok(())
+}
+
+fn runtime_stays(subject: &Subject) -> Checked {
+    let container = subject.hold(&[])?;
+    // `cat` as PID 1 has no handlers, so that the kernel drops what is sent on.
+    for signal in FORWARDED {
+        container.signal(signal)?;
+    }
+    thread::sleep(Duration::from_millis(50));
+    let alive = container.runtime().is_alive() && container.first()?.is_alive();
+    ensure(alive, || Failure::new("runtime and container are still there", "one has ended"))?;
+    container.output()?.status_is(0)
+}

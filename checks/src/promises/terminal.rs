@@ -1,0 +1,197 @@
+//! A shell at a real terminal: job control, and the terminal given back as it was. tty(4), pty(7), credentials(7).
+
+use std::io::Write;
+use std::process::Child;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::termios::{Termios, tcgetattr};
+use pty_process::blocking::{Command, Pty, open};
+
+use crate::container::{Stream, end};
+use crate::kernel::{Process, eventually};
+use crate::subject::LIMIT;
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(0, "terminal.shell", "Without a command there is an interactive shell, and its exit status is the runtime's.", shell)
+        .hint("The default command is /bin/sh: a shell is interactive when its stdin is a terminal."),
+    Check::since(0, "terminal.interrupt", "Ctrl-C ends the command in the foreground, not the shell, not the runtime.", interrupt)
+        .hint("The terminal sends SIGINT to the foreground process group: that of the shell's command. tcsetpgrp(3)."),
+    Check::since(0, "terminal.job-control", "Ctrl-Z, jobs, bg, fg and kill %1 work.", job_control)
+        .hint("The shell needs the terminal as its controlling terminal, and must be able to become a process group's leader."),
+    Check::since(0, "terminal.given-back", "After the run the caller can use the terminal as before.", given_back)
+        .hint("tcsetpgrp(3) back to the caller's process group, from a process that ignores SIGTTOU, and tcsetattr(3) to what was there."),
+];
+
+/// A runtime at a pseudo-terminal.
+struct Terminal {
+    pty: Arc<Pty>,
+    child: Child,
+    screen: Arc<Stream>,
+    /// Up to where the screen was read.
+    seen: usize,
+}
+
+impl Terminal {
+    fn start(subject: &Subject, program: &str, arguments: &[&str]) -> Result<Terminal, Failure> {
+        let no_terminal = |error: pty_process::Error| Failure::new("a pseudo-terminal", error);
+        let (pty, pts) = open().map_err(no_terminal)?;
+        pty.resize(pty_process::Size::new(24, 80)).map_err(no_terminal)?;
+        let command = Command::new(program).args(arguments).envs(subject.environment());
+        let child = command.spawn(pts).map_err(no_terminal)?;
+        let pty = Arc::new(pty);
+        let screen = Stream::of(Reader(Arc::clone(&pty)));
+        Ok(Terminal { pty, child, screen, seen: 0 })
+    }
+
+    fn of(subject: &Subject) -> Result<Terminal, Failure> {
+        let mut terminal = Terminal::start(subject, &subject.binary().to_string_lossy(), &[])?;
+        // A prompt, whatever it looks like, tells that the shell reads.
+        terminal.enter("echo $((40 + 2))")?;
+        terminal.see("42")?;
+        Ok(terminal)
+    }
+
+    fn enter(&mut self, line: &str) -> Checked {
+        self.press(&format!("{line}\r"))
+    }
+
+    /// What the keys send: `\x03` is Ctrl-C.
+    fn press(&mut self, keys: &str) -> Checked {
+        Ok((&*self.pty).write_all(keys.as_bytes())?)
+    }
+
+    /// Waits until `text` appears after what was seen last. What is typed is echoed: look for what only the
+    /// answer can hold.
+    fn see(&mut self, text: &str) -> Checked {
+        let seen = self.seen;
+        let end = self.screen.wait(LIMIT, |bytes| {
+            let new = bytes.get(seen..)?;
+            new.windows(text.len()).position(|part| part == text.as_bytes()).map(|at| seen + at + text.len())
+        });
+        let screen = self.screen.text();
+        self.seen =
+            end.ok_or_else(|| Failure::new(format!("{text:?} at the terminal"), format!("{screen:?}")))?;
+        Ok(())
+    }
+
+    /// Waits until a process of the container was started as `command_line`, and is in the state: `S`, `T` …
+    fn until(&self, command_line: &str, state: char) -> Result<Process, Failure> {
+        let mut found = None;
+        let runtime = Process(self.child.id().cast_signed());
+        eventually(LIMIT, || {
+            found = runtime.descendants().into_iter().find(|process| {
+                process.command_line() == command_line
+                    && process.status("State").is_ok_and(|it| it.starts_with(state))
+            });
+            found.is_some()
+        });
+        found.ok_or_else(|| {
+            Failure::new(
+                format!("\"{command_line}\" in state {state}"),
+                format!("the screen: {:?}", self.screen.text()),
+            )
+        })
+    }
+
+    fn settings(&self) -> Result<Termios, Failure> {
+        Ok(tcgetattr(&*self.pty)?)
+    }
+
+    fn exit_status(&mut self) -> Result<Option<i32>, Failure> {
+        let ended = eventually(LIMIT, || !matches!(self.child.try_wait(), Ok(None)));
+        let screen = self.screen.text();
+        ensure(ended, || Failure::new("the runtime ends", format!("it still runs; the screen: {screen:?}")))?;
+        Ok(self.child.wait()?.code())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+struct Reader(Arc<Pty>);
+
+impl std::io::Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
+
+fn shell(subject: &Subject) -> Checked {
+    let mut terminal = Terminal::of(subject)?;
+    let screen = terminal.screen.text();
+    let complains = screen.contains("job control") || screen.contains("tty");
+    ensure(!complains, || Failure::new("a shell that does not complain", format!("{screen:?}")))?;
+    terminal.enter("test -t 0 && test -t 1 && echo terminal=$?")?;
+    terminal.see("terminal=0")?;
+    terminal.enter("exit 5")?;
+    expect("the exit status", Some(5), terminal.exit_status()?)
+}
+
+fn interrupt(subject: &Subject) -> Checked {
+    let mut terminal = Terminal::of(subject)?;
+    terminal.enter("sleep 1000")?;
+    let sleeping = terminal.until("sleep 1000", 'S')?;
+    terminal.press("\x03")?;
+    terminal.enter("echo status=$?")?;
+    terminal.see("status=130")?;
+    ensure(!sleeping.is_alive(), || Failure::new("Ctrl-C ends it", "it lives on"))?;
+    // At the prompt there is nothing to interrupt. What is typed before the signal arrives is lost with the line.
+    terminal.press("\x03")?;
+    thread::sleep(Duration::from_millis(200));
+    terminal.enter("echo still=$((1 + 1))")?;
+    terminal.see("still=2")?;
+    terminal.enter("exit 0")?;
+    expect("the exit status", Some(0), terminal.exit_status()?)
+}
+
+fn job_control(subject: &Subject) -> Checked {
+    let mut terminal = Terminal::of(subject)?;
+    terminal.enter("sleep 1000")?;
+    terminal.until("sleep 1000", 'S')?;
+    terminal.press("\x1a")?;
+    terminal.until("sleep 1000", 'T')?;
+    terminal.enter("jobs; echo listed=$((1 + 1))")?;
+    terminal.see("sleep 1000")?;
+    terminal.see("listed=2")?;
+    terminal.enter("bg")?;
+    terminal.until("sleep 1000", 'S')?;
+    terminal.enter("fg; echo after=$?")?;
+    // The shell has to move it to the foreground before Ctrl-C can reach it.
+    thread::sleep(Duration::from_millis(100));
+    terminal.press("\x03")?;
+    terminal.enter("echo after=$((1 + 1))")?;
+    terminal.see("after=2")?;
+    terminal.enter("sleep 1001 &")?;
+    let background = terminal.until("sleep 1001", 'S')?;
+    terminal.enter("kill %1; wait; echo killed=$((1 + 1))")?;
+    terminal.see("killed=2")?;
+    ensure(!background.is_alive(), || Failure::new("`kill %1` ends the job", "it lives on"))?;
+    terminal.enter("exit 0")?;
+    expect("the exit status", Some(0), terminal.exit_status()?)
+}
+
+fn given_back(subject: &Subject) -> Checked {
+    // A host's shell without job control: it and the runtime are one process group, which owns the terminal.
+    let binary = subject.binary().to_string_lossy();
+    let script = "read -r start; \"$0\"; echo back=$?; read -r line; echo \"read=$line.\"; exit 6";
+    let mut terminal = Terminal::start(subject, "sh", &["-c", script, &binary])?;
+    let before = terminal.settings()?;
+    terminal.enter("start")?;
+    terminal.enter("echo $((40 + 2))")?;
+    terminal.see("42")?;
+    terminal.enter("stty -echo -icanon; exit 3")?;
+    terminal.see("back=3")?;
+    let same = before == terminal.settings()?;
+    ensure(same, || {
+        Failure::new("the terminal's settings are as before the run", "what the container left")
+    })?;
+    terminal.enter("and on")?;
+    terminal.see("read=and on.")?;
+    expect("the exit status", Some(6), terminal.exit_status()?)
+}

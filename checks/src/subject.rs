@@ -1,0 +1,245 @@
+//! The binary that is tried, with a state folder of its own, and ways to run it.
+//!
+//! Every run has a time limit: no check can hang. Touches the state folder and what the binary touches.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+use tempfile::TempDir;
+
+use crate::container::Container;
+use crate::kernel::Mount;
+use crate::{Checked, Failure, ensure};
+
+/// How long a run may take. Generous: the machine may be busy, and nothing waits for it when all is well.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// The first run builds the root filesystem.
+const FIRST_LIMIT: Duration = Duration::from_secs(120);
+
+/// How the checks' own temporary folders begin.
+pub(crate) const PREFIX: &str = "congo-checks-";
+
+/// A variable of the host that no container may see.
+pub const SECRET: &str = "CONGO_CHECKS_SECRET";
+
+/// A runtime, and where it keeps its state during the checks.
+#[derive(Debug)]
+pub struct Subject {
+    binary: PathBuf,
+    step: u8,
+    folder: TempDir,
+    copy_of_root: OnceLock<PathBuf>,
+}
+
+impl Subject {
+    /// The runtime at `binary`, which claims to be this step. Runs it once, so that the root filesystem is there;
+    /// that this run fails is for the checks to say.
+    ///
+    /// # Errors
+    /// When there is no such file, or no temporary folder.
+    pub fn new(binary: &Path, step: u8) -> io::Result<Subject> {
+        let binary = fs::canonicalize(binary)?;
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        // One check is an ordinary user.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        for name in ["home", "tmp", "files"] {
+            fs::create_dir(folder.path().join(name))?;
+        }
+        let subject = Subject { binary, step, folder, copy_of_root: OnceLock::new() };
+        if let Ok(run) = Container::start(&mut subject.command(&["true"])) {
+            let _ = run.output_within(FIRST_LIMIT);
+        }
+        Ok(subject)
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Which step it claims to be.
+    pub fn step(&self) -> u8 {
+        self.step
+    }
+
+    /// Its state folder, `$CONGO_HOME`.
+    pub fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// Its folder for temporary files, `$TMPDIR`.
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.folder.path().join("tmp")
+    }
+
+    /// A path for a file that a check makes on the host.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join("files").join(name)
+    }
+
+    /// Writes such a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> io::Result<String> {
+        let path = self.file(name);
+        fs::write(&path, content)?;
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// The runtime with these arguments, not yet started.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).envs(self.environment()).stdin(Stdio::null());
+        command
+    }
+
+    /// What the runtime's environment has more than the checks' own.
+    pub fn environment(&self) -> [(&'static str, OsString); 4] {
+        [
+            ("CONGO_HOME", self.home().into()),
+            ("TMPDIR", self.temporary().into()),
+            ("TERM", "xterm".into()),
+            (SECRET, "seen".into()),
+        ]
+    }
+
+    /// Runs it to its end, with nothing on its stdin.
+    ///
+    /// # Errors
+    /// When it cannot be started or takes too long.
+    pub fn run(&self, arguments: &[&str]) -> Result<Output, Failure> {
+        Container::start(&mut self.command(arguments))?.output()
+    }
+
+    /// Runs a shell script in a container with these options, to its end.
+    ///
+    /// # Errors
+    /// As [`run`](Subject::run).
+    pub fn sh(&self, options: &[&str], script: &str) -> Result<Output, Failure> {
+        self.run(&[options, &["sh", "-c", script]].concat())
+    }
+
+    /// Starts it with pipes at its three streams.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, arguments: &[&str]) -> Result<Container, Failure> {
+        Container::start(self.command(arguments).stdin(Stdio::piped()))
+    }
+
+    /// A container with these options that waits to be looked at: its command is `cat`, and it has answered.
+    ///
+    /// # Errors
+    /// When `cat` does not answer.
+    pub fn hold(&self, options: &[&str]) -> Result<Container, Failure> {
+        let mut container = self.start(&[options, &["cat"]].concat())?;
+        container.say("ready")?;
+        container.wait_for("ready")?;
+        Ok(container)
+    }
+
+    /// Starts a shell script that prints `ready` when it is.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn hold_sh(&self, options: &[&str], script: &str) -> Result<Container, Failure> {
+        let container = self.start(&[options, &["sh", "-c", script]].concat())?;
+        container.wait_for("ready")?;
+        Ok(container)
+    }
+
+    /// A root filesystem on the host: a copy of the one that the runtime uses by default.
+    ///
+    /// # Errors
+    /// When there is none to copy.
+    pub fn root(&self) -> Result<&str, Failure> {
+        let path = self.folder.path().join("root");
+        if self.copy_of_root.get().is_none() {
+            let container = self.hold(&[])?;
+            // Not the mounts in it: /proc and /dev are the container's own.
+            let copied = Command::new("cp")
+                .args(["--archive", "--one-file-system"])
+                .arg(container.first()?.path("root/."))
+                .arg(&path)
+                .stderr(Stdio::null())
+                .status()?;
+            ensure(path.join("bin/sh").exists(), || {
+                Failure::new("the root filesystem can be copied", format!("cp: {copied}"))
+            })?;
+        }
+        let path = self.copy_of_root.get_or_init(|| path);
+        path.to_str().ok_or_else(|| Failure::new("a temporary folder with a plain name", path.display()))
+    }
+}
+
+impl Drop for Subject {
+    /// A runtime that left a mount in its state folder must not cost the files behind it when the folder goes.
+    fn drop(&mut self) {
+        let inside = || {
+            let mounts = Mount::of_host().unwrap_or_default();
+            mounts.into_iter().filter(|mount| Path::new(&mount.point).starts_with(self.folder.path()))
+        };
+        for mount in inside().collect::<Vec<_>>().iter().rev() {
+            let _ = umount2(mount.point.as_str(), MntFlags::MNT_DETACH);
+        }
+        if inside().next().is_some() {
+            self.folder.disable_cleanup(true);
+        }
+    }
+}
+
+/// How a run ended and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The exit status; 128 and the signal's number when a signal ended the runtime itself.
+    pub status: i32,
+    /// Whether a signal ended the runtime itself.
+    pub killed: bool,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Fails unless the exit status is this.
+    ///
+    /// # Errors
+    /// With the status and the first lines of stderr.
+    pub fn status_is(&self, status: i32) -> Checked {
+        ensure(self.status == status && !self.killed, || {
+            Failure::new(format!("exit status {status}"), format!("{}{}", self.ending(), self.words()))
+        })
+    }
+
+    /// What it wrote to stdout, if it ended well.
+    ///
+    /// # Errors
+    /// As [`status_is`](Output::status_is), for status 0.
+    pub fn ok(&self) -> Result<&str, Failure> {
+        self.status_is(0)?;
+        Ok(self.stdout.trim_end())
+    }
+
+    /// How it ended, in words.
+    pub fn ending(&self) -> String {
+        match self.killed {
+            true => format!("the runtime itself was ended by signal {}", self.status - 128),
+            false => format!("exit status {}", self.status),
+        }
+    }
+
+    fn words(&self) -> String {
+        let lines: Vec<_> = self.stderr.lines().take(3).collect();
+        if lines.is_empty() { String::new() } else { format!("; stderr: {}", lines.join(" / ")) }
+    }
+}

@@ -1,0 +1,217 @@
+//! `cargo xtask check`: tries what a step promises against a binary, ours or a learner's own, and explains the
+//! first failure. Also tries the exercises.
+//!
+//! Kernel objects: those that the binary makes, and the namespaces of the checks' own host (`checks::host`).
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use checks::exercises::{self, Exercise};
+use checks::{Check, Failure, Outcome, Subject};
+use serde_json::json;
+
+use crate::workspace::{self, Build, Step};
+
+/// Check what a step promises, against its binary or your own.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The step whose promises, and those of all steps before it, are checked: `0`, `step0` or `step0-basic`.
+    #[arg(required_unless_present_any = ["matrix", "hint", "list"])]
+    step: Option<String>,
+
+    /// The binary to try, in whatever language it is written [default: the step's own, which is built first].
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+
+    /// Try only the check of this id, or all whose ids begin so: `pid.is-one`, `pid`.
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
+
+    /// Go on after a failure.
+    #[arg(long)]
+    keep_going: bool,
+
+    /// Try a solution of this exercise instead: `private-tmp`.
+    #[arg(long, value_name = "NAME", conflicts_with = "only")]
+    exercise: Option<String>,
+
+    /// Go on after a failure, and print the results as one JSON object.
+    #[arg(long)]
+    json: bool,
+
+    /// Print the checks and exercises, and try nothing.
+    #[arg(long)]
+    list: bool,
+
+    /// Print the hint of a check or an exercise.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["bin", "only", "exercise", "json", "list"])]
+    hint: Option<String>,
+
+    /// Print the README's table of what each step promises.
+    #[arg(long, conflicts_with_all = ["bin", "only", "exercise", "json", "list", "hint"])]
+    matrix: bool,
+}
+
+/// Runs the tool. The exit status is 0 when all that could be checked passed, 1 when something failed or
+/// nothing could be checked.
+///
+/// # Errors
+/// When there is no such step, check or binary, or the step cannot be built.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.matrix {
+        print!("{}", matrix()?);
+    } else if let Some(id) = &args.hint {
+        println!("{}", hint(id)?);
+    } else if args.list {
+        list(args)?;
+    } else {
+        return check(args);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The README's table, for the steps that are there.
+///
+/// # Errors
+/// When the workspace's folder cannot be read.
+pub fn matrix() -> Result<String> {
+    let steps = workspace::steps()?;
+    let steps: Vec<_> = steps.iter().map(|step| (step.number, step.name.as_str())).collect();
+    Ok(checks::matrix(&steps))
+}
+
+fn hint(id: &str) -> Result<&'static str> {
+    let exercises =
+        exercises::ALL.iter().filter(|exercise| is_named(exercise, id)).map(|exercise| exercise.hint);
+    let checks = checks::all().filter(|check| check.id == id).map(|check| check.hint);
+    exercises.chain(checks).next().with_context(|| format!("no check or exercise \"{id}\": see --list"))
+}
+
+/// By its id, or by what stands after the step.
+fn is_named(exercise: &Exercise, name: &str) -> bool {
+    exercise.id == name || exercise.id.split_once('.').is_some_and(|(_, short)| short == name)
+}
+
+fn list(args: &Args) -> Result<()> {
+    let step = args.step.as_deref().map(workspace::step).transpose()?.map_or(u8::MAX - 1, |step| step.number);
+    for check in chosen(args, step) {
+        println!("{:32} since step {}  {}", check.id, check.since, check.sentence);
+    }
+    if args.only.is_none() {
+        for exercise in exercises::ALL.iter().filter(|exercise| exercise.step <= step) {
+            println!("{:32} exercise      {}", exercise.id, exercise.sentence);
+        }
+    }
+    Ok(())
+}
+
+fn chosen(args: &Args, step: u8) -> impl Iterator<Item = &'static Check> {
+    let prefix = args.only.clone().unwrap_or_default();
+    checks::all().filter(move |check| check.id.starts_with(&prefix) && check.holds_in(step))
+}
+
+/// What is tried: a check or an exercise.
+struct Task {
+    id: &'static str,
+    sentence: &'static str,
+    hint: &'static str,
+    run: Box<dyn Fn(&Subject) -> Outcome>,
+    again: String,
+}
+
+fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
+    let short = format!("cargo xtask check step{}", step.number);
+    let bin = args.bin.as_ref().map_or(String::new(), |bin| format!(" --bin {}", bin.display()));
+    let tasks: Vec<_> = if let Some(name) = &args.exercise {
+        let wanted = |exercise: &&Exercise| exercise.step == step.number && is_named(exercise, name);
+        let of_exercise = |exercise: &'static Exercise| Task {
+            id: exercise.id,
+            sentence: exercise.sentence,
+            hint: exercise.hint,
+            run: Box::new(move |subject| checks::run_exercise(exercise, subject)),
+            again: format!("{short}{bin} --exercise {name}"),
+        };
+        exercises::ALL.iter().filter(wanted).map(of_exercise).collect()
+    } else {
+        let of_check = |check: &'static Check| Task {
+            id: check.id,
+            sentence: check.sentence,
+            hint: check.hint,
+            run: Box::new(move |subject| checks::run(check, subject)),
+            again: format!("{short}{bin} --only {}", check.id),
+        };
+        chosen(args, step.number).map(of_check).collect()
+    };
+    ensure!(!tasks.is_empty(), "{} has no such check or exercise: see --list", step.name);
+    Ok(tasks)
+}
+
+fn check(args: &Args) -> Result<ExitCode> {
+    let step = workspace::step(args.step.as_deref().unwrap_or_default())?;
+    let tasks = tasks(args, &step)?;
+    let binary = match &args.bin {
+        Some(binary) => binary.clone(),
+        None => workspace::build(&[&step.name], Build::Debug)?.join(&step.name),
+    };
+    if checks::probe::lacking(&[]).is_none()
+        && let Err(errno) = checks::host::enter()
+    {
+        bail!("a host of the checks' own: {errno}");
+    }
+    let subject =
+        Subject::new(&binary, step.number).with_context(|| format!("--bin {}", binary.display()))?;
+    if !args.json {
+        println!("{}: {} to try with {}", step.name, tasks.len(), subject.binary().display());
+    }
+
+    let start = Instant::now();
+    let (mut results, mut passed, mut failed, mut skipped) = (vec![], 0, 0, 0);
+    for task in &tasks {
+        let outcome = (task.run)(&subject);
+        if !args.json {
+            show(task, &outcome);
+        }
+        match outcome {
+            Outcome::Passed => passed += 1,
+            Outcome::Failed(_) => failed += 1,
+            Outcome::Skipped { .. } => skipped += 1,
+        }
+        results.push(json!({ "id": task.id, "sentence": task.sentence, "result": outcome }));
+        if failed > 0 && !args.keep_going && !args.json {
+            break;
+        }
+    }
+
+    if args.json {
+        let summary = json!({
+            "step": step.name, "binary": subject.binary(), "passed": passed, "failed": failed, "skipped": skipped,
+            "checks": results,
+        });
+        println!("{summary:#}");
+    } else {
+        let left = tasks.len() - results.len();
+        let left =
+            if left > 0 { format!(", {left} not tried (--keep-going goes on)") } else { String::new() };
+        println!("\n{passed} passed, {failed} failed, {skipped} skipped{left}; {:.0?}", start.elapsed());
+    }
+    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(task: &Task, outcome: &Outcome) {
+    match outcome {
+        Outcome::Passed => println!("✓ {}", task.id),
+        Outcome::Skipped { reason } => println!("– {}  skipped: {reason}", task.id),
+        Outcome::Failed(Failure { expected, found, .. }) => {
+            println!("✗ {}\n\n  {}\n", task.id, task.sentence);
+            println!(
+                "  expected  {expected}\n  found     {found}\n  hint      {}\n  again     {}\n",
+                task.hint, task.again
+            );
+        }
+    }
+    // So that a pipe shows the progress, too.
+    let _ = std::io::stdout().flush();
+}

@@ -1,0 +1,9 @@
+//! The tools behind `cargo xtask`, one module each. They are a library so that `cargo test` can use them too.
+
+pub mod bench;
+pub mod book;
+pub mod check;
+pub mod diff;
+pub mod doctor;
+pub mod readme;
+pub mod workspace;

@@ -1,0 +1,48 @@
+//! `cargo xtask`: the tools of the course, for learners, teachers and those who build it.
+
+use std::panic;
+use std::process::ExitCode;
+
+use clap::Parser;
+use nix::sys::signal::Signal;
+use xtask::{bench, book, check, diff, doctor, readme};
+
+/// The tools of the course.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Tool {
+    Check(check::Args),
+    Diff(diff::Args),
+    Doctor(doctor::Args),
+    Readme(readme::Args),
+    Book(book::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
+    let result = match Tool::parse() {
+        Tool::Check(args) => check::run(&args),
+        Tool::Diff(args) => diff::run(&args),
+        Tool::Doctor(args) => doctor::run(&args),
+        Tool::Readme(args) => readme::run(&args),
+        Tool::Book(args) => book::run(&args),
+        Tool::Bench(args) => bench::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Rust turns SIGPIPE off, so that `cargo xtask diff | head` would end in a panic and a page of backtrace. Turning
+/// it on again takes unsafe code, and so would every `println!` that handles the error take a line.
+fn end_quietly_when_nobody_reads() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if panic.payload().downcast_ref::<String>().is_some_and(|message| message.contains("Broken pipe")) {
+            std::process::exit(128 + Signal::SIGPIPE as i32);
+        }
+        print(panic);
+    }));
+}

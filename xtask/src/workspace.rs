@@ -1,0 +1,101 @@
+//! Where the workspace is, which steps it has, and how their binaries are built.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A step of the course: its number and the name of its folder, which is also its package's and binary's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// 0 for `step0-basic`.
+    pub number: u8,
+    /// `step0-basic`.
+    pub name: String,
+}
+
+/// The folder of the workspace.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
+/// The steps that are there, in order.
+///
+/// # Errors
+/// When the workspace's folder cannot be read.
+pub fn steps() -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for entry in root().read_dir().context("reading the workspace's folder")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("step").and_then(|rest| rest.split('-').next()?.parse().ok());
+        if let Some(number) = number {
+            steps.push(Step { number, name });
+        }
+    }
+    steps.sort_by_key(|step| step.number);
+    Ok(steps)
+}
+
+/// The step that a learner names: `0`, `step0` or `step0-basic`.
+///
+/// # Errors
+/// When there is no such step; the error lists those there are.
+pub fn step(named: &str) -> Result<Step> {
+    let steps = steps()?;
+    let wanted = |step: &&Step| {
+        step.name == named || named.strip_prefix("step").unwrap_or(named) == step.number.to_string()
+    };
+    if let Some(step) = steps.iter().find(wanted) {
+        return Ok(step.clone());
+    }
+    let names: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
+    bail!("no step \"{named}\": there are {}", names.join(", "));
+}
+
+/// How a step is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// As `cargo run` builds it.
+    Debug,
+    /// Optimised and linked statically: starts faster, since no dynamic loader runs, and needs nothing of the
+    /// machine it runs on. Not the default of `cargo build --release`, since not every distribution installs
+    /// the static C library, and a proc macro cannot be linked so: hence `--target`, which keeps the flag from
+    /// them.
+    StaticRelease,
+}
+
+/// Builds packages' binaries and returns the folder in which they lie.
+///
+/// # Errors
+/// When cargo fails, or the packages have no binary.
+pub fn build(packages: &[&str], how: Build) -> Result<PathBuf> {
+    let mut cargo = cargo();
+    cargo.current_dir(root()).args(["build", "--quiet", "--message-format=json-render-diagnostics"]);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    if how == Build::StaticRelease {
+        cargo.args(["--release", "--target", &host_tuple()?]);
+        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    }
+    let names = packages.join(", ");
+    let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
+    ensure!(output.status.success(), "cargo could not build {names}");
+    // Cargo says where it put them: a configuration of the user's may have moved the target folder.
+    let messages = output.stdout.split(|&byte| byte == b'\n');
+    let executable = messages
+        .filter_map(|message| serde_json::from_slice::<serde_json::Value>(message).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    let executable = executable.with_context(|| format!("{names}: no binary among them"))?;
+    Ok(executable.parent().context("a binary lies in a folder")?.to_owned())
+}
+
+/// The cargo that runs us, or else the one that built us. Not the one of the `PATH`: that may be a wrapper of ours.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
+}
+
+fn host_tuple() -> Result<String> {
+    let output = Command::new("rustc").arg("--print=host-tuple").output().context("starting rustc")?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
