@@ -13,14 +13,13 @@ mod tests;
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, tell};
 pub use build::{Built, build};
 use build::{cannot, set_mode};
 
@@ -91,8 +90,7 @@ pub fn default_root() -> Result<PathBuf> {
     }
     let was_there = fs::symlink_metadata(&root).is_ok();
     if let Some(built) = install(Path::new("/"), &SEARCH.map(Path::new), &folder)? {
-        // A closed stderr is no reason to fail, or to panic as eprintln! does.
-        _ = writeln!(io::stderr(), "congo: {}", describe(&built, was_there, &root));
+        tell(format_args!("congo: {}", describe(&built, was_there, &root)));
     }
     Ok(root)
 }

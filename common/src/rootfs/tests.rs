@@ -106,7 +106,7 @@ fn ldd(program: &Path) -> BTreeSet<PathBuf> {
 /// Says that a test was not run: past the test harness, which would hide it.
 fn skipped(reason: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
-    writeln!(io::stderr(), "skipped {name}: {reason}").unwrap();
+    tell(format_args!("skipped {name}: {reason}"));
 }
 
 /// May this process have mounts of its own? Tried on a thread that ends, as it cannot be undone; root in somebody
