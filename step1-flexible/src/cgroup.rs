@@ -23,12 +23,13 @@ use crate::cli::Limits;
 /// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 
+/// Refuses limits that contradict each other.
+pub fn check(limits: &Limits) -> Result<()> {
+    limits.memory_swap.map_or(Ok(()), |together| values::check_swap(limits.memory, together))
+}
+
 /// Makes a cgroup with these limits and nobody in it.
 pub fn create(limits: &Limits) -> Result<Cgroup> {
-    // Before anything is made: to refuse a bad value must change nothing.
-    if let Some(together) = limits.memory_swap {
-        values::check_swap(limits.memory, together)?;
-    }
     let mut controllers = vec!["memory", "cpu", "pids"];
     // Only for who asks: not every host has it, and each v1 hierarchy costs a directory.
     if limits.cpuset_cpus.is_some() {

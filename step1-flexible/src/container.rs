@@ -31,9 +31,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
     if cli.explain {
         explain::start()?;
     }
-    let root = cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
-    // Read here: the files are the host's.
+    // A bad value is refused before anything is made; and the files of the environment are the host's.
+    cgroup::check(&cli.limits)?;
     let environment = environment::build(&cli.world)?;
+    let root = cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
