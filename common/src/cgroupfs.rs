@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::error::{Error, Hint, Result};
@@ -30,6 +32,9 @@ const PREFIX: &str = "congo-";
 
 /// How long a cgroup's last process may take to go away. A killed one is gone in microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for what another runtime left: whatever is stuck must not delay every later start.
+const SWEEP_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The two interfaces of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +49,11 @@ pub enum Version {
 /// removed.
 #[derive(Debug)]
 pub struct Cgroup {
+    /// The first one is made first and removed last, so it stands for all of them: it has the lock, and it is the
+    /// one that a sweep looks for.
     directories: Vec<Directory>,
+    /// For as long as the runtime lives.
+    _lock: Option<Flock<File>>,
 }
 
 /// The directory in one hierarchy.
@@ -53,8 +62,8 @@ struct Directory {
     version: Version,
     controllers: Vec<String>,
     path: PathBuf,
-    /// Open, and locked for as long as the runtime lives.
-    lock: Flock<File>,
+    /// v2: open, for a clone into it.
+    open: Option<File>,
 }
 
 impl Cgroup {
@@ -66,27 +75,34 @@ impl Cgroup {
     /// A controller that is mounted nowhere; EACCES, EROFS where no directory may be made; EBUSY in v2 when
     /// the cgroup above has processes of its own ("no internal processes" in cgroups(7)).
     pub fn create(controllers: &[&str]) -> Result<Cgroup> {
-        let mut wanted: Vec<(Hierarchy, Vec<String>)> = Vec::new();
+        let mut wanted: Vec<(&Hierarchy, Vec<String>)> = Vec::new();
         let hierarchies = Hierarchy::mounted()?;
         for &controller in controllers {
             let hierarchy = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
             let hierarchy = hierarchy.ok_or_else(|| no_controller(controller))?;
-            match wanted.iter_mut().find(|(chosen, _)| chosen == hierarchy) {
+            match wanted.iter_mut().find(|(chosen, _)| *chosen == hierarchy) {
                 Some((_, controllers)) => controllers.push(controller.into()),
-                None => wanted.push((hierarchy.clone(), vec![controller.into()])),
+                None => wanted.push((hierarchy, vec![controller.into()])),
             }
         }
         // One name in all hierarchies, so that a person finds what belongs together.
         let name = format!("{PREFIX}{}", random_digits()?);
         // Should a later hierarchy fail, the drop of this cgroup removes the earlier ones' directories.
-        let mut cgroup = Cgroup { directories: Vec::new() };
+        let mut cgroup = Cgroup { directories: Vec::new(), _lock: None };
         for (hierarchy, controllers) in wanted {
             let parent = hierarchy.parent()?;
-            sweep(&parent);
             if hierarchy.version == Version::V2 {
                 enable(&parent, &controllers)?;
             }
-            cgroup.directories.push(Directory::create(hierarchy.version, controllers, parent.join(&name))?);
+            let path = parent.join(&name);
+            if cgroup.directories.is_empty() {
+                sweep(&parent, &hierarchies);
+                cgroup._lock = Some(make_and_lock(&path)?);
+            } else {
+                make(&path)?;
+            }
+            let open = (hierarchy.version == Version::V2).then(|| File::open(&path).ok()).flatten();
+            cgroup.directories.push(Directory { version: hierarchy.version, controllers, path, open });
         }
         Ok(cgroup)
     }
@@ -111,11 +127,6 @@ impl Cgroup {
             .hint_if(Errno::ENOENT, "this kernel was built or started without this limit")
     }
 
-    /// Whether the cgroup has such a file. Some depend on how the kernel was built and started.
-    pub fn has(&self, controller: &str, file: &str) -> bool {
-        self.directory(controller).path.join(file).exists()
-    }
-
     /// The number behind `key` in a file of lines `key number`, such as `memory.events`; 0 when it is not there.
     pub fn count(&self, controller: &str, file: &str, key: &str) -> u64 {
         let text = fs::read_to_string(self.directory(controller).path.join(file)).unwrap_or_default();
@@ -134,7 +145,7 @@ impl Cgroup {
 
     /// The v2 directory, if there is one, for a clone that puts the child there at birth.
     pub fn v2_directory(&self) -> Option<BorrowedFd<'_>> {
-        self.directories.iter().find(|directory| directory.version == Version::V2).map(|v2| v2.lock.as_fd())
+        self.directories.iter().find_map(|directory| directory.open.as_ref()).map(AsFd::as_fd)
     }
 
     /// Moves this process, which must have one thread, into the cgroup; into the v2 one only when it was not born
@@ -163,7 +174,9 @@ impl Cgroup {
     /// # Errors
     /// EBUSY when a process does not go away.
     pub fn remove(mut self) -> Result<()> {
-        self.directories.drain(..).try_for_each(|directory| remove(&directory.path))
+        // All of them, and only then the first failure.
+        let results = self.directories.drain(..).rev().map(|directory| remove(&directory.path, PATIENCE));
+        results.collect::<Vec<_>>().into_iter().collect()
     }
 
     fn directory(&self, controller: &str) -> &Directory {
@@ -174,28 +187,33 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for directory in &self.directories {
+        for directory in self.directories.iter().rev() {
             // This is the way out after a failure, which is what gets reported.
-            let _ = remove(&directory.path);
+            let _ = remove(&directory.path, PATIENCE);
         }
     }
 }
 
-impl Directory {
-    fn create(version: Version, controllers: Vec<String>, path: PathBuf) -> Result<Directory> {
-        loop {
-            call(
-                "mkdir(2), cgroups(7)",
-                || format!("mkdir({path:?}, 0755)"),
-                || nix::unistd::mkdir(&path, nix::sys::stat::Mode::from_bits_truncate(0o755)),
-            )
-            .hint_if(Errno::EACCES, "control groups here belong to root: run as root")
-            .hint_if(Errno::EROFS, "the cgroup filesystem is mounted read-only")?;
-            match lock(&path, FlockArg::LockExclusive) {
-                Some(lock) => return Ok(Directory { version, controllers, path, lock }),
-                // Another run's sweep came between mkdir and the lock.
-                None if !path.exists() => {}
-                None => return Err(Error::new(format!("locking {}", path.display()))),
+fn make(path: &Path) -> Result<()> {
+    call(
+        "mkdir(2), cgroups(7)",
+        || format!("mkdir({path:?}, 0755)"),
+        || nix::unistd::mkdir(path, Mode::from_bits_truncate(0o755)),
+    )
+    .hint_if(Errno::EACCES, "control groups here belong to root: run as root")
+    .hint_if(Errno::EROFS, "the cgroup filesystem is mounted read-only")
+}
+
+fn make_and_lock(path: &Path) -> Result<Flock<File>> {
+    loop {
+        make(path)?;
+        match lock(path, FlockArg::LockExclusive) {
+            Ok(lock) => return Ok(lock),
+            // Another run's sweep came between mkdir and the lock.
+            Err(Errno::ENOENT) => {}
+            Err(errno) => {
+                let _ = rmdir(path);
+                return Err(Error::from_errno(format!("flock({path:?}, LOCK_EX)"), errno));
             }
         }
     }
@@ -216,9 +234,11 @@ impl Hierarchy {
     /// Every hierarchy in `/proc/self/mountinfo`; v1 first, as a controller that v1 uses is not in v2.
     fn mounted() -> Result<Vec<Hierarchy>> {
         let text = read(Path::new("/proc/self/mountinfo"))?;
-        let mut hierarchies: Vec<_> = text.lines().filter_map(Hierarchy::from_mountinfo).collect();
+        let cgroup_mounts = text.lines().filter(|line| line.contains(" - cgroup"));
+        let mut hierarchies: Vec<_> = cgroup_mounts.filter_map(Hierarchy::from_mountinfo).collect();
         for v2 in hierarchies.iter_mut().filter(|hierarchy| hierarchy.version == Version::V2) {
-            let controllers = read(&v2.mountpoint.join("cgroup.controllers"))?;
+            // Unreadable, when something else was mounted over it: then it has no controllers for us.
+            let controllers = read(&v2.mountpoint.join("cgroup.controllers")).unwrap_or_default();
             v2.controllers = controllers.split_whitespace().map(str::to_owned).collect();
         }
         hierarchies.sort_by_key(|hierarchy| hierarchy.version == Version::V2);
@@ -332,28 +352,44 @@ fn enable(parent: &Path, controllers: &[String]) -> Result<()> {
     )
 }
 
-/// Removes the directories whose runtime is dead. Whatever cannot be removed is for the next run.
-fn sweep(parent: &Path) {
+/// Removes the cgroups whose runtime is dead: those in `parent` whose lock is free, and what has the same name in
+/// the other hierarchies. Whatever cannot be removed is for the next run.
+fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        let ours = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
-        // The lock is held until the directory is gone, so that only one of two sweepers removes it.
-        if ours && let Some(_lock) = lock(&entry.path(), FlockArg::LockExclusiveNonblock) {
-            let _ = remove(&entry.path());
+        let name = entry.file_name();
+        // Exactly our form: somebody else may have a `congo-web.service`.
+        let digits = name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
+        if digits.len() != 12 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            continue;
         }
+        // The lock is held until all is gone, so that only one of two sweepers removes it.
+        let Ok(_lock) = lock(&entry.path(), FlockArg::LockExclusiveNonblock) else { continue };
+        let others = hierarchies.iter().filter_map(|hierarchy| Some(hierarchy.parent().ok()?.join(&name)));
+        for directory in others.filter(|directory| *directory != entry.path() && directory.exists()) {
+            let _ = remove(&directory, SWEEP_PATIENCE);
+        }
+        let _ = remove(&entry.path(), SWEEP_PATIENCE);
     }
 }
 
-/// Locks a directory; `None` when another process holds the lock, or when the directory was removed meanwhile.
-fn lock(directory: &Path, how: FlockArg) -> Option<Flock<File>> {
-    let lock = Flock::lock(File::open(directory).ok()?, how).ok()?;
-    let (locked, there) = (lock.metadata().ok()?, fs::metadata(directory).ok()?);
-    (locked.ino() == there.ino()).then_some(lock)
+/// Locks a directory. ENOENT when it was removed meanwhile, EWOULDBLOCK when another process holds the lock.
+fn lock(directory: &Path, how: FlockArg) -> nix::Result<Flock<File>> {
+    let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let file = File::open(directory).map_err(errno)?;
+    let lock = call(
+        "flock(2)",
+        || format!("flock({directory:?}, {how:?})"),
+        || Flock::lock(file, how).map_err(|(_, errno)| errno),
+    )
+    .map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
+    let (locked, there) = (lock.metadata().map_err(errno)?, fs::metadata(directory).map_err(errno)?);
+    if locked.ino() == there.ino() { Ok(lock) } else { Err(Errno::ENOENT) }
 }
 
-/// Removes a cgroup's directory, and kills what is in it.
-fn remove(directory: &Path) -> Result<()> {
-    let give_up = Instant::now() + PATIENCE;
+/// Removes a cgroup's directory, those that a container's root has made in it, and kills what is in them.
+fn remove(directory: &Path, patience: Duration) -> Result<()> {
+    let give_up = Instant::now() + patience;
     let mut pause = Duration::from_micros(50);
     loop {
         let result = call("rmdir(2)", || format!("rmdir({directory:?})"), || rmdir(directory));
@@ -361,6 +397,11 @@ fn remove(directory: &Path) -> Result<()> {
             Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
             Err(error) if error.errno() == Some(Errno::EBUSY) && Instant::now() < give_up => {
                 kill_all(directory);
+                for child in fs::read_dir(directory).into_iter().flatten().flatten() {
+                    if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        remove(&child.path(), patience)?;
+                    }
+                }
                 sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(20));
             }
@@ -397,15 +438,20 @@ fn write(path: &Path, value: &str) -> Result<()> {
     .map(drop)
 }
 
+/// Reads a file of the kernel's, of which the size is not known beforehand: mostly in one call.
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| Error::from_io(format!("reading {}", path.display()), &error))
+    let mut text = String::with_capacity(8 << 10);
+    File::open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .map_err(|error| Error::from_io(format!("reading {}", path.display()), &error))?;
+    Ok(text)
 }
 
 fn random_digits() -> Result<String> {
-    let mut bytes = [0; 6];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .map_err(|error| Error::from_io("reading /dev/urandom", &error))?;
+    let mut bytes = [0_u8; 6];
+    // SAFETY: the kernel writes at most as many bytes as the array has.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    Errno::result(count).map_err(|errno| Error::from_errno("getrandom", errno))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

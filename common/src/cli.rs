@@ -33,18 +33,7 @@ fn in_two_lines(error: &clap::Error, program: &str) -> Error {
     let mut paragraphs = text.split("\n\n");
     let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
     let what = what.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    let what = shortened(&what);
     let tip = paragraphs.find_map(|paragraph| paragraph.trim().strip_prefix("tip: "));
     let hint = tip.and_then(|tip| tip.lines().next()).map(str::to_owned);
     Error::new(what).hint(hint.unwrap_or_else(|| format!("'{program} --help' lists the options")))
-}
-
-/// A value of 4 KiB would push what is wrong with it off the screen.
-fn shortened(text: &str) -> String {
-    const ENDS: usize = 150;
-    let count = text.chars().count();
-    if count <= 2 * ENDS {
-        return text.to_owned();
-    }
-    text.chars().take(ENDS).chain(['…']).chain(text.chars().skip(count - ENDS)).collect()
 }

@@ -72,9 +72,12 @@ impl Error {
 
     /// Prints the error to stderr, in two lines at most, as `program: …`.
     pub fn report(&self, program: &str) {
-        tell(format_args!("{program}: {self}"));
-        if let Some(hint) = &self.hint {
-            tell(format_args!("{:width$}  {hint}", "", width = program.len()));
+        let what = shortened(&self.to_string());
+        match self.hint.as_deref().or(self.errno.and_then(usual_cause)) {
+            Some(hint) => {
+                tell(format_args!("{program}: {what}\n{:width$}  {hint}", "", width = program.len()))
+            }
+            None => tell(format_args!("{program}: {what}")),
         }
     }
 
@@ -101,7 +104,35 @@ impl Error {
 /// Writes a line to stderr, if somebody still reads it. `eprintln!` would panic when nobody does, and a runtime that
 /// panics leaves its cgroup behind.
 pub fn tell(line: fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // One write, or the lines of two runtimes would mix.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// What most often causes an errno, where nobody knows better.
+fn usual_cause(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::EPERM => {
+            "even root needs the capability for it, which root of a container lacks: capabilities(7)"
+        }
+        Errno::EACCES => "the permissions of the file, or of a directory above it, forbid it",
+        Errno::ENOENT => "check the spelling",
+        Errno::EROFS => "that file system is mounted read-only",
+        Errno::ENOSPC => "the file system is full, or a limit of the kernel is reached",
+        Errno::EMFILE | Errno::ENFILE => "too few file descriptors: ulimit -n",
+        Errno::ENOMEM => "the host, or the cgroup of this runtime, is out of memory",
+        Errno::E2BIG => "the arguments and the environment together are too long: execve(2)",
+        _ => return None,
+    })
+}
+
+/// A value or a command line of 4 KiB would push what is wrong with it off the screen.
+fn shortened(text: &str) -> String {
+    const ENDS: usize = 150;
+    let count = text.chars().count();
+    if count <= 2 * ENDS {
+        return text.to_owned();
+    }
+    text.chars().take(ENDS).chain(['…']).chain(text.chars().skip(count - ENDS)).collect()
 }
 
 impl std::error::Error for Error {}

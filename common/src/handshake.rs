@@ -1,8 +1,8 @@
 //! The talk between the two sides of a start: "go" from the parent, "failed at this" or silence from the child.
 //!
-//! A pair of connected unix sockets, one end for each side, both close-on-exec. So the parent reads the end of
-//! the file exactly when the child's exec has worked (or the child is dead), and the child reads it when the
-//! parent has died. See socketpair(2), unix(7).
+//! A pair of connected unix sockets, one end for each side, both close-on-exec. So what the parent reads is empty
+//! exactly when the child's exec has worked, and the child reads the end of the file when the parent has died.
+//! See socketpair(2), unix(7).
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,10 @@ pub struct ParentEnd(UnixStream);
 
 /// The child's end.
 #[derive(Debug)]
-pub struct ChildEnd(UnixStream);
+pub struct ChildEnd {
+    socket: UnixStream,
+    may_go: bool,
+}
 
 /// Makes the two ends.
 ///
@@ -26,7 +29,12 @@ pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
     // The standard library sets SOCK_CLOEXEC.
     let (parent, child) = UnixStream::pair()
         .map_err(|error| Error::from_io("socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC)", &error))?;
-    Ok((ParentEnd(parent), ChildEnd(child)))
+    explain::line(
+        "socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC)",
+        "parent's end, child's end",
+        "socketpair(2)",
+    );
+    Ok((ParentEnd(parent), ChildEnd { socket: child, may_go: false }))
 }
 
 impl ParentEnd {
@@ -38,20 +46,21 @@ impl ParentEnd {
         let turn = explain::Turn::take();
         self.0.write_all(b"g").map_err(|error| Error::from_io("telling the child to go", &error))?;
         if let Some(turn) = turn {
-            turn.line("write(socket, \"go\")", 1, "unix(7)");
+            turn.line("send(socket, \"go\")", 1, "unix(7)");
         }
         Ok(())
     }
 
-    /// Waits until the child has become the command.
+    /// Reads what the child failed at. Called once the child has ended: the end of the file that exec makes is no
+    /// news that is worth waking up for, as every wake-up delays the start.
     ///
     /// # Errors
-    /// What the child says it failed at.
-    pub fn wait_for_exec(&mut self) -> Result<()> {
+    /// What the child failed at, if it did not become the command.
+    pub fn failure(&mut self) -> Result<()> {
         let mut message = Vec::new();
         self.0
             .read_to_end(&mut message)
-            .map_err(|error| Error::from_io("waiting for the child to start the command", &error))?;
+            .map_err(|error| Error::from_io("reading what the child failed at", &error))?;
         if message.is_empty() { Ok(()) } else { Err(Error::from_bytes(&message)) }
     }
 }
@@ -63,15 +72,18 @@ impl ChildEnd {
     /// When the parent has died: nobody would wait for this container or clean up after it.
     pub fn wait_for_go(&mut self) -> Result<()> {
         let mut go = [0];
-        self.0
+        self.socket
             .read_exact(&mut go)
             .map_err(|error| Error::new(format!("the runtime ended before the container began: {error}")))?;
-        explain::line("read(socket)", "\"go\"", "unix(7)");
+        self.may_go = true;
+        explain::line("recv(socket)", "\"go\"", "unix(7)");
         Ok(())
     }
 
     /// Tells the parent what failed. That the parent may be dead, too, is no further failure.
     pub(crate) fn failed(&mut self, error: &Error) {
-        let _ = self.0.write_all(&error.to_bytes());
+        // The kernel throws away what a socket holds when the other side leaves its own mail unread: read "go" first.
+        let _ = if self.may_go { Ok(()) } else { self.wait_for_go() };
+        let _ = self.socket.write_all(&error.to_bytes());
     }
 }

@@ -1,7 +1,6 @@
 //! The life of the container's first process: clone, signals and terminal while it runs, its exit status, exec.
 //!
-//! Order: [`Signals::block`], [`clone`], [`Child::go`], [`Child::wait_for_exec`], [`Child::wait`]. The signals
-//! are blocked before the clone, so that not even a child that ends at once can end unseen.
+//! Order: [`Signals::block`], [`clone`], [`Child::go`], [`Child::wait`]. The signals are blocked before the clone, so that not even a child that ends at once can end unseen.
 //! See clone(2), pid_namespaces(7), signal(7), execve(2).
 
 use std::collections::BTreeMap;
@@ -55,7 +54,9 @@ impl Signals {
         // SAFETY: the default action is no handler that could break an invariant.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
             .map_err(|errno| Error::from_errno("signal(SIGCHLD, SIG_DFL)", errno))?;
-        let mut set: SigSet = FORWARDED.into_iter().collect();
+        // Who starts us with nohup(1) wants us to outlive the terminal.
+        let nohup = ignores(Signal::SIGHUP);
+        let mut set: SigSet = FORWARDED.into_iter().filter(|&it| it != Signal::SIGHUP || !nohup).collect();
         set.add(Signal::SIGCHLD);
         // After the container's shell had the terminal, we write to it and take it back from the background.
         set.add(Signal::SIGTTOU);
@@ -97,6 +98,17 @@ pub fn require_root() -> Result<()> {
         .hint("run it with sudo; step4-users needs no root"))
 }
 
+/// Whether a signal is ignored, as our parent left it.
+fn ignores(signal: Signal) -> bool {
+    // SAFETY: a sigaction of zeroes is valid, and the call only writes what is set now into it.
+    let action = unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        libc::sigaction(signal as libc::c_int, ptr::null(), &raw mut action);
+        action
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 /// The child, seen from the parent. Dropped before it has ended, it is killed, and with it, as it is PID 1 of
 /// its namespace, every process of the container.
 #[derive(Debug)]
@@ -108,7 +120,7 @@ pub struct Child {
 }
 
 /// Makes a child in new namespaces, one for each flag, and lets it run `story`: its own side of the start, which
-/// ends in [`exec`]. What the story fails at reaches the parent's [`Child::wait_for_exec`].
+/// ends in [`exec`]. What the story fails at reaches the parent's [`Child::wait`].
 ///
 /// With `cgroup`, a directory of cgroup v2, the child is born in that cgroup where the kernel can do so (5.7);
 /// `story` is told whether it was. Moving it there later costs milliseconds: the kernel waits until no CPU
@@ -192,25 +204,12 @@ fn clone_failed(flags: CloneFlags, in_cgroup: bool, errno: Errno) -> Error {
 }
 
 impl Child {
-    /// The child's pid, as the host sees it.
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// Lets the child begin. See [`ParentEnd::go`].
     ///
     /// # Errors
     /// When the child is dead already.
     pub fn go(&mut self) -> Result<()> {
         self.socket.go()
-    }
-
-    /// Waits until the child has become the command. See [`ParentEnd::wait_for_exec`].
-    ///
-    /// # Errors
-    /// What the child says it failed at.
-    pub fn wait_for_exec(&mut self) -> Result<()> {
-        self.socket.wait_for_exec()
     }
 
     /// Waits for the command to end, passes signals on to it, and returns its status as a shell tells it: its
@@ -220,7 +219,7 @@ impl Child {
     /// (pid_namespaces(7)). So who presses Ctrl-C in vain gets out by pressing it three times.
     ///
     /// # Errors
-    /// When the kernel does not let us wait.
+    /// What the child failed at before it became the command.
     pub fn wait(mut self, signals: &Signals) -> Result<u8> {
         let mut interrupts = 0;
         loop {
@@ -228,17 +227,22 @@ impl Child {
             if signal == Signal::SIGCHLD {
                 if let Some(status) = self.reap(WaitPidFlag::WNOHANG)? {
                     self.terminal.restore();
+                    self.socket.failure()?;
                     return Ok(status);
                 }
-            } else if !from_terminal {
-                self.send(signal);
-            } else if signal == Signal::SIGINT {
-                // The terminal has sent it to its whole foreground group, to the container, too.
+                continue;
+            }
+            if from_terminal && signal == Signal::SIGINT {
                 interrupts += 1;
-                if interrupts == 3 {
-                    tell(format_args!("Ctrl-C three times: ending the container with SIGKILL"));
-                    self.send(Signal::SIGKILL);
-                }
+            }
+            if interrupts == 3 {
+                tell(format_args!("Ctrl-C three times: ending the container with SIGKILL"));
+                self.send(Signal::SIGKILL);
+            } else if from_terminal && signal == Signal::SIGHUP {
+                // The terminal is gone, and nobody can reach the container any more.
+                self.send(Signal::SIGKILL);
+            } else if !from_terminal || !self.terminal.reaches_container {
+                self.send(signal);
             }
         }
     }
@@ -263,7 +267,11 @@ impl Child {
             _ => return Ok(None),
         };
         self.ended = true;
-        explain::line(format_args!("wait4({})", self.pid), format_args!("{status:?}"), "wait(2)");
+        let how = match status {
+            WaitStatus::Signaled(_, signal, _) => signal.as_str(),
+            _ => "exited",
+        };
+        explain::line(format_args!("wait4({})", self.pid), format_args!("{how}, status {code}"), "wait(2)");
         Ok(Some(code as u8))
     }
 }
@@ -285,36 +293,45 @@ impl Drop for Child {
 /// container, so it must be one of the container's own: the child becomes the leader of a new group. The
 /// runtime joins it, or it would not hear of a Ctrl-C. See setpgid(2), tcsetpgrp(3), credentials(7).
 #[derive(Debug)]
-struct Terminal(Option<(Termios, Pid)>);
+struct Terminal {
+    before: Option<(Termios, Pid)>,
+    /// Whether what the terminal sends, such as a Ctrl-C, reaches the container without our help.
+    reaches_container: bool,
+}
 
 impl Terminal {
     fn give_to(child: Pid) -> Terminal {
         let stdin = io::stdin();
-        let foreground = tcgetpgrp(&stdin).ok().filter(|&group| group == getpgrp());
-        let interactive = io::stdout().is_terminal() && io::stderr().is_terminal();
-        let Some(settings) = foreground.filter(|_| interactive).and_then(|_| tcgetattr(&stdin).ok()) else {
-            return Terminal(None);
+        let join = |pid| {
+            call("setpgid(2)", || format!("setpgid({pid}, {child})"), || setpgid(Pid::from_raw(pid), child))
+        };
+        let Ok(foreground) = tcgetpgrp(&stdin) else {
+            // No terminal that its own group could cut it off from. And in ours, `kill 0` in the container would hit
+            // whoever called us: groups know no PID namespaces.
+            let _ = join(child.as_raw());
+            return Terminal { before: None, reaches_container: false };
         };
         let own_group = getpgrp();
+        let interactive = io::stdout().is_terminal() && io::stderr().is_terminal() && foreground == own_group;
+        let Some(settings) = interactive.then(|| tcgetattr(&stdin).ok()).flatten() else {
+            return Terminal { before: None, reaches_container: true };
+        };
         // Ctrl-Z stops no PID 1 that does not want it to. If it stopped us, the user would see a shell's prompt
         // and a container that goes on.
         let _ = SigSet::from(Signal::SIGTSTP).thread_block();
         // A failure costs job control and no more: a session leader, say, cannot change its group.
-        let join = |pid| {
-            call("setpgid(2)", || format!("setpgid({pid}, {child})"), || setpgid(Pid::from_raw(pid), child))
-        };
         let _ = join(child.as_raw())
             .and_then(|()| {
                 call("tcsetpgrp(3)", || format!("tcsetpgrp(0, {child})"), || tcsetpgrp(&stdin, child))
             })
             .and_then(|()| join(0));
-        Terminal(Some((settings, own_group)))
+        Terminal { before: Some((settings, own_group)), reaches_container: true }
     }
 
     /// Gives the terminal back to the user's own shell, in a state that it can work with: a shell in the container
     /// may have died while another group had it, or in raw mode.
     fn restore(&self) {
-        if let Terminal(Some((settings, group))) = self {
+        if let Some((settings, group)) = &self.before {
             let stdin = io::stdin();
             // The terminal may have been hung up meanwhile: then there is nothing to restore. If nobody else is
             // left in the old group, and it was not ours to name, a new one does as well.
@@ -399,14 +416,16 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallibl
     Err(exec_failed(&file, line(), Errno::last()))
 }
 
-/// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored (the
-/// standard library ignores SIGPIPE: `yes | head -1` would never end).
+/// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The standard
+/// library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head -1` in it would
+/// end with an error message.
 fn default_signals() -> Result<()> {
     for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
         // SAFETY: the default action is no handler that could break an invariant.
         unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
             .map_err(|errno| Error::from_errno(format!("signal({signal}, SIG_DFL)"), errno))?;
     }
+    explain::line("sigaction(each signal, SIG_DFL)", 0, "sigaction(2)");
     call(
         "sigprocmask(2)",
         || "sigprocmask(SIG_SETMASK, [])".into(),

@@ -68,7 +68,8 @@ pub fn sethostname(name: &str) -> Result<()> {
     call("sethostname(2)", || format!("sethostname({name:?})"), || nix::unistd::sethostname(name))
 }
 
-/// Makes a directory with these permissions, less the umask: mkdir(2). One that is there already is fine.
+/// Makes a directory with these permissions, less the umask: mkdir(2). One that is there already is fine, but not
+/// a symbolic link to one, which would lead what is mounted or made there to another place.
 ///
 /// # Errors
 /// ENOENT when its parent is not there, ENOTDIR, EACCES, EROFS; EEXIST when `path` is something else.
@@ -80,7 +81,10 @@ pub fn mkdir(path: impl AsRef<Path>, mode: u32) -> Result<()> {
         || nix::unistd::mkdir(path, Mode::from_bits_truncate(mode)),
     );
     match result {
-        Err(error) if error.errno() == Some(Errno::EEXIST) && path.is_dir() => Ok(()),
+        Err(error) if error.errno() == Some(Errno::EEXIST) => match path.symlink_metadata() {
+            Ok(there) if there.is_dir() => Ok(()),
+            _ => Err(error.hint("what is there is not a directory, or a symbolic link to one")),
+        },
         result => result,
     }
 }
@@ -135,8 +139,8 @@ pub fn setrlimit(resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
     )
 }
 
-/// Asks the kernel to send SIGKILL to this process when the parent dies: prctl(2), `PR_SET_PDEATHSIG`. An exec
-/// of a program that gains privileges forgets it.
+/// Asks the kernel to send SIGKILL to this process when the parent dies: prctl(2), `PR_SET_PDEATHSIG`. The kernel
+/// forgets it when the process changes its effective user or group, or executes a program that does.
 ///
 /// # Errors
 /// None that the arguments can cause.
@@ -172,6 +176,12 @@ pub(crate) trait Returned {
 }
 
 impl Returned for () {
+    fn number(&self) -> usize {
+        0
+    }
+}
+
+impl Returned for nix::fcntl::Flock<std::fs::File> {
     fn number(&self) -> usize {
         0
     }

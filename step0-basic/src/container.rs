@@ -42,14 +42,15 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare name.
     // NEWUTS: a host name of its own.
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
+    // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
     let mut child = process::clone(namespaces, cgroup.v2_directory(), |parent, born_in_cgroup| {
         become_command(cli, &root, &cgroup, parent, born_in_cgroup)
     })?;
     child.go()?;
-    child.wait_for_exec()?;
     let status = child.wait(&signals)?;
 
-    cgroup.remove()?;
+    // The command has run, and its status is what counts.
+    cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
     Ok(status)
 }
 
@@ -61,7 +62,8 @@ fn become_command(
     parent: &mut ChildEnd,
     born_in_cgroup: bool,
 ) -> Result<Infallible> {
-    // First this, then wait: a parent that died before the first line is noticed by the second.
+    // The kernel kills us when the parent dies, and with us, as we are PID 1, all of the container. First this, then
+    // wait: a parent that died before the first line is noticed by the second.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.

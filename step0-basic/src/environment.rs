@@ -5,7 +5,7 @@
 
 use common::process::Environment;
 
-/// The variables that every container has, with Docker's values.
+/// The variables that every container has: Docker's, and TERM, which Docker sets for a terminal only.
 pub fn defaults(hostname: &str) -> Environment {
     let variables = [
         // Without it, the runtime could not find `ls`.

@@ -17,6 +17,7 @@
 use common::Result;
 use common::cgroupfs::{Cgroup, Version};
 use common::values::{self, Limit};
+use nix::errno::Errno;
 
 use crate::cli::Limits;
 
@@ -67,11 +68,11 @@ fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
         (Version::V2, Limit::AtMost(bytes)) => ("memory.swap.max", (bytes - limits.memory).to_string()),
         (Version::V2, Limit::Unlimited) => ("memory.swap.max", "max".into()),
     };
-    // A kernel may be unable to count swap. That is an error only for who asked for it.
-    if limits.memory_swap.is_none() && !cgroup.has("memory", file) {
-        return Ok(());
+    match cgroup.write("memory", file, value) {
+        // A kernel may be unable to count swap. That is an error only for who asked for it.
+        Err(error) if error.errno() == Some(Errno::ENOENT) && limits.memory_swap.is_none() => Ok(()),
+        result => result,
     }
-    cgroup.write("memory", file, value)
 }
 
 /// At the limit, the kernel lets nobody in the cgroup run until the next period begins.

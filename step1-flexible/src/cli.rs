@@ -24,7 +24,12 @@ pub struct Cli {
     pub limits: Limits,
 
     /// The command to run, with its arguments.
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, default_value = "/bin/sh")]
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        default_value = "/bin/sh",
+        help_heading = "Arguments"
+    )]
     pub command: Vec<OsString>,
 }
 

@@ -33,7 +33,7 @@ pub fn build(world: &World) -> Result<Environment> {
     Ok(environment)
 }
 
-/// The variables that every container has, with Docker's values.
+/// The variables that every container has: Docker's, and TERM, which Docker sets for a terminal only.
 pub fn defaults(hostname: &str) -> Environment {
     let variables = [
         // Without it, the runtime could not find `ls`.

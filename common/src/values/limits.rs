@@ -23,7 +23,9 @@ pub fn pids_limit(text: &str) -> Result<Limit, String> {
         Some(0) => Ok(Limit::Unlimited),
         Some(processes) if processes <= PID_MAX_LIMIT => Ok(Limit::AtMost(processes)),
         _ if text == "-1" => Ok(Limit::Unlimited),
-        _ => Err(format!("expected a number of processes from 1 to {PID_MAX_LIMIT}, or -1 for unlimited")),
+        _ => Err(format!(
+            "expected a number of processes from 1 to {PID_MAX_LIMIT}, or -1 (or 0) for unlimited"
+        )),
     }
 }
 

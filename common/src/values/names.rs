@@ -15,7 +15,7 @@ const HOST_NAME_MAX: usize = 64;
 /// Reads the value of `--hostname`: 1 to 64 letters, digits, `-`, `.` and `_`, not beginning with `-`.
 ///
 /// The kernel itself takes any bytes. But the name is printed by prompts and logs, where a newline or an
-/// escape sequence forges what stands there; it goes into `/etc/hosts`, where white space ends it; and
+/// escape sequence forges what stands there; step 2 writes it into `/etc/hosts`, where white space ends it; and
 /// programs get it as an argument, where a leading `-` makes it an option. `_` is not in hostname(7), but in
 /// use.
 ///
