@@ -3,9 +3,10 @@
 //! A step must pass what it and the steps before it promise, and must fail (`not-yet::`) what only later steps
 //! promise. One check at a time, unless told otherwise: some measure time, and all look at the same host.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -20,7 +21,10 @@ pub fn main(package: &str, binary: &'static str) -> ExitCode {
         eprintln!("{package} is not the name of a step");
         return ExitCode::FAILURE;
     };
-    let trials = all().filter_map(|check| trial(check, step, binary)).collect();
+    // Made by the first check that runs, as `--list` runs none. No static: it must be dropped, and its folder with it.
+    let subject = Arc::new(OnceLock::new());
+    let new = move || Subject::new(Path::new(binary), step);
+    let trials = all().filter_map(|check| trial(check, step, &subject, new)).collect();
     if probe::lacking(&[]).is_none()
         && let Err(errno) = host::enter()
     {
@@ -30,16 +34,12 @@ pub fn main(package: &str, binary: &'static str) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Made by the first check that runs: `--list` runs none.
-fn subject(step: u8, binary: &str) -> Result<&'static Subject, Failed> {
-    static SUBJECT: OnceLock<Subject> = OnceLock::new();
-    if SUBJECT.get().is_none() {
-        let _ = SUBJECT.set(Subject::new(Path::new(binary), step)?);
-    }
-    SUBJECT.get().ok_or_else(|| "no subject".into())
-}
-
-fn trial(check: &'static Check, step: u8, binary: &'static str) -> Option<Trial> {
+fn trial(
+    check: &'static Check,
+    step: u8,
+    subject: &Arc<OnceLock<io::Result<Subject>>>,
+    new: impl FnOnce() -> io::Result<Subject> + Send + 'static,
+) -> Option<Trial> {
     let holds = check.holds_in(step);
     if !holds && !check.fails_in(step) {
         return None;
@@ -50,7 +50,11 @@ fn trial(check: &'static Check, step: u8, binary: &'static str) -> Option<Trial>
         (false, true) => format!("not-yet::{}", check.id),
         (false, false) => format!("no-longer::{}", check.id),
     };
-    let test = move || judge(check, holds, crate::run(check, subject(step, binary)?));
+    let subject = Arc::clone(subject);
+    let test = move || match subject.get_or_init(new) {
+        Ok(subject) => judge(check, holds, crate::run(check, subject)),
+        Err(error) => Err(format!("a folder for the checks: {error}").into()),
+    };
     let trial = Trial::test(name, test).with_ignored_flag(skipped.is_some());
     Some(match skipped {
         Some(reason) => trial.with_kind(format!("skipped: {reason}")),

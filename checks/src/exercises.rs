@@ -83,16 +83,14 @@ fn private_tmp(subject: &Subject) -> Checked {
 }
 
 fn no_swap(subject: &Subject) -> Checked {
-    let container = subject.hold(&[])?;
-    let cgroup = container.first()?.cgroup()?;
-    let memory = cgroup.limit("memory.limit_in_bytes", "memory.max")?;
-    let v1 = cgroup.folder("memory")?.join("memory.memsw.limit_in_bytes").exists();
-    let limit = cgroup.limit("memory.memsw.limit_in_bytes", "memory.swap.max")?;
-    expect(
-        if v1 { "the limit of memory and swap" } else { "the limit of swap" },
-        if v1 { memory } else { Some(0) },
-        limit,
-    )
+    subject.in_cgroup(&[], |cgroup| {
+        let memory = cgroup.limit("memory.limit_in_bytes", "memory.max")?;
+        let limit = cgroup.limit("memory.memsw.limit_in_bytes", "memory.swap.max")?;
+        match cgroup.folder("memory")?.join("memory.memsw.limit_in_bytes").exists() {
+            true => expect("the limit of memory and swap", memory, limit),
+            false => expect("the limit of swap", Some(0), limit),
+        }
+    })
 }
 
 fn domainname(subject: &Subject) -> Checked {
@@ -104,7 +102,8 @@ fn domainname(subject: &Subject) -> Checked {
 }
 
 fn oom_score_adj(subject: &Subject) -> Checked {
-    for score in ["500", "-500", "1000"] {
+    // Lower than its own it may be written with CAP_SYS_RESOURCE only, which not every host gives to its root.
+    for score in ["500", "1000"] {
         let found = subject.hold(&["--oom-score-adj", score])?.first()?.read("oom_score_adj")?;
         expect(format!("oom_score_adj with --oom-score-adj {score}"), score, found.trim())?;
     }
@@ -117,9 +116,8 @@ fn oom_score_adj(subject: &Subject) -> Checked {
 }
 
 fn memory_reservation(subject: &Subject) -> Checked {
-    let container = subject.hold(&["--memory-reservation", "32m"])?;
-    let cgroup = container.first()?.cgroup()?;
-    let limit = cgroup.limit("memory.soft_limit_in_bytes", "memory.low")?;
+    let options = ["--memory-reservation", "32m"];
+    let limit = subject.in_cgroup(&options, |it| it.limit("memory.soft_limit_in_bytes", "memory.low"))?;
     expect("the reservation", Some(32 << 20), limit)?;
     subject.run(&["--memory-reservation", "abc", "true"])?.status_is(125)
 }

@@ -44,28 +44,8 @@ pub enum State {
     Missing,
 }
 
-/// A step, and who runs it where that makes a difference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub enum Step {
-    /// step0-basic, as root.
-    #[serde(rename = "step 0")]
-    Basic,
-    /// step1-flexible, as root.
-    #[serde(rename = "step 1")]
-    Flexible,
-    /// step2-isolation, as root.
-    #[serde(rename = "step 2")]
-    Isolation,
-    /// step3-storage, as root.
-    #[serde(rename = "step 3")]
-    Storage,
-    /// step4-users, as an ordinary user.
-    #[serde(rename = "step 4 as an ordinary user")]
-    UsersAsUser,
-    /// step4-users, as root.
-    #[serde(rename = "step 4 as root")]
-    UsersAsRoot,
-}
+/// A step, and who runs it where that makes a difference: `step 0`, `step 4 as root`.
+pub type Step = &'static str;
 
 /// One thing that the machine has or lacks.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -123,8 +103,8 @@ struct Tree {
 /// What was found on a machine.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// What to type to have root ask again.
-    again: String,
+    /// How root asks again.
+    as_root: String,
     release: String,
     uid: u32,
     root: Result<(), String>,
@@ -152,16 +132,15 @@ pub struct Facts {
     programs: Vec<&'static str>,
     /// Whether `/etc/subuid` and `/etc/subgid` have a line for the user.
     subordinate: (bool, bool),
-    /// The filter actions that the kernel knows; `None` when it has no filters.
-    seccomp: Option<String>,
+    seccomp: Result<(), String>,
     terminal: Result<(), String>,
     systemd: bool,
 }
 
 impl Facts {
     /// Finds out. `ask` runs [`attempt`] with these names in a process of its own, within a time limit; `user` is
-    /// the ordinary user's number, if one is known; `again` is the command by which root asks again.
-    pub fn gather(ask: &dyn Fn(Who, &[&str]) -> Tried, user: Option<u32>, again: String) -> Facts {
+    /// the ordinary user's number, if one is known; `again` is the command that asks again.
+    pub fn gather(ask: &dyn Fn(Who, &[&str]) -> Tried, user: Option<u32>, again: &str) -> Facts {
         let uid = geteuid().as_raw();
         let mut tried = BTreeMap::new();
         for name in KINDS.into_iter().chain(["overlay", "veth", "bridge", "nft"]) {
@@ -192,7 +171,10 @@ impl Facts {
         let exists = |kind: &&str| Path::new("/proc/self/ns").join(kind).exists();
         let programs = ["sudo", "nft", "newuidmap", "newgidmap", "pasta", "slirp4netns"];
         Facts {
-            again,
+            as_root: match installed("sudo") {
+                Some(_) => format!("sudo {again}"),
+                None => format!("as root: {again}"),
+            },
             release: text("/proc/sys/kernel/osrelease"),
             uid,
             root: Need::Root.probe(),
@@ -217,9 +199,10 @@ impl Facts {
             swap: Need::SwapAccounting.probe(),
             programs: programs.into_iter().filter(|name| installed(name).is_some()).collect(),
             subordinate: (has_ids("/etc/subuid"), has_ids("/etc/subgid")),
-            seccomp: fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
-                .ok()
-                .map(|actions| actions.trim().to_owned()),
+            seccomp: match text("/proc/sys/kernel/seccomp/actions_avail").as_str() {
+                "" => Err("this kernel was built without CONFIG_SECCOMP_FILTER".into()),
+                _ => Ok(()),
+            },
             terminal: terminal(),
             systemd: Path::new("/run/systemd/system").exists(),
             user,

@@ -3,7 +3,7 @@
 //! Every run has a time limit: no check can hang. Touches the state folder and what the binary touches.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,12 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
 use crate::container::Container;
-use crate::kernel::Mount;
+use crate::kernel::{Cgroup, Mount, identity};
 use crate::{Checked, Failure, ensure};
 
 /// How long a run may take. Generous: the machine may be busy, and nothing waits for it when all is well.
@@ -36,6 +37,8 @@ pub struct Subject {
     binary: PathBuf,
     step: u8,
     folder: TempDir,
+    /// Held until the folder is gone: a folder whose lock is free was left by checks that were killed.
+    _lock: Flock<File>,
     copy_of_root: OnceLock<PathBuf>,
 }
 
@@ -47,13 +50,21 @@ impl Subject {
     /// When there is no such file, or no temporary folder.
     pub fn new(binary: &Path, step: u8) -> io::Result<Subject> {
         let binary = fs::canonicalize(binary)?;
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        sweep();
+        let (folder, lock) = loop {
+            let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+            let lock = lock(folder.path()).filter(|_| folder.path().exists());
+            // Without a lock, the sweep of other checks came in between.
+            if let Some(lock) = lock {
+                break (folder, lock);
+            }
+        };
         // One check is an ordinary user.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         for name in ["home", "tmp", "files"] {
             fs::create_dir(folder.path().join(name))?;
         }
-        let subject = Subject { binary, step, folder, copy_of_root: OnceLock::new() };
+        let subject = Subject { binary, step, folder, _lock: lock, copy_of_root: OnceLock::new() };
         if let Ok(run) = Container::start(&mut subject.command(&["true"])) {
             let _ = run.output_within(FIRST_LIMIT);
         }
@@ -147,6 +158,19 @@ impl Subject {
         Ok(container)
     }
 
+    /// Reads something of the cgroup of a container with these options, while it is there.
+    ///
+    /// # Errors
+    /// As [`hold`](Subject::hold), or what `read` fails at.
+    pub fn in_cgroup<T>(
+        &self,
+        options: &[&str],
+        read: impl FnOnce(&Cgroup) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let container = self.hold(options)?;
+        read(&container.first()?.cgroup()?)
+    }
+
     /// Starts a shell script that prints `ready` when it is.
     ///
     /// # Errors
@@ -165,10 +189,14 @@ impl Subject {
         let path = self.folder.path().join("root");
         if self.copy_of_root.get().is_none() {
             let container = self.hold(&[])?;
+            let original = container.first()?.path("root/.");
+            ensure(identity(&original)? != identity("/")?, || {
+                Failure::new("a root to copy that is not the host's", "the host's")
+            })?;
             // Not the mounts in it: /proc and /dev are the container's own.
             let copied = Command::new("cp")
                 .args(["--archive", "--one-file-system"])
-                .arg(container.first()?.path("root/."))
+                .arg(original)
                 .arg(&path)
                 .stderr(Stdio::null())
                 .status()?;
@@ -179,6 +207,21 @@ impl Subject {
         let path = self.copy_of_root.get_or_init(|| path);
         path.to_str().ok_or_else(|| Failure::new("a temporary folder with a plain name", path.display()))
     }
+}
+
+/// Removes the folders of checks that were killed.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if is_ours && let Some(_lock) = lock(&entry.path()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Locks a folder, unless another process has locked it.
+fn lock(folder: &Path) -> Option<Flock<File>> {
+    Flock::lock(File::open(folder).ok()?, FlockArg::LockExclusiveNonblock).ok()
 }
 
 impl Drop for Subject {

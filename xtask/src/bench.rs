@@ -52,7 +52,10 @@ const WARM_UP: u32 = 3;
 /// When not root, when the steps cannot be built or do not run, and with `--check` when there is nothing to
 /// compare with.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(nix::unistd::geteuid().is_root(), "steps 0 to 3 need root: sudo -E cargo xtask bench");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "steps 0 to 3 need root: sudo -E env \"PATH=$PATH\" cargo xtask bench"
+    );
     let steps = match args.steps.as_slice() {
         [] => workspace::steps()?,
         named => named.iter().map(|step| workspace::step(step)).collect::<Result<_>>()?,

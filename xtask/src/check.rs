@@ -109,8 +109,11 @@ fn list(args: &Args) -> Result<()> {
 }
 
 fn chosen(args: &Args, step: u8) -> impl Iterator<Item = &'static Check> {
-    let prefix = args.only.clone().unwrap_or_default();
-    checks::all().filter(move |check| check.id.starts_with(&prefix) && check.holds_in(step))
+    let wanted = args.only.clone().unwrap_or_default();
+    // `memory.option` is the beginning of another id, too.
+    let exact = checks::all().any(|check| check.id == wanted);
+    let is_wanted = move |id: &str| if exact { id == wanted } else { id.starts_with(&wanted) };
+    checks::all().filter(move |check| is_wanted(check.id) && check.holds_in(step))
 }
 
 /// What is tried: a check or an exercise.

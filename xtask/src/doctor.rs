@@ -50,8 +50,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(Path::new("/proc/self/ns").exists(), "/proc is not mounted: mount -t proc proc /proc");
 
     // sudo's folders of programs have no cargo in them, so root asks with this binary.
-    let again = format!("sudo {} doctor", std::env::current_exe()?.display());
-    let facts = Facts::gather(&ask, ordinary_user(), again);
+    let again = format!("{} doctor", std::env::current_exe()?.display());
+    let facts = Facts::gather(&ask, ordinary_user(), &again);
     let lines = facts.lines();
     let steps = verdicts(&lines);
     if args.json {
@@ -88,7 +88,8 @@ fn ask(who: Who, names: &[&str]) -> Result<String, String> {
 
 /// What the command printed, as an error when it failed. It and all that it started is ended at the time limit.
 fn answer(mut command: Command, limit: Duration) -> Result<String, String> {
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // Pipes for all three, as there may be no /dev/null.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("starting a process for it: {error}"))?;
     let deadline = Instant::now() + limit;
     let status = loop {

@@ -5,5 +5,6 @@ pub mod book;
 pub mod check;
 pub mod diff;
 pub mod doctor;
+pub mod prove;
 pub mod readme;
 pub mod workspace;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
-use xtask::{bench, book, check, diff, doctor, readme};
+use xtask::{bench, book, check, diff, doctor, prove, readme};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -14,6 +14,7 @@ enum Tool {
     Check(check::Args),
     Diff(diff::Args),
     Doctor(doctor::Args),
+    Prove(prove::Args),
     Readme(readme::Args),
     Book(book::Args),
     Bench(bench::Args),
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Tool::Check(args) => check::run(&args),
         Tool::Diff(args) => diff::run(&args),
         Tool::Doctor(args) => doctor::run(&args),
+        Tool::Prove(args) => prove::run(&args),
         Tool::Readme(args) => readme::run(&args),
         Tool::Book(args) => book::run(&args),
         Tool::Bench(args) => bench::run(&args),

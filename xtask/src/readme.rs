@@ -256,6 +256,7 @@ pub struct Block {
     /// Where it stands: `step0-basic/README.md:13`.
     pub name: String,
     needs_root: bool,
+    needs_no_swap: bool,
     ignored: Option<String>,
     indent: String,
     commands: Vec<Typed>,
@@ -303,13 +304,15 @@ fn parse(file: &str, text: &str) -> Result<Vec<Block>> {
         }
         let ignored = options.strip_prefix("ignore=").map(str::to_owned);
         ensure!(
-            matches!(options, "" | "root") || ignored.as_ref().is_some_and(|reason| !reason.is_empty()),
+            matches!(options, "" | "root" | "root,no-swap")
+                || ignored.as_ref().is_some_and(|reason| !reason.is_empty()),
             "{name}: `{options}`: expected `root` or `ignore=REASON`"
         );
         let commands = typed(&body).with_context(|| name.clone())?;
         blocks.push(Block {
             name,
-            needs_root: options == "root",
+            needs_root: options.starts_with("root"),
+            needs_no_swap: options == "root,no-swap",
             ignored,
             indent: indent.to_owned(),
             commands,
@@ -347,7 +350,9 @@ impl Block {
     pub fn skipped(&self) -> Option<String> {
         match &self.ignored {
             Some(reason) => Some(reason.clone()),
-            None => (self.needs_root && !geteuid().is_root()).then(|| "needs root".to_owned()),
+            None if self.needs_root && !geteuid().is_root() => Some("needs root".to_owned()),
+            None if self.needs_no_swap => checks::Need::NoSwap.probe().err(),
+            None => None,
         }
     }
 

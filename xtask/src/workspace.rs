@@ -76,7 +76,8 @@ pub fn build(packages: &[&str], how: Build) -> Result<PathBuf> {
     }
     if how == Build::StaticRelease {
         cargo.args(["--release", "--target", &host_tuple()?]);
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        // At a fixed address: what can be anywhere must be relocated at each start, which touches most pages.
+        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
     }
     let names = packages.join(", ");
     let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
@@ -124,6 +125,47 @@ fn an_ordinary_user_is_told_that_steps_0_to_3_need_root() {
         assert!(["untried", "missing"].contains(&verdict["state"].as_str().unwrap()), "{verdict:#}");
         assert!(verdict["remedies"][0].as_str().unwrap().contains("su"), "{verdict:#}");
     }
+}
+
+#[test]
+fn root_tries_for_the_user_who_called_sudo() {
+    // In a folder like /root, which is closed to that user.
+    let closed = fs::Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().permissions(closed).tempdir().unwrap();
+    let copy = folder.path().join("xtask");
+    fs::copy(XTASK, &copy).unwrap();
+    let caller = nix::unistd::geteuid().as_raw();
+    let user = if caller == 0 { 4321 } else { caller };
+    let (_, report) = json(Command::new(copy).env("SUDO_UID", user.to_string()));
+    let line = find(&report["facts"], "name", "user namespace for ordinary users");
+    let fact = line["fact"].as_str().unwrap();
+    assert!(line["state"] != "works" || fact.starts_with(&format!("user {user} made one")), "{line:#}");
+    assert!(!fact.contains("starting a process"), "{line:#}");
+    let ids = find(&report["facts"], "name", "subordinate ids")["fact"].as_str().unwrap();
+    assert!(caller != 0 || ids.contains("for 4321"), "{ids}");
+}
+
+#[test]
+fn no_mount_of_an_attempt_shows_where_mounts_are_shared() {
+    // As systemd shares a host's. Private first, so that what goes wrong stays in here.
+    let script = "mount --make-rprivate / && mount --make-rshared / && cat /proc/self/mountinfo > $1/before
+        \"$0\" doctor > $1/said; cat /proc/self/mountinfo > $1/after";
+    let folder = tempfile::tempdir().unwrap();
+    let mut inside = Command::new("unshare");
+    inside.arg("--mount");
+    if !nix::unistd::geteuid().is_root() {
+        inside.args(["--user", "--map-root-user"]);
+    }
+    let status = inside.args(["sh", "-c", script, XTASK]).arg(folder.path()).status().unwrap();
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    if !status.success() {
+        // Nowhere to try it: then the doctor must have found so, too.
+        let (_, report) = json(&mut Command::new(XTASK));
+        assert_ne!(find(&report["facts"], "name", "mnt namespace")["state"], "works");
+        return;
+    }
+    assert!(read("before").contains("shared:") && read("said").contains(" overlay: "), "{}", read("said"));
+    assert_eq!(read("after"), read("before"));
 }
 
 #[test]

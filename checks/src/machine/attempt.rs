@@ -66,7 +66,7 @@ fn user_namespace() -> Tried {
     }
     // AppArmor's restriction lets the namespace be made, and refuses what it is made for.
     named("unshare(CLONE_NEWNS) in a user namespace", unshare(CloneFlags::CLONE_NEWNS))?;
-    Ok("made one, and is root in it".into())
+    Ok(format!("user {uid} made one, and is root in it"))
 }
 
 fn overlay() -> Tried {
@@ -130,7 +130,7 @@ fn nft() -> Tried {
         chain in { type nat hook prerouting priority -100; tcp dport 80 dnat ip to 10.44.0.2; }
     }";
     let mut nft = Command::new(path);
-    nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = named("starting nft", nft.spawn())?;
     if let Some(mut stdin) = running.stdin.take() {
         // Should nft have ended already, its own message says why.

@@ -8,17 +8,17 @@ use std::fmt;
 
 use super::{Facts, KINDS, Line, State, Step, Tree, Verdict};
 use State::{Limited, Missing, Untried, Works};
-use Step::{Basic, Flexible, Isolation, Storage, UsersAsRoot, UsersAsUser};
 
-const ALL: &[Step] = &[Basic, Flexible, Isolation, Storage, UsersAsUser, UsersAsRoot];
-const BY_ROOT: &[Step] = &[Basic, Flexible, Isolation, Storage, UsersAsRoot];
-const LIMITS: &[Step] = &[Flexible, Isolation, Storage, UsersAsRoot];
-const NETWORKS: &[Step] = &[Isolation, Storage, UsersAsRoot];
-const TERMINALS: &[Step] = &[Isolation, Storage, UsersAsUser, UsersAsRoot];
-const LAYERS: &[Step] = &[Storage, UsersAsRoot];
-const USERS: &[Step] = &[UsersAsUser, UsersAsRoot];
-const AS_USER: &[Step] = &[UsersAsUser];
-const AS_ROOT: &[Step] = &[UsersAsRoot];
+const ALL: &[Step] =
+    &["step 0", "step 1", "step 2", "step 3", "step 4 as an ordinary user", "step 4 as root"];
+const BY_ROOT: &[Step] = &["step 0", "step 1", "step 2", "step 3", "step 4 as root"];
+const LIMITS: &[Step] = &["step 1", "step 2", "step 3", "step 4 as root"];
+const NETWORKS: &[Step] = &["step 2", "step 3", "step 4 as root"];
+const LAYERS: &[Step] = &["step 3", "step 4 as root"];
+const TERMINALS: &[Step] = &["step 2", "step 3", "step 4 as an ordinary user", "step 4 as root"];
+const USERS: &[Step] = &["step 4 as an ordinary user", "step 4 as root"];
+const AS_USER: &[Step] = &["step 4 as an ordinary user"];
+const AS_ROOT: &[Step] = &["step 4 as root"];
 
 const OLDEST: (u32, u32) = (5, 4);
 /// What later kernels have brought.
@@ -32,19 +32,6 @@ const BROUGHT: [((u32, u32), &str); 4] = [
 const OTHER_KERNEL: &str = "boot another kernel, or use a virtual machine: cargo xtask vm";
 const OUTSIDE: &str = "run it on the host, or start the container with --privileged";
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Basic => "step 0",
-            Flexible => "step 1",
-            Isolation => "step 2",
-            Storage => "step 3",
-            UsersAsUser => "step 4 as an ordinary user",
-            UsersAsRoot => "step 4 as root",
-        })
-    }
-}
-
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.state.mark(), self.name, self.fact)?;
@@ -54,13 +41,19 @@ impl fmt::Display for Line {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let because = self.because.join("; ");
         write!(f, "{} {}: ", self.state.mark(), self.step)?;
+        // The lines above tell all; here the first cause, as without it nothing else helps.
+        let first = self.because.first().map_or("", String::as_str);
+        let remedy = self.remedies.first().map_or("", String::as_str);
         match self.state {
             Works => write!(f, "can run"),
-            Limited => write!(f, "can run; limited: {because}"),
-            Untried => write!(f, "not tried: {because} → {}", self.remedies.join("; ")),
-            Missing => write!(f, "cannot run: because {because} → {}", self.remedies.join("; ")),
+            Limited => write!(f, "can run; limited: {}", self.because.join(", ")),
+            Untried => write!(f, "not tried: {first} → {remedy}"),
+            Missing => write!(f, "cannot run: because {first} → {remedy}"),
+        }?;
+        match self.because.len() {
+            more @ 2.. if self.state == Missing => write!(f, " (and {} more, see ✗ above)", more - 1),
+            _ => Ok(()),
         }
     }
 }
@@ -113,6 +106,13 @@ impl<N: ToString> About<N> {
     fn missing(&self, fact: impl ToString, remedy: impl ToString) -> Line {
         self.line(Missing, fact, remedy)
     }
+
+    fn judge(&self, found: &Result<(), String>, fact: &str, bad: State, remedy: &str) -> Line {
+        match found {
+            Ok(()) => self.works(fact),
+            Err(why) => self.line(bad, why, remedy),
+        }
+    }
 }
 
 impl Facts {
@@ -122,9 +122,25 @@ impl Facts {
         lines.extend(KINDS.map(|kind| self.namespace(kind)));
         lines.extend([self.user_namespace(), self.user_namespace_of_user(), self.layout()]);
         lines.extend(self.controllers());
-        lines.extend([self.delegation(), self.swap(), self.overlay(), self.overlay_of_user()]);
-        lines.extend([self.subordinate_ids(), self.link("veth"), self.link("bridge"), self.nft()]);
-        lines.extend([self.network_of_user(), self.seccomp(), self.terminal()]);
+        lines.extend([self.delegation(), self.overlay(), self.overlay_of_user(), self.subordinate_ids()]);
+        for kind in ["veth", "bridge"] {
+            let remedy = format!("sudo modprobe {kind}; until then no --network bridge");
+            lines.push(self.tried(kind, &About(kind, NETWORKS), Limited, &remedy));
+        }
+        lines.extend([self.nft(), self.network_of_user()]);
+        lines.push(About("swap accounting", LIMITS).judge(
+            &self.swap,
+            "swap is counted for each cgroup",
+            Limited,
+            "none needed but for --memory-swap",
+        ));
+        lines.push(About("seccomp", USERS).judge(&self.seccomp, "there are filters", Missing, OTHER_KERNEL));
+        lines.push(About("terminals", TERMINALS).judge(
+            &self.terminal,
+            "/dev/ptmx opens, and devpts is mounted",
+            Limited,
+            "sudo mount -t devpts -o ptmxmode=666 devpts /dev/pts",
+        ));
         lines
     }
 
@@ -159,15 +175,19 @@ impl Facts {
         if self.is_container() { OUTSIDE } else { "see dmesg for what refused it; in a chroot, leave it" }
     }
 
+    fn version(&self) -> (u32, u32) {
+        let numbers = self.release.split(|c: char| !c.is_ascii_digit());
+        let mut numbers = numbers.map(|number| number.parse().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    }
+
     fn kernel(&self) -> Line {
         let (it, release) = (About("kernel", ALL), &self.release);
         if self.is_wsl1() {
             let fact = format!("{release}: WSL 1, which is no Linux kernel and has no namespaces");
             return it.missing(fact, "in Windows: wsl --set-version DISTRIBUTION 2");
         }
-        let mut numbers =
-            release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        let version = self.version();
         if version < OLDEST {
             return it.missing(
                 format!("{release} is older than 5.4, the oldest that the course takes"),
@@ -210,7 +230,7 @@ impl Facts {
             }
             Err(why) if self.is_root() => it.missing(why, OUTSIDE),
             Err(_) if self.installed("sudo") => {
-                it.line(Untried, format!("you are user {uid}; sudo is installed"), &self.again)
+                it.line(Untried, format!("you are user {uid}; sudo is installed"), &self.as_root)
             }
             Err(_) => {
                 let fact = format!("you are user {uid}, and sudo is not installed");
@@ -227,8 +247,8 @@ impl Facts {
             Some(Ok(fact)) => it.works(format!("{fact}, within a user namespace")),
             Some(Err(why)) if self.is_root() => it.line(bad, why, remedy),
             // That a user cannot says nothing about root, and that nobody is root stops the steps already.
-            Some(Err(why)) => About(name, &[]).line(Untried, format!("not as a user: {why}"), &self.again),
-            None => About(name, &[]).line(Untried, "not tried", &self.again),
+            Some(Err(why)) => About(name, &[]).line(Untried, format!("not as a user: {why}"), &self.as_root),
+            None => About(name, &[]).line(Untried, "not tried", &self.as_root),
         }
     }
 
@@ -258,16 +278,20 @@ impl Facts {
 
     fn user_namespace(&self) -> Line {
         let it = About("user namespace", AS_ROOT);
-        match self.forbidden("user") {
-            _ if self.failure("user").is_none() => it.works("made one, and is root in it"),
-            Some((cause, remedy)) => it.missing(cause, remedy),
-            None => self.tried("user", &it, Missing, self.remedy()),
+        match (self.tried.get("user"), self.forbidden("user")) {
+            (Some(Ok(fact)), _) => it.works(fact),
+            (_, Some((cause, remedy))) => it.missing(cause, remedy),
+            _ => self.tried("user", &it, Missing, self.remedy()),
         }
     }
 
     fn user_namespace_of_user(&self) -> Line {
         let it = About("user namespace for ordinary users", AS_USER);
-        let Some(why) = self.failure("user, users") else { return it.works("made one, and is root in it") };
+        let why = match self.tried.get("user, users") {
+            Some(Ok(fact)) => return it.works(fact),
+            Some(Err(why)) => why,
+            None => "not tried",
+        };
         let apparmor = "kernel.apparmor_restrict_unprivileged_userns";
         let (cause, remedy) = if let Some(forbidden) = self.forbidden("user") {
             forbidden
@@ -337,10 +361,17 @@ impl Facts {
         let of_lack = |(name, why): (&&str, &String)| {
             // Without the others the default limits fail; this one has an option of its own.
             let (steps, state) = if *name == "cpuset" { (LIMITS, Limited) } else { (BY_ROOT, Missing) };
-            let remedy = format!("mount it, or boot with cgroup_enable={name} on the kernel's command line");
+            let remedy = match self.trees.iter().any(|tree| !tree.v2 && tree.useful().next().is_some()) {
+                true => "mount it; newer kernels have some in v2 only: see cgroup".into(),
+                false => format!(
+                    "take cgroup_disable={name} from the kernel's command line (Raspberry Pi: add cgroup_enable={name})"
+                ),
+            };
             About(format!("controller {name}"), steps).line(state, why, remedy)
         };
-        found.into_iter().chain(self.lacking.iter().map(of_lack)).collect()
+        // Where no hierarchy is mounted, its line tells it.
+        let lacking = self.lacking.iter().filter(|_| !self.trees.is_empty());
+        found.into_iter().chain(lacking.map(of_lack)).collect()
     }
 
     fn delegation(&self) -> Line {
@@ -361,20 +392,8 @@ impl Facts {
         }
     }
 
-    fn swap(&self) -> Line {
-        let it = About("swap accounting", LIMITS);
-        match &self.swap {
-            Ok(()) => it.works("swap is counted for each cgroup"),
-            Err(why) => it.limited(why, "none needed but for --memory-swap"),
-        }
-    }
-
     fn overlay(&self) -> Line {
-        let remedy = match self.is_container() {
-            true => OUTSIDE.into(),
-            false => format!("sudo modprobe overlay; if there is no such module, {OTHER_KERNEL}"),
-        };
-        self.tried("overlay", &About("overlay", LAYERS), Missing, &remedy)
+        self.tried("overlay", &About("overlay", LAYERS), Missing, self.overlay_remedy("overlay"))
     }
 
     fn overlay_of_user(&self) -> Line {
@@ -385,7 +404,19 @@ impl Facts {
             Some(_) if self.failure("user, users").is_some() => {
                 About(name, &[]).missing("needs a user namespace", "see user namespace for ordinary users")
             }
-            Some(why) => About(name, AS_USER).missing(why, "a kernel from 5.11 on that has overlay"),
+            Some(why) if self.version() < (5, 11) => {
+                About(name, AS_USER).missing(why, "a kernel from 5.11 on, or root")
+            }
+            Some(why) => About(name, AS_USER).missing(why, self.overlay_remedy("overlay, users")),
+        }
+    }
+
+    fn overlay_remedy(&self, attempt: &str) -> &'static str {
+        match self.failure(attempt) {
+            Some(why) if why.contains("ENODEV") => {
+                "sudo modprobe overlay; without such a module, another kernel, or cargo xtask vm"
+            }
+            _ => self.remedy(),
         }
     }
 
@@ -418,11 +449,6 @@ impl Facts {
         it.limited(format!("a container has one user, its root: {}", lacks.join("; ")), remedies.join("; "))
     }
 
-    fn link(&self, kind: &str) -> Line {
-        let remedy = format!("sudo modprobe {kind}; until then no --network bridge");
-        self.tried(kind, &About(kind, NETWORKS), Limited, &remedy)
-    }
-
     fn nft(&self) -> Line {
         let it = About("nft", NETWORKS);
         if !self.installed("nft") {
@@ -444,22 +470,6 @@ impl Facts {
                 "neither pasta nor slirp4netns is installed",
                 "install passt; until then a user's container does not reach the outside",
             ),
-        }
-    }
-
-    fn seccomp(&self) -> Line {
-        let it = About("seccomp", USERS);
-        match &self.seccomp {
-            Some(actions) => it.works(format!("filters, with {}", actions.replace(' ', ", "))),
-            None => it.missing("this kernel was built without CONFIG_SECCOMP_FILTER", OTHER_KERNEL),
-        }
-    }
-
-    fn terminal(&self) -> Line {
-        let it = About("terminals", TERMINALS);
-        match &self.terminal {
-            Ok(()) => it.works("/dev/ptmx opens, and devpts is mounted"),
-            Err(why) => it.limited(why, "sudo mount -t devpts -o ptmxmode=666 devpts /dev/pts"),
         }
     }
 }

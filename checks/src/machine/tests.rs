@@ -1,7 +1,6 @@
 //! Made-up machines: each way in which something can be missing, and what the doctor says to it.
 
 use super::State::{Limited, Missing, Untried, Works};
-use super::Step::{Basic, Flexible, Storage, UsersAsRoot, UsersAsUser};
 use super::*;
 
 /// A laptop of today, asked by its owner through sudo: nothing is missing.
@@ -9,7 +8,7 @@ fn laptop() -> Facts {
     let tried = KINDS.into_iter().chain(["overlay", "veth", "bridge", "nft", "user"]);
     let tried = tried.chain(["user, users", "overlay, users", "delegation, users"]);
     Facts {
-        again: "sudo xtask doctor".into(),
+        as_root: "sudo xtask doctor".into(),
         release: "6.12.5-arch1-1".into(),
         uid: 0,
         root: Ok(()),
@@ -27,7 +26,7 @@ fn laptop() -> Facts {
         swap: Ok(()),
         programs: vec!["sudo", "nft", "newuidmap", "newgidmap", "pasta"],
         subordinate: (true, true),
-        seccomp: Some("kill_process errno allow".into()),
+        seccomp: Ok(()),
         terminal: Ok(()),
         systemd: true,
     }
@@ -85,7 +84,7 @@ fn where_nothing_is_missing_all_works_and_nothing_is_advised() {
         assert_eq!((line.state, line.remedy.as_str()), (Works, ""), "{line:?}");
     }
     assert_eq!(laptop().states(), "WWWWWW");
-    assert_eq!(laptop().verdict(Basic).to_string(), "✓ step 0: can run");
+    assert_eq!(laptop().verdict("step 0").to_string(), "✓ step 0: can run");
 }
 
 #[test]
@@ -97,12 +96,17 @@ fn whatever_is_missing_comes_with_a_remedy() {
         it.lacking.insert("memory", "not mounted".into());
         (it.swap, it.terminal) = (Err("no".into()), Err("no".into()));
         it.root = Err("root, but without CAP_SYS_ADMIN".into());
-        (it.programs, it.seccomp, it.subordinate) = (vec![], None, (false, false));
+        (it.programs, it.seccomp, it.subordinate) = (vec![], Err("no filters".into()), (false, false));
     });
     for line in nothing.lines().iter().filter(|line| line.name != "kernel" && line.name != "machine") {
         assert!(line.state > Works && !line.remedy.is_empty(), "{line:?}");
     }
     assert_eq!(nothing.states(), "MMMMMM");
+    assert_eq!(
+        nothing.verdict("step 0").to_string(),
+        "✗ step 0: cannot run: because root: root, but without CAP_SYS_ADMIN → run it on the host, or start the \
+         container with --privileged (and 4 more, see ✗ above)"
+    );
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn each_way_to_forbid_user_namespaces_has_its_own_remedy() {
     says(&facts, name, Missing, "userns_clone is 0", "sysctl -w kernel.unprivileged_userns_clone=1");
     // Root may make them all the same.
     assert_eq!(facts.states(), "WWWWMW");
-    let verdict = facts.verdict(UsersAsUser).to_string();
+    let verdict = facts.verdict("step 4 as an ordinary user").to_string();
     assert!(
         verdict.starts_with("✗ step 4 as an ordinary user: cannot run: because user namespace"),
         "{verdict}"
@@ -193,11 +197,16 @@ fn the_layout_of_cgroups_is_named_with_what_follows() {
 #[test]
 fn a_controller_that_is_off_stops_what_needs_it() {
     let without = |name| with(|it| _ = it.lacking.insert(name, "this kernel has none".into()));
-    says(&without("memory"), "controller memory", Missing, "none", "cgroup_enable=memory");
+    says(&without("memory"), "controller memory", Missing, "none", "cgroup_disable=memory");
+    let in_v1 = with(|it| {
+        it.lacking.insert("memory", "not mounted".into());
+        it.trees = vec![tree("/cg/cpu", false, &["cpu"])];
+    });
+    says(&in_v1, "controller memory", Missing, "not mounted", "see cgroup");
     assert_eq!(without("memory").states(), "MMMMWM");
     assert_eq!(without("cpuset").states(), "WLLLWL");
     let no_swap = with(|it| it.swap = Err("does not count swap".into()));
-    assert_eq!(no_swap.verdict(Flexible).to_string(), "! step 1: can run; limited: swap accounting");
+    assert_eq!(no_swap.verdict("step 1").to_string(), "! step 1: can run; limited: swap accounting");
 }
 
 #[test]
@@ -228,6 +237,12 @@ fn wsl_1_is_no_kernel_and_wsl_2_lacks_nothing() {
     });
     says(&facts, "machine", Works, "Windows Subsystem for Linux", "");
     assert_eq!(facts.states(), "WWWWWW");
+    let facts = with(|it| {
+        it.release = "6.6.87.2-microsoft-standard-WSL2".into();
+        it.first_pid_namespace = false;
+        it.fail(&["overlay"], "EPERM");
+    });
+    assert!(!facts.line("overlay").remedy.contains("container"), "{}", facts.line("overlay"));
 }
 
 #[test]
@@ -246,9 +261,17 @@ fn an_old_kernel_is_refused_and_an_older_one_told_what_it_lacks() {
     }
     says(&kernel("5.14.0-503.el9.x86_64"), "kernel", Works, "5.14.0-503", "");
     says(&kernel("7.0"), "kernel", Works, "7.0", "");
-    let facts = with(|it| it.fail(&["overlay, users"], "mounting an overlay: EPERM"));
-    says(&facts, "overlay for ordinary users", Missing, "EPERM", "5.11");
-    assert_eq!(facts.states(), "WWWWMW");
+    let no_overlay = |release: &str, why: &str| {
+        with(|it| {
+            it.release = release.into();
+            it.fail(&["overlay, users"], why);
+        })
+    };
+    let name = "overlay for ordinary users";
+    says(&no_overlay("5.10.0", "EPERM"), name, Missing, "EPERM", "5.11");
+    says(&no_overlay("6.1.0", "ENODEV"), name, Missing, "ENODEV", "modprobe overlay");
+    says(&no_overlay("6.1.0", "EINVAL"), name, Missing, "EINVAL", "in a chroot, leave it");
+    assert_eq!(no_overlay("5.10.0", "EPERM").states(), "WWWWMW");
 }
 
 #[test]
@@ -283,7 +306,7 @@ fn a_user_is_sent_to_sudo_and_not_told_that_it_worked() {
     says(&with(user), "net namespace", Works, "within a user namespace", "");
     assert_eq!(with(user).states(), "UUUUWU");
     assert_eq!(
-        with(user).verdict(Storage).to_string(),
+        with(user).verdict("step 3").to_string(),
         "! step 3: not tried: root: you are user 1000; sudo is installed → sudo xtask doctor"
     );
     let facts = with(|it| {
@@ -343,16 +366,16 @@ fn ids_of_a_user_are_looked_up_by_program_and_by_file() {
 #[test]
 fn what_else_a_kernel_can_lack() {
     let facts = with(|it| {
-        it.seccomp = None;
+        it.seccomp = Err("no filters".into());
         it.terminal = Err("no devpts is mounted".into());
         it.kinds.remove("time");
         it.fail(&["time"], "EINVAL");
     });
-    says(&facts, "seccomp", Missing, "CONFIG_SECCOMP_FILTER", "another kernel");
+    says(&facts, "seccomp", Missing, "no filters", "another kernel");
     says(&facts, "terminals", Limited, "devpts", "mount -t devpts");
     says(&facts, "time namespace", Limited, "no time namespaces", "");
     assert_eq!(facts.states(), "WWLLMM");
-    assert_eq!(facts.verdict(UsersAsRoot).because.len(), 1, "only the worst is told");
+    assert_eq!(facts.verdict("step 4 as root").because.len(), 1, "only the worst is told");
 }
 
 #[test]

@@ -124,22 +124,13 @@ fn file(subject: &Subject) -> Checked {
 }
 
 fn precedence(subject: &Subject) -> Checked {
-    let one = subject.write("env-one", "A=file\nB=file\nC=file\nHOME=/file\n")?;
+    let one = subject.write("env-one", "A=file\nB=file\nC=file\nHOME=/file\nCONGO_CHECKS_ABSENT=file\n")?;
     let two = subject.write("env-two", "B=second file\n")?;
-    let options = [
-        "--env",
-        "A=option",
-        "--env-file",
-        &one,
-        "--env-file",
-        &two,
-        "--env",
-        "D=1",
-        "--env",
-        "D=2",
-        "--env",
-        "TERM=dumb",
-    ];
+    let gone = "CONGO_CHECKS_ABSENT";
+    let options = format!(
+        "--env A=option --env-file {one} --env-file {two} --env D=1 --env D=2 --env TERM=dumb --env {gone}"
+    );
+    let options: Vec<_> = options.split(' ').collect();
     environment(subject, &options, &["A=option", "B=second file", "C=file", "D=2", "HOME=/file", "TERM=dumb"])
 }
 
@@ -178,11 +169,21 @@ fn workdir_made(subject: &Subject) -> Checked {
 
 fn workdir_beneath_root(subject: &Subject) -> Checked {
     let root = Path::new(subject.root()?);
-    let _ = std::os::unix::fs::symlink("/etc", root.join("link-to-etc"));
-    let result = starts_in(subject, "/link-to-etc/new", "/etc/new");
-    let strayed = Path::new("/etc/new").exists();
-    let _ = fs::remove_dir(root.join("etc/new"));
-    let _ = fs::remove_file(root.join("link-to-etc"));
-    ensure(!strayed, || Failure::new("nothing is made on the host", "a new /etc/new"))?;
+    // The same path on the host and in the container: which of the two does the link mean?
+    let outside = subject.file("workdir");
+    let inside = root.join(outside.strip_prefix("/").unwrap_or(&outside));
+    fs::create_dir_all(&outside)?;
+    fs::create_dir_all(&inside)?;
+    let link = root.join("link-to-workdir");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(&outside, &link)?;
+    let result = starts_in(subject, "/link-to-workdir/new", &format!("{}/new", outside.display()));
+    let strayed = outside.join("new").exists();
+    fs::remove_file(link)?;
+    fs::remove_dir_all(inside)?;
+    fs::remove_dir_all(outside)?;
+    ensure(!strayed, || {
+        Failure::new("nothing is made on the host", "the directory that the link names there")
+    })?;
     result
 }

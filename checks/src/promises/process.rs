@@ -43,7 +43,11 @@ fn own_only(subject: &Subject) -> Checked {
 fn adopts_orphans(subject: &Subject) -> Checked {
     let container = subject.hold_sh(&[], "(sleep 1000 &); echo ready; cat")?;
     let first = container.first()?;
-    let orphan = container.processes()?.into_iter().find(|process| process.command_line() == "sleep 1000");
+    let mut orphan = None;
+    eventually(Duration::from_secs(3), || {
+        orphan = first.descendants().into_iter().find(|process| process.command_line() == "sleep 1000");
+        orphan.is_some()
+    });
     let orphan = orphan.ok_or_else(|| Failure::new("the orphan lives on in the container", "it is gone"))?;
     expect("the orphan's parent", first.0.to_string(), orphan.status("PPid")?)?;
     host::end(orphan);

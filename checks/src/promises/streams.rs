@@ -36,7 +36,9 @@ fn separate(subject: &Subject) -> Checked {
 }
 
 fn end(subject: &Subject) -> Checked {
-    expect("what `wc -c` counts on an empty stdin", "0", subject.run(&["wc", "-c"])?.ok()?)
+    let mut container = subject.start(&["wc", "-c"])?;
+    container.say("12345")?;
+    expect("what `wc -c` counts on stdin, once it is closed", "6", container.output()?.ok()?)
 }
 
 fn large(subject: &Subject) -> Checked {
