@@ -40,6 +40,8 @@ pub(crate) const CHECKS: &[Check] = &[
         refused(it, &["--rootfs", "/etc/passwd", "true"], &["--rootfs", "/etc/passwd", "directory"])
     })
     .hint("ENOTDIR."),
+    Check::since(1, "bad.rootfs-link", "A rootfs whose /dev is a symbolic link is refused.", dev_is_a_link)
+        .hint("A mount follows the link, to any place: lstat(2) first."),
     Check::since(
         1,
         "bad.rootfs-empty",
@@ -194,6 +196,15 @@ fn rootfs_empty(subject: &Subject) -> Checked {
     let output = subject.run(&["--rootfs", &root.to_string_lossy(), "no-such-command"]);
     fs::remove_dir_all(root)?;
     error(&output?, 127, &["no-such-command"])
+}
+
+fn dev_is_a_link(subject: &Subject) -> Checked {
+    let root = subject.file("linked");
+    fs::create_dir_all(root.join("proc"))?;
+    if !root.join("dev").is_symlink() {
+        std::os::unix::fs::symlink("/", root.join("dev"))?;
+    }
+    refused(subject, &["--rootfs", &root.to_string_lossy(), "true"], &["/dev"])
 }
 
 fn not_executable(subject: &Subject) -> Checked {

@@ -1,12 +1,13 @@
 //! The container dies with its runtime, at every moment, and the next run sweeps what the kernel cannot drop by
 //! itself. PR_SET_PDEATHSIG(2const), cgroups(7).
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal::SIGKILL;
 
-use crate::kernel::{Process, eventually};
+use crate::kernel::{Process, eventually, hierarchies};
 use crate::probe::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, host};
 
@@ -21,6 +22,12 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "death.living-are-spared", "A run does not sweep away a container that lives.", living_are_spared)
         .needs(&[Need::Controller("memory")])
         .hint("Only a cgroup whose lock is free belongs to a dead runtime."),
+    Check::since(0, "death.strangers-are-spared", "A run does not sweep away a cgroup with a name like those of the runtime.", strangers_are_spared)
+        .needs(&[Need::Controller("memory")])
+        .hint("The whole name must be of the form that the runtime makes."),
+    Check::since(0, "death.cgroups-within", "A cgroup that somebody made within the container's is removed with it.", cgroups_within)
+        .needs(&[Need::Controller("memory")])
+        .hint("rmdir(2) says EBUSY when a cgroup has children: those first."),
 ];
 
 const SOON: Duration = Duration::from_secs(2);
@@ -79,6 +86,27 @@ fn swept(subject: &Subject) -> Checked {
     ensure(!cgroup.exists(), || {
         Failure::new("the next run removes it", format!("{} is there", cgroup.display()))
     })
+}
+
+fn strangers_are_spared(subject: &Subject) -> Checked {
+    let hierarchies = hierarchies()?;
+    let memory = hierarchies.iter().find(|it| it.controllers.iter().any(|name| name == "memory"));
+    let memory = memory.ok_or_else(|| Failure::new("a hierarchy with the memory controller", "none"))?;
+    let stranger = memory.point.join(format!("congo-{}.service", std::process::id()));
+    fs::create_dir(&stranger)?;
+    let run = subject.run(&["true"]);
+    let spared = fs::remove_dir(&stranger).is_ok();
+    run?.ok()?;
+    ensure(spared, || Failure::new(format!("{} is there after the run", stranger.display()), "it is gone"))
+}
+
+fn cgroups_within(subject: &Subject) -> Checked {
+    let mut container = subject.hold_sh(&[], "echo ready; read end; exit 7")?;
+    let cgroup = container.first()?.cgroup()?.folder("memory")?.to_owned();
+    fs::create_dir_all(cgroup.join("within/further"))?;
+    container.say("end")?;
+    container.output()?.status_is(7)?;
+    ensure(!cgroup.exists(), || Failure::new("the cgroup is gone", format!("{} is there", cgroup.display())))
 }
 
 fn living_are_spared(subject: &Subject) -> Checked {

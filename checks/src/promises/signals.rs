@@ -1,10 +1,13 @@
 //! Signals: forwarded by the runtime, and in the container as a fresh program expects them. signal(7).
 
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
+use crate::container::Container;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -14,6 +17,8 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("Both survive exec. Rust ignores SIGPIPE; what the runtime blocks to wait for it, the child must unblock."),
     Check::since(0, "signal.runtime-stays", "The runtime outlives the signals that it forwards.", runtime_stays)
         .hint("The container decides what a signal means: one that it ignores must not end the runtime."),
+    Check::since(0, "signal.group-is-own", "Away from a terminal, `kill 0` in the container does not reach who started the runtime.", group_is_own)
+        .hint("A PID namespace does not bound a process group: setpgid(2) for the child."),
 ];
 
 const FORWARDED: [Signal; 7] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
@@ -49,6 +54,15 @@ fn fresh(subject: &Subject) -> Checked {
         expect(format!("the mask {field} in /proc/PID/status"), 0, mask)?;
     }
     Ok(())
+}
+
+fn group_is_own(subject: &Subject) -> Checked {
+    let mut caller = Command::new("sh");
+    caller.args(["-c", "\"$0\" sh -c 'kill -TERM 0'; echo survived"]).arg(subject.binary());
+    // A group of its own, or it would be this program that the signal hits.
+    caller.envs(subject.environment()).stdin(Stdio::null()).process_group(0);
+    let output = Container::start(&mut caller)?.output()?;
+    expect("what the caller says", "survived\n", output.stdout.as_str())
 }
 
 fn runtime_stays(subject: &Subject) -> Checked {

@@ -46,12 +46,19 @@ impl Terminal {
         Ok(Terminal { pty, child, screen, seen: 0 })
     }
 
+    /// The runtime, started by a shell of the host, as a user starts it.
     fn of(subject: &Subject) -> Result<Terminal, Failure> {
-        let mut terminal = Terminal::start(subject, &subject.binary().to_string_lossy(), &[])?;
-        // A prompt, whatever it looks like, tells that the shell reads.
-        terminal.enter("echo $((40 + 2))")?;
-        terminal.see("42")?;
+        let binary = subject.binary().to_string_lossy();
+        let mut terminal = Terminal::start(subject, "sh", &["-c", "\"$0\"; exit $?", &binary])?;
+        terminal.prompt()?;
         Ok(terminal)
+    }
+
+    /// Waits until the container's shell reads.
+    fn prompt(&mut self) -> Checked {
+        // Whatever its prompt looks like.
+        self.enter("echo $((40 + 2))")?;
+        self.see("42")
     }
 
     fn enter(&mut self, line: &str) -> Checked {
@@ -123,7 +130,9 @@ impl std::io::Read for Reader {
 }
 
 fn shell(subject: &Subject) -> Checked {
-    let mut terminal = Terminal::of(subject)?;
+    // Nobody between the terminal and the runtime, which leads the session.
+    let mut terminal = Terminal::start(subject, &subject.binary().to_string_lossy(), &[])?;
+    terminal.prompt()?;
     let screen = terminal.screen.text();
     let complains = screen.contains("job control") || screen.contains("tty");
     ensure(!complains, || Failure::new("a shell that does not complain", format!("{screen:?}")))?;
@@ -177,21 +186,33 @@ fn job_control(subject: &Subject) -> Checked {
 }
 
 fn given_back(subject: &Subject) -> Checked {
-    // A host's shell without job control: it and the runtime are one process group, which owns the terminal.
     let binary = subject.binary().to_string_lossy();
-    let script = "read -r start; \"$0\"; echo back=$?; read -r line; echo \"read=$line.\"; exit 6";
+    // Without job control, the host's shell and the runtime are one process group, which owns the terminal.
+    let script = "read -r line; \"$0\"; echo back=$?; read -r line; echo \"read=$line.\"; exit 6";
     let mut terminal = Terminal::start(subject, "sh", &["-c", script, &binary])?;
-    let before = terminal.settings()?;
     terminal.enter("start")?;
-    terminal.enter("echo $((40 + 2))")?;
-    terminal.see("42")?;
+    given_back_to(&mut terminal)?;
+    terminal.enter("and on")?;
+    terminal.see("read=and on.")?;
+    expect("the exit status", Some(6), terminal.exit_status()?)?;
+    // With it, each has its own group, and the shell takes the terminal back itself.
+    let mut terminal = Terminal::start(subject, "sh", &["-i"])?;
+    terminal.prompt()?;
+    terminal.enter(&format!("{binary}; echo back=$?"))?;
+    given_back_to(&mut terminal)?;
+    terminal.enter("sleep 1000")?;
+    terminal.until("sleep 1000", 'S')?;
+    terminal.press("\x03")?;
+    terminal.enter("exit 6")?;
+    expect("the exit status", Some(6), terminal.exit_status()?)
+}
+
+/// Lets the container's shell spoil the terminal and end; looks whether its settings are as before.
+fn given_back_to(terminal: &mut Terminal) -> Checked {
+    let before = terminal.settings()?;
+    terminal.prompt()?;
     terminal.enter("stty -echo -icanon; exit 3")?;
     terminal.see("back=3")?;
     let same = before == terminal.settings()?;
-    ensure(same, || {
-        Failure::new("the terminal's settings are as before the run", "what the container left")
-    })?;
-    terminal.enter("and on")?;
-    terminal.see("read=and on.")?;
-    expect("the exit status", Some(6), terminal.exit_status()?)
+    ensure(same, || Failure::new("the terminal's settings are as before the run", "what the container left"))
 }
