@@ -8,20 +8,20 @@ use clap::error::ErrorKind;
 use crate::error::{Error, RUNTIME_FAILED, Result};
 
 /// The whole of a runtime's `main`: parses the command line into `C`, runs, and turns the outcome into an exit
-/// status. Errors go to stderr after the program's name.
-pub fn main<C: Parser>(run: impl FnOnce(&C) -> Result<u8>) -> ExitCode {
-    let program = C::command().get_name().to_owned();
+/// status. Errors go to stderr after the program's name, which is given, as clap would have to build all of its
+/// tables a second time to tell it.
+pub fn main<C: Parser>(program: &str, run: impl FnOnce(&C) -> Result<u8>) -> ExitCode {
     let status = match C::try_parse() {
         Ok(cli) => run(&cli),
         // `--help` and `--version` arrive as errors, too.
         Err(help) if matches!(help.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return if help.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(RUNTIME_FAILED) };
         }
-        Err(error) => Err(in_two_lines(&error, &program)),
+        Err(error) => Err(in_two_lines(&error, program)),
     };
     status
         .unwrap_or_else(|error| {
-            error.report(&program);
+            error.report(program);
             error.status()
         })
         .into()

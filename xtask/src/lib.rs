@@ -7,4 +7,5 @@ pub mod diff;
 pub mod doctor;
 pub mod prove;
 pub mod readme;
+pub mod vm;
 pub mod workspace;

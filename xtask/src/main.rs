@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
-use xtask::{bench, book, check, diff, doctor, prove, readme};
+use xtask::{bench, book, check, diff, doctor, prove, readme, vm};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -15,6 +15,7 @@ enum Tool {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Prove(prove::Args),
+    Vm(vm::Args),
     Readme(readme::Args),
     Book(book::Args),
     Bench(bench::Args),
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Tool::Diff(args) => diff::run(&args),
         Tool::Doctor(args) => doctor::run(&args),
         Tool::Prove(args) => prove::run(&args),
+        Tool::Vm(args) => vm::run(&args),
         Tool::Readme(args) => readme::run(&args),
         Tool::Book(args) => book::run(&args),
         Tool::Bench(args) => bench::run(&args),

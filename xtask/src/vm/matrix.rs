@@ -1,0 +1,272 @@
+//! `cargo xtask vm test`: the checks of every step, and the rough cases, in each guest of a matrix.
+//!
+//! A guest runs `xtask check STEP --bin … --json` for each step, with the static xtask that lies in it, then
+//! `rough.sh` with the last step's program. A check may be skipped only for a reason that stands in [`SKIPS`]; any
+//! other skip is a failure, since a suite that skips everything passes everything.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::guest::{Cgroup, Guest};
+use super::kernel::Kernel;
+use crate::workspace::{self, Build};
+
+/// The guests: a kernel's version and a cgroup layout.
+const GUESTS: [(&str, Cgroup); 9] = [
+    ("6.1", Cgroup::V2),
+    ("5.10", Cgroup::V2),
+    ("6.12", Cgroup::V2),
+    ("6.1", Cgroup::Hybrid),
+    ("5.10", Cgroup::Hybrid),
+    ("6.12", Cgroup::Hybrid),
+    ("6.1", Cgroup::V1),
+    ("5.10", Cgroup::V1),
+    ("6.12", Cgroup::V1),
+];
+
+/// A reason for which a check may be skipped.
+struct Skip {
+    /// What stands in the check's own reason.
+    reason: &'static str,
+    /// The guests that may give it, by the beginning of `kernel/cgroup`.
+    guests: &'static [&'static str],
+}
+
+/// All of them. What is not here must run.
+const SKIPS: [Skip; 2] = [
+    // The guest has a busybox only; where the checks run on the host, strace is there.
+    Skip { reason: "strace is not installed", guests: &[""] },
+    Skip { reason: NO_MEMORY, guests: &["6.12/v1"] },
+];
+
+/// Debian builds 6.12 without CONFIG_MEMCG_V1. With hybrid, memory comes from v2 and all else from v1. With v1 alone
+/// no step can set its memory limit: what is tried there is that each says so.
+const NO_MEMORY: &str = "this kernel has no memory controller in v1, and every check needs one";
+
+fn has_memory(guest: (&str, Cgroup)) -> bool {
+    guest != ("6.12", Cgroup::V1)
+}
+
+/// Run the checks of every step, and the rough cases, in guests of several kernels and cgroup layouts
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this guest, or all of a kernel or of a layout: `6.1/v2`, `6.1`, `v2`; may be given more than once
+    #[arg(long, value_name = "KERNEL/CGROUP")]
+    only: Vec<String>,
+    /// How many guests run at once [default: one for two processors]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: Option<u8>,
+    /// Give a guest up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+}
+
+/// What `xtask check --json` prints, as far as it matters here.
+#[derive(Deserialize)]
+struct Report {
+    step: String,
+    checks: Vec<Check>,
+}
+
+#[derive(Deserialize)]
+struct Check {
+    id: String,
+    result: Outcome,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", tag = "outcome")]
+enum Outcome {
+    Passed,
+    Failed { expected: String, found: String },
+    Skipped { reason: String },
+}
+
+/// What came of one guest.
+#[derive(Debug, Default)]
+struct Row {
+    passed: usize,
+    /// What failed, and why.
+    failed: Vec<String>,
+    /// The reasons, and how many checks each took.
+    skipped: BTreeMap<String, usize>,
+}
+
+/// Runs the matrix and prints its table; fails when anything failed or was skipped for a reason not listed.
+///
+/// # Errors
+/// When `--only` fits no guest, or the programs cannot be built. A guest that breaks is a failure in the table.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let guests: Vec<_> =
+        GUESTS.into_iter().filter(|guest| args.only.is_empty() || is_wanted(*guest, args)).collect();
+    let all = GUESTS.map(name).join(", ");
+    ensure!(!guests.is_empty(), "--only {}: there is no such guest; there are {all}", args.only.join(" "));
+    let steps = workspace::steps()?;
+    let names: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
+    let folder = workspace::build(&[names.as_slice(), &["xtask"]].concat(), Build::StaticRelease)?;
+    let programs: Vec<_> = names.iter().chain(&["xtask"]).map(|name| folder.join(name)).collect();
+
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = args.jobs.map_or(processors.div_ceil(2), usize::from);
+    let (queue, table) = (Mutex::new(guests.iter().copied()), Mutex::new(Vec::new()));
+    println!(
+        "{:8} {:8} {:>7} {:>7} {:>8} {:>8}",
+        "kernel", "cgroup", "passed", "failed", "skipped", "seconds"
+    );
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(guests.len()) {
+            scope.spawn(|| {
+                // A statement of its own, so that the lock is not held while the guest runs.
+                while let Some(guest) = { queue.lock().expect("no thread panics").next() } {
+                    let start = Instant::now();
+                    let row = try_guest(guest, &programs, &names, Duration::from_secs(args.timeout));
+                    let row = row
+                        .unwrap_or_else(|error| Row { failed: vec![format!("{error:#}")], ..Row::default() });
+                    let seconds = start.elapsed().as_secs();
+                    let skipped: usize = row.skipped.values().sum();
+                    let (passed, failed) = (row.passed, row.failed.len());
+                    let (kernel, cgroup) = guest;
+                    // A String first: with a width, a Display that only writes a string is not padded.
+                    let cgroup = cgroup.to_string();
+                    println!("{kernel:8} {cgroup:8} {passed:>7} {failed:>7} {skipped:>8} {seconds:>8}");
+                    table.lock().expect("no thread panics").push((guest, row));
+                }
+            });
+        }
+    });
+    let table = table.into_inner()?;
+    let mut good = true;
+    for (guest, row) in &table {
+        let (text, is_good) = details(&name(*guest), row);
+        print!("{text}");
+        good &= is_good;
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn name((kernel, cgroup): (&str, Cgroup)) -> String {
+    format!("{kernel}/{cgroup}")
+}
+
+fn is_wanted(guest: (&str, Cgroup), args: &Args) -> bool {
+    let (kernel, cgroup) = (guest.0, guest.1.to_string());
+    args.only.iter().any(|only| *only == name(guest) || only == kernel || *only == cgroup)
+}
+
+fn try_guest(
+    (version, cgroup): (&str, Cgroup),
+    programs: &[std::path::PathBuf],
+    steps: &[&str],
+    limit: Duration,
+) -> Result<Row> {
+    let kernel = Kernel::find(Some(version))?;
+    let guest = Guest { kernel, cgroup, user: false, memory: 1024, programs: programs.to_vec() };
+    let mut script = String::new();
+    let checked = if has_memory((version, cgroup)) { steps } else { &[] };
+    for step in checked {
+        writeln!(script, "xtask check {step} --bin /congo/{step} --json --keep-going")?;
+    }
+    writeln!(script, "echo; echo ROUGH; sh /lab/rough.sh {}", steps.join(" "))?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let command = ["sh", "-c", &script].map(str::to_owned);
+    guest.run(&command, io::empty(), &mut stdout, &mut stderr, limit)?;
+    let mut row = read(&String::from_utf8_lossy(&stdout), checked)
+        .with_context(|| format!("stderr of the checks: {}", String::from_utf8_lossy(&stderr)))?;
+    if checked.is_empty() {
+        row.skipped.insert(NO_MEMORY.into(), steps.len());
+    }
+    Ok(row)
+}
+
+/// Reads what the guest printed: a JSON object for each step, then a line for each rough case.
+fn read(output: &str, steps: &[&str]) -> Result<Row> {
+    let mut row = Row::default();
+    let (reports, rough) = output.split_once("\nROUGH\n").context("the checks did not come to their end")?;
+    let reports = serde_json::Deserializer::from_str(reports).into_iter::<Report>();
+    let reports =
+        reports.collect::<Result<Vec<_>, _>>().context("the checks printed something else than JSON")?;
+    let seen: Vec<_> = reports.iter().map(|report| report.step.as_str()).collect();
+    ensure!(seen == *steps, "there are reports of {seen:?} only");
+    for report in reports {
+        for check in report.checks {
+            match check.result {
+                Outcome::Passed => row.passed += 1,
+                Outcome::Skipped { reason } => *row.skipped.entry(reason).or_default() += 1,
+                Outcome::Failed { expected, found } => {
+                    row.failed
+                        .push(format!("{} {}: expected: {expected}; found: {found}", report.step, check.id));
+                }
+            }
+        }
+    }
+    ensure!(!rough.is_empty(), "the rough cases did not run");
+    for line in rough.lines() {
+        match line.strip_prefix("not ok ") {
+            Some(failure) => row.failed.push(format!("rough: {failure}")),
+            None => row.passed += 1,
+        }
+    }
+    Ok(row)
+}
+
+/// What the table has no room for, and whether all is well.
+fn details(guest: &str, row: &Row) -> (String, bool) {
+    let (mut text, mut good) = (String::new(), row.failed.is_empty());
+    for failure in &row.failed {
+        text += &format!("{guest}: FAILED {failure}\n");
+    }
+    for (reason, count) in &row.skipped {
+        let listed = SKIPS.iter().any(|skip| {
+            reason.contains(skip.reason) && skip.guests.iter().any(|begin| guest.starts_with(begin))
+        });
+        good &= listed;
+        let verdict = if listed { "skipped" } else { "SKIPPED, and no listed reason" };
+        text += &format!("{guest}: {verdict} ({count}): {reason}\n");
+    }
+    (text, good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = r#"{ "step": "step0-basic", "passed": 1, "checks": [
+        { "id": "a", "sentence": "A.", "result": { "outcome": "passed" } },
+        { "id": "b", "sentence": "B.", "result": { "outcome": "skipped", "reason": "this kernel does not count swap for cgroups" } },
+        { "id": "c", "sentence": "C.", "result": { "outcome": "failed", "expected": "x", "found": "y", "left_behind": false } }
+    ] }"#;
+
+    #[test]
+    fn reports_and_rough_cases_are_counted() {
+        let row = read(&format!("{REPORT}\n\nROUGH\nok a (1 s)\nnot ok b: why\n"), &["step0-basic"]).unwrap();
+        assert_eq!(row.passed, 2);
+        assert_eq!(row.failed, ["step0-basic c: expected: x; found: y", "rough: b: why"]);
+        assert_eq!(row.skipped.len(), 1);
+    }
+
+    #[test]
+    fn a_guest_that_says_less_than_it_should_is_no_success() {
+        let steps = ["step0-basic"];
+        assert!(read("", &steps).is_err());
+        assert!(read(REPORT, &steps).is_err());
+        assert!(read("\nROUGH\nok a\n", &steps).is_err());
+        assert!(read(&format!("{REPORT}\n\nROUGH\n"), &steps).is_err());
+    }
+
+    #[test]
+    fn a_skip_is_good_only_for_a_listed_reason_in_a_listed_guest() {
+        let skipped = |reason: &str| Row { skipped: [(reason.to_owned(), 1)].into(), ..Row::default() };
+        assert!(details("6.1/v2", &skipped("strace is not installed")).1);
+        assert!(details("6.12/v1", &skipped(NO_MEMORY)).1);
+        assert!(!details("6.1/v1", &skipped(NO_MEMORY)).1);
+        assert!(!details("6.1/v2", &skipped("not root: run it with sudo")).1);
+    }
+}

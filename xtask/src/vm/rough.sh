@@ -1,0 +1,213 @@
+#!/bin/sh
+# The rough cases: what nobody tries on a machine that is needed tomorrow. Run as root in the lab's guest, with the
+# steps' programs as arguments, of which the last is tried. Prints "ok NAME" or "not ok NAME: WHY" for each case; exits
+# 0 when all went well.
+for program; do :; done
+programs=$*
+failures=0
+tmp=$(mktemp -d)
+TMPDIR=$tmp
+export TMPDIR
+
+# What a run must leave as it was: processes, cgroups, mounts, temporary files. The kernel's threads, whose parent is
+# 2, come and go; so do the programs that look, and this script's copies of itself.
+look() {
+    ps -o ppid,stat,args | awk '$1 != 2 && $3 !~ /^(ps|awk|sort|PPID)/ && !/rough\.sh|kthreadd/' | sort
+    find /sys/fs/cgroup -type d -name 'congo-*'
+    cat /proc/mounts
+    find "$tmp"
+}
+
+same_as_before() {
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        look >/run/after
+        cmp -s /run/before /run/after && return 0
+        sleep 0.3
+    done
+    why="left behind: $(diff /run/before /run/after | grep '^[+-][^+-]' | tr '\n' ' ')"
+    return 1
+}
+
+# Runs a case: a function that returns 0, or says in $why what went wrong.
+try() {
+    why='it failed'
+    look >/run/before
+    start=$(date +%s)
+    if "$1" && same_as_before; then
+        echo "ok $1 ($(($(date +%s) - start)) s)"
+    else
+        echo "not ok $1: $why"
+        failures=$((failures + 1))
+    fi
+}
+
+# The runtime must refuse, with status 125 and words that match $1, in two lines at most.
+refuses() {
+    words=$1
+    shift
+    "$@" >/run/out 2>/run/err
+    status=$?
+    was_refused "$words"
+}
+
+was_refused() {
+    why="status $status, stderr: $(tr '\n' '/' </run/err)"
+    [ "$status" = 125 ] && grep -q -i -e "$1" /run/err && [ "$(wc -l </run/err)" -le 2 ]
+}
+
+processes() {
+    ls -d /proc/[0-9]* | wc -l
+}
+
+fork_bomb() {
+    before=$(processes)
+    # Its stdin is what holds PID 1: when the sleep ends, so does the container.
+    sleep 4 | "$program" sh -c 'bomb() { bomb | bomb & bomb; }; bomb & read -r x' >/dev/null 2>&1 &
+    bomb=$!
+    sleep 2
+    during=$(processes)
+    wait "$bomb"
+    why="$before processes before, $during while the bomb went off: the limit is 64"
+    [ "$during" -gt $((before + 30)) ] && [ "$during" -lt $((before + 80)) ]
+}
+
+memory_hog() {
+    # tail keeps the last line, and this one never ends.
+    "$program" tail /dev/zero >/dev/null 2>/run/err
+    status=$?
+    why="status $status, stderr: $(tr '\n' '/' </run/err)"
+    [ "$status" = 137 ] && grep -q -i memory /run/err
+}
+
+many_hogs() {
+    # Each alone stays below the guest's memory; only limits keep all of them from taking it.
+    for _ in 1 2 3 4 5 6; do
+        "$program" tail /dev/zero >/dev/null 2>&1 &
+        hogs="$hogs $!"
+    done
+    killed=0
+    for hog in $hogs; do
+        wait "$hog"
+        [ $? = 137 ] && killed=$((killed + 1))
+    done
+    why="$killed of 6 were killed"
+    [ "$killed" = 6 ]
+}
+
+kill_storm() {
+    # From "not yet executed" to "long at work"; always several at once, of which each sweeps after the others.
+    for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        for delay in 0.00 0.01 0.03 0.08; do
+            "$program" sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 &
+            run=$!
+            { sleep "${delay}$((round % 10))"; kill -9 "$run"; } &
+        done
+        wait
+    done 2>/dev/null
+    "$program" true 2>/run/err
+    status=$?
+    why="the run after the storm: status $status, stderr: $(tr '\n' '/' </run/err)"
+    [ "$status" = 0 ]
+}
+
+full_disk() {
+    mkdir "$tmp/disk"
+    mount -t tmpfs -o size=64k disk "$tmp/disk"
+    # Nothing that could pass for a root may be there, and with room it must work.
+    refuses 'no space left' env CONGO_HOME="$tmp/disk" "$program" true &&
+        why="half a root: $(find "$tmp/disk" -name busybox)" &&
+        [ -z "$(find "$tmp/disk" -path '*/rootfs/host/*')" ] &&
+        mount -o remount,size=64m "$tmp/disk" &&
+        why='with room on the disk it still fails' &&
+        CONGO_HOME="$tmp/disk" "$program" true 2>/dev/null
+    result=$?
+    umount "$tmp/disk"
+    rmdir "$tmp/disk"
+    return "$result"
+}
+
+no_more_pids() {
+    limit=$(cat /proc/sys/kernel/threads-max)
+    # The limit counts when a process is made, also for root. The shell that sets it has been made before, and becomes
+    # the runtime. This one starts nothing until it has set the limit back.
+    sh -c 'echo 20 >/proc/sys/kernel/threads-max; exec "$0" true' "$program" >/run/out 2>/run/err &
+    wait $!
+    status=$?
+    echo "$limit" >/proc/sys/kernel/threads-max
+    was_refused 'EAGAIN'
+}
+
+read_only_cgroups() {
+    refuses '/sys/fs/cgroup.*read-only\|/sys/fs/cgroup.*EROFS' unshare -m sh -c '
+        for mount in $(grep " cgroup2\? " /proc/mounts | cut -d" " -f2); do
+            mount -o remount,bind,ro "$mount"
+        done
+        exec "$0" true' "$program"
+}
+
+# A machine without systemd: nothing has enabled the controllers that v2's top has.
+nothing_enabled() {
+    top=/sys/fs/cgroup/cgroup.subtree_control
+    [ -f "$top" ] || return 0
+    enabled=$(cat "$top")
+    for controller in $enabled; do
+        echo "-$controller" >"$top"
+    done
+    why="still enabled: $(cat "$top")"
+    [ -z "$(cat "$top")" ] && "$program" true 2>/run/err
+    result=$?
+    [ "$result" = 0 ] || why="$why, stderr: $(tr '\n' '/' </run/err)"
+    for controller in $enabled; do
+        echo "+$controller" >"$top"
+    done
+    return "$result"
+}
+
+no_cgroups() {
+    refuses 'cgroup' unshare -m sh -c '
+        for mount in $(grep " cgroup2\? " /proc/mounts | cut -d" " -f2); do
+            umount "$mount"
+        done
+        exec "$0" true' "$program"
+}
+
+ordinary_user() {
+    refuses 'root' su user -s /bin/sh -c "exec $program true"
+}
+
+# Nothing to check is no success; and nothing may fail for want of root, but be skipped, for that reason.
+checks_as_user() {
+    TMPDIR=/tmp su user -s /bin/sh -c "xtask check $program --bin $(command -v "$program") --json" >/run/out 2>/run/err
+    status=$?
+    why="status $status, $(grep -c 'not root' /run/out) skipped for want of root, stderr: $(tr '\n' '/' </run/err)"
+    [ "$status" = 1 ] && grep -q '"passed": 0' /run/out && grep -q '"failed": 0' /run/out && grep -q 'not root' /run/out
+}
+
+# The subtree of v2 that belongs to the user: what a runtime without root builds on.
+delegated_subtree() {
+    top=/sys/fs/cgroup/user
+    [ -d "$top" ] || return 0
+    sh -c "echo 0 >$top/session/cgroup.procs && exec su user -s /bin/sh -c '
+        mkdir $top/congo && echo +memory +pids >$top/cgroup.subtree_control &&
+        echo 16M >$top/congo/memory.max && echo 0 >$top/congo/cgroup.procs && cat /proc/self/cgroup'" >/run/out 2>/run/err
+    why="stdout: $(cat /run/out), stderr: $(tr '\n' '/' </run/err)"
+    echo '-memory -pids' >"$top/cgroup.subtree_control" && rmdir "$top/congo" && [ "$(cat /run/out)" = 0::/user/congo ]
+}
+
+# A kernel may lack a controller that every step needs, as Debian's 6.12 does memory in v1.
+controller_missing() {
+    for each in $programs; do
+        refuses 'controller.*memory' "$each" true || return 1
+    done
+}
+
+cases="fork_bomb memory_hog many_hogs kill_storm full_disk no_more_pids read_only_cgroups nothing_enabled no_cgroups
+    ordinary_user checks_as_user delegated_subtree"
+[ -d /sys/fs/cgroup/memory ] || grep -q -s memory /sys/fs/cgroup/cgroup.controllers \
+    /sys/fs/cgroup/unified/cgroup.controllers || cases="controller_missing no_cgroups ordinary_user"
+# So that the root is there before the first look.
+"$program" true 2>/dev/null
+for case in $cases; do
+    try "$case"
+done
+exit "$failures"
