@@ -193,13 +193,17 @@ impl Subject {
             ensure(identity(&original)? != identity("/")?, || {
                 Failure::new("a root to copy that is not the host's", "the host's")
             })?;
-            // Not the mounts in it: /proc and /dev are the container's own.
-            let copied = Command::new("cp")
-                .args(["--archive", "--one-file-system"])
-                .arg(original)
-                .arg(&path)
-                .stderr(Stdio::null())
-                .status()?;
+            fs::create_dir(&path)?;
+            let mut copy = Command::new("cp");
+            copy.arg("-a");
+            for entry in fs::read_dir(&original)?.flatten() {
+                // Not what is mounted there: it is the container's own. No option of cp: busybox has none for it.
+                match entry.file_name().to_str() {
+                    Some(name @ ("proc" | "dev" | "sys")) => fs::create_dir(path.join(name))?,
+                    _ => _ = copy.arg(entry.path()),
+                }
+            }
+            let copied = copy.arg(&path).stderr(Stdio::null()).status()?;
             ensure(path.join("bin/sh").exists(), || {
                 Failure::new("the root filesystem can be copied", format!("cp: {copied}"))
             })?;

@@ -34,7 +34,7 @@ const PREFIX: &str = "congo-";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same for what another runtime left: whatever is stuck must not delay every later start.
-const SWEEP_PATIENCE: Duration = Duration::from_millis(100);
+const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The two interfaces of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,9 +143,12 @@ impl Cgroup {
         read(&path).map(|text| text.trim_end().to_owned())
     }
 
-    /// The v2 directory, if there is one, for a clone that puts the child there at birth.
+    /// The v2 directory, if there is one, for a clone that puts the child there at birth. Not one with a cpuset: a
+    /// child born in it runs on all CPUs, until a fix of 2023, which not every kernel has.
     pub fn v2_directory(&self) -> Option<BorrowedFd<'_>> {
-        self.directories.iter().find_map(|directory| directory.open.as_ref()).map(AsFd::as_fd)
+        let v2 = self.directories.iter().find(|directory| directory.open.is_some())?;
+        let pinned = v2.controllers.iter().any(|name| name == "cpuset");
+        v2.open.as_ref().filter(|_| !pinned).map(AsFd::as_fd)
     }
 
     /// Moves this process, which must have one thread, into the cgroup; into the v2 one only when it was not born

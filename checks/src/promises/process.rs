@@ -41,7 +41,7 @@ fn own_only(subject: &Subject) -> Checked {
 }
 
 fn adopts_orphans(subject: &Subject) -> Checked {
-    let container = subject.hold_sh(&[], "(sleep 1000 &); echo ready; cat")?;
+    let container = subject.hold_sh(&[], "(sleep 1000 &); echo ready; cat; :")?;
     let first = container.first()?;
     let mut orphan = None;
     eventually(Duration::from_secs(3), || {
@@ -51,7 +51,7 @@ fn adopts_orphans(subject: &Subject) -> Checked {
     let orphan = orphan.ok_or_else(|| Failure::new("the orphan lives on in the container", "it is gone"))?;
     expect("the orphan's parent", first.0.to_string(), orphan.status("PPid")?)?;
     host::end(orphan);
-    // The shell waits for `cat`, and with the same call for every child that it has.
+    // The `:` keeps the shell from becoming `cat`. It waits for that, and with the same call for every child that it has.
     let reaped = eventually(Duration::from_secs(3), || !orphan.path("status").exists());
     ensure(reaped, || Failure::new("PID 1 reaps the orphan", "it stays a zombie"))
 }
