@@ -235,19 +235,23 @@ fn fetch(version: &str, folder: &Path) -> Result<()> {
     fs::create_dir_all(apt.path().join("archives/partial"))?;
     fs::write(apt.path().join("status"), "")?;
     fs::write(apt.path().join("sources.list"), format!("deb [arch=amd64] {mirror} {suite} main\n"))?;
+    let configuration = apt.path().join("apt.conf");
     fs::write(
-        apt.path().join("apt.conf"),
+        &configuration,
         format!(
             "Dir::State \"{path}\";\nDir::State::status \"{path}/status\";\nDir::Cache \"{path}\";\n\
              Dir::Etc::sourcelist \"{path}/sources.list\";\nDir::Etc::sourceparts \"-\";\n\
-             Acquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n"
+             Acquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n\
+             #clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
         ),
     )?;
     let run = |program: &str, args: &[&str]| {
         let output = Command::new(program)
             .args(args)
+            // Read last: the host's own configuration holds, where it is not set otherwise here.
+            .arg("--config-file")
+            .arg(&configuration)
             .current_dir(path)
-            .env("APT_CONFIG", apt.path().join("apt.conf"))
             .stderr(Stdio::inherit())
             .output()
             .with_context(|| format!("starting {program}"))?;

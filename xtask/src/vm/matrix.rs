@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
@@ -61,7 +62,7 @@ pub struct Args {
     /// Only this guest, or all of a kernel or of a layout: `6.1/v2`, `6.1`, `v2`; may be given more than once
     #[arg(long, value_name = "KERNEL/CGROUP")]
     only: Vec<String>,
-    /// How many guests run at once [default: one for two processors]
+    /// How many guests run at once [default: as many as there are processors]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: Option<u8>,
     /// Give a guest up after so many seconds
@@ -105,17 +106,23 @@ struct Row {
 /// # Errors
 /// When `--only` fits no guest, or the programs cannot be built. A guest that breaks is a failure in the table.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let guests: Vec<_> =
-        GUESTS.into_iter().filter(|guest| args.only.is_empty() || is_wanted(*guest, args)).collect();
-    let all = GUESTS.map(name).join(", ");
-    ensure!(!guests.is_empty(), "--only {}: there is no such guest; there are {all}", args.only.join(" "));
+    for only in &args.only {
+        let all = GUESTS.map(name).join(", ");
+        ensure!(
+            GUESTS.into_iter().any(|guest| fits(guest, only)),
+            "--only {only}: no such guest; there are {all}"
+        );
+    }
+    let wanted =
+        |guest: &(&str, Cgroup)| args.only.is_empty() || args.only.iter().any(|only| fits(*guest, only));
+    let guests: Vec<_> = GUESTS.into_iter().filter(wanted).collect();
     let steps = workspace::steps()?;
     let names: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
     let folder = workspace::build(&[names.as_slice(), &["xtask"]].concat(), Build::StaticRelease)?;
     let programs: Vec<_> = names.iter().chain(&["xtask"]).map(|name| folder.join(name)).collect();
 
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.map_or(processors.div_ceil(2), usize::from);
+    let jobs = args.jobs.map_or(processors, usize::from);
     let (queue, table) = (Mutex::new(guests.iter().copied()), Mutex::new(Vec::new()));
     println!(
         "{:8} {:8} {:>7} {:>7} {:>8} {:>8}",
@@ -156,14 +163,14 @@ fn name((kernel, cgroup): (&str, Cgroup)) -> String {
     format!("{kernel}/{cgroup}")
 }
 
-fn is_wanted(guest: (&str, Cgroup), args: &Args) -> bool {
-    let (kernel, cgroup) = (guest.0, guest.1.to_string());
-    args.only.iter().any(|only| *only == name(guest) || only == kernel || *only == cgroup)
+/// Whether `only` names this guest, its kernel or its layout.
+fn fits(guest: (&str, Cgroup), only: &str) -> bool {
+    only == name(guest) || only == guest.0 || only == guest.1.to_string()
 }
 
 fn try_guest(
     (version, cgroup): (&str, Cgroup),
-    programs: &[std::path::PathBuf],
+    programs: &[PathBuf],
     steps: &[&str],
     limit: Duration,
 ) -> Result<Row> {

@@ -94,16 +94,26 @@ many_hogs() {
     [ "$killed" = 6 ]
 }
 
-kill_storm() {
-    # From "not yet executed" to "long at work"; always several at once, of which each sweeps after the others.
-    for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        for delay in 0.00 0.01 0.03 0.08; do
-            "$program" sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 &
-            run=$!
-            { sleep "${delay}$((round % 10))"; kill -9 "$run"; } &
-        done
-        wait
+# Starts and kills, from "not yet executed" to "long at work". The times are close together at first: a start takes some
+# milliseconds, and each moment of it is another case.
+storm() {
+    for step in $(seq 70); do
+        "$program" sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 &
+        run=$!
+        usleep $((step * step * 8))
+        kill -9 "$run"
+        wait "$run"
     done 2>/dev/null
+}
+
+kill_storm() {
+    # Three at once: each run also sweeps what the killed ones of the others left, and must spare the living.
+    storm &
+    first=$!
+    storm &
+    second=$!
+    storm
+    wait "$first" "$second"
     "$program" true 2>/run/err
     status=$?
     why="the run after the storm: status $status, stderr: $(tr '\n' '/' </run/err)"
