@@ -134,6 +134,7 @@ pub fn clone(
     story: impl FnOnce(&mut ChildEnd, bool) -> Result<Infallible>,
 ) -> Result<Child> {
     let (parent_end, mut child_end) = handshake::pair()?;
+    let terminal = Terminal::look();
     let turn = Turn::take();
     let (pid, in_cgroup) = raw_clone(flags, cgroup)?;
     let Some(pid) = pid else {
@@ -141,6 +142,7 @@ pub fn clone(
         mem::forget(turn);
         explain::become_child();
         drop(parent_end);
+        terminal.leave_group();
         let Err(error) = story(&mut child_end, in_cgroup);
         child_end.failed(&error);
         // No destructors and no buffers: both belong to the parent, of which this is a copy.
@@ -150,8 +152,8 @@ pub fn clone(
     if let Some(turn) = turn {
         turn.line(clone_line(flags, in_cgroup), pid, "clone(2), namespaces(7)");
     }
-    // The child waits for its "go" while we do so.
-    Ok(Child { pid, socket: parent_end, terminal: Terminal::give_to(pid), ended: false })
+    terminal.give_to(pid);
+    Ok(Child { pid, socket: parent_end, terminal, ended: false })
 }
 
 fn clone_line(flags: CloneFlags, in_cgroup: bool) -> String {
@@ -300,32 +302,42 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn give_to(child: Pid) -> Terminal {
+    /// Looks before the clone: what comes after it, the child waits for.
+    fn look() -> Terminal {
         let stdin = io::stdin();
-        let join = |pid| {
-            call("setpgid(2)", || format!("setpgid({pid}, {child})"), || setpgid(Pid::from_raw(pid), child))
-        };
         let Ok(foreground) = tcgetpgrp(&stdin) else {
-            // No terminal that its own group could cut it off from. And in ours, `kill 0` in the container would hit
-            // whoever called us: groups know no PID namespaces.
-            let _ = join(child.as_raw());
             return Terminal { before: None, reaches_container: false };
         };
         let own_group = getpgrp();
         let interactive = io::stdout().is_terminal() && io::stderr().is_terminal() && foreground == own_group;
-        let Some(settings) = interactive.then(|| tcgetattr(&stdin).ok()).flatten() else {
-            return Terminal { before: None, reaches_container: true };
-        };
+        let settings = if interactive { tcgetattr(&stdin).ok() } else { None };
+        Terminal { before: settings.map(|settings| (settings, own_group)), reaches_container: true }
+    }
+
+    /// In the child: leaves our process group, where no terminal could cut it off for that. In our group, `kill 0` in
+    /// the container would hit whoever called us: groups know no PID namespaces.
+    fn leave_group(&self) {
+        if !self.reaches_container {
+            let itself = Pid::from_raw(0);
+            let _ = call("setpgid(2)", || "setpgid(0, 0)".into(), || setpgid(itself, itself));
+        }
+    }
+
+    /// In the parent: gives the terminal to the child and its new group, which we join.
+    fn give_to(&self, child: Pid) {
+        if self.before.is_none() {
+            return;
+        }
         // Ctrl-Z stops no PID 1 that does not want it to. If it stopped us, the user would see a shell's prompt
         // and a container that goes on.
         let _ = SigSet::from(Signal::SIGTSTP).thread_block();
+        let join = |pid| {
+            call("setpgid(2)", || format!("setpgid({pid}, {child})"), || setpgid(Pid::from_raw(pid), child))
+        };
+        let foreground =
+            || call("tcsetpgrp(3)", || format!("tcsetpgrp(0, {child})"), || tcsetpgrp(io::stdin(), child));
         // A failure costs job control and no more: a session leader, say, cannot change its group.
-        let _ = join(child.as_raw())
-            .and_then(|()| {
-                call("tcsetpgrp(3)", || format!("tcsetpgrp(0, {child})"), || tcsetpgrp(&stdin, child))
-            })
-            .and_then(|()| join(0));
-        Terminal { before: Some((settings, own_group)), reaches_container: true }
+        let _ = join(child.as_raw()).and_then(|()| foreground()).and_then(|()| join(0));
     }
 
     /// Gives the terminal back to the user's own shell, in a state that it can work with: a shell in the container
