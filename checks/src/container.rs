@@ -142,7 +142,7 @@ impl Container {
             thread::sleep(Duration::from_micros(500));
         };
         for stream in [&self.stdout, &self.stderr] {
-            if !stream.wait_for_end(Duration::from_secs(3)) {
+            if !stream.wait_for_end(Duration::from_secs(10)) {
                 let expected = "with the runtime everything that writes to its streams has ended";
                 return Err(Failure {
                     left_behind: true,
@@ -188,7 +188,7 @@ pub(crate) fn end(runtime: &mut Child) {
     // Looked up before anything dies: afterwards they are nobody's, or the subreaper's.
     let descendants = Process(runtime.id().cast_signed()).descendants();
     descendants.iter().filter(|process| process.is_first()).copied().for_each(host::end);
-    if !eventually(Duration::from_secs(1), || !matches!(runtime.try_wait(), Ok(None))) {
+    if !eventually(Duration::from_secs(5), || !matches!(runtime.try_wait(), Ok(None))) {
         let _ = runtime.kill();
         let _ = runtime.wait();
         descendants.into_iter().for_each(host::end);

@@ -25,7 +25,7 @@ use crate::kernel::{self, Mount, Process};
 use crate::{Checked, Failure, Subject};
 
 /// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Moves this thread, and what it starts, to a host of its own.
 ///

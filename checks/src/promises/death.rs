@@ -30,7 +30,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("rmdir(2) says EBUSY when a cgroup has children: those first."),
 ];
 
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(10);
 
 fn with_runtime(subject: &Subject) -> Checked {
     let container = subject.hold_sh(&[], "sleep 1000 & echo ready; cat")?;

@@ -1,8 +1,8 @@
 //! The process tree: PID 1, what it sees, and what becomes of orphans. pid_namespaces(7).
 
+use crate::subject::LIMIT;
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
 
 use crate::kernel::eventually;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
@@ -28,7 +28,7 @@ fn own_only(subject: &Subject) -> Checked {
     let first = container.first()?;
     let (mut shown, mut there) = (BTreeSet::new(), BTreeSet::new());
     // The shell may start `cat` between the two looks.
-    let same = eventually(Duration::from_secs(1), || {
+    let same = eventually(LIMIT, || {
         // Through the root of PID 1, the host reads the container's own /proc.
         let entries = fs::read_dir(first.path("root/proc")).into_iter().flatten().flatten();
         shown = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).collect();
@@ -44,7 +44,7 @@ fn adopts_orphans(subject: &Subject) -> Checked {
     let container = subject.hold_sh(&[], "(sleep 1000 &); echo ready; cat; :")?;
     let first = container.first()?;
     let mut orphan = None;
-    eventually(Duration::from_secs(3), || {
+    eventually(LIMIT, || {
         orphan = first.descendants().into_iter().find(|process| process.command_line() == "sleep 1000");
         orphan.is_some()
     });
@@ -52,7 +52,7 @@ fn adopts_orphans(subject: &Subject) -> Checked {
     expect("the orphan's parent", first.0.to_string(), orphan.status("PPid")?)?;
     host::end(orphan);
     // The `:` keeps the shell from becoming `cat`. It waits for that, and with the same call for every child that it has.
-    let reaped = eventually(Duration::from_secs(3), || !orphan.path("status").exists());
+    let reaped = eventually(LIMIT, || !orphan.path("status").exists());
     ensure(reaped, || Failure::new("PID 1 reaps the orphan", "it stays a zombie"))
 }
 
