@@ -1,10 +1,10 @@
 //! The process tree: PID 1, what it sees, and what becomes of orphans. pid_namespaces(7).
 
-use crate::subject::LIMIT;
 use std::collections::BTreeSet;
 use std::fs;
 
 use crate::kernel::eventually;
+use crate::subject::LIMIT;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
 
 pub(crate) const CHECKS: &[Check] = &[

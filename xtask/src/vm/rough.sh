@@ -94,26 +94,33 @@ many_hogs() {
     [ "$killed" = 6 ]
 }
 
-# Starts and kills, from "not yet executed" to "long at work". The times are close together at first: a start takes some
-# milliseconds, and each moment of it is another case.
+# Starts and kills, from "not yet executed" to "at work". A start takes some milliseconds, and each moment of it is
+# another case.
 storm() {
     for step in $(seq 70); do
         "$program" sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 &
         run=$!
-        usleep $((step * step * 8))
+        usleep $((step * 500))
         kill -9 "$run"
         wait "$run"
     done 2>/dev/null
 }
 
 kill_storm() {
-    # Three at once: each run also sweeps what the killed ones of the others left, and must spare the living.
+    busy=
+    # A busy machine: a process that was made waits for a processor, so that its maker can die before its first line.
+    for _ in 1 2 3 4 5 6; do
+        yes >/dev/null &
+        busy="$busy $!"
+    done
+    # Two at once: each run also sweeps what the killed ones of the other left, and must spare the living.
     storm &
-    first=$!
-    storm &
-    second=$!
+    other=$!
     storm
-    wait "$first" "$second"
+    wait "$other"
+    # shellcheck disable=SC2086  # Word by word.
+    kill $busy
+    wait
     "$program" true 2>/run/err
     status=$?
     why="the run after the storm: status $status, stderr: $(tr '\n' '/' </run/err)"
