@@ -5,7 +5,10 @@
 //! See socketpair(2), unix(7).
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Result};
 use crate::explain;
@@ -75,6 +78,12 @@ impl ChildEnd {
         self.socket
             .read_exact(&mut go)
             .map_err(|error| Error::new(format!("the runtime ended before the container began: {error}")))?;
+        // The parent may have died after its "go", but before this process asked to die with it. A socket whose other
+        // end is closed is "hung up", which poll(2) tells without being asked for it.
+        let mut hung_up = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        if poll(&mut hung_up, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
+            return Err(Error::new("the runtime ended before the container began"));
+        }
         self.may_go = true;
         explain::line("recv(socket)", "\"go\"", "unix(7)");
         Ok(())
