@@ -7,9 +7,11 @@
 //! | [`error`] | the one error type: what was being done, the errno, the likely cause |
 //! | [`explain`] | the narration of `--explain` |
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
-//! | [`process`] | a safe clone, waiting, signals, the terminal, exec |
+//! | [`process`] | a safe clone, waiting, signals, exec |
+//! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
 //! | [`syscall`] | one function per system call that the lessons make |
+//! | [`terminal`] | the caller's terminal, shared with the container or copied to and from its own |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //!
 //! All `unsafe` code of the course lives in this crate.
@@ -20,8 +22,10 @@ pub mod error;
 pub mod explain;
 pub mod handshake;
 pub mod process;
+pub mod pty;
 pub mod rootfs;
 pub mod syscall;
+pub mod terminal;
 #[cfg(feature = "values")]
 pub mod values;
 

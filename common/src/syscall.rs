@@ -9,7 +9,8 @@ use std::fmt::{self, Display, Write};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::MsFlags;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
 use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 use nix::sys::stat::{Mode, SFlag};
 
@@ -58,6 +59,29 @@ pub fn chroot(path: &Path) -> Result<()> {
 pub fn chdir(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     call("chdir(2)", || format!("chdir({path:?})"), || nix::unistd::chdir(path))
+}
+
+/// Undoes a mount: umount2(2).
+///
+/// # Errors
+/// EBUSY when it is in use, unless MNT_DETACH is among the flags; EINVAL when nothing is mounted there.
+pub fn umount2(target: impl AsRef<Path>, flags: MntFlags) -> Result<()> {
+    let target = target.as_ref();
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call(
+        "umount(2)",
+        || format!("umount2({target:?}, {})", flag_names()),
+        || nix::mount::umount2(target, flags),
+    )
+}
+
+/// Moves this process, which must have one thread, into new namespaces, one for each flag: unshare(2).
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`, EINVAL for a namespace that the kernel does not have, ENOSPC at a limit.
+pub fn unshare(flags: CloneFlags) -> Result<()> {
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call("unshare(2)", || format!("unshare({})", flag_names()), || nix::sched::unshare(flags))
 }
 
 /// Sets the host name of this process's UTS namespace: sethostname(2).
@@ -182,6 +206,18 @@ impl Returned for () {
 }
 
 impl Returned for nix::fcntl::Flock<std::fs::File> {
+    fn number(&self) -> usize {
+        0
+    }
+}
+
+impl Returned for std::os::fd::OwnedFd {
+    fn number(&self) -> usize {
+        usize::try_from(std::os::fd::AsRawFd::as_raw_fd(self)).unwrap_or_default()
+    }
+}
+
+impl Returned for crate::pty::WindowSize {
     fn number(&self) -> usize {
         0
     }
