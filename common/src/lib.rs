@@ -7,8 +7,13 @@
 //! | [`error`] | the one error type: what was being done, the errno, the likely cause |
 //! | [`explain`] | the narration of `--explain` |
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
+//! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
+//! | [`namespace`] | joining the namespaces of another process |
+//! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
+//! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
 //! | [`process`] | a safe clone, waiting, signals, the terminal, exec |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
+//! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`syscall`] | one function per system call that the lessons make |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //!
@@ -19,9 +24,17 @@ pub mod cli;
 pub mod error;
 pub mod explain;
 pub mod handshake;
+#[cfg(feature = "network")]
+pub mod lease;
+pub mod namespace;
+#[cfg(feature = "network")]
+pub mod netlink;
+#[cfg(feature = "network")]
+pub mod nft;
 pub mod process;
 pub mod rootfs;
 pub mod syscall;
+pub mod sysctl;
 #[cfg(feature = "values")]
 pub mod values;
 
