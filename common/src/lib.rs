@@ -9,7 +9,13 @@
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
 //! | [`process`] | a safe clone, waiting, signals, exec |
 //! | [`pty`] | the system calls of a pseudo-terminal |
+//! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
+//! | [`namespace`] | joining the namespaces of another process |
+//! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
+//! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
+//! | [`process`] | a safe clone, waiting, signals, the terminal, exec |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
+//! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`syscall`] | one function per system call that the lessons make |
 //! | [`terminal`] | the caller's terminal, shared with the container or copied to and from its own |
 //! | `values` | the grammar of the options' values (feature `values`) |
@@ -21,11 +27,19 @@ pub mod cli;
 pub mod error;
 pub mod explain;
 pub mod handshake;
+#[cfg(feature = "network")]
+pub mod lease;
+pub mod namespace;
+#[cfg(feature = "network")]
+pub mod netlink;
+#[cfg(feature = "network")]
+pub mod nft;
 pub mod process;
 pub mod pty;
 pub mod rootfs;
 pub mod syscall;
 pub mod terminal;
+pub mod sysctl;
 #[cfg(feature = "values")]
 pub mod values;
 
