@@ -7,13 +7,14 @@
 //! | [`error`] | the one error type: what was being done, the errno, the likely cause |
 //! | [`explain`] | the narration of `--explain` |
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
-//! | [`process`] | a safe clone, waiting, signals, exec |
-//! | [`pty`] | the system calls of a pseudo-terminal |
 //! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
+//! | [`mount`] | mounts as descriptors: the newer mount calls |
 //! | [`namespace`] | joining the namespaces of another process |
 //! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
 //! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
-//! | [`process`] | a safe clone, waiting, signals, the terminal, exec |
+//! | `port` | a port of the host, kept from others (feature `network`) |
+//! | [`process`] | a safe clone, waiting, signals, exec |
+//! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
 //! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`syscall`] | one function per system call that the lessons make |
@@ -29,17 +30,20 @@ pub mod explain;
 pub mod handshake;
 #[cfg(feature = "network")]
 pub mod lease;
+pub mod mount;
 pub mod namespace;
 #[cfg(feature = "network")]
 pub mod netlink;
 #[cfg(feature = "network")]
 pub mod nft;
+#[cfg(feature = "network")]
+pub mod port;
 pub mod process;
 pub mod pty;
 pub mod rootfs;
 pub mod syscall;
-pub mod terminal;
 pub mod sysctl;
+pub mod terminal;
 #[cfg(feature = "values")]
 pub mod values;
 

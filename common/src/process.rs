@@ -321,10 +321,7 @@ impl Child<'_> {
     }
 
     fn send(&self, signal: Signal) {
-        // It may have ended in between: then SIGCHLD comes next.
-        let sent = kill(self.pid, signal);
-        let result = sent.err().map_or("0".into(), |errno| format!("-1 {errno:?}"));
-        explain::line(format_args!("kill({}, {signal})", self.pid), result, "kill(2), pid_namespaces(7)");
+        send(self.pid, signal);
     }
 
     /// Gives the caller's terminal back as it was.
@@ -342,19 +339,44 @@ impl Child<'_> {
                 result => break result.map_err(|errno| Error::from_errno("waitpid", errno))?,
             }
         };
-        let code = match status {
-            WaitStatus::Exited(_, code) => code,
-            WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-            _ => return Ok(None),
-        };
+        let Some(code) = shell_status(status) else { return Ok(None) };
         self.ended = true;
         let how = match status {
             WaitStatus::Signaled(_, signal, _) => signal.as_str(),
             _ => "exited",
         };
         explain::line(format_args!("wait4({})", self.pid), format_args!("{how}, status {code}"), "wait(2)");
-        Ok(Some(code as u8))
+        Ok(Some(code))
     }
+}
+
+/// How a process ended, as a shell tells it; `None` if it has not.
+fn shell_status(status: WaitStatus) -> Option<u8> {
+    let code = match status {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        _ => return None,
+    };
+    Some(code as u8)
+}
+
+/// Takes note of a child that has ended: its pid, and how it ended, as a shell tells it. `None` when none has.
+///
+/// # Errors
+/// None that can be caused.
+pub fn reap_any() -> Result<Option<(Pid, u8)>> {
+    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => Ok(status.pid().zip(shell_status(status))),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(Error::from_errno("waitpid(-1)", errno)),
+    }
+}
+
+/// Sends a signal. That the process may have ended is no failure: SIGCHLD comes next.
+pub fn send(process: Pid, signal: Signal) {
+    let sent = kill(process, signal);
+    let result = sent.err().map_or("0".into(), |errno| format!("-1 {errno:?}"));
+    explain::line(format_args!("kill({process}, {signal})"), result, "kill(2), pid_namespaces(7)");
 }
 
 impl Drop for Child<'_> {

@@ -16,7 +16,7 @@ use nix::sys::termios::{OutputFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getpgrp, setpgid, tcgetpgrp, tcsetpgrp};
 
 use crate::error::{Error, Result};
-use crate::pty::{set_window_size, window_size};
+use crate::pty::{WindowSize, set_window_size, window_size};
 use crate::syscall::call;
 pub(crate) use relay::Relay;
 
@@ -135,8 +135,10 @@ pub struct Streams {
     pub each: [Stream; 3],
     /// Whether the caller's keys go to the container.
     keys: bool,
-    /// Which of ours is the caller's terminal: what it is set to is what the container's begins with.
+    /// Which of ours is the caller's terminal.
     caller: Option<Caller>,
+    /// What it was set to: what the container's begins with.
+    settings: Option<(Termios, WindowSize)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +177,9 @@ impl Streams {
             _ if tty || is_terminal(&stream) => Stream::Own,
             _ => Stream::Same,
         });
-        Ok(Streams { each, keys, caller: all.into_iter().find(is_terminal) })
+        let caller = all.into_iter().find(is_terminal);
+        let settings = caller.and_then(|caller| Some((tcgetattr(caller).ok()?, window_size(caller).ok()?)));
+        Ok(Streams { each, keys, caller, settings })
     }
 
     /// Whether the container has a terminal of its own.
@@ -183,24 +187,21 @@ impl Streams {
         self.each.contains(&Stream::Own)
     }
 
-    /// Gives `terminal`, the container's, the settings and the size of the caller's.
+    /// Gives `terminal`, the container's, the settings and the size that the caller's had.
     ///
     /// # Errors
-    /// EIO when the caller's terminal was hung up.
+    /// None that the arguments can cause.
     pub fn set_up(&self, terminal: impl AsFd) -> Result<()> {
-        let Some(caller) = self.caller else { return Ok(()) };
-        let doing = |errno| Error::from_errno("setting up the container's terminal as the caller's", errno);
-        let mut settings = tcgetattr(caller).map_err(doing)?;
+        let Some((mut settings, size)) = self.settings.clone() else { return Ok(()) };
         if !self.keys {
             // The caller's terminal is not raw then, and makes each line feed a new line itself.
             settings.output_flags.remove(OutputFlags::OPOST);
         }
         call(
-            "tcsetattr(3)",
+            "termios(3)",
             || "tcsetattr(terminal, TCSANOW, as the caller's)".into(),
             || tcsetattr(&terminal, SetArg::TCSANOW, &settings),
         )?;
-        let size = window_size(caller)?;
         set_window_size(terminal, size)
     }
 }

@@ -23,6 +23,8 @@ use std::str::FromStr;
 
 pub use cpu::{Cpus, Cpuset, cpu_shares, cpu_weight, cpus, cpuset};
 pub use environment::{Variable, env, env_file};
+#[cfg(feature = "network")]
+pub use ipnet::Ipv4Net;
 pub use limits::{Ulimit, pids_limit, ulimit};
 pub use names::{directory, hostname, workdir};
 pub use namespace::{IpcMode, ipc_mode};
