@@ -13,8 +13,8 @@
 //! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
 //! | [`process`] | a safe clone, waiting, signals, the terminal, exec |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
-//! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`syscall`] | one function per system call that the lessons make |
+//! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //!
 //! All `unsafe` code of the course lives in this crate.
@@ -35,6 +35,8 @@ pub mod process;
 pub mod rootfs;
 pub mod syscall;
 pub mod sysctl;
+#[cfg(test)]
+mod testing;
 #[cfg(feature = "values")]
 pub mod values;
 
