@@ -160,6 +160,26 @@ fn forwarding_is_remembered_until_the_machine_starts_anew() {
 }
 
 #[test]
+fn a_folder_that_goes_while_others_wait_for_it_is_made_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let holders = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let leases = Leases::lock_in(&run).unwrap();
+                    assert_eq!(holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    assert!(leases.folder.exists(), "whoever comes next would lock another one");
+                    holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    assert!(!run.exists());
+}
+
+#[test]
 fn fifty_at_once_have_fifty_addresses() {
     let home = tempfile::tempdir().unwrap();
     let run = home.path().join("run");

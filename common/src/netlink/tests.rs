@@ -5,6 +5,7 @@ use std::process::{Child, Command};
 
 use nix::sched::{CloneFlags, unshare};
 
+use super::wire::uninterrupted;
 use super::*;
 use crate::namespace::{enter, open_namespace};
 use crate::testing::in_network_namespace;
@@ -178,34 +179,11 @@ fn more_addresses_than_one_read_has_room_for() {
 }
 
 #[test]
-fn requests_survive_signals() {
-    extern "C" fn nothing(_: nix::libc::c_int) {}
-    in_network_namespace(|| {
-        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-        // Without SA_RESTART: each signal interrupts the call.
-        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler does nothing.
-        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
-        // SAFETY: the call only tells the thread's number.
-        let this = unsafe { nix::libc::pthread_self() };
-        let done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    // SAFETY: the thread waits at the end of the scope for this one, so it lives.
-                    unsafe { nix::libc::pthread_kill(this, nix::libc::SIGUSR1) };
-                }
-            });
-            let mut netlink = Netlink::open().unwrap();
-            let all = (0..100).all(|_| {
-                netlink.add_bridge("congo0").is_ok()
-                    && netlink.is_bridge("congo0") == Ok(true)
-                    && netlink.delete_link("congo0").is_ok()
-            });
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
-            assert!(all);
-        });
-    });
+fn a_call_that_a_signal_interrupts_is_made_again() {
+    let mut results = [Err(Errno::EINTR), Err(Errno::EINTR), Ok(7), Err(Errno::EPERM)].into_iter();
+    let mut call = || results.next().unwrap().map_err(std::io::Error::from);
+    assert_eq!(uninterrupted(&mut call), Ok(7));
+    assert_eq!(uninterrupted(&mut call), Err(Errno::EPERM));
 }
 
 #[test]

@@ -145,7 +145,8 @@ fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     value.get(4..length.into())
 }
 
-fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> nix::Result<usize> {
+/// Makes a call, and makes it again when a signal came in between.
+pub(super) fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> nix::Result<usize> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

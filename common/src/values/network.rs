@@ -115,10 +115,9 @@ pub fn subnet(text: &str) -> Result<Ipv4Net, String> {
         return Err("expected a prefix from 8 to 30, as in 10.44.0.0/16".into());
     }
     let subnet = Ipv4Net::new(address, prefix).map_err(|_| expected())?;
+    // None of these has a longer prefix than a subnet may have, so a subnet is within one of them or apart from it.
     let unusable = |(network, prefix): (Ipv4Addr, u8)| {
-        // A subnet within one of these, or around it: then the wider one has the other's first address.
-        let wider = prefix.min(subnet.prefix_len());
-        let cut = |address: Ipv4Addr| address.to_bits() >> (32 - wider);
+        let cut = |address: Ipv4Addr| address.to_bits() >> (32 - prefix);
         cut(network) == cut(address)
     };
     if address != subnet.network() {
