@@ -125,14 +125,14 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// Fails unless the runtime refuses: status 125, an error in one or two lines with these words, nothing else.
-fn refused(subject: &Subject, arguments: &[&str], words: &[&str]) -> Checked {
+pub(super) fn refused(subject: &Subject, arguments: &[&str], words: &[&str]) -> Checked {
     error(&subject.run(arguments)?, 125, words).map_err(|failure| {
         let shown: Vec<_> = arguments.iter().map(|argument| format!("{argument:.40?}")).collect();
         Failure { expected: format!("with {}: {}", shown.join(" "), failure.expected), ..failure }
     })
 }
 
-fn error(output: &Output, status: i32, words: &[&str]) -> Checked {
+pub(super) fn error(output: &Output, status: i32, words: &[&str]) -> Checked {
     output.status_is(status)?;
     let stderr = &output.stderr;
     let found = || format!("{stderr:.400?}");
@@ -147,7 +147,7 @@ fn error(output: &Output, status: i32, words: &[&str]) -> Checked {
 }
 
 /// Fails unless the option is refused with each of these values, and the error names both.
-fn each(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]) -> Checked {
+pub(super) fn each(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]) -> Checked {
     for value in values {
         // As one word, since a value that begins with `-` could be taken for an option.
         let words = [&[option, value], accepted].concat();
