@@ -1,21 +1,31 @@
-//! The talk between the two sides of a start: "go" from the parent, "failed at this" or silence from the child.
+//! The talk between the two sides of a start: "go" from the parent; from the child a descriptor, where one is waited
+//! for, and "failed at this" or silence.
 //!
 //! A pair of connected unix sockets, one end for each side, both close-on-exec. So what the parent reads is empty
 //! exactly when the child's exec has worked, and the child reads the end of the file when the parent has died.
 //! See socketpair(2), unix(7).
 
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use crate::error::{Error, Result};
 use crate::explain;
+use crate::syscall::call;
 
 /// The parent's end.
 #[derive(Debug)]
-pub struct ParentEnd(UnixStream);
+pub struct ParentEnd {
+    socket: UnixStream,
+    /// What came in the place of a descriptor: the beginning of a failure.
+    begun: Vec<u8>,
+}
 
 /// The child's end.
 #[derive(Debug)]
@@ -37,7 +47,7 @@ pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
         "parent's end, child's end",
         "socketpair(2)",
     );
-    Ok((ParentEnd(parent), ChildEnd { socket: child, may_go: false }))
+    Ok((ParentEnd { socket: parent, begun: Vec::new() }, ChildEnd { socket: child, may_go: false }))
 }
 
 impl ParentEnd {
@@ -47,11 +57,47 @@ impl ParentEnd {
     /// When the child is dead already (EPIPE).
     pub fn go(&mut self) -> Result<()> {
         let turn = explain::Turn::take();
-        self.0.write_all(b"g").map_err(|error| Error::from_io("telling the child to go", &error))?;
+        self.socket.write_all(b"g").map_err(|error| Error::from_io("telling the child to go", &error))?;
         if let Some(turn) = turn {
             turn.line("send(socket, \"go\")", 1, "unix(7)");
         }
         Ok(())
+    }
+
+    /// Waits for the descriptor that the child sends by [`ChildEnd::send_descriptor`]. `None` when the child has failed
+    /// or ended instead.
+    ///
+    /// # Errors
+    /// When this process has no descriptors left.
+    pub fn receive_descriptor(&mut self) -> Result<Option<OwnedFd>> {
+        let mut byte = [0];
+        let mut space = cmsg_space!(RawFd);
+        let received = loop {
+            let mut data = [IoSliceMut::new(&mut byte)];
+            // Close-on-exec from the first moment on.
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut data, Some(&mut space), flags) {
+                Err(Errno::EINTR) => {}
+                result => {
+                    let message = result.map_err(|errno| Error::from_errno("recvmsg(socket)", errno))?;
+                    let descriptors =
+                        message.cmsgs().map_err(|errno| Error::from_errno("recvmsg(socket)", errno))?;
+                    let descriptor = descriptors.into_iter().find_map(|control| match control {
+                        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                        _ => None,
+                    });
+                    break (message.bytes, descriptor);
+                }
+            }
+        };
+        let (count, descriptor) = received;
+        let Some(descriptor) = descriptor else {
+            self.begun.extend_from_slice(&byte[..count]);
+            return Ok(None);
+        };
+        explain::line("recvmsg(socket, SCM_RIGHTS)", descriptor, "unix(7)");
+        // SAFETY: the kernel has just made it for this process, and nobody else knows of it.
+        Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
     /// Reads what the child failed at. Called once the child has ended: the end of the file that exec makes is no
@@ -60,8 +106,8 @@ impl ParentEnd {
     /// # Errors
     /// What the child failed at, if it did not become the command.
     pub fn failure(&mut self) -> Result<()> {
-        let mut message = Vec::new();
-        self.0
+        let mut message = mem::take(&mut self.begun);
+        self.socket
             .read_to_end(&mut message)
             .map_err(|error| Error::from_io("reading what the child failed at", &error))?;
         if message.is_empty() { Ok(()) } else { Err(Error::from_bytes(&message)) }
@@ -87,6 +133,25 @@ impl ChildEnd {
         self.may_go = true;
         explain::line("recv(socket)", "\"go\"", "unix(7)");
         Ok(())
+    }
+
+    /// Sends a copy of a descriptor to the parent, which waits for it: unix(7), SCM_RIGHTS.
+    ///
+    /// # Errors
+    /// When the parent has died.
+    pub fn send_descriptor(&mut self, descriptor: impl AsFd) -> Result<()> {
+        call(
+            "unix(7)",
+            || "sendmsg(socket, SCM_RIGHTS)".into(),
+            || {
+                let descriptors = [descriptor.as_fd().as_raw_fd()];
+                let control = [ControlMessage::ScmRights(&descriptors)];
+                // The kernel sends control data with at least one byte.
+                let data = [IoSlice::new(b"d")];
+                sendmsg::<()>(self.socket.as_raw_fd(), &data, &control, MsgFlags::empty(), None)
+            },
+        )
+        .map(drop)
     }
 
     /// Tells the parent what failed. That the parent may be dead, too, is no further failure.

@@ -8,9 +8,18 @@
 //! | [`error`] | the one error type: what was being done, the errno, the likely cause |
 //! | [`explain`] | the narration of `--explain` |
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
-//! | [`process`] | a safe clone, waiting, signals, the terminal, exec |
+//! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
+//! | [`mount`] | mounts as descriptors: the newer mount calls |
+//! | [`namespace`] | joining the namespaces of another process |
+//! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
+//! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
+//! | `port` | a port of the host, kept from others (feature `network`) |
+//! | [`process`] | a safe clone, waiting, signals, exec |
+//! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
+//! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`syscall`] | one function per system call that the lessons make |
+//! | [`terminal`] | the caller's terminal, shared with the container or copied to and from its own |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //!
 //! All `unsafe` code of the course lives in this crate.
@@ -22,9 +31,22 @@ pub mod cli;
 pub mod error;
 pub mod explain;
 pub mod handshake;
+#[cfg(feature = "network")]
+pub mod lease;
+pub mod mount;
+pub mod namespace;
+#[cfg(feature = "network")]
+pub mod netlink;
+#[cfg(feature = "network")]
+pub mod nft;
+#[cfg(feature = "network")]
+pub mod port;
 pub mod process;
+pub mod pty;
 pub mod rootfs;
 pub mod syscall;
+pub mod sysctl;
+pub mod terminal;
 #[cfg(feature = "values")]
 pub mod values;
 

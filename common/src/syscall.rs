@@ -6,14 +6,18 @@
 
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::MsFlags;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
 use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 use nix::sys::stat::{Mode, SFlag};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::explain;
 
 /// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An empty
@@ -60,6 +64,29 @@ pub fn chdir(path: impl AsRef<Path>) -> Result<()> {
     call("chdir(2)", || format!("chdir({path:?})"), || nix::unistd::chdir(path))
 }
 
+/// Undoes a mount: umount2(2).
+///
+/// # Errors
+/// EBUSY when it is in use, unless MNT_DETACH is among the flags; EINVAL when nothing is mounted there.
+pub fn umount2(target: impl AsRef<Path>, flags: MntFlags) -> Result<()> {
+    let target = target.as_ref();
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call(
+        "umount(2)",
+        || format!("umount2({target:?}, {})", flag_names()),
+        || nix::mount::umount2(target, flags),
+    )
+}
+
+/// Moves this process, which must have one thread, into new namespaces, one for each flag: unshare(2).
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`, EINVAL for a namespace that the kernel does not have, ENOSPC at a limit.
+pub fn unshare(flags: CloneFlags) -> Result<()> {
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call("unshare(2)", || format!("unshare({})", flag_names()), || nix::sched::unshare(flags))
+}
+
 /// Sets the host name of this process's UTS namespace: sethostname(2).
 ///
 /// # Errors
@@ -87,6 +114,65 @@ pub fn mkdir(path: impl AsRef<Path>, mode: u32) -> Result<()> {
         },
         result => result,
     }
+}
+
+/// Opens a file, close-on-exec: open(2).
+///
+/// # Errors
+/// ENOENT, EACCES, and many more.
+pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let flags = flags | OFlag::O_CLOEXEC;
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call(
+        "open(2)",
+        || format!("open({path:?}, {})", flag_names()),
+        || nix::fcntl::open(path, flags, Mode::empty()),
+    )
+}
+
+/// Makes a file that everybody may read, with this content.
+///
+/// # Errors
+/// EEXIST, ENOSPC, EROFS.
+pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
+    let path = path.as_ref();
+    call(
+        "open(2), write(2)",
+        || format!("write({path:?}, {} bytes)", content.len()),
+        || fs::write(path, content).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+    )
+}
+
+/// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if not, with the
+/// directories above it. Where `path` is a symbolic link, at the place to which it leads.
+///
+/// # Errors
+/// EROFS, EACCES, ENOTDIR; ELOOP when links lead in a circle.
+pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    if path.exists() {
+        return Ok(());
+    }
+    // A link that leads to a place that is not there yet, as systemd makes /etc/resolv.conf.
+    let (mut file, mut links) = (path.to_owned(), 0);
+    while let Ok(target) = fs::read_link(&file) {
+        file = file.parent().unwrap_or(Path::new("/")).join(target);
+        links += 1;
+        if links > 40 {
+            return Err(Error::from_errno(format!("a place to mount on at {path:?}"), Errno::ELOOP));
+        }
+    }
+    call(
+        "open(2), mkdir(2)",
+        || format!("open({file:?}, O_CREAT, 0644)"),
+        || {
+            let made =
+                file.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::File::create_new(&file));
+            made.map(drop).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        },
+    )
+    .hint_if(Errno::EROFS, "the root is read-only and has no such file: make an empty one in it")
 }
 
 /// Makes a character device with these permissions, less the umask: mknod(2).
@@ -182,6 +268,18 @@ impl Returned for () {
 }
 
 impl Returned for nix::fcntl::Flock<std::fs::File> {
+    fn number(&self) -> usize {
+        0
+    }
+}
+
+impl Returned for OwnedFd {
+    fn number(&self) -> usize {
+        usize::try_from(self.as_raw_fd()).unwrap_or_default()
+    }
+}
+
+impl Returned for crate::pty::WindowSize {
     fn number(&self) -> usize {
         0
     }

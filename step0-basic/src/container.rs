@@ -6,12 +6,13 @@
 //! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7).
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::PathBuf;
 
 use common::cgroupfs::Cgroup;
 use common::handshake::ChildEnd;
 use common::process::{self, Signals};
 use common::syscall::{die_with_parent, sethostname};
+use common::terminal::Terminal;
 use common::{Result, explain, rootfs};
 use nix::sched::CloneFlags;
 
@@ -19,6 +20,13 @@ use crate::cli::Cli;
 use crate::{cgroup, environment, filesystem};
 
 const HOSTNAME: &str = "congo";
+
+/// What the parent finds out and makes before there is a child, which goes on from a copy of it.
+struct Plan {
+    root: PathBuf,
+    terminal: Terminal,
+    cgroup: Cgroup,
+}
 
 /// The parent's side. Returns the command's exit status.
 ///
@@ -31,11 +39,14 @@ pub fn run(cli: &Cli) -> Result<u8> {
         explain::start()?;
     }
     let root = rootfs::default_root()?;
+    // The terminal of whoever calls: until step 2 a container has no other.
+    let terminal = Terminal::shared();
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create()?;
+    let plan = Plan { root, terminal, cgroup };
 
     // NEWPID: the child is PID 1 and sees no other processes. It must be asked for here and not by the child,
     //         since a process cannot change its own PID.
@@ -43,34 +54,29 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // NEWUTS: a host name of its own.
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
-    let mut child = process::clone(namespaces, cgroup.v2_directory(), |parent, born_in_cgroup| {
-        become_command(cli, &root, &cgroup, parent, born_in_cgroup)
+    let in_cgroup = plan.cgroup.v2_directory();
+    let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent, born_in_cgroup| {
+        become_command(cli, &plan, parent, born_in_cgroup)
     })?;
     child.go()?;
     let status = child.wait(&signals)?;
 
     // The command has run, and its status is what counts.
-    cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
+    plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
     Ok(status)
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
-fn become_command(
-    cli: &Cli,
-    root: &Path,
-    cgroup: &Cgroup,
-    parent: &mut ChildEnd,
-    born_in_cgroup: bool,
-) -> Result<Infallible> {
+fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup: bool) -> Result<Infallible> {
     // The kernel kills us when the parent dies, and with us, as we are PID 1, all of the container. First this, then
     // wait: a parent that died before the first line is noticed by the second.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    cgroup.join(born_in_cgroup)?;
+    plan.cgroup.join(born_in_cgroup)?;
 
     filesystem::make_mounts_private()?;
-    filesystem::enter_root(root)?;
+    filesystem::enter_root(&plan.root)?;
     filesystem::mount_proc()?;
     filesystem::mount_dev()?;
 

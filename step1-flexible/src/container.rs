@@ -6,12 +6,13 @@
 //! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7).
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::PathBuf;
 
 use common::cgroupfs::Cgroup;
 use common::handshake::ChildEnd;
 use common::process::{self, Environment, Signals};
 use common::syscall::{die_with_parent, sethostname};
+use common::terminal::Terminal;
 use common::{Result, explain, rootfs, tell, values};
 use nix::sched::CloneFlags;
 
@@ -20,6 +21,14 @@ use crate::{cgroup, environment, filesystem, rlimit};
 
 /// The exit status of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
+
+/// What the parent finds out and makes before there is a child, which goes on from a copy of it.
+struct Plan {
+    root: PathBuf,
+    environment: Environment,
+    terminal: Terminal,
+    cgroup: Cgroup,
+}
 
 /// The parent's side. Returns the command's exit status.
 ///
@@ -35,11 +44,14 @@ pub fn run(cli: &Cli) -> Result<u8> {
     cgroup::check(&cli.limits)?;
     let environment = environment::build(&cli.world)?;
     let root = cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
+    // The terminal of whoever calls: until step 2 a container has no other.
+    let terminal = Terminal::shared();
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits)?;
+    let plan = Plan { root, environment, terminal, cgroup };
 
     // NEWPID: the child is PID 1 and sees no other processes. It must be asked for here and not by the child,
     //         since a process cannot change its own PID.
@@ -47,14 +59,15 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // NEWUTS: a host name of its own.
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
-    let mut child = process::clone(namespaces, cgroup.v2_directory(), |parent, born_in_cgroup| {
-        become_command(cli, &root, &environment, &cgroup, parent, born_in_cgroup)
+    let in_cgroup = plan.cgroup.v2_directory();
+    let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent, born_in_cgroup| {
+        become_command(cli, &plan, parent, born_in_cgroup)
     })?;
     child.go()?;
     let status = child.wait(&signals)?;
 
     // "Killed" alone would leave the user to guess who did it.
-    let kills = cgroup::out_of_memory_kills(&cgroup);
+    let kills = cgroup::out_of_memory_kills(&plan.cgroup);
     if status == KILLED && kills > 0 {
         let limit = values::format_size(cli.limits.memory);
         let program = env!("CARGO_PKG_NAME");
@@ -63,28 +76,21 @@ pub fn run(cli: &Cli) -> Result<u8> {
         ));
     }
     // The command has run, and its status is what counts.
-    cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
+    plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
     Ok(status)
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
-fn become_command(
-    cli: &Cli,
-    root: &Path,
-    environment: &Environment,
-    cgroup: &Cgroup,
-    parent: &mut ChildEnd,
-    born_in_cgroup: bool,
-) -> Result<Infallible> {
+fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup: bool) -> Result<Infallible> {
     // The kernel kills us when the parent dies, and with us, as we are PID 1, all of the container. First this, then
     // wait: a parent that died before the first line is noticed by the second.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    cgroup.join(born_in_cgroup)?;
+    plan.cgroup.join(born_in_cgroup)?;
 
     filesystem::make_mounts_private()?;
-    filesystem::enter_root(root)?;
+    filesystem::enter_root(&plan.root)?;
     filesystem::mount_proc()?;
     filesystem::mount_dev()?;
 
@@ -94,5 +100,5 @@ fn become_command(
 
     // Last, as /proc is read for it on old kernels.
     process::close_descriptors_on_exec()?;
-    process::exec(&cli.command, environment)
+    process::exec(&cli.command, &plan.environment)
 }

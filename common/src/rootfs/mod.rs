@@ -53,24 +53,55 @@ pub fn state_dir() -> Result<PathBuf> {
 }
 
 fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
-    let variable = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    match variable("CONGO_HOME") {
-        Some(home) if home.is_absolute() => return Ok(home),
-        Some(home) => {
-            let what = format!("CONGO_HOME={}: not an absolute path", home.display());
-            return Err(Error::new(what).hint("give it a path that starts with /, or unset it"));
-        }
+    match congo_home(&variable)? {
+        Some(home) => return Ok(home),
         None if is_root => return Ok("/var/lib/congo".into()),
         None => {}
     }
-    // The specification says to ignore a path that is not absolute.
-    let data = variable("XDG_DATA_HOME")
-        .filter(|path| path.is_absolute())
-        .or_else(|| variable("HOME").filter(|path| path.is_absolute()).map(|home| home.join(".local/share")));
+    let data = absolute(&variable, "XDG_DATA_HOME")
+        .or_else(|| absolute(&variable, "HOME").map(|home| home.join(".local/share")));
     data.map(|data| data.join("congo")).ok_or_else(|| {
         Error::new("find the state folder: HOME is not set")
             .hint("set CONGO_HOME to a folder that you can write to")
     })
+}
+
+/// The folder in which Congo keeps what a reboot may forget: `$CONGO_HOME/run` if that is set, else `/run/congo` for
+/// root, else `$XDG_RUNTIME_DIR/congo`. It need not exist.
+///
+/// # Errors
+///
+/// When `CONGO_HOME` is not absolute, or a user has no runtime folder.
+pub fn run_dir() -> Result<PathBuf> {
+    run_dir_of(|name| std::env::var_os(name), nix::unistd::geteuid().is_root())
+}
+
+fn run_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
+    match congo_home(&variable)? {
+        Some(home) => return Ok(home.join("run")),
+        None if is_root => return Ok("/run/congo".into()),
+        None => {}
+    }
+    absolute(&variable, "XDG_RUNTIME_DIR").map(|folder| folder.join("congo")).ok_or_else(|| {
+        Error::new("find the runtime folder: XDG_RUNTIME_DIR is not set")
+            .hint("set CONGO_HOME to a folder that you can write to")
+    })
+}
+
+/// A mistake in what was set for Congo alone is told, not passed over.
+fn congo_home(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>> {
+    match variable("CONGO_HOME").filter(|value| !value.is_empty()).map(PathBuf::from) {
+        Some(home) if !home.is_absolute() => {
+            let what = format!("CONGO_HOME={}: not an absolute path", home.display());
+            Err(Error::new(what).hint("give it a path that starts with /, or unset it"))
+        }
+        home => Ok(home),
+    }
+}
+
+/// The XDG specification says to ignore a path that is not absolute.
+fn absolute(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// The root filesystem made from this host's programs, `host` in the folder `rootfs` of [`state_dir`].

@@ -11,6 +11,11 @@ mod cpu;
 mod environment;
 mod limits;
 mod names;
+mod namespace;
+#[cfg(feature = "network")]
+mod network;
+#[cfg(feature = "network")]
+mod publish;
 mod size;
 
 use std::fmt;
@@ -18,9 +23,19 @@ use std::str::FromStr;
 
 pub use cpu::{Cpus, Cpuset, cpu_shares, cpu_weight, cpus, cpuset};
 pub use environment::{Variable, env, env_file};
+#[cfg(feature = "network")]
+pub use ipnet::Ipv4Net;
 pub use limits::{Ulimit, pids_limit, ulimit};
 pub use names::{directory, hostname, workdir};
-pub use size::{check_swap, format_size, memory, memory_swap, size};
+pub use namespace::{IpcMode, ipc_mode};
+#[cfg(feature = "network")]
+pub use network::{
+    ExtraHost, HostAddress, NetworkMode, add_host, bridge_name, check_bridge_options, check_ip,
+    container_addresses, dns, gateway, ip, network_mode, subnet,
+};
+#[cfg(feature = "network")]
+pub use publish::{Protocol, Publish, Published, publish};
+pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
 
 /// A limit that can be lifted: the `-1` of `--memory-swap` and `--pids-limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Sizes in bytes: `--memory`, `--memory-swap`.
+//! Sizes in bytes: `--memory`, `--memory-swap`, `--shm-size`.
 //!
 //! They end in `memory.limit_in_bytes` and `memory.memsw.limit_in_bytes` (cgroup v1), in `memory.max` and
 //! `memory.swap.max` (v2). `memory.memsw` is memory and swap together, as `--memory-swap`; `memory.swap.max`
@@ -17,6 +17,9 @@ const LARGEST: u64 = i64::MAX as u64;
 /// Docker's least `--memory`: not a limit of the kernel, but the room that the start takes and a program of
 /// some use. The kernel charges page tables, stacks and the page cache to the container as well.
 const LEAST_MEMORY: u64 = 6 << 20;
+
+/// A page, of which most machines' memory consists. tmpfs(5) takes a size of 0 for "no limit".
+const LEAST_SHM: u64 = 4 << 10;
 
 /// Reads a size in bytes: `64m`, `1.5g`, `128 MiB`, `100000`.
 ///
@@ -63,6 +66,20 @@ pub fn memory(text: &str) -> Result<u64, String> {
     match size(text)? {
         bytes if bytes < LEAST_MEMORY => {
             Err(format!("at least {} (6m) is needed", format_size(LEAST_MEMORY)))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+/// Reads the value of `--shm-size`: a [`size`] of at least one page, 4 KiB.
+///
+/// # Errors
+///
+/// Not a size, or a smaller one.
+pub fn shm_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes if bytes < LEAST_SHM => {
+            Err(format!("at least a page is needed, {} (4k)", format_size(LEAST_SHM)))
         }
         bytes => Ok(bytes),
     }
@@ -155,6 +172,14 @@ mod tests {
         assert_eq!(memory("6m"), Ok(6 << 20));
         assert_eq!(memory("6291455"), Err("at least 6 MiB (6m) is needed".into()));
         assert!(memory("1k").is_err() && memory("0").is_err() && memory("-1").is_err());
+    }
+
+    #[test]
+    fn shared_memory_has_at_least_a_page() {
+        assert_eq!(shm_size("64m"), Ok(64 << 20));
+        assert_eq!(shm_size("4096"), Ok(4096));
+        assert_eq!(shm_size("4095"), Err("at least a page is needed, 4 KiB (4k)".into()));
+        assert!(shm_size("0").is_err() && shm_size("-1").is_err() && shm_size("all").is_err());
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! The firewall's rules, through the program `nft`, which translates them for the kernel: nf_tables.
+//!
+//! Kernel objects: the tables of this network namespace. `nft -f` makes of a whole text one transaction: all of it
+//! holds from one packet to the next, or nothing of it. See nft(8).
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use crate::error::{Error, Result};
+use crate::explain::Turn;
+
+/// Where it is looked for after `PATH`: a user's, which sudo or su may keep, often lacks them.
+const SYSTEM: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// Of the rules, what a line of the narration shows.
+const SHOWN: usize = 400;
+
+/// Makes sure that `nft` is there, before anything on the host has changed.
+///
+/// # Errors
+/// When it is not installed.
+pub fn require() -> Result<()> {
+    program().map(drop)
+}
+
+/// Hands the rules to `nft -f -`.
+///
+/// # Errors
+/// When `nft` is not installed, or refuses; then nothing has changed, and its first line tells why.
+pub fn load(ruleset: &str) -> Result<()> {
+    let program = program()?;
+    let turn = Turn::take();
+    let output = run(&program, ruleset);
+    if let Some(turn) = turn {
+        let result = match &output {
+            Ok(output) => {
+                output.status.code().map_or_else(|| output.status.to_string(), |code| code.to_string())
+            }
+            Err(error) => format!("-1 {error}"),
+        };
+        turn.line(format_args!("nft -f - <<< {:?}", summary(ruleset)), result, "nft(8)");
+    }
+    let output = output.map_err(|error| Error::from_io(format!("run {}", program.display()), &error))?;
+    if output.status.success() { Ok(()) } else { Err(refused(&output)) }
+}
+
+fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
+    let mut command = Command::new(program);
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Its messages are looked through for the first line: in one language.
+    command.env("LC_ALL", "C");
+    // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(unblock_signals) };
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // When nft ends before it has read all, its own message says why, better than EPIPE.
+        let _ = stdin.write_all(ruleset.as_bytes());
+    }
+    child.wait_with_output()
+}
+
+/// The runtime blocks SIGINT, SIGTERM and others, and a new program inherits that: a hanging nft could be ended only
+/// with SIGKILL.
+fn unblock_signals() -> io::Result<()> {
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
+}
+
+fn refused(output: &Output) -> Error {
+    let text = String::from_utf8_lossy(&output.stderr);
+    // "/dev/stdin:2:1-3: Error: syntax error, …": the place is of no use to who has not written the rules.
+    let line = text.lines().next().unwrap_or_default();
+    let reason = line.split_once("Error: ").map_or(line, |(_, reason)| reason);
+    let error = match reason {
+        "" => Error::new(format!("nft -f -: {}", output.status)),
+        reason => Error::new(format!("nft -f -: {reason}")),
+    };
+    if reason.contains("Operation not permitted") {
+        error.hint("only root of this network namespace may change its rules, with CAP_NET_ADMIN")
+    } else if reason.contains("Operation not supported") || reason.contains("Protocol not supported") {
+        error.hint("this kernel has no nf_tables, or not this part of it: modprobe nf_tables")
+    } else {
+        error
+    }
+}
+
+/// The rules in one line, as far as they fit.
+fn summary(ruleset: &str) -> String {
+    let lines: Vec<_> =
+        ruleset.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let mut text = lines.join("; ").replace("{;", "{").replace("; }", " }");
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text += &format!("… ({} lines)", lines.len());
+    }
+    text
+}
+
+fn program() -> Result<PathBuf> {
+    find(std::env::var_os("PATH").as_deref(), &SYSTEM).ok_or_else(|| {
+        Error::new("nft: not installed")
+            .hint("a bridge needs it for its rules: install the package nftables (apt install nftables)")
+    })
+}
+
+fn find(path: Option<&OsStr>, system: &[&str]) -> Option<PathBuf> {
+    let folders = path.map(std::env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
+    folders
+        .chain(system.iter().map(PathBuf::from))
+        .map(|folder| folder.join("nft"))
+        .find(|file| file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
+}

@@ -1,0 +1,65 @@
+//! `--ipc`, and what it has in common with `--network`: joining the namespace of another process.
+//!
+//! They end in clone(2) with or without the flag of the namespace, or in setns(2). Docker's `container:` takes a
+//! container's name; a runtime without a daemon knows no names, so here it is the PID of any process in it.
+//! namespaces(7), ipc_namespaces(7).
+
+use super::whole;
+
+/// Which IPC namespace a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpcMode {
+    /// One of its own.
+    Private,
+    /// That of the runtime.
+    Host,
+    /// That of the process with this PID.
+    Container(i32),
+}
+
+/// Reads the value of `--ipc`: `private`, `host` or `container:PID`.
+///
+/// # Errors
+///
+/// None of these, or a PID that no process can have.
+pub fn ipc_mode(text: &str) -> Result<IpcMode, String> {
+    match text {
+        "private" => Ok(IpcMode::Private),
+        "host" => Ok(IpcMode::Host),
+        _ => container(text)
+            .unwrap_or_else(|| Err("expected private, host or container:PID".into()))
+            .map(IpcMode::Container),
+    }
+}
+
+/// The PID in `container:PID`; `None` for what does not begin like that.
+pub(super) fn container(text: &str) -> Option<Result<i32, String>> {
+    let pid = whole(text.strip_prefix("container:")?).filter(|&pid| pid > 0);
+    Some(pid.ok_or_else(|| "expected the PID of a process after container:, as the host numbers it".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipc_modes() {
+        assert_eq!(ipc_mode("private"), Ok(IpcMode::Private));
+        assert_eq!(ipc_mode("host"), Ok(IpcMode::Host));
+        assert_eq!(ipc_mode("container:1"), Ok(IpcMode::Container(1)));
+        assert_eq!(ipc_mode("container:2147483647"), Ok(IpcMode::Container(i32::MAX)));
+        for text in ["", "none", "Host", "private ", "container", "shareable", "host:1"] {
+            assert!(ipc_mode(text).unwrap_err().contains("container:PID"), "{text:?}");
+        }
+        for text in [
+            "container:",
+            "container:0",
+            "container:-1",
+            "container:+1",
+            "container:web",
+            "container:2147483648",
+        ] {
+            assert!(ipc_mode(text).unwrap_err().starts_with("expected the PID"), "{text:?}");
+        }
+    }
+}

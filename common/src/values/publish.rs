@@ -1,0 +1,126 @@
+//! `--publish`: which ports of the host lead to which ports of the container.
+//!
+//! They end in a socket that reserves the port on the host, and in nft(8)'s rules, which send what comes there on to
+//! the container. The text of one [`Publish`] is read again from the leases of other containers, so what is written
+//! must be what is read. ip(7), tcp(7), udp(7).
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use super::whole;
+
+/// What is said of a value that has not the form at all.
+const EXPECTED: &str =
+    "expected [IP:]HOST:CONTAINER[/tcp|udp], such as 8080:80 or 127.0.0.1:5000-5009:5000-5009/udp";
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// tcp(7)
+    Tcp,
+    /// udp(7)
+    Udp,
+}
+
+/// As nft(8) and the option write it.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+/// One port of the host that leads to one of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Publish {
+    /// At this address of the host; `None`: at every one.
+    pub host_ip: Option<Ipv4Addr>,
+    /// The port on the host.
+    pub host_port: u16,
+    /// The port in the container.
+    pub container_port: u16,
+    /// Ports of TCP and UDP are not the same ones.
+    pub protocol: Protocol,
+}
+
+/// As the option takes it: `127.0.0.1:8080:80/tcp`.
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(ip) = self.host_ip {
+            write!(f, "{ip}:")?;
+        }
+        write!(f, "{}:{}/{}", self.host_port, self.container_port, self.protocol)
+    }
+}
+
+/// The value of one `--publish`: a port, or as many of them as the ranges have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    first: Publish,
+    count: u16,
+}
+
+impl Published {
+    /// Each port of the ranges.
+    pub fn ports(&self) -> impl Iterator<Item = Publish> + use<> {
+        let first = self.first;
+        // The last of the range is a port as well, so nothing overflows.
+        (0..self.count).map(move |step| Publish {
+            host_port: first.host_port + step,
+            container_port: first.container_port + step,
+            ..first
+        })
+    }
+}
+
+/// Reads a value of `--publish`: `[IP:]HOST:CONTAINER[/tcp|udp]`, where both ports may be ranges `A-B`.
+///
+/// The address `0.0.0.0` means every one of the host, as no address does.
+///
+/// # Errors
+///
+/// Not of this form, a port that is none, or ranges of different lengths.
+pub fn publish(text: &str) -> Result<Published, String> {
+    let (ports, protocol) = match text.split_once('/') {
+        None => (text, Protocol::Tcp),
+        Some((ports, "tcp")) => (ports, Protocol::Tcp),
+        Some((ports, "udp")) => (ports, Protocol::Udp),
+        Some(_) => return Err("expected tcp or udp after the ports, as in 8080:80/udp".into()),
+    };
+    let (rest, container) = ports.rsplit_once(':').ok_or(EXPECTED)?;
+    let (host_ip, host) = match rest.rsplit_once(':') {
+        None => (None, rest),
+        Some((ip, host)) => {
+            let ip =
+                ip.parse().map_err(|_| "expected an IPv4 address of the host before the ports".to_owned())?;
+            (Some(ip).filter(|ip: &Ipv4Addr| !ip.is_unspecified()), host)
+        }
+    };
+    let (host, container) = (range(host)?, range(container)?);
+    if host.len() != container.len() {
+        return Err(format!(
+            "{} ports on the host, {} in the container; expected ranges of the same length",
+            host.len(),
+            container.len()
+        ));
+    }
+    let first = Publish { host_ip, host_port: *host.start(), container_port: *container.start(), protocol };
+    Ok(Published { first, count: host.len() as u16 })
+}
+
+fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(first) || !is_number(last) {
+        return Err(EXPECTED.into());
+    }
+    let port = |text| whole(text).filter(|&port: &u16| port > 0);
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        (Some(_), Some(_)) => Err("expected a range of ports that begins with the lower one".into()),
+        _ => Err("expected ports from 1 to 65535".into()),
+    }
+}

@@ -1,0 +1,22 @@
+//! A container runtime in one sitting: parse the command line, run the container, exit with its code.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod bridge;
+mod cgroup;
+mod cli;
+mod container;
+mod environment;
+mod filesystem;
+mod firewall;
+mod init;
+mod ipc;
+mod names;
+mod network;
+mod rlimit;
+mod terminal;
+
+fn main() -> ExitCode {
+    common::cli::main(env!("CARGO_PKG_NAME"), container::run)
+}
