@@ -1,11 +1,13 @@
 //! Bad input about networks, names, shared memory and the terminal, refused as all bad input is.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
 
-use super::bad_input::{each, error, refused};
+use nix::mount::{MsFlags, mount};
+
+use super::bad_input::{each, error, refused, with_mounts};
 use super::bridge::{BRIDGE, Member};
-use crate::container::Container;
 use crate::network::Network;
 use crate::probe::Need;
 use crate::{Check, Checked, Failure, Subject, netlink};
@@ -21,7 +23,8 @@ pub(crate) const CHECKS: &[Check] = &[
     })
     .hint("ESRCH helps nobody: name the PID."),
     Check::since(2, "bad.ipc", "An IPC mode that does not exist, and the PID of a dead process, are refused.", |it| {
-        each(it, "--ipc", &["foo", "", "container:", "container:abc"], &["private", "host", "container"])?;
+        each(it, "--ipc", &["foo", ""], &["private", "host", "container"])?;
+            each(it, "--ipc", &["container:", "container:abc"], &["PID"])?;
         dead(it, "--ipc")
     })
     .hint("private, host, container:PID."),
@@ -137,8 +140,20 @@ fn foreign(subject: &Subject) -> Checked {
     Ok(())
 }
 
+/// Hides the program, wherever a runtime may look for it, in a mount namespace of its own.
 fn no_nft(subject: &Subject) -> Checked {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    let hide = || {
+        for folder in std::env::split_paths(&path).chain(system) {
+            let file = folder.join("nft");
+            if file.is_file() {
+                mount(Some("/dev/null"), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            }
+        }
+        Ok(())
+    };
     let mut command = subject.command(&["--network", "bridge", "true"]);
     command.env("PATH", subject.file("no-such-folder"));
-    error(&Container::start(&mut command)?.output()?, 125, &["nft", "not installed"])
+    error(&with_mounts(&mut command, hide)?, 125, &["nft", "not installed"])
 }

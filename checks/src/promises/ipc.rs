@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use common::attack::{make_segment, remove_segment};
-use nix::mqueue::{MQ_OFlag, mq_open, mq_unlink};
+use nix::mqueue::{MQ_OFlag, MqAttr, mq_close, mq_open, mq_unlink};
 use nix::sys::stat::Mode;
 
 use crate::host::{self, SHARED_MEMORY};
@@ -56,22 +56,25 @@ fn segments(subject: &Subject) -> Checked {
     expect("the lines of /proc/sysvipc/shm inside, which has a title,", 1, output?.ok()?.lines().count())
 }
 
+/// Opens a message queue of this thread's IPC namespace, and closes it again.
+fn opens(name: &str, flags: MQ_OFlag) -> nix::Result<()> {
+    let room = MqAttr::new(0, 1, 16, 0);
+    mq_close(mq_open(name, flags | MQ_OFlag::O_RDWR, Mode::S_IRUSR | Mode::S_IWUSR, Some(&room))?)
+}
+
 fn queues(subject: &Subject) -> Checked {
     const NAME: &str = "/congo-checks";
-    let rights = Mode::S_IRUSR | Mode::S_IWUSR;
-    let of_host = mq_open(NAME, MQ_OFlag::O_CREAT | MQ_OFlag::O_RDWR, rights, None)
-        .map_err(|errno| Failure::new("a message queue on the host", errno));
-    let container = of_host.and_then(|_| {
-        subject.hold_sh(&[], "ls -A /dev/mqueue; touch /dev/mqueue/inside || exit 1; echo ready; cat")
-    });
-    let _ = mq_unlink(NAME);
+    opens(NAME, MQ_OFlag::O_CREAT).map_err(|errno| Failure::new("a message queue on the host", errno))?;
+    let script = "ls -A /dev/mqueue; touch /dev/mqueue/inside || exit 1; echo ready; cat";
+    let container = subject.hold_sh(&[], script);
+    mq_unlink(NAME)?;
     let container = container?;
     expect("what /dev/mqueue has at first", "ready\n", &container.stdout())?;
     let first = container.first()?;
     let mounts = first.mounts()?;
     let kind = mounts.iter().rfind(|mount| mount.point == "/dev/mqueue").map(|mount| mount.kind.as_str());
     expect("the filesystem at /dev/mqueue", Some("mqueue"), kind)?;
-    let opened = || Ok(mq_open("/inside", MQ_OFlag::O_RDONLY, Mode::empty(), None).is_ok());
+    let opened = || Ok(opens("/inside", MQ_OFlag::empty()).is_ok());
     expect("whether the container's queue can be opened in its namespace", true, first.in_ipc(opened)?)?;
     expect("whether it can be opened on the host", false, opened()?)
 }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::fstat;
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 use pty_process::blocking::{Command, Pty, open};
@@ -65,6 +66,8 @@ pub(crate) struct Terminal {
     screen: Arc<Stream>,
     /// Up to where the screen was read.
     seen: usize,
+    /// Which file it is.
+    file: (u64, u64),
     /// Its settings when nobody had used it.
     fresh: Termios,
 }
@@ -76,11 +79,12 @@ impl Terminal {
         let (pty, pts) = open().map_err(no_terminal)?;
         pty.resize(pty_process::Size::new(24, 80)).map_err(no_terminal)?;
         let fresh = tcgetattr(&pty)?;
+        let file = fstat(&pts)?;
         let command = Command::new(program).args(arguments).envs(subject.environment());
         let child = command.spawn(pts).map_err(no_terminal)?;
         let pty = Arc::new(pty);
         let screen = Stream::of(Reader(Arc::clone(&pty)));
-        Ok(Terminal { pty, child, screen, seen: 0, fresh })
+        Ok(Terminal { pty, child, screen, seen: 0, file: (file.st_dev, file.st_ino), fresh })
     }
 
     /// The runtime, started by a shell of the host, as a user starts it.
@@ -349,12 +353,11 @@ fn session(subject: &Subject) -> Checked {
 
 /// Fails if any of the processes has a descriptor of the terminal at which the shell runs.
 fn have_none_of(terminal: &Terminal) -> Checked {
-    let of_host = fs::metadata(Process(terminal.child.id().cast_signed()).path("fd/2"))?;
     let first = terminal.first()?;
     for process in [vec![first], first.descendants()].concat() {
         for number in process.descriptors()? {
             let Ok(file) = fs::metadata(process.path(&format!("fd/{number}"))) else { continue };
-            let same = (file.dev(), file.ino()) == (of_host.dev(), of_host.ino());
+            let same = (file.dev(), file.ino()) == terminal.file;
             ensure(!same, || {
                 let found = format!("descriptor {number} of \"{}\" is", process.command_line());
                 Failure::new("no descriptor of the host's terminal in the container", found)
