@@ -10,10 +10,11 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{Check, Outcome, Subject, all, host, probe};
+use crate::{Check, Outcome, Subject, all, host, inside, probe};
 
 /// Runs all checks against a step's binary, with the command line of every Rust test.
 pub fn main(package: &str, binary: &'static str) -> ExitCode {
+    inside::run_if_asked();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
     let digits = package.trim_start_matches("step").split('-').next().unwrap_or_default();

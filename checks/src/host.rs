@@ -1,7 +1,7 @@
 //! A host of the checks' own, and the guard that compares it before and after each check.
 //!
 //! The checks put themselves into a mount namespace whose mounts are shared, as systemd shares a host's, and
-//! into UTS, IPC and network namespaces. So a runtime that forgets to make its mounts private is caught on every
+//! into UTS, IPC and network namespaces, the last with its loopback interface up. So a runtime that forgets to make its mounts private is caught on every
 //! machine, and a learner's mistake cannot unmount or rename what is not the checks' own. As a subreaper the
 //! checks become the parent of every process that outlives its runtime. Cgroups cannot be had in a copy: new
 //! ones count as left behind when they stay and nobody else's process is in them.
@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, gethostname};
 
 use crate::kernel::{self, Mount, Process};
-use crate::{Checked, Failure, Subject};
+use crate::{Checked, Failure, Subject, netlink, network, probe};
 
 /// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,12 +40,21 @@ pub fn enter() -> nix::Result<()> {
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWNET,
     )?;
+    // A host can talk to itself.
+    netlink::set_up(netlink::LOOPBACK, true)?;
     // Private first: it cuts the tie to the real host's mounts. Shared then makes new ties, within this host only.
     for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>)?;
     }
+    // POSIX shared memory belongs to the IPC namespace by convention only: this is what goes with ours.
+    if Path::new(SHARED_MEMORY).is_dir() {
+        mount(Some("shm"), SHARED_MEMORY, Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
+    }
     Ok(())
 }
+
+/// Where POSIX shared memory lies: shm_overview(7).
+pub(crate) const SHARED_MEMORY: &str = "/dev/shm";
 
 /// What of the host a runtime could change and must not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +62,8 @@ pub struct Look {
     mounts: BTreeSet<Mount>,
     cgroups: BTreeSet<PathBuf>,
     links: BTreeSet<String>,
+    tables: BTreeSet<String>,
+    forwarding: bool,
     files: BTreeSet<PathBuf>,
     processes: BTreeSet<Process>,
     hostname: String,
@@ -64,6 +76,8 @@ impl Look {
             mounts: Mount::of_host().unwrap_or_default().into_iter().collect(),
             cgroups: cgroups(),
             links: links(),
+            tables: tables(subject),
+            forwarding: network::forwarding().unwrap_or_default(),
             files: files(subject),
             processes: myself().descendants().into_iter().collect(),
             hostname: hostname(),
@@ -100,6 +114,9 @@ impl Look {
         let mounts = |look: &Look| look.mounts.iter().map(in_words).collect();
         compare("mount", mounts(self), mounts(now));
         compare("network link", self.links.clone(), now.links.clone());
+        compare("packet filter", self.tables.clone(), now.tables.clone());
+        let forwarding = |look: &Look| [if look.forwarding { "on" } else { "off" }.to_owned()].into();
+        compare("state of net.ipv4.ip_forward", forwarding(self), forwarding(now));
         let paths = |paths: &BTreeSet<PathBuf>| paths.iter().map(|path| path.display().to_string()).collect();
         compare("file", paths(&self.files), paths(&now.files));
         // Runs of other people come and go: a cgroup that is gone was not ours to keep.
@@ -131,9 +148,19 @@ impl Look {
             }
         }
         let _ = nix::unistd::sethostname(&self.hostname);
-        for new in Look::at(subject).mounts.difference(&self.mounts) {
+        let now = Look::at(subject);
+        for new in now.mounts.difference(&self.mounts) {
             let _ = nix::mount::umount2(new.point.as_str(), nix::mount::MntFlags::MNT_DETACH);
         }
+        for new in now.links.difference(&self.links) {
+            let _ = netlink::delete(new);
+        }
+        for new in now.tables.difference(&self.tables) {
+            let _ = Command::new("nft").arg("delete").args(new.split_whitespace()).status();
+        }
+        let _ = network::set_forwarding(self.forwarding);
+        // What a runtime remembers of them.
+        let _ = fs::remove_dir_all(subject.home().join("run"));
         thread::sleep(Duration::from_millis(50));
         self.reap();
         for folder in cgroups().difference(&self.cgroups) {
@@ -175,6 +202,14 @@ fn has_strangers(cgroup: &Path, ours: &BTreeSet<Process>) -> bool {
         let pids = fs::read_to_string(path).unwrap_or_default();
         pids.lines().filter_map(|pid| pid.parse().ok()).any(|pid| !ours.contains(&Process(pid)))
     })
+}
+
+/// The tables of the packet filter, as `table inet congo`, for steps that may have made some.
+fn tables(subject: &Subject) -> BTreeSet<String> {
+    if subject.step() < 2 || probe::program("nft").is_err() {
+        return BTreeSet::new();
+    }
+    network::tables().unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 fn links() -> BTreeSet<String> {

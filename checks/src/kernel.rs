@@ -4,6 +4,7 @@
 //! the kernel's cgroup-v1/ and cgroup-v2.rst.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,20 @@ impl Process {
         Ok(name.to_string_lossy().into_owned())
     }
 
+    /// Does something in the process's IPC namespace, which a thread enters.
+    ///
+    /// # Errors
+    /// When the process is gone, or what `action` fails at.
+    pub fn in_ipc<T: Send>(self, action: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+        let namespace = fs::File::open(self.path("ns/ipc"))?;
+        let acting = || {
+            setns(namespace, CloneFlags::CLONE_NEWIPC)?;
+            action()
+        };
+        thread::scope(|scope| scope.spawn(acting).join())
+            .unwrap_or_else(|_| Err(Failure::new("the check works", "its thread broke off")))
+    }
+
     /// The processor time that it has used.
     ///
     /// # Errors
@@ -175,6 +190,12 @@ impl Process {
             let ids: Vec<_> = ids.split_whitespace().collect();
             ids.len() > 1 && ids.last() == Some(&"1")
         })
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
     }
 }
 

@@ -10,6 +10,8 @@
 //! | [`exercises`] | the checks of the lessons' exercises |
 //! | [`subject`] | the binary that is tried; [`container`]: one that runs |
 //! | [`kernel`] | what the kernel says about processes, mounts and cgroups |
+//! | [`network`] | network namespaces to look from, and hosts outside |
+//! | [`inside`] | what a check does from within a container |
 //! | [`host`] | a host of the checks' own, and the guard |
 //! | [`probe`] | what this machine can do |
 //! | [`machine`] | what it can do for each step, with remedies |
@@ -21,8 +23,11 @@ pub mod acceptance;
 pub mod container;
 pub mod exercises;
 pub mod host;
+pub mod inside;
 pub mod kernel;
 pub mod machine;
+mod netlink;
+pub mod network;
 pub mod probe;
 pub mod promises;
 pub mod subject;

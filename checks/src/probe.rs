@@ -6,12 +6,14 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::thread;
 
 use nix::sched::{CloneFlags, sched_getaffinity, unshare};
 use nix::unistd::Pid;
 
 use crate::kernel;
+use crate::machine::attempt;
 
 /// Something that a machine must have for a check to mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub enum Need {
     NoSwap,
     /// So many processors.
     Cpus(usize),
+    /// A kernel with veth pairs and bridges, and `nft` with a kernel whose rules it can load.
+    Bridge,
+    /// A host outside on a veth pair.
+    Veth,
     /// A program of the host.
     Program(&'static str),
 }
@@ -45,6 +51,8 @@ impl Need {
             Need::SwapAccounting => swap_accounting(),
             Need::NoSwap => no_swap(),
             Need::Cpus(count) => cpus(count),
+            Need::Bridge => bridge(),
+            Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
         }
     }
@@ -114,6 +122,16 @@ fn swap_accounting() -> Result<(), String> {
     } else {
         Err("this kernel does not count swap for cgroups (boot it with swapaccount=1)".into())
     }
+}
+
+/// Asked by many checks, and it starts a program.
+fn bridge() -> Result<(), String> {
+    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
+    let ask = || {
+        program("nft")?;
+        attempt(&["veth", "bridge", "nft"]).map(|_| ())
+    };
+    ANSWER.get_or_init(ask).clone()
 }
 
 fn no_swap() -> Result<(), String> {

@@ -3,6 +3,8 @@
 use crate::Check;
 
 mod bad_input;
+mod bad_network;
+mod bridge;
 mod cgroup;
 mod cli;
 mod concurrency;
@@ -14,12 +16,20 @@ mod exit_status;
 mod explain;
 mod filesystem;
 mod hostname;
+mod init;
+mod ipc;
 mod limits;
+mod names;
 mod namespaces;
+mod network;
 mod process;
+mod publish;
 mod signals;
 mod streams;
+mod sysfs;
 mod terminal;
+
+pub(crate) use terminal::Terminal;
 
 /// All checks: what everything else stands on comes first, since a learner sees the first failure.
 pub(crate) const ALL: &[&[Check]] = &[
@@ -28,6 +38,12 @@ pub(crate) const ALL: &[&[Check]] = &[
     hostname::CHECKS,
     filesystem::CHECKS,
     devices::CHECKS,
+    sysfs::CHECKS,
+    ipc::CHECKS,
+    network::CHECKS,
+    bridge::CHECKS,
+    publish::CHECKS,
+    names::CHECKS,
     cgroup::CHECKS,
     limits::CHECKS,
     environment::CHECKS,
@@ -36,9 +52,11 @@ pub(crate) const ALL: &[&[Check]] = &[
     descriptors::CHECKS,
     streams::CHECKS,
     terminal::CHECKS,
+    init::CHECKS,
     cli::CHECKS,
     explain::CHECKS,
     bad_input::CHECKS,
+    bad_network::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
 ];
@@ -52,6 +70,12 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("mounts", "Its mounts stay its own"),
     ("proc", "It has a /proc of its own"),
     ("dev", "It has a minimal /dev"),
+    ("sys", "It has a /sys of its own, to read"),
+    ("ipc", "It talks to no process of the host through shared memory or queues"),
+    ("network", "It has a network of its own"),
+    ("bridge", "Containers on a bridge reach whom they should, and nobody else"),
+    ("publish", "Published ports lead into it, and nothing else does"),
+    ("names", "It finds its own name, and others"),
     ("cgroup", "It is alone in a cgroup"),
     ("memory", "Memory is limited"),
     ("swap", "Swap is limited"),
@@ -66,6 +90,7 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("descriptor", "No descriptor leaks into it"),
     ("stream", "stdin, stdout and stderr pass unchanged"),
     ("terminal", "A terminal works, with job control"),
+    ("init", "An init as PID 1, for commands that are none"),
     ("cli", "--help helps"),
     ("explain", "--explain tells what is done, truthfully"),
     ("bad", "Bad input is refused in two lines"),

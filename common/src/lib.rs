@@ -2,6 +2,7 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
+//! | `attack` | what an attacker in a container would try, for the checks (feature `attack`) |
 //! | [`cgroupfs`] | which cgroup hierarchy is mounted where; making, writing, joining and removing a cgroup |
 //! | [`cli`] | the command line's errors in the runtimes' own form, with Docker's exit status |
 //! | [`error`] | the one error type: what was being done, the errno, the likely cause |
@@ -23,6 +24,8 @@
 //!
 //! All `unsafe` code of the course lives in this crate.
 
+#[cfg(feature = "attack")]
+pub mod attack;
 pub mod cgroupfs;
 pub mod cli;
 pub mod error;

@@ -22,6 +22,7 @@ enum Tool {
 }
 
 fn main() -> ExitCode {
+    checks::inside::run_if_asked();
     end_quietly_when_nobody_reads();
     let result = match Tool::parse() {
         Tool::Check(args) => check::run(&args),

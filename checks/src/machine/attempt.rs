@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -15,13 +14,12 @@ use std::thread;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::SockProtocol;
 use nix::unistd::{AccessFlags, access, getegid, geteuid};
 
 use super::{CONTROLLERS, KINDS, Tried, installed};
 use crate::kernel::Process;
+use crate::netlink::{attribute, request};
 use crate::probe::Need;
 
 /// Tries these, in this order, and returns what the last one found: `user`, a kind of namespace, `overlay`,
@@ -98,18 +96,11 @@ fn new_network() -> Result<(), String> {
 
 fn link(kind: &str) -> Tried {
     new_network()?;
-    let attribute = |number: u16, value: &[u8]| {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        let mut bytes = [length.to_ne_bytes(), number.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    };
     // struct ifinfomsg, all zero: the kernel picks the name and the number.
     let mut body = vec![0; 16];
     body.extend(attribute(libc::IFLA_LINKINFO, &attribute(libc::IFLA_INFO_KIND, kind.as_bytes())));
     let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    let made = netlink(SockProtocol::NetlinkRoute, i32::from(libc::RTM_NEWLINK), create, &body);
+    let made = request(SockProtocol::NetlinkRoute, i32::from(libc::RTM_NEWLINK), create, &body);
     named(&format!("making a {kind} link"), made)?;
     Ok("made one in a network namespace".into())
 }
@@ -119,7 +110,7 @@ fn nft() -> Tried {
     let Some(path) = installed("nft") else {
         // struct nfgenmsg. The question is harmless: which generation of rules is this?
         let question = (libc::NFNL_SUBSYS_NFTABLES << 8) | libc::NFT_MSG_GETGEN;
-        let answer = netlink(SockProtocol::NetlinkNetFilter, question, 0, &[0; 4]);
+        let answer = request(SockProtocol::NetlinkNetFilter, question, 0, &[0; 4]);
         return Err(match answer {
             Ok(()) => "the kernel has nf_tables".into(),
             Err(errno) => format!("the kernel has no nf_tables: {errno}"),
@@ -141,26 +132,6 @@ fn nft() -> Tried {
     match output.status.success() {
         true => Ok("loaded rules for NAT in a network namespace".into()),
         false => Err(format!("nft: {}", complaint.lines().next().unwrap_or("failed without a word"))),
-    }
-}
-
-/// Sends one request, and reads the kernel's answer to it.
-fn netlink(protocol: SockProtocol, kind: i32, flags: i32, body: &[u8]) -> nix::Result<()> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-    let short = |number: i32| u16::try_from(number).unwrap_or_default().to_ne_bytes();
-    // struct nlmsghdr: length, type, flags, sequence number, port.
-    let mut message = u32::try_from(16 + body.len()).unwrap_or_default().to_ne_bytes().to_vec();
-    message.extend([short(kind), short(flags | libc::NLM_F_REQUEST | libc::NLM_F_ACK)].concat());
-    message.extend([0; 8]);
-    message.extend(body);
-    sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut answer = [0; 8192];
-    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    let error = answer[..length].get(16..20).filter(|_| answer[4..6] == short(libc::NLMSG_ERROR));
-    // A negative errno; 0 is an acknowledgement.
-    match error.and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes) {
-        0 => Ok(()),
-        errno => Err(nix::Error::from_raw(-errno)),
     }
 }
 

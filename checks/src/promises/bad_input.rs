@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -125,14 +126,14 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// Fails unless the runtime refuses: status 125, an error in one or two lines with these words, nothing else.
-fn refused(subject: &Subject, arguments: &[&str], words: &[&str]) -> Checked {
+pub(super) fn refused(subject: &Subject, arguments: &[&str], words: &[&str]) -> Checked {
     error(&subject.run(arguments)?, 125, words).map_err(|failure| {
         let shown: Vec<_> = arguments.iter().map(|argument| format!("{argument:.40?}")).collect();
         Failure { expected: format!("with {}: {}", shown.join(" "), failure.expected), ..failure }
     })
 }
 
-fn error(output: &Output, status: i32, words: &[&str]) -> Checked {
+pub(super) fn error(output: &Output, status: i32, words: &[&str]) -> Checked {
     output.status_is(status)?;
     let stderr = &output.stderr;
     let found = || format!("{stderr:.400?}");
@@ -147,7 +148,7 @@ fn error(output: &Output, status: i32, words: &[&str]) -> Checked {
 }
 
 /// Fails unless the option is refused with each of these values, and the error names both.
-fn each(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]) -> Checked {
+pub(super) fn each(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]) -> Checked {
     for value in values {
         // As one word, since a value that begins with `-` could be taken for an option.
         let words = [&[option, value], accepted].concat();
@@ -160,31 +161,40 @@ fn not_root(subject: &Subject) -> Checked {
     // The binary may lie where only root may look.
     let copy = subject.file("runtime");
     fs::copy(subject.binary(), &copy)?;
-    let mut command = std::process::Command::new(&copy);
+    let mut command = Command::new(&copy);
     command.arg("true").envs(subject.environment()).uid(65534).gid(65534).current_dir("/");
     let output = Container::start(&mut command)?.output();
     fs::remove_file(copy)?;
     error(&output?, 125, &["root"])
 }
 
-/// Takes a hierarchy away, in a mount namespace of its own: from v1 that of pids, from v2 all there is.
-fn no_controller(subject: &Subject) -> Checked {
-    let output = thread::scope(|scope| {
-        let without = scope.spawn(|| {
+/// Runs the runtime to its end in a mount namespace of its own, after `change` was made to the mounts there.
+pub(super) fn with_mounts(
+    command: &mut Command,
+    change: impl FnOnce() -> Checked + Send,
+) -> Result<Output, Failure> {
+    thread::scope(|scope| {
+        let run = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS)?;
             mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-            for hierarchy in hierarchies()? {
-                if hierarchy.controllers.iter().any(|name| name == "pids") {
-                    umount2(&hierarchy.point, MntFlags::MNT_DETACH)?;
-                }
-            }
-            subject.run(&["true"])
+            change()?;
+            Container::start(command)?.output()
         });
-        without
-            .join()
-            .unwrap_or_else(|_| Err(Failure::new("a run without cgroups", "the check itself failed")))
-    });
-    let output = output?;
+        run.join().unwrap_or_else(|_| Err(Failure::new("a run with other mounts", "the check itself failed")))
+    })
+}
+
+/// Takes a hierarchy away: from v1 that of pids, from v2 all there is.
+fn no_controller(subject: &Subject) -> Checked {
+    let take_away = || {
+        for hierarchy in hierarchies()? {
+            if hierarchy.controllers.iter().any(|name| name == "pids") {
+                umount2(&hierarchy.point, MntFlags::MNT_DETACH)?;
+            }
+        }
+        Ok(())
+    };
+    let output = with_mounts(&mut subject.command(&["true"]), take_away)?;
     error(&output, 125, &["cgroup"])?;
     // With v2, the others are gone with it: any of them may be named.
     let named = ["pids", "memory", "cpu"].iter().any(|name| output.stderr.contains(name));

@@ -2,14 +2,17 @@
 //! itself. PR_SET_PDEATHSIG(2const), cgroups(7).
 
 use std::fs;
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal::SIGKILL;
 
-use crate::kernel::{Process, eventually, hierarchies};
+use super::bridge::Member;
+use crate::kernel::{Process, eventually, hierarchies, listing};
+use crate::network::{self, Link, Network};
 use crate::probe::Need;
-use crate::{Check, Checked, Failure, Subject, ensure, host};
+use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "death.with-runtime", "When the runtime is killed, the whole container dies.", with_runtime)
@@ -28,6 +31,12 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "death.cgroups-within", "A cgroup that somebody made within the container's is removed with it.", cgroups_within)
         .needs(&[Need::Controller("memory")])
         .hint("rmdir(2) says EBUSY when a cgroup has children: those first."),
+    Check::since(2, "death.network-swept", "The run after a killed one removes its link, its bridge, its rules and its lease, and turns forwarding off.", network_swept)
+        .needs(&[Need::Bridge])
+        .hint("Any run, also one without a network: what is there and has no living owner goes. The state folder tells what forwarding was."),
+    Check::since(2, "death.network-spared", "It leaves those of a container that lives.", network_spared)
+        .needs(&[Need::Bridge])
+        .hint("A lease whose lock is free is a dead runtime's; the bridge has other members."),
 ];
 
 const SOON: Duration = Duration::from_secs(10);
@@ -117,4 +126,57 @@ fn living_are_spared(subject: &Subject) -> Checked {
     container.wait_for("still here")?;
     ensure(cgroup.exists(), || Failure::new("its cgroup is there", "gone"))?;
     container.output()?.status_is(0)
+}
+
+/// Kills the runtime and waits until the container is dead, so that only what the kernel keeps is left.
+fn murder(member: Member) -> Checked {
+    let Member { network, container, .. } = member;
+    drop(network);
+    let processes = container.processes()?;
+    container.signal(SIGKILL)?;
+    all_dead(&processes)
+}
+
+fn network_swept(subject: &Subject) -> Checked {
+    let leases = || listing(&subject.home().join("run"), 5);
+    for next in
+        [&["--network", "none", "true"][..], &["--network", "host", "true"], &["--network", "bridge", "true"]]
+    {
+        let before = (Network::of_host()?.links()?, network::tables()?, network::forwarding()?, leases());
+        let publish = ["-p", "8080:80", "--bridge", "lab1", "--subnet", "10.45.0.0/24"];
+        murder(Member::new(subject, &publish)?)?;
+        subject.run(next)?.ok()?;
+        let names = |links: &[Link]| links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
+        let after = format!("after `{}`", next.join(" "));
+        expect(format!("the links {after}"), names(&before.0), names(&Network::of_host()?.links()?))?;
+        expect(format!("the tables {after}"), before.1, network::tables()?)?;
+        expect(format!("whether packets are passed on {after}"), before.2, network::forwarding()?)?;
+        expect(format!("what is left of leases {after}"), before.3, leases())?;
+        let free = TcpListener::bind("0.0.0.0:8080").is_ok();
+        ensure(free, || Failure::new(format!("port 8080 is free {after}"), "it is taken"))?;
+    }
+    Ok(())
+}
+
+fn network_spared(subject: &Subject) -> Checked {
+    let host = Network::of_host()?;
+    let living = Member::new(subject, &["-p", "8080:80"])?;
+    let listener = living.network.tcp("0.0.0.0:80")?;
+    let dying = Member::new(subject, &["-p", "8081:80"])?;
+    expect("the address of the second", "10.44.0.3", dying.address.as_str())?;
+    murder(dying)?;
+    subject.run(&["true"])?.ok()?;
+    let links: Vec<_> = host.links()?.into_iter().map(|link| link.name).collect();
+    let has = |name: &str| links.iter().any(|link| link == name);
+    ensure(has("congo0") && has("veth0a2c0002") && !has("veth0a2c0003"), || {
+        Failure::new("congo0 and veth0a2c0002 are left, veth0a2c0003 is not", format!("{links:?}"))
+    })?;
+    host.reaches("127.0.0.1:8080", &listener)?;
+    host.reaches(&living.port(80), &listener)?;
+    expect("whether packets are passed on", true, network::forwarding()?)?;
+    // And what was the dead one's can be had again.
+    Member::new(subject, &["-p", "8081:80", "--ip", "10.44.0.3"])?.end()?;
+    host.reaches("127.0.0.1:8080", &listener)?;
+    drop(listener);
+    living.end()
 }

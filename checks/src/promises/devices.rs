@@ -29,6 +29,8 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("Begin with an empty tmpfs, not with the host's /dev."),
     Check::since(0, "dev.works", "The devices do what they are for.", works)
         .hint("A mount with MS_NODEV has nodes that nobody can open."),
+    Check::since(2, "dev.pts", "/dev/pts is a devpts of the container's own, and /dev/ptmx opens terminals in it.", pts)
+        .hint("devpts with newinstance, for kernels before 4.7, and ptmxmode=0666; /dev/ptmx is a link to pts/ptmx."),
 ];
 
 const NODES: [(&str, (u64, u64)); 6] = [
@@ -111,4 +113,25 @@ fn works(subject: &Subject) -> Checked {
     let words: Vec<_> = output.ok()?.split_whitespace().collect();
     expect("what the devices give", vec!["00", "00", "00", "5", "5", "full", "written", "read"], words)?;
     expect("what went to /dev/stderr", "complaint\n", &output.stderr)
+}
+
+fn pts(subject: &Subject) -> Checked {
+    let script = "ls /dev/pts; exec 3<> /dev/ptmx || exit 1; ls /dev/pts; echo ready; cat";
+    let container = subject.hold_sh(&[], script)?;
+    let listed = container.stdout();
+    expect("what /dev/pts has before and after a terminal is opened", "ptmx\n0\nptmx\nready\n", &listed)?;
+    let pts = container.first()?.path("root/dev/pts");
+    let mounts = container.first()?.mounts()?;
+    let kind = mounts.iter().rfind(|mount| mount.point == "/dev/pts").map(|mount| mount.kind.as_str());
+    expect("the filesystem at /dev/pts", Some("devpts"), kind)?;
+    let other = subject.hold(&[])?;
+    for (whose, theirs) in
+        [("the host's", "/dev/pts".into()), ("another container's", other.first()?.path("root/dev/pts"))]
+    {
+        // A host may have none.
+        let same =
+            fs::metadata(theirs).is_ok_and(|it| fs::metadata(&pts).is_ok_and(|own| own.dev() == it.dev()));
+        ensure(!same, || Failure::new("an instance of its own", whose))?;
+    }
+    Ok(())
 }

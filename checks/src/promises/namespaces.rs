@@ -9,6 +9,19 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("clone(2) with CLONE_NEWNS."),
     Check::since(0, "namespace.uts", "PID 1 is in a UTS namespace of its own.", |it| own(it, "uts"))
         .hint("clone(2) with CLONE_NEWUTS."),
+    Check::since(2, "namespace.network", "PID 1 is in a network namespace of its own.", |it| own(it, "net"))
+        .hint("clone(2) with CLONE_NEWNET."),
+    Check::since(2, "namespace.ipc", "PID 1 is in an IPC namespace of its own.", |it| own(it, "ipc"))
+        .hint("clone(2) with CLONE_NEWIPC."),
+    Check::since(2, "namespace.cgroup", "PID 1 is in a cgroup namespace of its own.", |it| own(it, "cgroup"))
+        .hint("unshare(2) with CLONE_NEWCGROUP, by the child."),
+    Check::since(
+        2,
+        "namespace.cgroup-is-root",
+        "Inside, /proc/self/cgroup says that the process is at the top of each hierarchy.",
+        cgroup_is_root,
+    )
+    .hint("Its root is the cgroup in which the process is at that moment: join first, then unshare(2)."),
 ];
 
 /// Compares PID 1 with the host and with a second container.
@@ -22,4 +35,13 @@ fn own(subject: &Subject, kind: &str) -> Checked {
         })?;
     }
     Ok(())
+}
+
+fn cgroup_is_root(subject: &Subject) -> Checked {
+    let output = subject.run(&["cat", "/proc/self/cgroup"])?;
+    let lines: Vec<_> = output.ok()?.lines().collect();
+    let is_root = |line: &&str| line.splitn(3, ':').nth(2) == Some("/");
+    ensure(!lines.is_empty() && lines.iter().all(|line| is_root(&line)), || {
+        Failure::new("each line of /proc/self/cgroup ends with the path /", lines.join(" "))
+    })
 }

@@ -1,0 +1,71 @@
+//! What only a process of the container can do: the checks' own executable goes into its root, and does it there.
+//!
+//! Called with [`ASKED`], an executable of the checks does what is asked instead of its own work. [`install`] copies it
+//! with the libraries that it has loaded, as the root may have others. Kernel objects: the controlling terminal.
+//! Man pages: TIOCSTI(2const), proc_pid_maps(5).
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use common::attack;
+
+use crate::{Failure, kernel};
+
+/// The first argument of an executable that is to act inside.
+pub const ASKED: &str = "--inside-a-container";
+
+/// Its name in the container's root.
+const NAME: &str = "congo-checks-inside";
+
+/// Acts, and ends the process, if the command line asks for it. First thing in the `main` of each executable from which
+/// checks are run.
+pub fn run_if_asked() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some(ASKED) {
+        return;
+    }
+    let text = arguments.next().unwrap_or_default();
+    // The check looks for this line to know that it was tried at all.
+    match push(&text) {
+        Ok(()) => println!("pushed=all"),
+        Err(error) => println!("pushed={error}"),
+    }
+    std::process::exit(0);
+}
+
+/// Types the text into the terminal at stdin, as if a user had done it.
+fn push(text: &str) -> io::Result<()> {
+    let terminal = File::open("/proc/self/fd/0")?;
+    text.bytes().try_for_each(|character| Ok(attack::push_character(&terminal, character)?))
+}
+
+/// Puts this executable into a root, and returns its path there.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn install(root: &Path) -> Result<String, Failure> {
+    let inside = root.join(NAME);
+    if !inside.exists() {
+        for library in libraries()? {
+            let copy = root.join(library.strip_prefix("/").unwrap_or(&library));
+            if !copy.exists() {
+                fs::create_dir_all(copy.parent().unwrap_or(root))?;
+                fs::copy(library, copy)?;
+            }
+        }
+        fs::copy("/proc/self/exe", &inside)?;
+    }
+    Ok(format!("/{NAME}"))
+}
+
+/// The files of shared libraries that this process has mapped: none when it is linked statically.
+fn libraries() -> Result<BTreeSet<PathBuf>, Failure> {
+    let maps = kernel::read("/proc/self/maps")?;
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|start| PathBuf::from(&line[start..])));
+    let is_library = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")) && path.is_file()
+    };
+    Ok(paths.filter(is_library).collect())
+}

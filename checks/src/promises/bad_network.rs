@@ -1,0 +1,159 @@
+//! Bad input about networks, names, shared memory and the terminal, refused as all bad input is.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+
+use super::bad_input::{each, error, refused, with_mounts};
+use super::bridge::{BRIDGE, Member};
+use crate::network::Network;
+use crate::probe::Need;
+use crate::{Check, Checked, Failure, Subject, netlink};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(2, "bad.network", "A network mode that does not exist is refused.", |it| {
+        each(it, "--network", &["foo", "", "Bridge", "none,host"], &["none", "host", "bridge", "container"])
+    })
+    .hint("The error lists the modes."),
+    Check::since(2, "bad.network-container", "`container:` takes the PID of a process that lives.", |it| {
+        each(it, "--network", &["container:", "container:abc", "container:0", "container:-1"], &["PID"])?;
+        dead(it, "--network")
+    })
+    .hint("ESRCH helps nobody: name the PID."),
+    Check::since(2, "bad.ipc", "An IPC mode that does not exist, and the PID of a dead process, are refused.", |it| {
+        each(it, "--ipc", &["foo", ""], &["private", "host", "container"])?;
+            each(it, "--ipc", &["container:", "container:abc"], &["PID"])?;
+        dead(it, "--ipc")
+    })
+    .hint("private, host, container:PID."),
+    Check::since(2, "bad.needs-bridge", "Options of a bridge without --network bridge are refused.", needs_bridge)
+        .hint("Ignored, they would promise something: name both options."),
+    Check::since(2, "bad.subnet", "A subnet with host bits, one that is too small or too large, and words are refused.", |it| {
+        let bad = ["10.44.0.1/16", "10.0.0.0/7", "10.44.0.0/31", "10.44.0.0", "300.0.0.0/16", "fd00::/64", "abc", ""];
+        of_bridge(it, "--subnet", &bad, &[])?;
+        of_bridge(it, "--subnet", &["10.0.0.0/7", "10.44.0.0/31"], &["8", "30"])?;
+        // What was meant is easily said.
+        of_bridge(it, "--subnet", &["10.44.3.1/16"], &["10.44.0.0/16"])
+    })
+    .hint("Prefix 8 to 30; with host bits, the error names the network that they are in."),
+    Check::since(2, "bad.ip", "An address outside the subnet, the gateway's, the network's own and the broadcast address are refused.", |it| {
+        of_bridge(it, "--ip", &["10.99.0.5", "10.44.0.1", "10.44.0.0", "10.44.255.255"], &["10.44.0.0/16"])?;
+        of_bridge(it, "--ip", &["abc", "", "10.44.0", "::1"], &[])
+    })
+    .hint("The error names the subnet."),
+    Check::since(2, "bad.ip-taken", "An address that another container has is refused.", ip_taken)
+        .needs(&[Need::Bridge])
+        .hint("The lease of a living runtime."),
+    Check::since(2, "bad.bridge", "A bridge's name that is empty or too long, or has `/` or blanks, is refused.", |it| {
+        of_bridge(it, "--bridge", &["", "a/b", "a b", ".", ".."], &[])?;
+        of_bridge(it, "--bridge", &["sixteen-letters-"], &["15"])
+    })
+    .hint("IFNAMSIZ is 16, with the zero byte."),
+    Check::since(2, "bad.bridge-other-subnet", "A bridge that has another subnet is refused.", other_subnet)
+        .needs(&[Need::Bridge])
+        .hint("The error names both subnets."),
+    Check::since(2, "bad.bridge-foreign", "A link of that name which Congo did not make is refused, and left alone.", foreign)
+        .needs(&[Need::Bridge])
+        .hint("No lease tells of it: it is somebody else's."),
+    Check::since(2, "bad.publish", "Ports out of range, ranges of different lengths and other protocols are refused.", |it| {
+        let bad = ["0:80", "80:0", "70000:80", "80:70000", "8000-8002:80-81", "8002-8000:80-82", "80:80/sctp"];
+        of_bridge(it, "--publish", &bad, &[])?;
+        of_bridge(it, "--publish", &["80", "abc", "", "80:", ":80", "300.1.1.1:80:80", "a:80:80", "80:80/"], &[])?;
+        of_bridge(it, "--publish", &["0:80", "80:70000"], &["1", "65535"])
+    })
+    .hint("[IP:]HOST:CONTAINER[/tcp|udp], ports 1 to 65535."),
+    Check::since(2, "bad.no-nft", "Where nft is not installed, the error says so.", no_nft)
+        .needs(&[Need::Bridge])
+        .hint("ENOENT from starting it: name the package, too."),
+    Check::since(2, "bad.tty", "-t without a terminal at stdin is refused.", |it| {
+        refused(it, &["-t", "true"], &["-t", "terminal"])?;
+        refused(it, &["--tty", "true"], &["-t", "terminal"])
+    })
+    .hint("isatty(3) before anything is made."),
+    Check::since(2, "bad.shm-size", "A size of /dev/shm that is none is refused.", |it| {
+        each(it, "--shm-size", &["0", "-1", "abc", "", "1.5.5g"], &[])
+    })
+    .hint("For tmpfs, size=0 would mean no limit."),
+    Check::since(2, "bad.dns", "A name server that is no address is refused.", |it| {
+        each(it, "--dns", &["abc", "", "1.2.3", "1.2.3.4 5.6.7.8"], &[])
+    })
+    .hint("resolv.conf(5) takes addresses only."),
+    Check::since(2, "bad.add-host", "A host without a name or without an address is refused.", |it| {
+        each(it, "--add-host", &["x", "x:", ":1.2.3.4", "x:abc", "", "a b:1.2.3.4"], &[])
+    })
+    .hint("NAME:IP."),
+];
+
+/// Options of `--network bridge`.
+fn of_bridge(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]) -> Checked {
+    for value in values {
+        let arguments = ["--network", "bridge", &format!("{option}={value}"), "true"];
+        refused(subject, &arguments, &[&[option, value], accepted].concat())?;
+    }
+    Ok(())
+}
+
+/// Names a process that has just ended.
+fn dead(subject: &Subject, option: &str) -> Checked {
+    let mut child = Command::new("true").spawn()?;
+    let pid = child.id().to_string();
+    child.wait()?;
+    refused(subject, &[option, &format!("container:{pid}"), "true"], &[option, &pid])
+}
+
+fn needs_bridge(subject: &Subject) -> Checked {
+    for (option, value) in
+        [("--publish", "8080:80"), ("--ip", "10.44.0.9"), ("--subnet", "10.45.0.0/16"), ("--bridge", "lab1")]
+    {
+        refused(subject, &[option, value, "true"], &[option, "--network bridge"])?;
+        refused(subject, &["--network", "host", option, value, "true"], &[option, "--network bridge"])?;
+    }
+    Ok(())
+}
+
+fn ip_taken(subject: &Subject) -> Checked {
+    let _member = Member::new(subject, &["--ip", "10.44.0.9"])?;
+    of_bridge(subject, "--ip", &["10.44.0.9"], &[])
+}
+
+fn other_subnet(subject: &Subject) -> Checked {
+    let member = Member::new(subject, &[])?;
+    of_bridge(subject, "--subnet", &["10.50.0.0/16"], &["--bridge", BRIDGE, "10.44.0.0/16"])?;
+    let listener = member.network.tcp("0.0.0.0:80")?;
+    Network::of_host()?.reaches(&member.port(80), &listener).map(|_| ())
+}
+
+fn foreign(subject: &Subject) -> Checked {
+    const NUMBER: u32 = 30_001;
+    for name in ["lab1", BRIDGE] {
+        let made = netlink::add_bridge(name, NUMBER)
+            .and_then(|()| netlink::add_address(NUMBER, Ipv4Addr::new(10, 44, 0, 1), 16));
+        let result = of_bridge(subject, "--bridge", &[name], &[]);
+        let there = Network::of_host()?.link(name);
+        let _ = netlink::delete(name);
+        made.map_err(|errno| Failure::new("a bridge of the check's own", errno))?;
+        result?;
+        there?;
+    }
+    Ok(())
+}
+
+/// Hides the program, wherever a runtime may look for it, in a mount namespace of its own.
+fn no_nft(subject: &Subject) -> Checked {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    let hide = || {
+        for folder in std::env::split_paths(&path).chain(system) {
+            let file = folder.join("nft");
+            if file.is_file() {
+                mount(Some("/dev/null"), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            }
+        }
+        Ok(())
+    };
+    let mut command = subject.command(&["--network", "bridge", "true"]);
+    command.env("PATH", subject.file("no-such-folder"));
+    error(&with_mounts(&mut command, hide)?, 125, &["nft", "not installed"])
+}

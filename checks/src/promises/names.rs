@@ -1,0 +1,215 @@
+//! How the container finds names: /etc/hosts, /etc/hostname and /etc/resolv.conf. hosts(5), resolv.conf(5).
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::bridge::{GATEWAY, Member};
+use crate::kernel::read;
+use crate::probe::Need;
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(2, "names.hosts", "/etc/hosts has localhost and the container's own name.", hosts)
+        .hint("One line with 127.0.0.1, one with ::1, one with the name that --hostname gives."),
+    Check::since(2, "names.own-address", "On a bridge, /etc/hosts has the container's name with its address.", own_address)
+        .needs(&[Need::Bridge])
+        .hint("Programs look up their own name, to tell others where to find them."),
+    Check::since(2, "names.add-host", "--add-host adds a line; host-gateway is the bridge's gateway.", add_host)
+        .needs(&[Need::Bridge])
+        .hint("Docker writes the address first, then the name: hosts(5)."),
+    Check::since(2, "names.hostname", "/etc/hostname has the container's name.", hostname)
+        .hint("One line. hostname(5)."),
+    Check::since(2, "names.dns", "--dns gives the name servers in /etc/resolv.conf.", dns)
+        .hint("One line `nameserver ADDRESS` for each."),
+    Check::since(2, "names.dns-of-the-host", "Without --dns they are the host's, but not those on its loopback interface.", dns_of_the_host)
+        .needs(&[Need::Bridge])
+        .hint("127.0.0.53 is systemd's resolver on the host; in the container nobody listens there."),
+    Check::since(2, "names.root-keeps-its-own", "The files that the root has at these places keep their content.", root_keeps_its_own)
+        .hint("Bind mounts of files that were made for the container: the root on the disk is not the container's."),
+    Check::since(2, "names.any-root", "It works where these files, or /etc itself, are missing, and where one is a link that leads nowhere.", any_root)
+        .hint("systemd makes /etc/resolv.conf a link to ../run/systemd/resolve/stub-resolv.conf. A mount point must be there, a file for a file; and mount(2) follows links."),
+    Check::since(2, "names.no-way-to-the-host", "An absolute link at one of these places does not lead onto the host's file.", no_way_to_the_host)
+        .not_new()
+        .hint("Whoever resolves a link before chroot(2) follows it on the host."),
+];
+
+/// The names, with their addresses, that a hosts file has.
+fn entries(text: &str) -> Vec<(String, String)> {
+    let without_comments = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let of_line = |line: &str| {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let address = words.next().unwrap_or_default();
+        words.map(|name| (name, address.clone())).collect::<Vec<_>>()
+    };
+    without_comments.flat_map(of_line).collect()
+}
+
+/// Fails unless the hosts file that PID 1 sees has the name with this address.
+fn has(text: &str, name: &str, address: &str) -> Checked {
+    let found = entries(text).contains(&(name.into(), address.into()));
+    ensure(found, || {
+        Failure::new(format!("{name} with the address {address} in /etc/hosts"), format!("{text:?}"))
+    })
+}
+
+fn hosts(subject: &Subject) -> Checked {
+    let output = subject.run(&["--hostname", "web", "--network", "none", "cat", "/etc/hosts"])?;
+    let text = output.ok()?;
+    has(text, "localhost", "127.0.0.1")?;
+    has(text, "localhost", "::1")?;
+    let own = entries(text).iter().any(|(name, _)| name == "web");
+    ensure(own, || Failure::new("the name web in /etc/hosts", format!("{text:?}")))
+}
+
+fn own_address(subject: &Subject) -> Checked {
+    let member = Member::new(subject, &["--hostname", "web", "--ip", "10.44.3.4"])?;
+    has(&read(member.first.path("root/etc/hosts"))?, "web", "10.44.3.4")
+}
+
+fn add_host(subject: &Subject) -> Checked {
+    let options = ["--add-host", "db.example:192.0.2.77", "--add-host", "host.example:host-gateway"];
+    let options = [&options[..], &["--add-host", "six.example:2001:db8::1"]].concat();
+    let member = Member::new(subject, &options)?;
+    let text = read(member.first.path("root/etc/hosts"))?;
+    has(&text, "db.example", "192.0.2.77")?;
+    has(&text, "host.example", GATEWAY)?;
+    has(&text, "six.example", "2001:db8::1")
+}
+
+fn hostname(subject: &Subject) -> Checked {
+    expect("/etc/hostname", "congo", subject.run(&["cat", "/etc/hostname"])?.ok()?)?;
+    let output = subject.run(&["--hostname", "web.example", "cat", "/etc/hostname"])?;
+    expect("/etc/hostname with --hostname", "web.example", output.ok()?)
+}
+
+fn nameservers(text: &str) -> Vec<String> {
+    let address = |line: &str| Some(line.strip_prefix("nameserver")?.trim().to_owned());
+    text.lines().filter_map(address).collect()
+}
+
+fn dns(subject: &Subject) -> Checked {
+    let options = ["--dns", "192.0.2.53", "--dns", "2001:db8::53", "cat", "/etc/resolv.conf"];
+    let output = subject.run(&options)?;
+    expect(
+        "the name servers",
+        vec!["192.0.2.53".to_owned(), "2001:db8::53".into()],
+        nameservers(output.ok()?),
+    )
+}
+
+fn dns_of_the_host(subject: &Subject) -> Checked {
+    // The host's own list, but for what nobody in the container could reach. A scope, as in fe80::1%eth0, is a link.
+    let is_elsewhere = |server: &String| {
+        let address = server.split('%').next().and_then(|text| text.parse::<IpAddr>().ok());
+        address.is_some_and(|address| !address.is_loopback() && address != IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    };
+    let mut servers = nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    servers.retain(is_elsewhere);
+    for mode in ["none", "bridge"] {
+        let output = subject.run(&["--network", mode, "cat", "/etc/resolv.conf"])?;
+        let found = nameservers(output.ok()?);
+        // With none left, some well-known server may stand in.
+        let as_the_host = found == servers || (servers.is_empty() && found.iter().all(is_elsewhere));
+        ensure(as_the_host, || {
+            Failure::new(format!("with --network {mode} the name servers {servers:?}"), format!("{found:?}"))
+        })?;
+    }
+    Ok(())
+}
+
+const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+/// An `etc` in the copy of the root, arranged by a check and put back as it was when dropped.
+struct Etc {
+    path: PathBuf,
+    kept: PathBuf,
+}
+
+impl Etc {
+    fn new(subject: &Subject) -> Result<Etc, Failure> {
+        let path = Path::new(subject.root()?).join("etc");
+        let kept = path.with_file_name("etc-kept");
+        fs::rename(&path, &kept)?;
+        Ok(Etc { path, kept })
+    }
+}
+
+impl Drop for Etc {
+    fn drop(&mut self) {
+        // Whatever stands there now, a run made it or the check.
+        let _ = fs::remove_dir_all(&self.path);
+        let _ = fs::rename(&self.kept, &self.path);
+    }
+}
+
+fn root_keeps_its_own(subject: &Subject) -> Checked {
+    let etc = Etc::new(subject)?;
+    fs::create_dir(&etc.path)?;
+    for name in FILES {
+        fs::write(etc.path.join(name), format!("{name} of the root\n"))?;
+    }
+    for name in FILES {
+        let seen = subject.run(&["--rootfs", subject.root()?, "cat", &format!("/etc/{name}")])?;
+        let hidden = !seen.ok()?.contains("of the root");
+        ensure(hidden, || Failure::new(format!("/etc/{name} made for the container"), "that of the root"))?;
+    }
+    for name in FILES {
+        let text = read(etc.path.join(name))?;
+        expect(format!("{name} in the root after the run"), format!("{name} of the root\n"), text)?;
+    }
+    Ok(())
+}
+
+/// Fails unless all three are there and are the container's.
+fn works(subject: &Subject, which: &str) -> Checked {
+    let options = ["--hostname", "web", "--dns", "192.0.2.53", "--rootfs", subject.root()?];
+    let output = subject.sh(&options, "cat /etc/hosts /etc/hostname /etc/resolv.conf")?;
+    let text = output
+        .ok()
+        .map_err(|failure| Failure { expected: format!("with {which}: {}", failure.expected), ..failure })?;
+    let all = ["localhost", "web", "nameserver 192.0.2.53"].iter().all(|word| text.contains(word));
+    ensure(all, || {
+        Failure::new(format!("with {which}, all three files for the container"), format!("{text:?}"))
+    })
+}
+
+fn any_root(subject: &Subject) -> Checked {
+    // Opened first, as the other way round would leave the root without its /etc.
+    let etc = Etc::new(subject)?;
+    works(subject, "no /etc")?;
+    let _ = fs::remove_dir_all(&etc.path);
+    fs::create_dir(&etc.path)?;
+    works(subject, "an empty /etc")?;
+    for target in ["../run/systemd/resolve/stub-resolv.conf", "/run/no/such/file"] {
+        let _ = fs::remove_dir_all(&etc.path);
+        fs::create_dir(&etc.path)?;
+        symlink(target, etc.path.join("resolv.conf"))?;
+        works(subject, &format!("/etc/resolv.conf -> {target}"))?;
+    }
+    Ok(())
+}
+
+fn no_way_to_the_host(subject: &Subject) -> Checked {
+    // Under a path that is in the host's root only.
+    let of_host = PathBuf::from(subject.write("hosts-of-the-host", "of the host\n")?);
+    let etc = Etc::new(subject)?;
+    for name in FILES {
+        let _ = fs::remove_dir_all(&etc.path);
+        fs::create_dir(&etc.path)?;
+        symlink(&of_host, etc.path.join(name))?;
+        // It may be refused, too. Meanwhile the host must not see another file there.
+        let script = "cat /etc/hosts /etc/hostname /etc/resolv.conf; echo ready; cat";
+        let container = subject.hold_sh(&["--rootfs", subject.root()?], script);
+        expect("the host's file while the container runs", "of the host\n", &read(&of_host)?)?;
+        let container = container?;
+        let text = container.stdout();
+        ensure(!text.contains("of the host"), || {
+            Failure::new(format!("/etc/{name} made for the container"), "the host's file, through a link")
+        })?;
+        container.output()?;
+        expect("the host's file after the run", "of the host\n", &read(&of_host)?)?;
+    }
+    Ok(())
+}

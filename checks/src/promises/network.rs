@@ -1,0 +1,97 @@
+//! The network without a bridge: the container alone, with the host's, or with another's. network_namespaces(7), lo,
+//! unix(7).
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::process::Command;
+
+use crate::kernel::Process;
+use crate::network::Network;
+use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(2, "network.loopback", "By default there is a loopback interface that works, and no other link.", loopback)
+        .hint("A new network namespace has a `lo` that is down, and without an address until it is up."),
+    Check::since(2, "network.hides-the-host", "Neither what listens on the host's 127.0.0.1 nor its abstract sockets can be reached.", hides_the_host)
+        .hint("Both belong to the network namespace: clone(2) with CLONE_NEWNET. Abstract sockets have no file that a root could hide."),
+    Check::since(2, "network.host", "--network host, or --net host, leaves the container in the host's network.", of_host)
+        .hint("No CLONE_NEWNET."),
+    Check::since(2, "network.container", "--network container:PID joins the network of that process.", of_container)
+        .hint("setns(2) with /proc/PID/ns/net, opened while the host's /proc is still in sight."),
+];
+
+/// The options that change nothing say what the default is.
+const ALONE: [&[&str]; 2] = [&[], &["--network", "none"]];
+
+fn loopback(subject: &Subject) -> Checked {
+    for options in ALONE {
+        let container = subject.hold(options)?;
+        let first = container.first()?;
+        let own = first.namespace("net")? != host::myself().namespace("net")?;
+        ensure(own, || Failure::new("a network namespace of its own", "the host's"))?;
+        let network = Network::of(first)?;
+        // A kernel may give each namespace a tunnel's end or two, which are down.
+        let up: Vec<_> = network.links()?.into_iter().filter(|link| link.up).collect();
+        let names: Vec<_> = up.iter().map(|link| link.name.as_str()).collect();
+        expect("the links that are up", vec!["lo"], names)?;
+        expect("the addresses of lo", vec!["127.0.0.1/8".to_owned()], up[0].addresses.clone())?;
+        let listener = network.tcp("127.0.0.1:80")?;
+        network.reaches("127.0.0.1:80", &listener)?;
+    }
+    Ok(())
+}
+
+fn hides_the_host(subject: &Subject) -> Checked {
+    let of_host = Network::of_host()?;
+    let tcp = of_host.tcp("127.0.0.1:0")?;
+    let port = tcp.local_addr()?.to_string();
+    let name = SocketAddr::from_abstract_name(format!("congo-checks-{}", std::process::id()))?;
+    let unix = UnixListener::bind_addr(&name)?;
+    // Both are really there.
+    of_host.reaches(&port, &tcp)?;
+    UnixStream::connect_addr(&name)?;
+    for options in ALONE {
+        let container = subject.hold(options)?;
+        let network = Network::of(container.first()?)?;
+        network.does_not_reach(&port)?;
+        let connected = network.run(|| Ok(UnixStream::connect_addr(&name).is_ok()))?;
+        ensure(!connected, || {
+            Failure::new("no connection to an abstract socket of the host", "one was made")
+        })?;
+    }
+    drop(unix);
+    Ok(())
+}
+
+fn of_host(subject: &Subject) -> Checked {
+    let of_host = host::myself().namespace("net")?;
+    for options in [["--network", "host"], ["--net", "host"]] {
+        let container = subject.hold(&options)?;
+        expect(
+            format!("the network namespace with {options:?}"),
+            &of_host,
+            &container.first()?.namespace("net")?,
+        )?;
+    }
+    Ok(())
+}
+
+fn of_container(subject: &Subject) -> Checked {
+    let one = subject.hold(&[])?;
+    let first = one.first()?;
+    let listener = Network::of(first)?.tcp("127.0.0.1:80")?;
+    let other = subject.hold(&["--network", &format!("container:{first}")])?;
+    expect("the network namespace", first.namespace("net")?, other.first()?.namespace("net")?)?;
+    Network::of(other.first()?)?.reaches("127.0.0.1:80", &listener)?;
+    other.output()?.status_is(0)?;
+    // Any process will do, not only one of Congo's. And what was joined must not be taken down by who leaves.
+    Network::of(first)?.reaches("127.0.0.1:80", &listener)?;
+    let mut stranger = Command::new("sleep").arg("1000").spawn()?;
+    let its = Process(stranger.id().cast_signed());
+    let result = subject.hold(&["--network", &format!("container:{its}")]).and_then(|container| {
+        expect("the network namespace", its.namespace("net")?, container.first()?.namespace("net")?)
+    });
+    stranger.kill()?;
+    stranger.wait()?;
+    result
+}

@@ -1,0 +1,171 @@
+//! Published ports: from where they lead into the container, and from where nothing else does. nft(8), ip(7).
+
+use std::net::{TcpListener, UdpSocket};
+
+use super::bad_input::refused;
+use super::bridge::{GATEWAY, Member};
+use crate::network::{self, Network, Outside};
+use crate::probe::Need;
+use crate::{Check, Checked, Failure, Subject, ensure};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(2, "publish.tcp", "A published port is reached at every address of the host, from the host, from outside, from other containers and from its own.", tcp)
+        .needs(&[Need::Bridge])
+        .hint("prerouting sees what comes from elsewhere, output what the host sends. 127.0.0.1 takes net.ipv4.conf.BRIDGE.route_localnet and masquerade; so does the container that calls itself."),
+    Check::since(2, "publish.udp", "The same over UDP, and the answers come from where the question went.", udp)
+        .needs(&[Need::Bridge])
+        .hint("The kernel rewrites answers by what it tracks of the connection. A rule for tcp does not match udp."),
+    Check::since(2, "publish.one-address", "With an address before it, a port is published on that address only.", one_address)
+        .needs(&[Need::Bridge])
+        .hint("`ip daddr` in the rule, instead of every local address."),
+    Check::since(2, "publish.range", "A range of ports leads to a range of the same length, port by port.", range)
+        .needs(&[Need::Bridge])
+        .hint("A rule for each, or a map."),
+    Check::since(2, "publish.two", "Two containers publish the same port of theirs under two ports of the host.", two)
+        .needs(&[Need::Bridge])
+        .hint("Rules are of one container: who begins must keep those of the others."),
+    Check::since(2, "publish.reserved", "While it is published nobody on the host can take the port, and afterwards it is free.", reserved)
+        .needs(&[Need::Bridge])
+        .hint("A socket that is bound to the port and does not listen, held by the runtime."),
+    Check::since(2, "publish.taken", "A port that is taken, by a program or by another container, is refused.", taken)
+        .needs(&[Need::Bridge])
+        .hint("bind(2) says EADDRINUSE: before anything is made."),
+    Check::since(2, "publish.no-way-to-loopback", "A container that forges packets to 127.0.0.1 reaches no listener on the host's loopback interface.", no_way_to_loopback)
+        .needs(&[Need::Bridge])
+        .hint("CVE-2020-8558: route_localnet lets them in. Drop what comes from a bridge for 127.0.0.0/8, unless it was the host who began."),
+];
+
+/// From where, and to which address, a published port must lead.
+struct Ways {
+    outside: Outside,
+    other: Member,
+    publisher: Member,
+}
+
+impl Ways {
+    fn new(subject: &Subject, publish: &[&str]) -> Result<Ways, Failure> {
+        let outside = Outside::new()?;
+        let (publisher, other) = (Member::new(subject, publish)?, Member::new(subject, &[])?);
+        Ok(Ways { outside, other, publisher })
+    }
+
+    fn each(&self, try_it: impl Fn(&Network, &str) -> Checked) -> Checked {
+        let host = Network::of_host()?;
+        let other = &self.other.network;
+        for (who, network, address) in [
+            ("the host", &host, "127.0.0.1"),
+            ("the host", &host, GATEWAY),
+            ("the host", &host, "192.0.2.1"),
+            ("a host outside", &self.outside.network, "192.0.2.1"),
+            ("another container", other, GATEWAY),
+            ("another container", other, "192.0.2.1"),
+            ("the container itself", &self.publisher.network, GATEWAY),
+            ("the container itself", &self.publisher.network, "192.0.2.1"),
+        ] {
+            try_it(network, address).map_err(|failure| Failure {
+                expected: format!("from {who}, {}", failure.expected),
+                ..failure
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn tcp(subject: &Subject) -> Checked {
+    let ways = Ways::new(subject, &["--publish", "8080:80"])?;
+    let listener = ways.publisher.network.tcp("0.0.0.0:80")?;
+    ways.each(|from, address| from.reaches(&format!("{address}:8080"), &listener).map(|_| ()))
+}
+
+fn udp(subject: &Subject) -> Checked {
+    let ways = Ways::new(subject, &["-p", "5353:53/udp"])?;
+    let server = ways.publisher.network.udp("0.0.0.0:53")?;
+    ways.each(|from, address| from.reaches_by_udp(&format!("{address}:5353"), &server).map(|_| ()))?;
+    // And no other protocol.
+    let _listener = ways.publisher.network.tcp("0.0.0.0:53")?;
+    ways.outside.network.does_not_reach("192.0.2.1:5353")
+}
+
+fn one_address(subject: &Subject) -> Checked {
+    let outside = Outside::new()?;
+    let host = Network::of_host()?;
+    let member = Member::new(subject, &["-p", "127.0.0.1:8080:80", "-p", "192.0.2.1:8081:81"])?;
+    let (inner, outer) = (member.network.tcp("0.0.0.0:80")?, member.network.tcp("0.0.0.0:81")?);
+    host.reaches("127.0.0.1:8080", &inner)?;
+    outside.network.does_not_reach("192.0.2.1:8080")?;
+    host.does_not_reach("192.0.2.1:8080")?;
+    outside.network.reaches("192.0.2.1:8081", &outer)?;
+    host.does_not_reach("127.0.0.1:8081")
+}
+
+fn range(subject: &Subject) -> Checked {
+    let member = Member::new(subject, &["--publish", "9000-9002:80-82/tcp"])?;
+    let host = Network::of_host()?;
+    for number in 0..3 {
+        let listener = member.network.tcp(&format!("0.0.0.0:{}", 80 + number))?;
+        host.reaches(&format!("127.0.0.1:{}", 9000 + number), &listener)?;
+    }
+    // The neighbours of the range are not in it.
+    let _listeners = [member.network.tcp("0.0.0.0:79")?, member.network.tcp("0.0.0.0:83")?];
+    host.does_not_reach("127.0.0.1:8999")?;
+    host.does_not_reach("127.0.0.1:9003")
+}
+
+fn two(subject: &Subject) -> Checked {
+    let one = Member::new(subject, &["-p", "8080:80"])?;
+    let other = Member::new(subject, &["-p", "8081:80", "-p", "8082:80"])?;
+    let host = Network::of_host()?;
+    let (of_one, of_other) = (one.network.tcp("0.0.0.0:80")?, other.network.tcp("0.0.0.0:80")?);
+    host.reaches("127.0.0.1:8080", &of_one)?;
+    host.reaches("127.0.0.1:8081", &of_other)?;
+    host.reaches("127.0.0.1:8082", &of_other)?;
+    drop(of_one);
+    one.end()?;
+    host.does_not_reach("127.0.0.1:8080")?;
+    host.reaches("127.0.0.1:8081", &of_other).map(|_| ())
+}
+
+fn reserved(subject: &Subject) -> Checked {
+    let member = Member::new(subject, &["-p", "8080:80", "-p", "5353:53/udp"])?;
+    let is_free = || (TcpListener::bind("0.0.0.0:8080").is_ok(), UdpSocket::bind("0.0.0.0:5353").is_ok());
+    let free = is_free();
+    ensure(free == (false, false), || {
+        Failure::new("both ports are taken while they are published", format!("free are (TCP, UDP) {free:?}"))
+    })?;
+    member.end()?;
+    let free = is_free();
+    ensure(free == (true, true), || {
+        Failure::new("both ports are free after the run", format!("free are (TCP, UDP) {free:?}"))
+    })?;
+    Member::new(subject, &["-p", "8080:80"])?.end()
+}
+
+fn taken(subject: &Subject) -> Checked {
+    let options = ["--network", "bridge", "--publish"];
+    let program = TcpListener::bind("127.0.0.1:8080")?;
+    refused(subject, &[&options[..], &["8080:80", "true"]].concat(), &["--publish", "8080"])?;
+    drop(program);
+    let program = UdpSocket::bind("0.0.0.0:5353")?;
+    refused(subject, &[&options[..], &["5353:53/udp", "true"]].concat(), &["--publish", "5353"])?;
+    drop(program);
+    let _member = Member::new(subject, &["-p", "8080:80"])?;
+    refused(subject, &[&options[..], &["8079-8080:80-81", "true"]].concat(), &["--publish", "8080"])?;
+    refused(subject, &[&options[..], &["127.0.0.1:8080:80", "true"]].concat(), &["--publish", "8080"])
+}
+
+fn no_way_to_loopback(subject: &Subject) -> Checked {
+    let host = Network::of_host()?;
+    let secret = host.tcp("127.0.0.1:7777")?;
+    // Published, as that is what lets packets to 127.0.0.0/8 pass at all.
+    let member = Member::new(subject, &["-p", "8080:80"])?;
+    let gateway = GATEWAY.parse().map_err(|error| Failure::new("an address", error))?;
+    host.reaches("127.0.0.1:7777", &secret)?;
+    member.network.run(|| network::forge_loopback(gateway))?;
+    member.network.does_not_reach("127.0.0.1:7777")?;
+    // The way back to the host is there: what is not for 127.0.0.0/8 arrives.
+    let open = host.tcp(&format!("{GATEWAY}:7778"))?;
+    member.network.reaches(&format!("{GATEWAY}:7778"), &open)?;
+    // And the host's own way to the published port still works.
+    let listener = member.network.tcp("0.0.0.0:80")?;
+    host.reaches("127.0.0.1:8080", &listener).map(|_| ())
+}
