@@ -92,7 +92,7 @@ fn refused(output: &Output) -> Error {
 fn summary(ruleset: &str) -> String {
     let lines: Vec<_> =
         ruleset.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    let mut text = lines.join("; ").replace("{;", "{").replace("; }", " }");
+    let mut text = lines.join("; ").replace(";;", ";").replace("{;", "{").replace("; }", " }");
     if let Some((end, _)) = text.char_indices().nth(SHOWN) {
         text.truncate(end);
         text += &format!("… ({} lines)", lines.len());
@@ -232,8 +232,9 @@ mod tests {
 
     #[test]
     fn rules_in_one_line() {
-        let rules = "# why\ntable inet congo {\n  chain c {\n    tcp dport 80 accept\n  }\n}\n";
-        assert_eq!(summary(rules), "table inet congo { chain c { tcp dport 80 accept } }");
+        let rules =
+            "# why\ntable inet congo {\n  chain c {\n    policy drop;\n    tcp dport 80 accept\n  }\n}\n";
+        assert_eq!(summary(rules), "table inet congo { chain c { policy drop; tcp dport 80 accept } }");
         let long = summary(&"add rule ä\n".repeat(1000));
         assert!(long.ends_with("… (1000 lines)") && long.chars().count() < SHOWN + 20, "{long}");
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Child, Command};
 
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use nix::sched::{CloneFlags, unshare};
 
 use super::wire::uninterrupted;
@@ -175,6 +176,27 @@ fn more_addresses_than_one_read_has_room_for() {
         netlink.add_address(bridge, [10, 99, 0, 1].into(), 24).unwrap();
         assert_eq!(netlink.addresses(1).unwrap().len(), 2000);
         assert_eq!(netlink.addresses(bridge), Ok(vec!["10.99.0.1/24".parse().unwrap()]));
+    });
+}
+
+#[test]
+fn an_answer_to_an_older_request_is_passed_over() {
+    in_network_namespace(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName("congo0".into())];
+        let mut request = NetlinkMessage::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::from(RouteNetlinkMessage::DelLink(link)),
+        );
+        request.header.flags = NLM_F_REQUEST;
+        request.header.sequence_number = 99;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        netlink.socket.send(&bytes, 0).unwrap();
+        // Its answer, ENODEV, is waiting now.
+        assert_eq!(netlink.index_of("lo"), Ok(Some(1)));
     });
 }
 
