@@ -217,7 +217,16 @@ impl Terminal {
 }
 
 impl Drop for Terminal {
+    /// By the death of PID 1, so that the runtime can clean up. A shell that then waits for a line would wait for ever.
     fn drop(&mut self) {
+        let started = Process(self.child.id().cast_signed());
+        started.descendants().into_iter().filter(|it| it.is_first()).for_each(host::end);
+        let alone = || started.descendants().iter().all(|it| it.is_zombie());
+        eventually(SOON, || !started.is_alive() || alone());
+        // Without a shell, it is the runtime that was started, and it may still clean up.
+        if !eventually(Duration::from_millis(200), || !started.is_alive()) && alone() {
+            let _ = self.child.kill();
+        }
         end(&mut self.child);
     }
 }
