@@ -17,8 +17,8 @@
 //! | [`process`] | a safe clone, waiting, signals, exec |
 //! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
-//! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`syscall`] | one function per system call that the lessons make |
+//! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`terminal`] | the caller's terminal, shared with the container or copied to and from its own |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //!
@@ -47,6 +47,8 @@ pub mod rootfs;
 pub mod syscall;
 pub mod sysctl;
 pub mod terminal;
+#[cfg(test)]
+mod testing;
 #[cfg(feature = "values")]
 pub mod values;
 

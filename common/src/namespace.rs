@@ -51,3 +51,49 @@ pub fn enter(namespace: &OwnedFd, kind: CloneFlags) -> Result<()> {
         || nix::sched::setns(namespace, kind),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::testing::in_network_namespace;
+
+    fn inode(path: &str) -> u64 {
+        std::fs::metadata(path).unwrap().ino()
+    }
+
+    #[test]
+    fn the_namespace_of_another_process() {
+        in_network_namespace(|| {
+            let own = inode("/proc/thread-self/ns/net");
+            // The process, and this thread in it, are in two.
+            assert_ne!(own, inode("/proc/self/ns/net"));
+            let pid = std::process::id().cast_signed();
+            let namespace = open_namespace(pid, "net", "--network container:1").unwrap();
+            let error = enter(&namespace, CloneFlags::CLONE_NEWIPC).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EINVAL));
+            assert_eq!(inode("/proc/thread-self/ns/net"), own);
+            enter(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            assert_eq!(inode("/proc/thread-self/ns/net"), inode("/proc/self/ns/net"));
+        });
+    }
+
+    #[test]
+    fn no_such_process() {
+        let error = open_namespace(i32::MAX, "net", "--network container:2147483647").unwrap_err();
+        assert_eq!(error.to_string(), "--network container:2147483647: ESRCH: No such process");
+        assert_eq!(error.status(), 125);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_and_was_not_waited_for() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(nix::sys::wait::Id::Pid(pid), flags).unwrap();
+        let error = open_namespace(pid.as_raw(), "net", "--network container:1").unwrap_err();
+        child.wait().unwrap();
+        assert_eq!(error.errno(), Some(Errno::ESRCH), "{error}");
+    }
+}

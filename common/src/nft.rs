@@ -114,3 +114,127 @@ fn find(path: Option<&OsStr>, system: &[&str]) -> Option<PathBuf> {
         .map(|folder| folder.join("nft"))
         .find(|file| file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::signal::Signal;
+
+    use super::*;
+    use crate::testing::{in_network_namespace, skipped};
+
+    fn tables() -> String {
+        let output = Command::new(program().unwrap()).args(["list", "tables"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn with_rules(test: impl FnOnce() + Send + 'static) {
+        match require() {
+            Ok(()) => in_network_namespace(test),
+            Err(error) => skipped(&error.to_string()),
+        }
+    }
+
+    /// A program that stands in for nft.
+    fn script(folder: &Path, text: &str) -> PathBuf {
+        let file = folder.join("nft");
+        // Not by this process: a child of another test could inherit the open file, and what is open for writing
+        // cannot be executed (ETXTBSY).
+        let shell = ["-c", "printf %s \"$1\" >\"$0\""];
+        assert!(Command::new("sh").args(shell).arg(&file).arg(text).status().unwrap().success());
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        file
+    }
+
+    #[test]
+    fn all_rules_or_none() {
+        with_rules(|| {
+            load(
+                "add table inet congo\nadd chain inet congo forward { type filter hook forward priority 0; }",
+            )
+            .unwrap();
+            assert_eq!(tables(), "table inet congo\n");
+            let error = load("add table inet other\nadd nonsense\n").unwrap_err();
+            assert!(error.to_string().starts_with("nft -f -: syntax error"), "{error}");
+            let error = load("add table inet other\ndelete table inet none\n").unwrap_err();
+            assert!(error.to_string().starts_with("nft -f -: No such file or directory"), "{error}");
+            assert_eq!(error.status(), 125);
+            assert_eq!(tables(), "table inet congo\n");
+            load("delete table inet congo").unwrap();
+            assert_eq!(tables(), "");
+        });
+    }
+
+    #[test]
+    fn more_rules_than_a_pipe_holds() {
+        with_rules(|| {
+            let rules: String = (1..4000)
+                .map(|port| format!("add rule inet congo forward tcp dport {port} accept\n"))
+                .collect();
+            load(&format!("add table inet congo\nadd chain inet congo forward\n{rules}")).unwrap();
+            let output =
+                Command::new(program().unwrap()).args(["list", "table", "inet", "congo"]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap().matches("accept").count(), 3999);
+        });
+    }
+
+    #[test]
+    fn signals_that_are_blocked_here_reach_nft() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(
+            folder.path(),
+            "#!/bin/sh\nwhile read -r l; do case $l in SigBlk*) echo $l >&2; esac; done < /proc/self/status\n",
+        );
+        std::thread::spawn(move || {
+            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD]
+                .into_iter()
+                .collect::<SigSet>()
+                .thread_block()
+                .unwrap();
+            let output = run(&program, "").unwrap();
+            assert_eq!(String::from_utf8(output.stderr).unwrap(), "SigBlk: 0000000000000000\n");
+            // Here they still are.
+            assert!(SigSet::thread_get_mask().unwrap().contains(Signal::SIGTERM));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn an_nft_that_ends_before_it_has_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(
+            folder.path(),
+            "#!/bin/sh\nexec <&-\necho 'x:1:1-2: Error: Operation not permitted' >&2\necho more >&2\nexit 1\n",
+        );
+        let output = run(&program, &"add table inet congo\n".repeat(10_000)).unwrap();
+        let error = refused(&output);
+        assert_eq!(error.to_string(), "nft -f -: Operation not permitted");
+        let silent = script(folder.path(), "#!/bin/sh\nkill -9 $$\n");
+        assert_eq!(refused(&run(&silent, "").unwrap()).to_string(), "nft -f -: signal: 9 (SIGKILL)");
+    }
+
+    #[test]
+    fn where_it_is_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let found = |path: &str, system: &[&str]| find(Some(OsStr::new(path)), system);
+        assert_eq!(found(path, &[]), None);
+        let file = script(folder.path(), "");
+        assert_eq!(found(&format!("/none:{path}"), &[]).as_ref(), Some(&file));
+        assert_eq!(found("/none", &[path]).as_ref(), Some(&file));
+        assert_eq!(find(None, &[path]).as_ref(), Some(&file));
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        assert_eq!(found(path, &[]), None);
+    }
+
+    #[test]
+    fn rules_in_one_line() {
+        let rules = "# why\ntable inet congo {\n  chain c {\n    tcp dport 80 accept\n  }\n}\n";
+        assert_eq!(summary(rules), "table inet congo { chain c { tcp dport 80 accept } }");
+        let long = summary(&"add rule ä\n".repeat(1000));
+        assert!(long.ends_with("… (1000 lines)") && long.chars().count() < SHOWN + 20, "{long}");
+    }
+}

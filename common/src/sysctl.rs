@@ -61,3 +61,36 @@ fn path(name: &str) -> PathBuf {
     let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     Path::new("/proc/sys").join(relative)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::in_network_namespace;
+
+    #[test]
+    fn names_with_dots_or_slashes() {
+        assert_eq!(path("net.ipv4.ip_forward"), Path::new("/proc/sys/net/ipv4/ip_forward"));
+        assert_eq!(path("net/ipv4/conf/a.b/forwarding"), Path::new("/proc/sys/net/ipv4/conf/a.b/forwarding"));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        in_network_namespace(|| {
+            for value in ["1", "0", "1"] {
+                write("net.ipv4.ip_forward", value).unwrap();
+                assert_eq!(read("net.ipv4.ip_forward").as_deref(), Ok(value));
+            }
+            let error = write("net.ipv4.ip_forward", "much").unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EINVAL));
+            let line = "write(\"/proc/sys/net/ipv4/ip_forward\", \"much\"): EINVAL: Invalid argument";
+            assert_eq!(error.to_string(), line);
+        });
+    }
+
+    #[test]
+    fn a_setting_that_is_not_there() {
+        for error in [write("net.ipv4.no_such_thing", "1").unwrap_err(), read("net.none").unwrap_err()] {
+            assert_eq!(error.errno(), Some(Errno::ENOENT), "{error}");
+        }
+    }
+}

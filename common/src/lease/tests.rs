@@ -1,1 +1,253 @@
+//! Leases of this process, of fifty others at once, and of one that is killed.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+/// In the environment of another process of these tests: the folder.
+const FOLDER: &str = "CONGO_TEST_LEASES";
+
+fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+fn ports(text: &str) -> Vec<Publish> {
+    publish(text).unwrap().ports().collect()
+}
+
+/// The other process: takes an address, tells it, and holds it until its stdin ends or it is killed.
+#[test]
+#[ignore = "a part of other tests, which start it"]
+fn other_process() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let leases = Leases::lock_in(Path::new(&folder)).unwrap();
+    let lease = leases.take("congo0", net("10.44.0.0/16"), None, &ports("8080:80")).unwrap();
+    drop(leases);
+    println!("\naddress {}", lease.address());
+    let _ = std::io::stdin().lines().count();
+}
+
+fn start(folder: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["lease::tests::other_process", "--exact", "--ignored", "--nocapture"])
+        .env(FOLDER, folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until it has an address.
+fn address(child: &mut Child) -> Ipv4Addr {
+    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    let mut addresses = lines.filter_map(|line| line.unwrap().strip_prefix("address ")?.parse().ok());
+    addresses.next().expect("the other process takes an address")
+}
+
+fn end(mut child: Child) {
+    drop(child.stdin.take());
+    // What it still prints must not be lost, or it would end with a broken pipe.
+    let _ = std::io::copy(child.stdout.as_mut().unwrap(), &mut std::io::sink());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn nothing_is_made_where_nothing_is_recorded() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    assert!(Leases::lock_if_any_in(&run).unwrap().is_none());
+    assert!(!run.exists());
+    drop(Leases::lock_in(&run).unwrap());
+    assert!(!run.exists(), "an empty folder goes with the lock");
+    assert!(home.path().exists());
+}
+
+#[test]
+fn the_lowest_free_address_and_the_wanted_one() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let leases = Leases::lock_in(&run).unwrap();
+    let subnet = net("10.44.0.0/29");
+    let take =
+        |wanted: Option<&str>| leases.take("congo0", subnet, wanted.map(|text| text.parse().unwrap()), &[]);
+    let mut held: Vec<_> =
+        [None, Some("10.44.0.4"), None, None, None].map(|wanted| take(wanted).unwrap()).into();
+    let addresses: Vec<_> = held.iter().map(|lease| lease.address().octets()[3]).collect();
+    assert_eq!(addresses, [2, 4, 3, 5, 6]);
+    let error = take(None).unwrap_err();
+    assert_eq!(error.to_string(), "--subnet 10.44.0.0/29: all of its addresses are taken");
+    let error = take(Some("10.44.0.4")).unwrap_err();
+    assert_eq!(error.to_string(), "--ip 10.44.0.4: taken by another container");
+    let error = take(Some("10.44.0.1")).unwrap_err();
+    assert_eq!(error.to_string(), "--ip 10.44.0.1: the gateway's address in 10.44.0.0/29");
+    assert_eq!(error.status(), 125);
+    // The third, 10.44.0.3.
+    held.remove(2);
+    assert_eq!(take(None).unwrap().address(), Ipv4Addr::new(10, 44, 0, 3));
+    drop(leases);
+    assert!(run.exists());
+}
+
+#[test]
+fn bridges_are_recorded_until_they_are_forgotten() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let leases = Leases::lock_in(&run).unwrap();
+    let published = [ports("127.0.0.1:53:53/udp"), ports("8000-8001:80-81")].concat();
+    let lease = leases.take("congo0", net("10.44.0.0/16"), None, &published).unwrap();
+    let other = leases.take("a@b_c", net("10.45.0.0/16"), None, &[]).unwrap();
+    let bridges = leases.bridges().unwrap();
+    let names: Vec<_> = bridges.iter().map(|bridge| (bridge.name.as_str(), bridge.subnet)).collect();
+    assert_eq!(names, [("a@b_c", other.subnet()), ("congo0", lease.subnet())]);
+    let member = Member { address: [10, 44, 0, 2].into(), ports: published };
+    assert_eq!(bridges[1].members, [member]);
+    assert!(bridges[1].dead.is_empty());
+
+    let error = leases.forget("congo0").unwrap_err();
+    assert_eq!(error.to_string(), "forget the bridge congo0: the container 10.44.0.2 is on it");
+    drop(lease);
+    assert_eq!(leases.bridges().unwrap()[1].members, Vec::<Member>::new());
+    leases.forget("congo0").unwrap();
+    leases.forget("congo0").unwrap();
+    assert_eq!(leases.bridges().unwrap().len(), 1);
+    drop(other);
+    leases.forget("a@b_c").unwrap();
+    drop(leases);
+    assert!(!run.exists());
+}
+
+#[test]
+fn a_bridge_has_one_subnet_and_shares_it_with_none() {
+    let home = tempfile::tempdir().unwrap();
+    let leases = Leases::lock_in(home.path()).unwrap();
+    let _held = leases.take("congo0", net("10.44.0.0/16"), None, &[]).unwrap();
+    let refused = |bridge, subnet| leases.take(bridge, net(subnet), None, &[]).unwrap_err().to_string();
+    assert_eq!(
+        refused("congo0", "10.45.0.0/16"),
+        "--subnet 10.45.0.0/16: the bridge congo0 has the subnet 10.44.0.0/16"
+    );
+    for overlapping in ["10.44.0.0/16", "10.44.7.0/24", "10.0.0.0/8"] {
+        assert_eq!(
+            refused("congo1", overlapping),
+            format!("--subnet {overlapping}: overlaps 10.44.0.0/16 of the bridge congo0")
+        );
+    }
+    assert_eq!(leases.bridges().unwrap().len(), 1, "what was refused is not recorded");
+    assert!(leases.take("congo1", net("10.45.0.0/16"), None, &[]).is_ok());
+}
+
+#[test]
+fn a_refused_address_records_no_bridge() {
+    let home = tempfile::tempdir().unwrap();
+    let leases = Leases::lock_in(home.path()).unwrap();
+    assert!(leases.take("congo0", net("10.44.0.0/16"), Some([10, 45, 0, 2].into()), &[]).is_err());
+    assert_eq!(leases.bridges(), Ok(vec![]));
+}
+
+#[test]
+fn forwarding_is_remembered_until_the_machine_starts_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let leases = Leases::lock_in(home.path()).unwrap();
+    assert!(!leases.forwarding_was_off());
+    leases.set_forwarding_was_off(true).unwrap();
+    assert!(leases.forwarding_was_off());
+    fs::write(leases.folder.join(FORWARDING), "of another boot").unwrap();
+    assert!(!leases.forwarding_was_off());
+    leases.set_forwarding_was_off(false).unwrap();
+    leases.set_forwarding_was_off(false).unwrap();
+    assert!(!leases.folder.join(FORWARDING).exists());
+}
+
+#[test]
+fn a_folder_that_goes_while_others_wait_for_it_is_made_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let holders = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let leases = Leases::lock_in(&run).unwrap();
+                    assert_eq!(holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    assert!(leases.folder.exists(), "whoever comes next would lock another one");
+                    holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    assert!(!run.exists());
+}
+
+#[test]
+fn fifty_at_once_have_fifty_addresses() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let mut children: Vec<_> = (0..50).map(|_| start(&run)).collect();
+    let mut addresses: Vec<_> = children.iter_mut().map(|child| address(child).to_bits() & 0xff).collect();
+    addresses.sort_unstable();
+    assert_eq!(addresses, (2..52).collect::<Vec<_>>());
+    let leases = Leases::lock_in(&run).unwrap();
+    assert_eq!(leases.bridges().unwrap()[0].members.len(), 50);
+    children.into_iter().for_each(end);
+    assert_eq!(leases.bridges().unwrap()[0].members, Vec::<Member>::new());
+    leases.forget("congo0").unwrap();
+    drop(leases);
+    assert!(!run.exists());
+}
+
+#[test]
+fn what_a_killed_runtime_left_is_told_and_swept() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let (mut killed, mut living) = (start(&run), None);
+    assert_eq!(address(&mut killed), Ipv4Addr::new(10, 44, 0, 2));
+    let second = living.insert(start(&run));
+    assert_eq!(address(second), Ipv4Addr::new(10, 44, 0, 3));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+
+    // A sweeper that is killed as well: its drop does not run.
+    let leases = Leases::lock_if_any_in(&run).unwrap().expect("something is recorded");
+    assert_eq!(leases.bridges().unwrap()[0].dead, [Ipv4Addr::new(10, 44, 0, 2)]);
+    leases.dead.take();
+    drop(leases);
+
+    let leases = Leases::lock_in(&run).unwrap();
+    let bridge = leases.bridges().unwrap().remove(0);
+    assert_eq!(bridge.dead, [Ipv4Addr::new(10, 44, 0, 2)]);
+    assert_eq!(bridge.members.len(), 1);
+    assert_eq!(bridge.members[0].address, Ipv4Addr::new(10, 44, 0, 3));
+    // The dead one's address is free again, and its new holder is not swept.
+    let lease = leases.take("congo0", bridge.subnet, None, &[]).unwrap();
+    assert_eq!(lease.address(), Ipv4Addr::new(10, 44, 0, 2));
+    drop(leases);
+    let leases = Leases::lock_in(&run).unwrap();
+    assert_eq!(leases.bridges().unwrap()[0].members.len(), 2);
+    drop(lease);
+    let mut child = living.unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Without being told of it first, too.
+    leases.forget("congo0").unwrap();
+    drop(leases);
+    assert!(!run.exists());
+}
+
+#[test]
+fn the_files_of_the_dead_go_with_the_leases() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let mut killed = start(&run);
+    address(&mut killed);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let leases = Leases::lock_in(&run).unwrap();
+    let file = leases.bridge_folder("congo0", net("10.44.0.0/16")).join("10.44.0.2");
+    assert!(file.exists());
+    leases.bridges().unwrap();
+    assert!(file.exists(), "until whoever was told has done something about it");
+    drop(leases);
+    assert!(!file.exists());
+    assert!(Leases::lock_in(&run).unwrap().bridges().unwrap()[0].dead.is_empty());
+}

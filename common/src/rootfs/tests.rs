@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::elf::{Loader, Object};
 use super::host::{Host, inward};
 use super::*;
+use crate::testing::skipped;
 
 /// A host made up in a temporary folder from programs of this machine.
 struct Fake {
@@ -101,12 +102,6 @@ fn ldd(program: &Path) -> BTreeSet<PathBuf> {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains("not found"), "{text}");
     text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
-}
-
-/// Says that a test was not run: past the test harness, which would hide it.
-fn skipped(reason: &str) {
-    let name = std::thread::current().name().unwrap_or_default().to_owned();
-    tell(format_args!("skipped {name}: {reason}"));
 }
 
 /// May this process have mounts of its own? Tried on a thread that ends, as it cannot be undone; root in somebody
@@ -713,6 +708,27 @@ fn the_state_folder_follows_the_environment() {
     assert_eq!(state(&[home, ("CONGO_HOME", "")], true).unwrap(), "/var/lib/congo");
     assert_eq!(state(&[("CONGO_HOME", "x")], true).unwrap_err(), "CONGO_HOME=x: not an absolute path");
     assert_eq!(state(&[], false).unwrap_err(), "find the state folder: HOME is not set");
+}
+
+#[test]
+fn the_runtime_folder_follows_the_environment() {
+    let run = |variables: &[(&str, &str)], is_root| {
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        run_dir_of(value, is_root)
+            .map(|path| path.to_str().unwrap().to_owned())
+            .map_err(|error| error.to_string())
+    };
+    let xdg = ("XDG_RUNTIME_DIR", "/run/user/7");
+    assert_eq!(run(&[xdg], true).unwrap(), "/run/congo");
+    assert_eq!(run(&[xdg], false).unwrap(), "/run/user/7/congo");
+    assert_eq!(run(&[xdg, ("CONGO_HOME", "/x")], true).unwrap(), "/x/run");
+    assert_eq!(run(&[("CONGO_HOME", "")], true).unwrap(), "/run/congo");
+    assert_eq!(run(&[("CONGO_HOME", "x")], false).unwrap_err(), "CONGO_HOME=x: not an absolute path");
+    assert_eq!(
+        run(&[("XDG_RUNTIME_DIR", "run")], false).unwrap_err(),
+        "find the runtime folder: XDG_RUNTIME_DIR is not set"
+    );
 }
 
 #[test]

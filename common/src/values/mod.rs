@@ -9,6 +9,8 @@
 
 mod cpu;
 mod environment;
+#[cfg(feature = "network")]
+mod hosts;
 mod limits;
 mod names;
 mod namespace;
@@ -24,14 +26,16 @@ use std::str::FromStr;
 pub use cpu::{Cpus, Cpuset, cpu_shares, cpu_weight, cpus, cpuset};
 pub use environment::{Variable, env, env_file};
 #[cfg(feature = "network")]
+pub use hosts::{ExtraHost, HostAddress, add_host, dns};
+#[cfg(feature = "network")]
 pub use ipnet::Ipv4Net;
 pub use limits::{Ulimit, pids_limit, ulimit};
 pub use names::{directory, hostname, workdir};
 pub use namespace::{IpcMode, ipc_mode};
 #[cfg(feature = "network")]
 pub use network::{
-    ExtraHost, HostAddress, NetworkMode, add_host, bridge_name, check_bridge_options, check_ip,
-    container_addresses, dns, gateway, ip, network_mode, subnet,
+    NetworkMode, bridge_name, check_bridge_options, check_ip, container_addresses, gateway, ip, network_mode,
+    subnet,
 };
 #[cfg(feature = "network")]
 pub use publish::{Protocol, Publish, Published, publish};
@@ -90,8 +94,26 @@ mod tests {
         /// No text may make a parser panic, and no error may be more than the one line that clap prints.
         #[test]
         fn any_text_is_a_value_or_one_short_line(text in r"\PC*|[-+.=:,0-9kmgtpibe ]{0,24}|(?s:.{0,80})") {
+            #[cfg(feature = "network")]
+            let of_network = [
+                network_mode(&text).err(),
+                network_mode(&format!("container:{text}")).err(),
+                bridge_name(&text).err(),
+                subnet(&text).err(),
+                subnet(&format!("10.0.0.0/{text}")).err(),
+                ip(&text).err(),
+                dns(&text).err(),
+                add_host(&text).err(),
+                add_host(&format!("a:{text}")).err(),
+                publish(&text).err(),
+                publish(&format!("{text}:80")).err(),
+            ];
+            #[cfg(not(feature = "network"))]
+            let of_network = [];
             let errors = [
                 size(&text).err(),
+                shm_size(&text).err(),
+                ipc_mode(&text).err(),
                 memory(&text).err(),
                 memory_swap(&text).err(),
                 cpus(&text).err(),
@@ -104,7 +126,7 @@ mod tests {
                 workdir(OsString::from(&text)).err(),
                 env(OsString::from(&text)).err(),
             ];
-            for error in errors.into_iter().flatten() {
+            for error in errors.into_iter().chain(of_network).flatten() {
                 prop_assert!(!error.is_empty() && !error.contains('\n') && error.len() < 200, "{error}");
             }
         }

@@ -1,17 +1,17 @@
-//! The network: `--network`, `--bridge`, `--subnet`, `--ip`, `--dns`, `--add-host`.
+//! The network: `--network`, `--bridge`, `--subnet`, `--ip`.
 //!
-//! They end in requests to the kernel (rtnetlink(7)), in the rules of nft(8), in `/etc/hosts` and `/etc/resolv.conf`.
+//! They end in requests to the kernel (rtnetlink(7)) and in the rules of nft(8).
 //! A subnet's first address is the gateway's, which the bridge itself has on the host; its very first and its last
 //! belong to nobody: the network's own and the broadcast address.
-//! network_namespaces(7), ip(7), hosts(5), resolv.conf(5).
+//! network_namespaces(7), ip(7).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
 use super::namespace::container;
-use super::{hostname, whole};
+use super::whole;
 use crate::error::{Error, Result};
 
 /// The kernel's `IFNAMSIZ`, less the NUL at the end.
@@ -115,10 +115,9 @@ pub fn subnet(text: &str) -> Result<Ipv4Net, String> {
         return Err("expected a prefix from 8 to 30, as in 10.44.0.0/16".into());
     }
     let subnet = Ipv4Net::new(address, prefix).map_err(|_| expected())?;
+    // None of these has a longer prefix than a subnet may have, so a subnet is within one of them or apart from it.
     let unusable = |(network, prefix): (Ipv4Addr, u8)| {
-        // A subnet within one of these, or around it: then the wider one has the other's first address.
-        let wider = prefix.min(subnet.prefix_len());
-        let cut = |address: Ipv4Addr| address.to_bits() >> (32 - wider);
+        let cut = |address: Ipv4Addr| address.to_bits() >> (32 - prefix);
         cut(network) == cut(address)
     };
     if address != subnet.network() {
@@ -172,46 +171,177 @@ pub fn check_ip(ip: Ipv4Addr, subnet: Ipv4Net) -> Result<()> {
     Err(Error::new(format!("--ip {ip}: {wrong}")).hint(format!("a container can have {first} to {last}")))
 }
 
-/// Reads the value of `--dns`: the address of a name server, IPv4 or IPv6.
-///
-/// # Errors
-///
-/// Not an address. A name server's own name nobody could look up.
-pub fn dns(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| "expected the IP address of a name server, such as 9.9.9.9".into())
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// The address of an entry in `/etc/hosts`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HostAddress {
-    /// This one.
-    Ip(IpAddr),
-    /// The gateway of the bridge, at which containers reach the host.
-    Gateway,
-}
+    use super::*;
 
-/// A name, and its address.
-pub type ExtraHost = (String, HostAddress);
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
 
-/// Reads a value of `--add-host`: `NAME:IP`, where the IP may be `host-gateway`.
-///
-/// An IPv6 address may stand in brackets, as in Docker.
-///
-/// # Errors
-///
-/// Not of this form, not a name, or not an address.
-pub fn add_host(text: &str) -> Result<ExtraHost, String> {
-    let (name, address) = text.split_once(':').ok_or("expected NAME:IP, such as db:10.44.0.5")?;
-    let name = hostname(name).map_err(|error| format!("the name before ':': {error}"))?;
-    let bare =
-        address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).filter(|bare| bare.contains(':'));
-    let address = match address {
-        "host-gateway" => HostAddress::Gateway,
-        _ => HostAddress::Ip(
-            bare.unwrap_or(address)
-                .parse()
-                .map_err(|_| "expected an IP address after NAME:, or host-gateway".to_owned())?,
-        ),
-    };
-    Ok((name, address))
+    #[test]
+    fn network_modes() {
+        for (text, mode) in [
+            ("none", NetworkMode::None),
+            ("host", NetworkMode::Host),
+            ("bridge", NetworkMode::Bridge),
+            ("container:77", NetworkMode::Container(77)),
+        ] {
+            assert_eq!(network_mode(text), Ok(mode));
+            assert_eq!(mode.to_string(), text);
+        }
+        for text in ["", "None", "default", "bridge:congo0", "container"] {
+            assert_eq!(
+                network_mode(text).unwrap_err(),
+                "expected none, host, bridge or container:PID",
+                "{text:?}"
+            );
+        }
+        for text in ["container:", "container:web", "container:0", "container:-7"] {
+            assert!(network_mode(text).unwrap_err().starts_with("expected the PID"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn options_about_a_bridge_need_one() {
+        let options = [("--ip", false), ("--publish", true)];
+        assert_eq!(check_bridge_options(NetworkMode::Bridge, &options), Ok(()));
+        assert_eq!(check_bridge_options(NetworkMode::Host, &options[..1]), Ok(()));
+        for (mode, name) in [(NetworkMode::None, "none"), (NetworkMode::Container(5), "container:5")] {
+            let error = check_bridge_options(mode, &options).unwrap_err();
+            assert_eq!(error.to_string(), format!("--publish: not with --network {name}"));
+            assert_eq!(error.status(), 125);
+        }
+    }
+
+    #[test]
+    fn bridge_names() {
+        for name in ["congo0", "a", "br-1.2_x", "fifteen-letters"] {
+            assert_eq!(bridge_name(name).as_deref(), Ok(name));
+        }
+        for name in ["a/b", "a b", "a\tb", "-a", ".", "..", ".a", "br%d", "a:b", "é", "a\0", "a@b"] {
+            assert!(bridge_name(name).unwrap_err().starts_with("expected letters"), "{name:?}");
+        }
+        assert_eq!(bridge_name(""), Err("has 0 bytes; expected 1 to 15".into()));
+        assert_eq!(bridge_name("sixteen-letters!"), Err("has 16 bytes; expected 1 to 15".into()));
+        for name in ["all", "default", "lo"] {
+            assert!(bridge_name(name).unwrap_err().contains(name));
+        }
+    }
+
+    #[test]
+    fn subnets() {
+        for text in
+            ["10.44.0.0/16", "10.0.0.0/8", "192.168.1.4/30", "11.0.0.0/8", "126.0.0.0/8", "223.255.255.0/24"]
+        {
+            assert_eq!(subnet(text), Ok(net(text)));
+        }
+        for text in [
+            "",
+            "10.44.0.0",
+            "10.44.0.0/",
+            "/16",
+            "10.44/16",
+            "10.44.0.0/16/8",
+            "10.44.0.0/255.255.0.0",
+            "fd00::/64",
+            "10.44.0.0/+16",
+            "10.44.0.0/-1",
+            "10.44.0.0 /16",
+            "010.44.0.0/16",
+            "10.44.0.256/24",
+            "a.b.c.d/16",
+        ] {
+            assert_eq!(
+                subnet(text).unwrap_err(),
+                "expected an IPv4 network such as 10.44.0.0/16",
+                "{text:?}"
+            );
+        }
+        for text in ["0.0.0.0/0", "10.0.0.0/7", "10.44.0.0/31", "10.44.0.0/32", "10.44.0.0/33"] {
+            assert!(subnet(text).unwrap_err().starts_with("expected a prefix from 8 to 30"), "{text:?}");
+        }
+        assert_eq!(
+            subnet("10.44.0.1/16").unwrap_err(),
+            "has bits set behind the prefix; the network of this address is 10.44.0.0/16"
+        );
+        for text in [
+            "0.0.0.0/8",
+            "0.1.0.0/16",
+            "127.0.0.0/8",
+            "127.1.0.0/16",
+            "224.0.0.0/8",
+            "240.0.0.0/8",
+            "255.255.255.0/24",
+        ] {
+            assert!(subnet(text).unwrap_err().starts_with("expected addresses that hosts"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_a_subnet() {
+        let addresses = |text: &str| {
+            let (first, last) = container_addresses(net(text));
+            [gateway(net(text)), first, last].map(|address| address.to_string())
+        };
+        assert_eq!(addresses("10.44.0.0/16"), ["10.44.0.1", "10.44.0.2", "10.44.255.254"]);
+        assert_eq!(addresses("10.44.0.4/30"), ["10.44.0.5", "10.44.0.6", "10.44.0.6"]);
+    }
+
+    #[test]
+    fn an_address_for_a_container() {
+        assert_eq!(ip("10.44.0.2"), Ok(Ipv4Addr::new(10, 44, 0, 2)));
+        for text in ["", "10.44.0", "10.44.0.2/16", "::1", "host", "10.44.0.02", " 10.44.0.2"] {
+            assert_eq!(ip(text).unwrap_err(), "expected an IPv4 address such as 10.44.0.2", "{text:?}");
+        }
+        let check =
+            |text| check_ip(ip(text).unwrap(), net("10.44.0.0/16")).map_err(|error| error.to_string());
+        assert_eq!(check("10.44.0.2"), Ok(()));
+        assert_eq!(check("10.44.1.0"), Ok(()));
+        assert_eq!(check("10.44.255.254"), Ok(()));
+        for (ip, why) in [
+            ("10.45.0.2", "outside the subnet 10.44.0.0/16"),
+            ("10.44.0.0", "the address of the network 10.44.0.0/16 itself"),
+            ("10.44.0.1", "the gateway's address in 10.44.0.0/16"),
+            ("10.44.255.255", "the broadcast address of 10.44.0.0/16"),
+        ] {
+            assert_eq!(check(ip), Err(format!("--ip {ip}: {why}")));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_subnet_is_written_as_it_is_read(address in any::<u32>(), prefix in 0u8..=32) {
+            let net = Ipv4Net::new(Ipv4Addr::from_bits(address), prefix).unwrap().trunc();
+            match subnet(&net.to_string()) {
+                Ok(read) => {
+                    prop_assert_eq!(read, net);
+                    let (first, last) = container_addresses(net);
+                    prop_assert!((8..=30).contains(&prefix) && gateway(net) < first && first <= last);
+                    prop_assert!(check_ip(first, net).is_ok() && check_ip(last, net).is_ok());
+                    prop_assert!(!first.is_loopback() && !last.is_multicast() && last < net.broadcast());
+                }
+                Err(error) => prop_assert!(!(8..=30).contains(&prefix) || error.contains("that hosts can have")),
+            }
+        }
+
+        #[test]
+        fn a_container_has_any_address_but_three(ip in any::<u32>(), network in any::<u32>(), prefix in 8u8..=30) {
+            let net = Ipv4Net::new(Ipv4Addr::from_bits(network), prefix).unwrap().trunc();
+            // Half of them inside.
+            let ip = Ipv4Addr::from_bits(if ip % 2 == 0 { ip } else { net.network().to_bits() | ip & net.hostmask().to_bits() });
+            let (first, last) = container_addresses(net);
+            prop_assert_eq!(check_ip(ip, net).is_ok(), (first..=last).contains(&ip));
+        }
+
+        #[test]
+        fn a_bridge_name_is_one_that_the_kernel_takes(text in "(?s:.{0,20})|[-a-zA-Z0-9._%/]{0,18}") {
+            if let Ok(name) = bridge_name(&text) {
+                prop_assert!((1..=15).contains(&name.len()) && name == text && !name.starts_with('.'));
+                prop_assert!(!name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:%@".contains(c)));
+            }
+        }
+    }
 }

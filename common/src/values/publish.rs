@@ -124,3 +124,73 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
         _ => Err("expected ports from 1 to 65535".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ports(text: &str) -> Vec<String> {
+        publish(text).unwrap().ports().map(|port| port.to_string()).collect()
+    }
+
+    #[test]
+    fn ports_and_ranges() {
+        assert_eq!(ports("8080:80"), ["8080:80/tcp"]);
+        assert_eq!(ports("8080:80/tcp"), ["8080:80/tcp"]);
+        assert_eq!(ports("53:5353/udp"), ["53:5353/udp"]);
+        assert_eq!(ports("127.0.0.1:8080:80"), ["127.0.0.1:8080:80/tcp"]);
+        assert_eq!(ports("0.0.0.0:8080:80"), ["8080:80/tcp"]);
+        assert_eq!(ports("8000-8002:80-82/udp"), ["8000:80/udp", "8001:81/udp", "8002:82/udp"]);
+        assert_eq!(ports("1.2.3.4:9-9:7"), ["1.2.3.4:9:7/tcp"]);
+        assert_eq!(ports("65534-65535:1-2"), ["65534:1/tcp", "65535:2/tcp"]);
+        assert_eq!(publish("1-65535:1-65535").unwrap().ports().count(), 65535);
+    }
+
+    #[test]
+    fn what_is_no_port() {
+        for text in ["0:80", "80:0", "70000:80", "80:70000", "0-1:0-1", "65535-65536:1-2", "99999999999:80"] {
+            assert_eq!(publish(text).unwrap_err(), "expected ports from 1 to 65535", "{text:?}");
+        }
+        for text in
+            ["", "80", ":", "80:", ":80", "a:80", "80:b", "+80:80", "-80:80", "80-:80", "80 :80", "1-2-3:1-3"]
+        {
+            assert!(publish(text).unwrap_err().starts_with("expected [IP:]HOST:CONTAINER"), "{text:?}");
+        }
+        assert!(publish("81-80:81-80").unwrap_err().contains("begins with the lower one"));
+        for text in ["80:80/", "80:80/sctp", "80:80/tcp/udp", "80:80/TCP"] {
+            assert!(publish(text).unwrap_err().starts_with("expected tcp or udp"), "{text:?}");
+        }
+        for text in ["localhost:80:80", ":80:80", "[::1]:80:80", "1.2.3:80:80", "::1:80:80"] {
+            assert!(publish(text).unwrap_err().starts_with("expected an IPv4 address"), "{text:?}");
+        }
+        assert_eq!(
+            publish("8000-8010:80").unwrap_err(),
+            "11 ports on the host, 1 in the container; expected ranges of the same length"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_port_is_written_as_it_is_read(
+            ip in prop::option::of(1u32..), host_port in 1u16.., container_port in 1u16.., udp in any::<bool>(),
+        ) {
+            let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            let port = Publish { host_ip: ip.map(Ipv4Addr::from_bits), host_port, container_port, protocol };
+            let read: Vec<_> = publish(&port.to_string()).unwrap().ports().collect();
+            prop_assert_eq!(read, [port]);
+        }
+
+        #[test]
+        fn ranges_are_accepted_when_they_are_of_one_length(a in 1u16..300, b in 1u16..300, c in 1u16..300, d in 1u16..300) {
+            let published = publish(&format!("{a}-{b}:{c}-{d}"));
+            let same = a <= b && c <= d && b - a == d - c;
+            prop_assert_eq!(published.is_ok(), same);
+            if let Ok(published) = published {
+                let pairs: Vec<_> = published.ports().map(|port| (port.host_port, port.container_port)).collect();
+                prop_assert_eq!(pairs, (a..=b).zip(c..=d).collect::<Vec<_>>());
+            }
+        }
+    }
+}

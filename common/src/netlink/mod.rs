@@ -2,20 +2,18 @@
 //!
 //! Kernel objects: a socket of `AF_NETLINK`, which speaks to the network namespace of the thread that opened it,
 //! wherever the thread goes later. Each request waits for the kernel's answer, so what was asked for is there when the
-//! function returns. Of an answer only what is needed is read: newer kernels say more, older ones less.
+//! function returns.
 //! See netlink(7), rtnetlink(7), veth(4); ip-link(8) and its neighbours for the same by hand.
+
+mod wire;
 
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hasher};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkDeserializable,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -31,22 +29,9 @@ use nix::unistd::Pid;
 
 use crate::error::{Error, Hint, Result};
 use crate::syscall::{Returned, call};
+use wire::{Answer, errno};
 
 const MAN: &str = "rtnetlink(7)";
-
-/// Of the answers, in linux/if_link.h, linux/if_addr.h and linux/netlink.h.
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const NLMSGERR_ATTR_MSG: u16 = 1;
-
-/// The fixed parts of the answers, before the attributes: `ifinfomsg`, `ifaddrmsg`, `nlmsghdr`.
-const LINK_HEADER: usize = 16;
-const ADDRESS_HEADER: usize = 8;
-const MESSAGE_HEADER: usize = 16;
-
-/// The kernel fills at most 32 KiB for one read of a dump, and a link's answer stays far below.
-const BUFFER: usize = 64 << 10;
 
 /// A socket to the kernel's network configuration, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -54,16 +39,6 @@ pub struct Netlink {
     socket: Socket,
     sequence: u32,
 }
-
-/// Why the kernel did not do what it was asked: the errno, and its own words where it has some.
-struct Refusal {
-    errno: Errno,
-    words: Option<String>,
-}
-
-/// An answer that is neither an error nor the end of a dump, not taken apart.
-#[derive(Debug)]
-struct Answer(Vec<u8>);
 
 impl Netlink {
     /// Opens a socket to the kernel.
@@ -93,7 +68,7 @@ impl Netlink {
     /// # Errors
     /// None that the arguments can cause, except ERANGE and EINVAL for a name that no link can have.
     pub fn index_of(&mut self, name: &str) -> Result<Option<u32>> {
-        Ok(self.link(name)?.and_then(|answer| answer.index(4)))
+        Ok(self.link(name)?.and_then(|answer| answer.index()))
     }
 
     /// Whether the link is there, and a bridge.
@@ -102,9 +77,7 @@ impl Netlink {
     /// As [`index_of`](Netlink::index_of).
     pub fn is_bridge(&mut self, name: &str) -> Result<bool> {
         let link = self.link(name)?;
-        let info = link.as_ref().and_then(|answer| attribute(answer.0.get(LINK_HEADER..)?, IFLA_LINKINFO));
-        let kind = info.and_then(|info| attribute(info, IFLA_INFO_KIND));
-        Ok(kind.is_some_and(|kind| kind.strip_suffix(b"\0").unwrap_or(kind) == b"bridge"))
+        Ok(link.is_some_and(|answer| answer.kind() == Some(b"bridge")))
     }
 
     /// Makes a bridge: a switch in the kernel, which is a link of this namespace as well.
@@ -193,7 +166,7 @@ impl Netlink {
                 Ok(answers) => break answers,
             }
         };
-        let of_link = answers.iter().filter(|answer| answer.index(4) == Some(link));
+        let of_link = answers.iter().filter(|answer| answer.index() == Some(link));
         Ok(of_link.filter_map(Answer::address).collect())
     }
 
@@ -270,116 +243,12 @@ impl Netlink {
             None => error,
         })
     }
-
-    /// Sends a request and reads all that the kernel answers to it.
-    fn exchange(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<Vec<Answer>, Refusal> {
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        uninterrupted(|| self.socket.send(&bytes, 0))?;
-
-        let (mut answers, mut complete) = (Vec::new(), true);
-        loop {
-            let mut buffer = Vec::with_capacity(BUFFER);
-            uninterrupted(|| self.socket.recv(&mut buffer, 0))?;
-            let mut rest = &buffer[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<Answer>::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
-                // Messages begin at multiples of four.
-                let length = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                complete &= message.header.flags & NLM_F_DUMP_INTR == 0;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
-                    NetlinkPayload::Error(error) => match error.code {
-                        // Error 0 is "done".
-                        None => return Ok(answers),
-                        Some(code) => return Err(Refusal::new(code.get(), &error.header)),
-                    },
-                    NetlinkPayload::Done(_) if complete => return Ok(answers),
-                    NetlinkPayload::Done(_) => return Err(Errno::EINTR.into()),
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-impl Answer {
-    /// The link's number, which stands at this place in the fixed part of answers about links and addresses.
-    fn index(&self, at: usize) -> Option<u32> {
-        Some(u32::from_ne_bytes(self.0.get(at..at + 4)?.try_into().ok()?))
-    }
-
-    fn address(&self) -> Option<Ipv4Net> {
-        let prefix = *self.0.get(1)?;
-        let local: [u8; 4] = attribute(self.0.get(ADDRESS_HEADER..)?, IFA_LOCAL)?.try_into().ok()?;
-        Ipv4Net::new(local.into(), prefix).ok()
-    }
-}
-
-impl NetlinkDeserializable for Answer {
-    type Error = io::Error;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> io::Result<Answer> {
-        Ok(Answer(payload.to_vec()))
-    }
-}
-
-impl Refusal {
-    /// Behind the header of our own request the kernel may have attached a text.
-    fn new(code: i32, details: &[u8]) -> Refusal {
-        let text = details.get(MESSAGE_HEADER..).and_then(|details| attribute(details, NLMSGERR_ATTR_MSG));
-        let words = text.map(|text| String::from_utf8_lossy(text).trim_end_matches(['\0', '.']).to_owned());
-        Refusal { errno: Errno::from_raw(-code), words }
-    }
-
-    fn error(self, what: String) -> Error {
-        Error::from_errno(what, self.errno)
-    }
-}
-
-impl From<Errno> for Refusal {
-    fn from(errno: Errno) -> Refusal {
-        Refusal { errno, words: None }
-    }
 }
 
 impl Returned for Socket {
     fn number(&self) -> usize {
         usize::try_from(self.as_raw_fd()).unwrap_or_default()
     }
-}
-
-/// The value of the first attribute of this kind.
-fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    let found =
-        NlasIterator::new(attributes).map_while(|attribute| attribute.ok()).find(|it| it.kind() == kind)?;
-    let value = found.into_inner();
-    // The length of an attribute counts its own four bytes, and what follows is padding.
-    let length = u16::from_ne_bytes(value.get(..2)?.try_into().ok()?);
-    value.get(4..length.into())
-}
-
-fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> nix::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result.map_err(|error| errno(&error)),
-        }
-    }
-}
-
-fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 fn subnet(address: Ipv4Addr, prefix: u8) -> Result<Ipv4Net> {

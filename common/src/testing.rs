@@ -1,0 +1,30 @@
+//! What the tests of several modules need: namespaces of their own, and saying that a test was not run.
+//!
+//! A thread may leave the namespaces of its process, so a test makes links, rules and settings in a namespace that ends
+//! with it. See unshare(2).
+
+use nix::sched::{CloneFlags, unshare};
+
+use crate::error::tell;
+
+/// Says that a test was not run: past the test harness, which would hide it.
+pub(crate) fn skipped(reason: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    tell(format_args!("skipped {name}: {reason}"));
+}
+
+/// Runs a test on a thread with a network namespace of its own; for who is not root, says that it was not run.
+pub(crate) fn in_network_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| match unshare(CloneFlags::CLONE_NEWNET) {
+        Ok(()) => {
+            test();
+            true
+        }
+        Err(_) => false,
+    });
+    match thread.join() {
+        Ok(true) => {}
+        Ok(false) => skipped("it needs a network namespace, for which one must be root"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
