@@ -161,7 +161,8 @@ impl Terminal {
     fn line_after(&mut self, text: &str) -> Result<String, Failure> {
         self.see(text)?;
         let seen = self.seen;
-        self.see("\r\n")?;
+        // Where the terminal is raw, there is no carriage return.
+        self.see("\n")?;
         let screen = self.screen.text();
         Ok(screen.get(seen..self.seen).unwrap_or_default().trim_end().to_owned())
     }
