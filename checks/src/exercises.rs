@@ -3,7 +3,7 @@
 use crate::kernel::Mount;
 use crate::network::{Network, Outside};
 use crate::probe::Need;
-use crate::promises::Terminal;
+use crate::terminal::Terminal;
 use crate::{Checked, Failure, Subject, ensure, expect, host};
 
 /// One exercise.

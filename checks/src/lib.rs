@@ -10,6 +10,7 @@
 //! | [`exercises`] | the checks of the lessons' exercises |
 //! | [`subject`] | the binary that is tried; [`container`]: one that runs |
 //! | [`kernel`] | what the kernel says about processes, mounts and cgroups |
+//! | `terminal` | a runtime at a terminal |
 //! | [`network`] | network namespaces to look from, and hosts outside |
 //! | [`inside`] | what a check does from within a container |
 //! | [`host`] | a host of the checks' own, and the guard |
@@ -31,6 +32,7 @@ pub mod network;
 pub mod probe;
 pub mod promises;
 pub mod subject;
+pub(crate) mod terminal;
 
 use std::fmt::{Debug, Display};
 

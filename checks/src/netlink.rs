@@ -90,6 +90,16 @@ pub(crate) fn delete(title: &str) -> nix::Result<()> {
 
 /// Gives a link an address.
 pub(crate) fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> nix::Result<()> {
+    let body = address_of(index, address, prefix);
+    route(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body)
+}
+
+/// Takes an address from a link.
+pub(crate) fn delete_address(index: u32, address: Ipv4Addr, prefix: u8) -> nix::Result<()> {
+    route(libc::RTM_DELADDR, 0, &address_of(index, address, prefix))
+}
+
+fn address_of(index: u32, address: Ipv4Addr, prefix: u8) -> Vec<u8> {
     let family = u8::try_from(libc::AF_INET).unwrap_or_default();
     // struct ifaddrmsg: family, prefix, flags, scope, link.
     let mut body = vec![family, prefix, 0, 0];
@@ -97,7 +107,7 @@ pub(crate) fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> nix::Res
     for number in [libc::IFA_LOCAL, libc::IFA_ADDRESS] {
         body.extend(attribute(number, &address.octets()));
     }
-    route(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body)
+    body
 }
 
 /// Sends what goes to a network through a gateway.

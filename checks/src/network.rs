@@ -285,7 +285,8 @@ pub fn tables() -> Result<String, Failure> {
 /// # Errors
 /// When the kernel refuses.
 pub fn forge_loopback(gateway: Ipv4Addr) -> Checked {
-    netlink::set_up(LOOPBACK, false)?;
+    // Set down, the link would keep its route.
+    netlink::delete_address(LOOPBACK, Ipv4Addr::LOCALHOST, 8)?;
     for link in ["all", "eth0"] {
         let folder = Path::new("/proc/sys/net/ipv4/conf").join(link);
         fs::write(folder.join("route_localnet"), "1")?;

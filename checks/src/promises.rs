@@ -22,14 +22,13 @@ mod limits;
 mod names;
 mod namespaces;
 mod network;
+mod own_terminal;
 mod process;
 mod publish;
 mod signals;
 mod streams;
 mod sysfs;
 mod terminal;
-
-pub(crate) use terminal::Terminal;
 
 /// All checks: what everything else stands on comes first, since a learner sees the first failure.
 pub(crate) const ALL: &[&[Check]] = &[
@@ -52,6 +51,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     descriptors::CHECKS,
     streams::CHECKS,
     terminal::CHECKS,
+    own_terminal::CHECKS,
     init::CHECKS,
     cli::CHECKS,
     explain::CHECKS,

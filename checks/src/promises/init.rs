@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
 
-use super::terminal::Terminal;
 use crate::container::Container;
 use crate::kernel::{Process, eventually};
 use crate::subject::LIMIT;
+use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -41,7 +41,7 @@ fn cgroup_is_root(subject: &Subject) -> Checked {
     let output = subject.run(&["cat", "/proc/self/cgroup"])?;
     let lines: Vec<_> = output.ok()?.lines().collect();
     let is_root = |line: &&str| line.splitn(3, ':').nth(2) == Some("/");
-    ensure(!lines.is_empty() && lines.iter().all(|line| is_root(&line)), || {
+    ensure(!lines.is_empty() && lines.iter().all(is_root), || {
         Failure::new("each line of /proc/self/cgroup ends with the path /", lines.join(" "))
     })
 }
