@@ -200,6 +200,38 @@ checks_as_user() {
     [ "$status" = 1 ] && grep -q '"passed": 0' /run/out && grep -q '"failed": 0' /run/out && grep -q 'not root' /run/out
 }
 
+# What the doctor says of the steps, with a limit on user namespaces.
+ask_doctor() {
+    found=$(cat /proc/sys/user/max_user_namespaces)
+    echo "$1" >/proc/sys/user/max_user_namespaces
+    xtask doctor >/run/out 2>/run/err
+    status=$?
+    echo "$found" >/proc/sys/user/max_user_namespaces
+    why="limit $1, status $status: $(grep ' step [0-9]' /run/out | tr '\n' '/'), stderr: $(tr '\n' '/' </run/err)"
+}
+
+# As on a hardened machine. The doctor must name that cause, and for step 4 only.
+no_user_namespaces() {
+    ask_doctor "$(cat /proc/sys/user/max_user_namespaces)"
+    # Before 5.11 a user has no overlay: then, and only then, something else is missing.
+    cannot=$(grep 'step .*: cannot run' /run/out)
+    case $cannot in
+    '') [ "$status" = 0 ] || return 1 ;;
+    *"
+"*) return 1 ;;
+    *'step 4 as an ordinary user: cannot run: because overlay for ordinary users'*'5.11'*) [ "$status" = 1 ] || return 1 ;;
+    *) return 1 ;;
+    esac
+    grep -q 'max_user_namespaces' /run/out && return 1
+    ask_doctor 0
+    [ "$status" = 1 ] || return 1
+    for step in 0 1 2 3; do
+        grep -q "step $step: can run" /run/out || return 1
+    done
+    cause='cannot run: because user namespace.*: user\.max_user_namespaces is 0'
+    grep -q "step 4 as an ordinary user: $cause" /run/out && grep -q "step 4 as root: $cause" /run/out
+}
+
 # The subtree of v2 that belongs to the user: what a runtime without root builds on.
 delegated_subtree() {
     top=/sys/fs/cgroup/user
@@ -219,7 +251,7 @@ controller_missing() {
 }
 
 cases="fork_bomb memory_hog many_hogs kill_storm full_disk no_more_pids read_only_cgroups nothing_enabled no_cgroups
-    ordinary_user checks_as_user delegated_subtree"
+    ordinary_user checks_as_user no_user_namespaces delegated_subtree"
 [ -d /sys/fs/cgroup/memory ] || grep -q -s memory /sys/fs/cgroup/cgroup.controllers \
     /sys/fs/cgroup/unified/cgroup.controllers || cases="controller_missing no_cgroups ordinary_user"
 # So that the root is there before the first look.
