@@ -10,9 +10,11 @@ TMPDIR=$tmp
 export TMPDIR
 
 # What a run must leave as it was: processes, cgroups, mounts, temporary files. The kernel's threads, whose parent is
-# 2, come and go; so do the programs that look, and this script's copies of itself.
+# 2, come and go; so do this script's copies of itself. ps looks alone: a neighbour in a pipe would have no arguments
+# yet, or no more.
 look() {
-    ps -o ppid,stat,args | awk '$1 != 2 && $3 !~ /^(ps|awk|sort|PPID)/ && !/rough\.sh|kthreadd/' | sort
+    ps -o ppid,stat,args >/run/ps
+    awk '$1 != 2 && $3 !~ /^(ps|PPID)/ && !/rough\.sh|kthreadd/' /run/ps | sort
     find /sys/fs/cgroup -type d -name 'congo-*'
     cat /proc/mounts
     find "$tmp"
