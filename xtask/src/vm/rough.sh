@@ -11,10 +11,10 @@ export TMPDIR
 
 # What a run must leave as it was: processes, cgroups, mounts, temporary files. The kernel's threads, whose parent is
 # 2, come and go; so do this script's copies of itself. ps looks alone: a neighbour in a pipe would have no arguments
-# yet, or no more.
+# yet, or no more. Whether a process runs or sleeps at that moment plays no part; of a zombie the name has brackets.
 look() {
-    ps -o ppid,stat,args >/run/ps
-    awk '$1 != 2 && $3 !~ /^(ps|PPID)/ && !/rough\.sh|kthreadd/' /run/ps | sort
+    ps -o ppid,args >/run/ps
+    awk '$1 != 2 && $2 != "ps" && !/rough\.sh|kthreadd/' /run/ps | sort
     find /sys/fs/cgroup -type d -name 'congo-*'
     cat /proc/mounts
     find "$tmp"
