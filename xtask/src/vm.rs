@@ -1,8 +1,8 @@
 //! `cargo xtask vm`: a Linux of another kernel and cgroup layout, where nothing can break.
 //!
-//! Boots a kernel in QEMU with Congo's static programs and a busybox; needs no root. `vm test` runs the checks of
-//! every step in a matrix of such guests. The pieces: `kernel` (where it comes from), `initramfs` (what the guest
-//! starts from), `guest` (one machine), `matrix` (all of them), `init.sh` (process 1 of the guest).
+//! Boots a kernel in QEMU with Congo's programs, a busybox and a few tools of the host; needs no root. `vm test` runs
+//! the checks of every step in a matrix of such guests. The pieces: `kernel` (where it comes from), `initramfs` (what
+//! the guest starts from), `guest` (one machine), `matrix` (all of them), `init.sh` (process 1 of the guest).
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ pub struct Args {
     /// The guest's memory, in which its files lie too
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..))]
     memory: u32,
-    /// A static program or a script of yours that the guest gets on its PATH
+    /// A program of yours, which the guest gets on its PATH together with its shared libraries, or a script
     #[arg(long, value_name = "FILE")]
     copy: Vec<PathBuf>,
     /// What to run; its exit status becomes that of `cargo xtask vm` [default: a shell]

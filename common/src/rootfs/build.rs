@@ -37,10 +37,6 @@ const PROGRAMS: &str = "
 /// Where a shell in the container looks for programs.
 const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Libraries that no program names, because libc itself loads them: the name service of a glibc older than 2.34
-/// (without it `id` and `ls -l` know no names), and what `pthread_cancel` needs.
-const LOADED_BY_LIBC: [&str; 4] = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1"];
-
 /// Where the descriptions of terminals are, and of which: without its own, `top`, `less` and `vi` refuse.
 const TERMINFO: [&str; 4] = ["/etc/terminfo", "/lib/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo"];
 const TERMINALS: &str =
@@ -241,11 +237,7 @@ impl Plan {
                 .map(|object| (real.clone(), object))
         });
         if let Some((real, object)) = dynamic {
-            for name in LOADED_BY_LIBC {
-                // As if that program needed it too: so it is of its kind, and found where it finds.
-                let found = loader.needs(&real, &object.needing(name));
-                found.into_iter().flatten().for_each(|found| self.add(found));
-            }
+            loader.loaded_by_libc(&real, &object).into_iter().for_each(|found| self.add(found));
         }
         let musl = self.programs.values().filter_map(|program| loader.object(program)?.interpreter.clone());
         let musl: BTreeSet<_> = musl.filter_map(|interpreter| musl_path_file(&interpreter)).collect();

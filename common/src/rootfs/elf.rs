@@ -30,6 +30,10 @@ const MUSL_DIRS: &str = "/lib:/usr/local/lib:/usr/lib";
 const MUSL_ITSELF: [&str; 8] =
     ["libc.", "libpthread.", "librt.", "libm.", "libdl.", "libcrypt.", "libutil.", "libxnet."];
 
+/// Libraries that no program names, because libc itself loads them: the name service of a glibc older than 2.34
+/// (without it `id` and `ls -l` know no names), and what `pthread_cancel` needs.
+const LOADED_BY_LIBC: [&str; 4] = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1"];
+
 /// For which machine an ELF file is. A program can only load libraries of its own kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
@@ -99,7 +103,7 @@ impl Object {
     }
 
     /// The same program, had it been linked with the library `name` alone.
-    pub(super) fn needing(&self, name: &str) -> Rc<Object> {
+    fn needing(&self, name: &str) -> Rc<Object> {
         Rc::new(Object { needed: vec![name.into()], ..self.clone() })
     }
 
@@ -187,6 +191,13 @@ impl<'a> Loader<'a> {
             next += 1;
         }
         Ok(needs)
+    }
+
+    /// What libc may load into the program at `real`, as far as the host has it.
+    pub(super) fn loaded_by_libc(&mut self, real: &Path, program: &Rc<Object>) -> Vec<Found> {
+        // As if the program needed it too: so it is of its kind, and found where it finds.
+        let found = LOADED_BY_LIBC.iter().filter_map(|name| self.needs(real, &program.needing(name)).ok());
+        found.flatten().collect()
     }
 
     /// Finds a library that the file `by` of `loaded` needs, in the order of ld.so(8).

@@ -8,6 +8,7 @@
 mod build;
 mod elf;
 mod host;
+mod libraries;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::error::{Error, Result, tell};
 pub use build::{Built, build};
 use build::{cannot, set_mode};
+pub use libraries::{Libraries, libraries};
 
 /// The name of the root that is made from the host.
 const NAME: &str = "host";

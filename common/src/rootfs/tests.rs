@@ -522,6 +522,46 @@ fn programs_of_musl_follow_its_own_rules() {
 }
 
 #[test]
+fn a_program_runs_where_it_and_its_libraries_alone_are() {
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    let needed = libraries(Path::new("/"), Path::new("/bin/sh")).unwrap();
+    let named: BTreeSet<_> = ldd(&shell).into_iter().map(|path| path.canonicalize().unwrap()).collect();
+    assert!(named.is_subset(&needed.files), "{named:?} in {needed:?}");
+
+    let bare = Fake { folder: tempfile::tempdir().unwrap() };
+    fs::create_dir(bare.at("/proc")).unwrap();
+    for (at, target) in &needed.links {
+        bare.link(target.to_str().unwrap(), at.to_str().unwrap());
+    }
+    for file in &needed.files {
+        assert_eq!(file, &file.canonicalize().unwrap());
+        bare.write(file.to_str().unwrap(), fs::read(file).unwrap());
+    }
+    bare.write("/bin/sh", fs::read(shell).unwrap());
+    if let Some(output) = inside(bare.folder.path(), "echo $((6 * 7))") {
+        assert_eq!(output, "42\n");
+    }
+}
+
+#[test]
+fn who_needs_no_library_gets_none_and_a_missing_one_is_named() {
+    let fake = Fake::with_shell(true);
+    let of = |path: &str| libraries(fake.folder.path(), Path::new(path));
+    fake.write("/bin/script", "#!/bin/sh\n");
+    fake.compile("/bin/static", "int main(void) { return 0; }", &["-static", "-nostdlib", "-Wl,-e,main"]);
+    assert_eq!(of("/bin/script").unwrap(), Libraries::default());
+    assert_eq!(of("/bin/static").unwrap(), Libraries::default());
+    assert!(!of("/bin/sh").unwrap().files.is_empty());
+    library(&fake, "/opt", "gone", 1, &[]);
+    user_of(&fake, "/bin/ls", "gone", &["opt/libgone.so"]);
+    assert_eq!(
+        of("/bin/ls").unwrap_err().to_string(),
+        "take /bin/ls with its libraries: libgone.so is missing"
+    );
+    assert!(of("/bin/no-such").unwrap_err().to_string().ends_with("there is no such file"));
+}
+
+#[test]
 fn of_eight_first_runs_at_once_one_builds_and_all_succeed() {
     let folder = tempfile::tempdir().unwrap();
     let rootfs = folder.path().join("state/rootfs");

@@ -6,13 +6,13 @@
 //! or, in a cloud machine, there and broken. Man page: qemu-system(1).
 
 use std::collections::hash_map::RandomState;
-use std::fs::File;
+use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,13 +57,19 @@ pub struct Guest {
     pub user: bool,
     /// MiB of memory. The guest's files lie in it too.
     pub memory: u32,
-    /// The host's programs that lie in the guest's `/congo`, which is on PATH.
+    /// Programs that the guest gets besides [`TOOLS`], in `/congo`, the first folder of its PATH.
     pub programs: Vec<PathBuf>,
 }
 
 /// What the guest loads at boot. The network's modules are for the steps that have networks of their own.
 const MODULES: &str = "virtio_pci virtio_console overlay loop tun veth bridge \
-    nf_tables nf_conntrack nf_nat nft_chain_nat nft_ct nft_nat nft_masq";
+    nf_tables nf_conntrack nf_nat nft_chain_nat nft_ct nft_nat nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 \
+    nft_reject_inet dummy macvlan";
+
+/// The host's programs that the guest has: the checks need them, and busybox has no such one, or one that can do less.
+/// Also what starts others, since busybox's takes its own `ip`, whatever PATH says. What the host lacks, the guest
+/// lacks: then the checks that need it are skipped.
+const TOOLS: [&str; 7] = ["ip", "ipcmk", "nft", "nsenter", "sh", "strace", "unshare"];
 
 /// The ports, in the order of their numbers, from 1; `init.sh` knows them by number.
 const PORTS: [&str; 4] = ["stdin", "stdout", "stderr", "status"];
@@ -209,14 +215,17 @@ impl Guest {
 
     fn initramfs(&self, settings: &str, command: &[String]) -> Result<File> {
         let mut archive = Archive::default();
-        let folders = ["bin", "congo", "etc", "home", "home/user", "lab", "lab/modules", "root"];
-        folders.iter().for_each(|folder| archive.directory(folder));
+        ["bin", "home/user", "root"].iter().for_each(|folder| archive.directory(folder));
         archive.file("init", 0o755, include_bytes!("init.sh"));
-        archive.program("bin/busybox", &initramfs::busybox()?)?;
+        let busybox = initramfs::busybox()?;
+        archive.file("bin/busybox", 0o755, &fs::read(&busybox).context("reading busybox")?);
+        for tool in TOOLS.into_iter().filter_map(initramfs::on_path) {
+            if let Err(error) = archive.program("bin", &tool) {
+                eprintln!("xtask: the guest does without {}: {error:#}", tool.display());
+            }
+        }
         for program in &self.programs {
-            let name = program.file_name().with_context(|| format!("{} is no program", program.display()))?;
-            let name = name.to_str().context("a program's name is not UTF-8")?;
-            archive.program(&format!("congo/{name}"), program)?;
+            archive.program("congo", program)?;
         }
         let etc = [
             ("passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"),
@@ -231,15 +240,8 @@ impl Guest {
         }
         archive.file("lab/rough.sh", 0o755, include_bytes!("rough.sh"));
         // The checks look for the steps where the workspace was when they were built.
-        let root = workspace::root();
-        let mut folders: Vec<_> =
-            root.ancestors().filter(|folder| folder.parent().is_some()).map(Path::to_owned).collect();
-        folders.reverse();
-        folders.extend(workspace::steps()?.into_iter().map(|step| root.join(step.name)));
-        for folder in folders {
-            archive.directory(
-                folder.to_str().context("the workspace's path is not UTF-8")?.trim_start_matches('/'),
-            );
+        for step in workspace::steps()? {
+            archive.directory(initramfs::text(&workspace::root().join(step.name))?);
         }
         let mut loaded = Vec::new();
         for module in self.kernel.modules(MODULES)? {

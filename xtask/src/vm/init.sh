@@ -6,6 +6,7 @@ export PATH
 
 # The initramfs is the "rootfs" of the kernel: pivot_root(2) refuses it, and no real machine stays on it.
 if [ "$1" != moved ]; then
+    # What is there already remains: the host's own programs.
     /bin/busybox --install -s /bin
     mkdir /new
     mount -t tmpfs -o mode=755,size=80% root /new
@@ -114,7 +115,11 @@ if [ -n "$INTERACTIVE" ]; then
     # A session with the console as its terminal: job control and Ctrl-C work only so.
     chown "$LAB_USER" /dev/ttyS0
     stty rows "$ROWS" cols "$COLUMNS" <>/dev/ttyS0 2>/dev/null
-    (enter setsid cttyhack sh)
+    # The shell of busybox, as it edits lines. But it takes its own applets before those of PATH.
+    echo 'alias ip=/bin/ip' >/lab/aliases
+    ENV=/lab/aliases
+    export ENV
+    (enter setsid cttyhack busybox sh)
     poweroff -f
 fi
 
