@@ -167,8 +167,9 @@ pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
         "open(2), mkdir(2)",
         || format!("open({file:?}, O_CREAT, 0644)"),
         || {
-            let made =
-                file.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::File::create_new(&file));
+            // Not O_EXCL: two containers may begin in one root at once.
+            let create = || fs::OpenOptions::new().write(true).create(true).truncate(false).open(&file);
+            let made = file.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| create());
             made.map(drop).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
         },
     )

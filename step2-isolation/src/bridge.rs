@@ -68,6 +68,9 @@ impl Bridge {
         netlink.delete_link(&host_end)?;
         netlink.add_veth(&host_end, bridge, CONTAINER_END, child)?;
         let Some(host_end) = netlink.index_of(&host_end)? else { return Ok(()) };
+        // Where the kernel lets the firewall see bridged packets, too (br_netfilter), a container's call to its own
+        // published port is turned round within the bridge, and must leave by the port by which it came.
+        netlink.set_hairpin(host_end)?;
         netlink.set_up(host_end)
     }
 

@@ -97,10 +97,11 @@ impl Leases {
     fn lock_in(run_dir: &Path) -> Result<Leases> {
         let folder = run_dir.join(namespace_name()?);
         loop {
-            // Another runtime may remove the folder between these two, and the one above it as well.
+            // Another runtime may remove the folder between these two, and the one above it as well; or while the first
+            // looks at what is there already.
             match fs::create_dir_all(&folder) {
                 Err(error)
-                    if error.kind() == io::ErrorKind::NotFound
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
                         && run_dir.parent().is_some_and(Path::exists) => {}
                 result => result.map_err(|error| cannot("make", &folder, &error))?,
             }

@@ -16,7 +16,8 @@ use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -181,6 +182,21 @@ impl Netlink {
         // Which flags to change; the others stay.
         message.header.change_mask = LinkFlags::Up;
         let what = || format!("RTM_NEWLINK(link {link}, IFF_UP)");
+        self.change(what, RouteNetlinkMessage::NewLink(message), 0)
+    }
+
+    /// Lets a bridge send a packet out of the port through which it came, which a bridge never does otherwise.
+    ///
+    /// # Errors
+    /// ENODEV without such a link, EPERM without `CAP_NET_ADMIN` in the namespace.
+    pub fn set_hairpin(&mut self, port: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = port;
+        message.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+        ])];
+        let what = || format!("RTM_NEWLINK(link {port}, bridge port, hairpin mode)");
         self.change(what, RouteNetlinkMessage::NewLink(message), 0)
     }
 

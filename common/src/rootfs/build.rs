@@ -59,10 +59,11 @@ const DIRECTORIES: [(&str, u32); 9] = [
 /// The files that every root has. The name service is asked to look into `/etc/hosts` before it asks the
 /// network: without nsswitch.conf glibc does it the other way round. Vim complains of its missing `defaults.vim`
 /// only where a user has no configuration.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("root/.vimrc", ""),
     ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"),
     ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ("etc/hostname", "congo\n"),
     ("etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
     ("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"),
 ];
