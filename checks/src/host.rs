@@ -34,14 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// EPERM without `CAP_SYS_ADMIN`.
 pub fn enter() -> nix::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWNET,
-    )?;
-    // A host can talk to itself.
-    netlink::set_up(netlink::LOOPBACK, true)?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)?;
+    own_network()?;
     // Private first: it cuts the tie to the real host's mounts. Shared then makes new ties, within this host only.
     for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>)?;
@@ -51,6 +45,15 @@ pub fn enter() -> nix::Result<()> {
         mount(Some("shm"), SHARED_MEMORY, Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
     }
     Ok(())
+}
+
+/// Moves this thread, and what it starts, to a network of its own, in which it can talk to itself.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`.
+pub fn own_network() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    netlink::set_up(netlink::LOOPBACK, true)
 }
 
 /// Where POSIX shared memory lies: shm_overview(7).

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! All commands of a block go to one shell, so variables, files and `$?` last. Each block has a folder of its
-//! own, in which the workspace lies as in a clone. `console,root` runs only as root; `console,ignore=REASON`
+//! own, in which the workspace lies as in a clone, and as root a network of its own. `console,root` runs only as root; `console,ignore=REASON`
 //! never. What is shown as a session without being marked so is an error, since nobody would run it.
 
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -215,7 +215,7 @@ impl Sandbox {
             }
         }
         let (mut reader, writer) = std::io::pipe()?;
-        let mut child = shell
+        shell
             .args(["-c", script])
             .current_dir(folder.path())
             .env("PATH", path)
@@ -227,9 +227,8 @@ impl Sandbox {
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer)
-            .process_group(0)
-            .spawn()
-            .context("starting sh")?;
+            .process_group(0);
+        let mut child = start(&mut shell).context("starting sh")?;
         drop(shell); // It holds the pipe's other end, for which the reader waits.
 
         let (send, output) = mpsc::channel();
@@ -248,6 +247,22 @@ impl Sandbox {
         child.wait()?;
         Ok(output)
     }
+}
+
+/// Starts a session; as root in a network namespace of its own: what it shows of bridges and rules must not touch the
+/// host's.
+fn start(shell: &mut Command) -> Result<Child> {
+    if !geteuid().is_root() {
+        return Ok(shell.spawn()?);
+    }
+    let started = thread::scope(|scope| {
+        let in_own_network = || {
+            checks::host::own_network()?;
+            Ok(shell.spawn()?)
+        };
+        scope.spawn(in_own_network).join()
+    });
+    started.unwrap_or_else(|_| bail!("the thread that starts it broke off"))
 }
 
 /// One session in a document.
