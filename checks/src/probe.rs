@@ -36,6 +36,8 @@ pub enum Need {
     Veth,
     /// A program of the host.
     Program(&'static str),
+    /// A Debian root filesystem.
+    Debian,
 }
 
 impl Need {
@@ -54,6 +56,7 @@ impl Need {
             Need::Bridge => bridge(),
             Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
+            Need::Debian => debian_root().map(|_| ()),
         }
     }
 }
@@ -164,6 +167,24 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
         .ok_or_else(|| format!("{name} is not installed"))
+}
+
+/// The Debian root filesystem that `cargo xtask debian` has made.
+///
+/// # Errors
+/// In words, when there is none.
+pub fn debian_root() -> Result<PathBuf, String> {
+    let none = || "there is no Debian root: cargo xtask debian makes one".to_owned();
+    debian_folder().filter(|root| root.join("bin/sh").exists()).ok_or_else(none)
+}
+
+/// Where it is kept: `$CONGO_HOME/debian`, else in the user's cache. `None` where there is no such folder.
+pub fn debian_folder() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = set("CONGO_HOME")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("congo")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/congo")))?;
+    Some(folder.join("debian"))
 }
 
 #[cfg(test)]

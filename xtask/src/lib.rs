@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod book;
 pub mod check;
+pub mod debian;
 pub mod diff;
 pub mod doctor;
 pub mod prove;

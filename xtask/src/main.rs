@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
-use xtask::{bench, book, check, diff, doctor, prove, readme, vm};
+use xtask::{bench, book, check, debian, diff, doctor, prove, readme, vm};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -19,6 +19,7 @@ enum Tool {
     Readme(readme::Args),
     Book(book::Args),
     Bench(bench::Args),
+    Debian(debian::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Tool::Readme(args) => readme::run(&args),
         Tool::Book(args) => book::run(&args),
         Tool::Bench(args) => bench::run(&args),
+        Tool::Debian(args) => debian::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -4,8 +4,10 @@ use std::net::{TcpListener, UdpSocket};
 
 use super::bad_input::refused;
 use super::bridge::{GATEWAY, Member};
+use nix::sys::signal::Signal;
+
 use crate::network::{self, Network, Outside};
-use crate::probe::Need;
+use crate::probe::{self, Need};
 use crate::{Check, Checked, Failure, Subject, ensure};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -30,6 +32,9 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "publish.taken", "A port that is taken, by a program or by another container, is refused.", taken)
         .needs(&[Need::Bridge])
         .hint("bind(2) says EADDRINUSE: before anything is made."),
+    Check::since(2, "publish.real-server", "A Debian's python3 serves a page to the host's curl.", real_server)
+        .needs(&[Need::Bridge, Need::Debian, Need::Program("curl")])
+        .hint("Try it by hand: --rootfs with the folder that `cargo xtask debian` prints."),
     Check::since(2, "publish.no-way-to-loopback", "A container that forges packets to 127.0.0.1 reaches no listener on the host's loopback interface.", no_way_to_loopback)
         .needs(&[Need::Bridge])
         .hint("CVE-2020-8558: route_localnet lets them in. Drop what comes from a bridge for 127.0.0.0/8, unless it was the host who began."),
@@ -151,6 +156,21 @@ fn taken(subject: &Subject) -> Checked {
     let _member = Member::new(subject, &["-p", "8080:80"])?;
     refused(subject, &[&options[..], &["8079-8080:80-81", "true"]].concat(), &["--publish", "8080"])?;
     refused(subject, &[&options[..], &["127.0.0.1:8080:80", "true"]].concat(), &["--publish", "8080"])
+}
+
+fn real_server(subject: &Subject) -> Checked {
+    let debian = probe::debian_root().map_err(|reason| Failure::new("a Debian root", reason))?;
+    let options = ["--network", "bridge", "-p", "8080:80", "--init", "--rootfs", &debian.to_string_lossy()];
+    let served = ["python3", "-u", "-m", "http.server", "80", "--directory", "/etc"];
+    let container = subject.start(&[&options[..], &served].concat())?;
+    container.wait_for("Serving HTTP")?;
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "10", "http://localhost:8080/os-release"]);
+    let page = crate::container::Container::start(&mut curl)?.output()?;
+    let file = crate::kernel::read(debian.join("etc/os-release"))?;
+    crate::expect("the page", file.trim_end(), page.ok()?)?;
+    container.signal(Signal::SIGTERM)?;
+    container.output()?.status_is(143)
 }
 
 fn no_way_to_loopback(subject: &Subject) -> Checked {

@@ -1,0 +1,39 @@
+//! `cargo xtask debian`: a Debian root filesystem with python3, for the checks that want a real distribution.
+//!
+//! Made once by mmdebstrap from Debian's packages, in Congo's cache; needs root and the network. Man page: mmdebstrap(1).
+
+use std::fs;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use checks::probe;
+
+/// The release, and what it has besides what every Debian has.
+const SUITE: &str = "bookworm";
+const PACKAGES: &str = "--include=python3";
+
+/// Make a Debian root filesystem for the checks, once: `--rootfs` takes it, too
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Makes it, unless it is there, and prints where.
+///
+/// # Errors
+/// When mmdebstrap is not installed or fails; nothing half-made remains under the final name.
+pub fn run(_: &Args) -> Result<ExitCode> {
+    let root = probe::debian_folder().context("no folder for it: set CONGO_HOME")?;
+    if probe::debian_root().is_err() {
+        let mmdebstrap = probe::program("mmdebstrap").map_err(anyhow::Error::msg)?;
+        let folder = root.parent().context("a cache has a parent")?;
+        fs::create_dir_all(folder)?;
+        let building = tempfile::Builder::new().prefix(".debian-").tempdir_in(folder)?;
+        let made = building.path().join("root");
+        let mut command = Command::new(mmdebstrap);
+        command.args(["--quiet", "--variant=essential", PACKAGES, SUITE]).arg(&made);
+        ensure!(command.status().context("starting mmdebstrap")?.success(), "mmdebstrap failed");
+        // The name comes last: who finds it, finds it whole.
+        fs::rename(&made, &root).with_context(|| format!("making {}", root.display()))?;
+    }
+    println!("{}", root.display());
+    Ok(ExitCode::SUCCESS)
+}
