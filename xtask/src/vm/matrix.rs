@@ -62,6 +62,9 @@ pub struct Args {
     /// Only this guest, or all of a kernel or of a layout: `6.1/v2`, `6.1`, `v2`; may be given more than once
     #[arg(long, value_name = "KERNEL/CGROUP")]
     only: Vec<String>,
+    /// Only the last step's checks: they include those of all steps before it
+    #[arg(long)]
+    last: bool,
     /// How many guests run at once [default: as many as there are processors]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: Option<u8>,
@@ -121,6 +124,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let folder = workspace::build(&[names.as_slice(), &["xtask"]].concat(), Build::StaticRelease)?;
     let programs: Vec<_> = names.iter().chain(&["xtask"]).map(|name| folder.join(name)).collect();
 
+    let checked = if args.last { &names[names.len() - 1..] } else { &names[..] };
+
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.map_or(processors, usize::from);
     let (queue, table) = (Mutex::new(guests.iter().copied()), Mutex::new(Vec::new()));
@@ -134,7 +139,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 // A statement of its own, so that the lock is not held while the guest runs.
                 while let Some(guest) = { queue.lock().expect("no thread panics").next() } {
                     let start = Instant::now();
-                    let row = try_guest(guest, &programs, &names, Duration::from_secs(args.timeout));
+                    let row = try_guest(guest, &programs, &names, checked, Duration::from_secs(args.timeout));
                     let row = row
                         .unwrap_or_else(|error| Row { failed: vec![format!("{error:#}")], ..Row::default() });
                     let seconds = start.elapsed().as_secs();
@@ -172,12 +177,13 @@ fn try_guest(
     (version, cgroup): (&str, Cgroup),
     programs: &[PathBuf],
     steps: &[&str],
+    checked: &[&str],
     limit: Duration,
 ) -> Result<Row> {
     let kernel = Kernel::find(Some(version))?;
     let guest = Guest { kernel, cgroup, user: false, memory: 1024, programs: programs.to_vec() };
     let mut script = String::new();
-    let checked = if has_memory((version, cgroup)) { steps } else { &[] };
+    let checked = if has_memory((version, cgroup)) { checked } else { &[] };
     for step in checked {
         writeln!(script, "xtask check {step} --bin /congo/{step} --json --keep-going")?;
     }
