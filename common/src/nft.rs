@@ -49,11 +49,24 @@ pub fn load(ruleset: &str) -> Result<()> {
     if output.status.success() { Ok(()) } else { Err(refused(&output)) }
 }
 
+/// Whether a table is there, such as `inet congo`.
+///
+/// # Errors
+/// When `nft` is not installed.
+pub fn has_table(name: &str) -> Result<bool> {
+    let mut command = Command::new(program()?);
+    command.args(["list", "table"]).args(name.split(' '));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command.status().is_ok_and(|status| status.success()))
+}
+
 fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
     let mut command = Command::new(program);
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     // Its messages are looked through for the first line: in one language.
     command.env("LC_ALL", "C");
+    // Not our group: a Ctrl-C of somebody who waits for the end must not leave the rules as they are.
+    command.process_group(0);
     // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
     unsafe { command.pre_exec(unblock_signals) };
     let mut child = command.spawn()?;

@@ -1,6 +1,7 @@
 //! The life of the container's first process: clone, signals while it runs, its exit status, exec.
 //!
-//! Order: [`Signals::block`], [`clone`], [`Child::go`], [`Child::wait`]. The signals are blocked before the clone, so that not even a child that ends at once can end unseen.
+//! Order: [`Signals::block`], [`clone`], [`Child::go`], [`Child::attach`], [`Child::wait`]. The signals are blocked before
+//! the clone, so that not even a child that ends at once can end unseen.
 //! See clone(2), pid_namespaces(7), signal(7), execve(2).
 
 use std::collections::BTreeMap;
@@ -463,6 +464,28 @@ fn open_descriptors() -> Result<Vec<RawFd>> {
     let entries = fs::read_dir("/proc/self/fd").map_err(|error| Error::from_io(what, &error))?;
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(numbers.filter(|&descriptor| descriptor > 2).collect())
+}
+
+/// Writes zeroes over this process's variables, as they lie in its memory since its own exec: `/proc/PID/environ` shows
+/// that memory. For a process that needs none of them any more.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn wipe_environment() -> Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat");
+    let stat = stat.map_err(|error| Error::from_io("reading /proc/self/stat", &error))?;
+    // After the name in brackets, which may hold anything: fields 50 and 51 of proc_pid_stat(5).
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(47);
+    let addresses: Vec<usize> = fields.take(2).filter_map(|field| field.parse().ok()).collect();
+    if let [start, end] = addresses[..]
+        && start != 0
+        && end > start
+    {
+        // SAFETY: the kernel put the variables between these addresses, on the stack above all frames; nobody in this
+        // process, which has one thread, holds a reference into them.
+        unsafe { ptr::write_bytes(start as *mut u8, 0, end - start) };
+    }
+    Ok(())
 }
 
 /// The variables of a command by name, and so sorted: the same options always give the same environment.

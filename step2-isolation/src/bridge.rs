@@ -3,7 +3,7 @@
 //! Kernel objects: a bridge, which is a switch with an address for the host; a veth pair, which is a cable, one end in
 //! the container as `eth0`; a route; forwarding (the sysctl); and what `firewall.rs` adds. Who has which address stands in a
 //! lease, a file that the container's runtime has locked: the kernel unlocks it when the runtime dies, however it
-//! dies. So [`settle`] can always tell what must be there, and makes it so: no more and no less.
+//! dies. So [`settle`] can always tell what must be there, and makes it so.
 //! Man pages: rtnetlink(7), veth(4), bridge(8), ip(7), flock(2).
 
 use std::net::Ipv4Addr;
@@ -39,7 +39,13 @@ impl Bridge {
         let (name, subnet, ports) = (options.bridge(), options.subnet(), options.ports());
         let reserved = firewall::reserve(&ports)?;
         let leases = Leases::lock()?;
-        let ours = leases.bridges()?.iter().any(|bridge| bridge.name == name);
+        let recorded = leases.bridges()?;
+        if recorded.is_empty() && nft::has_table(firewall::TABLE)? {
+            // The rules are all of Congo's in this network namespace, and only one state folder can tell which.
+            return Err(Error::new(format!("the table {} is there, and not from this state folder", firewall::TABLE))
+                .hint("use the CONGO_HOME of the containers that run here; or, if none does: nft delete table inet congo"));
+        }
+        let ours = recorded.iter().any(|bridge| bridge.name == name);
         if !ours && Netlink::open()?.index_of(name)?.is_some() {
             return Err(Error::new(format!(
                 "--bridge {name}: there is such a link already, and it is not Congo's"
@@ -48,11 +54,13 @@ impl Bridge {
         }
         let lease = leases.take(name, subnet, options.ip, &ports)?;
         // From here on the drop gives back.
-        let bridge = Bridge { name: name.to_owned(), lease: Some(lease), _ports: reserved };
-        let settled = settle(&leases);
-        // Before the drop, which takes the lock, too.
-        drop(leases);
-        settled.map(|()| bridge)
+        let mut bridge = Bridge { name: name.to_owned(), lease: Some(lease), _ports: reserved };
+        if let Err(error) = settle(&leases) {
+            // Here and not by the drop, which would wait for the lock, and could only tell the same once more.
+            let _ = bridge.leave(&leases);
+            return Err(error);
+        }
+        Ok(bridge)
     }
 
     /// In the parent: a cable from the bridge into the child's namespace.
@@ -90,19 +98,23 @@ impl Bridge {
         self.lease.as_ref().map_or(Ipv4Addr::UNSPECIFIED, Lease::address)
     }
 
-    fn leave(&mut self) -> Result<()> {
-        let host_end = host_end(self.address());
-        let leases = Leases::lock()?;
-        drop(self.lease.take());
-        Netlink::open()?.delete_link(&host_end)?;
-        settle(&leases)
+    /// Takes the cable away, and all that nobody else needs. Only then the lease is over: should something fail, the next
+    /// run finds one that is dead, and tries again.
+    fn leave(&mut self, leases: &Leases) -> Result<()> {
+        let Some(lease) = self.lease.take() else { return Ok(()) };
+        let removed = Netlink::open().and_then(|mut netlink| netlink.delete_link(&host_end(lease.address())));
+        lease.end();
+        settle(leases).and(removed)
     }
 }
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        // The command has run, and its status is what counts.
-        self.leave().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
+        if self.lease.is_some() {
+            // The command has run, and its status is what counts.
+            let left = Leases::lock().and_then(|leases| self.leave(&leases));
+            left.unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
+        }
     }
 }
 
@@ -118,24 +130,34 @@ pub fn sweep() -> Result<()> {
     if leases.bridges()?.iter().any(is_left) { settle(&leases) } else { Ok(()) }
 }
 
-/// Makes bridges, forwarding and rules what the living leases need.
+/// Makes bridges, forwarding and rules what the living leases need. Where it fails, the files of the dead stay, for the next
+/// run to try again.
 fn settle(leases: &Leases) -> Result<()> {
+    let settled = try_to_settle(leases);
+    if settled.is_err() {
+        leases.keep_dead();
+    }
+    settled
+}
+
+fn try_to_settle(leases: &Leases) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let (used, empty): (Vec<_>, Vec<_>) =
         leases.bridges()?.into_iter().partition(|bridge| !bridge.members.is_empty());
+    // Their links go with their network namespaces, which others may still use.
+    for address in used.iter().chain(&empty).flat_map(|bridge| &bridge.dead) {
+        netlink.delete_link(&host_end(*address))?;
+    }
+    // Before the rules: without those, a bridge would lead to the host's loopback.
+    for bridge in &empty {
+        netlink.delete_link(&bridge.name)?;
+    }
     for bridge in &used {
         make(&mut netlink, bridge)?;
-        for address in &bridge.dead {
-            netlink.delete_link(&host_end(*address))?;
-        }
     }
     firewall::load(&used)?;
     forward(leases, !used.is_empty())?;
-    for bridge in &empty {
-        netlink.delete_link(&bridge.name)?;
-        leases.forget(&bridge.name)?;
-    }
-    Ok(())
+    empty.iter().try_for_each(|bridge| leases.forget(&bridge.name))
 }
 
 /// Makes what is missing of a bridge: all of it, or what a killed runtime did not come to.

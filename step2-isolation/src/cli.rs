@@ -181,6 +181,7 @@ impl Network {
             ("--publish", !self.publish.is_empty()),
         ];
         values::check_bridge_options(self.network, &options)?;
+        values::check_ports(&self.ports())?;
         self.ip.map_or(Ok(()), |ip| values::check_ip(ip, self.subnet()))
     }
 

@@ -16,8 +16,11 @@ use common::lease::{Bridge, Member};
 use common::values::Publish;
 use common::{Result, nft, port};
 
-/// Binds a socket to each of the host's ports that will lead to the container. No packet ever reaches it, as the rules
-/// come first: it keeps the port from others, tells whether it is free, and is gone when this process is.
+/// All of Congo's rules.
+pub const TABLE: &str = "inet congo";
+
+/// Binds a socket to each of the host's ports that will lead to the container. It serves nobody, as the rules come first: it
+/// keeps the port from others, tells whether it is free, and is gone when this process is.
 pub fn reserve(ports: &[Publish]) -> Result<Vec<OwnedFd>> {
     ports.iter().map(port::reserve).collect()
 }
@@ -25,9 +28,9 @@ pub fn reserve(ports: &[Publish]) -> Result<Vec<OwnedFd>> {
 /// Loads the rules that these bridges need: none, and no table, where there is no bridge.
 pub fn load(bridges: &[Bridge]) -> Result<()> {
     // Made if it is not there, so that it can be removed; then all of it anew. nft sends it as one transaction.
-    let mut rules = String::from("table inet congo\ndelete table inet congo\n");
+    let mut rules = format!("table {TABLE}\ndelete table {TABLE}\n");
     if !bridges.is_empty() {
-        rules += "table inet congo {\n";
+        rules += &format!("table {TABLE} {{\n");
         rules +=
             &format!("chain forged {{ type filter hook prerouting priority raw;\n{}}}\n", forged(bridges));
         rules +=
@@ -41,10 +44,13 @@ pub fn load(bridges: &[Bridge]) -> Result<()> {
     nft::load(&rules)
 }
 
-/// A packet from a container to 127.0.0.1 must be forged: its own loopback would have got it. Without this rule it
-/// would reach the host's, where services listen that trust everybody on it (CVE-2020-8558 in Kubernetes).
+/// A packet from a container to or from 127.0.0.1 must be forged: its own loopback would have got it. Without these rules
+/// it would reach the host's services that trust everybody on loopback (CVE-2020-8558 in Kubernetes): `route_localnet` has
+/// switched off the kernel's own refusal.
 fn forged(bridges: &[Bridge]) -> String {
-    rules(bridges, |Bridge { name, .. }| format!("iifname \"{name}\" ip daddr 127.0.0.0/8 drop"))
+    rules(bridges, |Bridge { name, .. }| {
+        format!("iifname \"{name}\" ip daddr 127.0.0.0/8 drop\niifname \"{name}\" ip saddr 127.0.0.0/8 drop")
+    })
 }
 
 /// Destination NAT: what goes to a published port of this host goes to the container instead. The kernel remembers the

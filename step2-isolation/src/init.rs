@@ -8,16 +8,25 @@
 use std::process::exit;
 
 use common::Result;
-use common::process::{Signals, close_descriptors, fork, reap_any, send};
+use common::process::{Signals, close_descriptors, fork, reap_any, send, wipe_environment};
+use common::pty::use_as_stream;
+use common::syscall::open;
+use nix::fcntl::OFlag;
 use nix::sys::prctl::set_name;
 use nix::sys::signal::Signal;
 
 /// PID 1 stays behind in here, for good; what returns is its child, which goes on to become the command.
 pub fn stay_behind(signals: &Signals) -> Result<()> {
     let Some(command) = fork()? else { return Ok(()) };
-    // What the command closes by its exec, this process must close itself. One of them is the socket by which the
-    // runtime learns of a failure of that exec.
+    // This process never becomes another program, so it must give up by itself what an exec would take. All that it has
+    // open the command can open, too, by /proc/1/fd: the caller's terminal, and the socket to the runtime.
+    let nothing = open("/dev/null", OFlag::O_RDWR)?;
+    for stream in 0..3 {
+        use_as_stream(&nothing, stream)?;
+    }
     close_descriptors()?;
+    // And by /proc/1/environ it could read the host's variables.
+    wipe_environment()?;
     // So that `ps` tells what it is.
     let _ = set_name(c"init");
     loop {

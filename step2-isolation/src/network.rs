@@ -34,8 +34,9 @@ pub enum Network {
 impl Network {
     /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
     pub fn prepare(options: &cli::Network) -> Result<Network> {
-        bridge::sweep()?;
         options.check()?;
+        // What others have left need not keep a container from running that needs no bridge.
+        bridge::sweep().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
         Ok(match options.network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,

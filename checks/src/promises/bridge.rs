@@ -41,6 +41,12 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "bridge.used-again", "An address that is free again is given to the next container.", used_again)
         .needs(&[Need::Bridge])
         .hint("The lowest free one."),
+    Check::since(2, "bridge.successor", "A server that is ended and started again on its address is reached at once by its neighbours.", successor)
+        .needs(&[Need::Bridge])
+        .hint("Neighbours remember the Ethernet address: who gets an IP address again needs the same one."),
+    Check::since(2, "bridge.other-state", "A runtime with another state folder does not take the rules of containers that run.", other_state)
+        .needs(&[Need::Bridge])
+        .hint("The table is one for the whole network namespace: refuse, rather than replace what one does not know."),
     Check::since(2, "bridge.gone", "With the last container of a bridge the bridge goes, and with the last of all the packet filter's table.", gone)
         .needs(&[Need::Bridge])
         .hint("Under the lock: who ends looks whether others are left."),
@@ -214,6 +220,31 @@ fn fifty(subject: &Subject) -> Checked {
         drop(member.network);
         member.container.output()?.status_is(137)
     })
+}
+
+fn successor(subject: &Subject) -> Checked {
+    let neighbour = Member::new(subject, &[])?;
+    for _ in 0..2 {
+        let server = Member::new(subject, &["--ip", "10.44.0.9"])?;
+        let listener = server.network.tcp("0.0.0.0:80")?;
+        neighbour.network.reaches("10.44.0.9:80", &listener)?;
+        drop(listener);
+        server.container.output()?;
+    }
+    Ok(())
+}
+
+fn other_state(subject: &Subject) -> Checked {
+    let server = Member::new(subject, &["--publish", "8080:80"])?;
+    let listener = server.network.tcp("0.0.0.0:80")?;
+    let home = subject.file("other-state");
+    std::fs::create_dir_all(&home)?;
+    let mut other =
+        subject.command(&["--network", "bridge", "--bridge", "lab1", "--subnet", "10.45.0.0/24", "true"]);
+    let refused = Container::start(other.env("CONGO_HOME", &home))?.output_within(LIMIT * 3);
+    std::fs::remove_dir_all(&home)?;
+    refused?.status_is(125)?;
+    Network::of_host()?.reaches("127.0.0.1:8080", &listener).map(|_| ())
 }
 
 fn used_again(subject: &Subject) -> Checked {

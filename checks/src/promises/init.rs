@@ -22,6 +22,8 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("128 and the signal's number when a signal ended it. Errors of execve(2) must reach the runtime from the grandchild, too."),
     Check::since(2, "init.ends-all", "With --init, the container ends with the command, whoever else still runs.", ends_all)
         .hint("PID 1 ends as soon as its child, the command, has ended: the kernel ends the rest."),
+    Check::since(2, "init.gives-nothing-away", "With --init, PID 1 has neither the caller's streams nor its variables.", gives_nothing_away)
+        .hint("Whoever is root inside can open /proc/1/fd/0 and read /proc/1/environ."),
     Check::since(2, "init.descriptors", "With --init, neither PID 1 nor the command has a descriptor above 2.", descriptors)
         .hint("PID 1 never calls execve(2), which would close them."),
     Check::since(2, "init.terminal", "With --init, a shell at the terminal has job control.", terminal)
@@ -98,6 +100,19 @@ fn exit_status(subject: &Subject) -> Checked {
 
 fn ends_all(subject: &Subject) -> Checked {
     subject.sh(&["--init"], "(sleep 1000 &); sleep 1001 & exit 3")?.status_is(3)
+}
+
+fn gives_nothing_away(subject: &Subject) -> Checked {
+    let (_container, first) = hold(subject, "echo ready; exec cat")?;
+    for stream in 0..3 {
+        let file = std::fs::read_link(first.path(&format!("fd/{stream}")))?;
+        // Seen from the host, the path begins before the container's root.
+        ensure(file.ends_with("dev/null"), || {
+            Failure::new(format!("stream {stream} of PID 1 is /dev/null"), file.display())
+        })?;
+    }
+    let left: Vec<_> = first.environment()?.into_iter().filter(|variable| !variable.is_empty()).collect();
+    ensure(left.is_empty(), || Failure::new("no variable in PID 1's environment", left.join(" ")))
 }
 
 fn descriptors(subject: &Subject) -> Checked {

@@ -222,6 +222,11 @@ impl Leases {
         Ok(bridges)
     }
 
+    /// Lets the files of the dead stay: what they have left could not be removed, and the next run has to try again.
+    pub fn keep_dead(&self) {
+        self.dead.borrow_mut().clear();
+    }
+
     /// Forgets a bridge that is no more, and the dead on it. One that is not recorded is fine.
     ///
     /// # Errors
@@ -308,9 +313,19 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Ends it as the death of the runtime would: the file stays, unlocked, and counts among the dead until what they
+    /// have left is removed.
+    pub fn end(mut self) {
+        self.path.clear();
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

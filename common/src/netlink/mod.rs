@@ -72,15 +72,6 @@ impl Netlink {
         Ok(self.link(name)?.and_then(|answer| answer.index()))
     }
 
-    /// Whether the link is there, and a bridge.
-    ///
-    /// # Errors
-    /// As [`index_of`](Netlink::index_of).
-    pub fn is_bridge(&mut self, name: &str) -> Result<bool> {
-        let link = self.link(name)?;
-        Ok(link.is_some_and(|answer| answer.kind() == Some(b"bridge")))
-    }
-
     /// Makes a bridge: a switch in the kernel, which is a link of this namespace as well.
     ///
     /// With an Ethernet address of its own: a bridge without one takes the lowest of its ports', so each container
@@ -104,15 +95,20 @@ impl Netlink {
     }
 
     /// Makes a veth pair, two links joined by a cable: one here, as a port of the bridge with this index; the other,
-    /// `peer`, in the network namespace of the process `pid`. Both are down.
+    /// `peer`, in the network namespace of the process `pid`. Both are down. The peer's Ethernet address follows from
+    /// `name`: who comes next under this name must have the same, or its neighbours would go on sending to the old one.
     ///
     /// # Errors
     /// EEXIST when one of the names is taken, ESRCH when the process has ended, ENODEV without such a bridge, EPERM
     /// without `CAP_NET_ADMIN` in both namespaces, EOPNOTSUPP when the kernel has no veth pairs.
     pub fn add_veth(&mut self, name: &str, bridge: u32, peer: &str, pid: Pid) -> Result<()> {
         let mut other = LinkMessage::default();
-        other.attributes =
-            vec![LinkAttribute::IfName(peer.into()), LinkAttribute::NetNsPid(pid.as_raw().cast_unsigned())];
+        let address = ethernet_address(name);
+        other.attributes = vec![
+            LinkAttribute::IfName(peer.into()),
+            LinkAttribute::Address(address.into()),
+            LinkAttribute::NetNsPid(pid.as_raw().cast_unsigned()),
+        ];
         let mut link = LinkMessage::default();
         link.attributes = vec![
             LinkAttribute::IfName(name.into()),
@@ -124,7 +120,8 @@ impl Netlink {
         ];
         let what = || {
             format!(
-                "RTM_NEWLINK(name {name:?}, kind veth, master {bridge}, peer {{name {peer:?}, netns of {pid}}})"
+                "RTM_NEWLINK(name {name:?}, kind veth, master {bridge}, peer {{name {peer:?}, address {}, netns of {pid}}})",
+                colons(address)
             )
         };
         self.change(what, RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
@@ -271,7 +268,7 @@ fn subnet(address: Ipv4Addr, prefix: u8) -> Result<Ipv4Net> {
     Ipv4Net::new(address, prefix).map_err(|_| Error::new(format!("{address}/{prefix}: no prefix of IPv4")))
 }
 
-/// Always the same for one name, and marked as given by hand ("locally administered"), for one station.
+/// The same for the same name, and marked as given by hand ("locally administered"), for one station.
 fn ethernet_address(name: &str) -> [u8; 6] {
     let mut hasher = DefaultHasher::new();
     hasher.write(name.as_bytes());

@@ -16,14 +16,11 @@ use nix::errno::Errno;
 use super::Netlink;
 use crate::error::{Error, Result};
 
-/// Of the answers, in linux/if_link.h, linux/if_addr.h and linux/netlink.h.
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
+/// Of the answers, in linux/if_addr.h and linux/netlink.h.
 const IFA_LOCAL: u16 = 2;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The fixed parts of the answers, before the attributes: `ifinfomsg`, `ifaddrmsg`, `nlmsghdr`.
-const LINK_HEADER: usize = 16;
+/// The fixed parts of the answers, before the attributes: `ifaddrmsg`, `nlmsghdr`.
 const ADDRESS_HEADER: usize = 8;
 const MESSAGE_HEADER: usize = 16;
 
@@ -91,13 +88,6 @@ impl Answer {
     /// The link's number, at the same place in the fixed parts of answers about links and about addresses.
     pub(super) fn index(&self) -> Option<u32> {
         Some(u32::from_ne_bytes(self.0.get(4..8)?.try_into().ok()?))
-    }
-
-    /// What kind of link it is, such as `bridge`; `None` for one that has no kind, such as loopback.
-    pub(super) fn kind(&self) -> Option<&[u8]> {
-        let info = attribute(self.0.get(LINK_HEADER..)?, IFLA_LINKINFO)?;
-        let kind = attribute(info, IFLA_INFO_KIND)?;
-        Some(kind.strip_suffix(b"\0").unwrap_or(kind))
     }
 
     /// The address, with the prefix of its subnet.

@@ -94,13 +94,20 @@ fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader) {
             match main.read(&mut buffer) {
                 // EIO: the other end is closed.
                 Ok(0) | Err(_) => return,
-                // Whether somebody still reads it: the container must not wait for that.
+                // Whether somebody still reads it: the end of the container must not wait for that.
+                Ok(_) if stopped && !takes(to) => return,
                 Ok(count) => _ = write_all(to, &buffer[..count]),
             }
         } else if stopped {
             return;
         }
     }
+}
+
+/// Whether a terminal takes more, within a second: one that nobody reads is full at some time.
+fn takes(to: Caller) -> bool {
+    let mut terminal = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut terminal, 1000_u16).is_ok_and(|count| count > 0)
 }
 
 /// Copies keys. Who presses Ctrl-C in vain gets out by pressing it three times in a row, as without a terminal of the

@@ -38,7 +38,7 @@ pub use network::{
     subnet,
 };
 #[cfg(feature = "network")]
-pub use publish::{Protocol, Publish, Published, publish};
+pub use publish::{Protocol, Publish, Published, check_ports, publish};
 pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
 
 /// A limit that can be lifted: the `-1` of `--memory-swap` and `--pids-limit`.

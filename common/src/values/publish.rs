@@ -4,11 +4,13 @@
 //! the container. The text of one [`Publish`] is read again from the leases of other containers, so what is written
 //! must be what is read. ip(7), tcp(7), udp(7).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use super::whole;
+use crate::error::Error;
 
 /// What is said of a value that has not the form at all.
 const EXPECTED: &str =
@@ -109,6 +111,19 @@ pub fn publish(text: &str) -> Result<Published, String> {
     }
     let first = Publish { host_ip, host_port: *host.start(), container_port: *container.start(), protocol };
     Ok(Published { first, count: host.len() as u16 })
+}
+
+/// Checks that no port of the host is published twice.
+///
+/// # Errors
+/// One is.
+pub fn check_ports(ports: &[Publish]) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    let twice = ports.iter().find(|port| !seen.insert((port.host_ip, port.host_port, port.protocol)));
+    twice.map_or(Ok(()), |port| {
+        Err(Error::new(format!("--publish {port}: this port of the host is published twice"))
+            .hint("each port of the host can lead to one port of the container"))
+    })
 }
 
 fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
