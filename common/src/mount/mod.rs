@@ -149,8 +149,8 @@ impl Detached {
     /// the place of a path that was looked at before.
     ///
     /// # Errors
-    /// ENOTDIR when one is a directory and the other is not; EINVAL when the target is in another mount namespace; EPERM
-    /// without `CAP_SYS_ADMIN`.
+    /// EINVAL when one is a directory and the other is not, or the target is in another mount namespace; EPERM without
+    /// `CAP_SYS_ADMIN`.
     pub fn attach_at(self, target: &OwnedFd) -> Result<Attached> {
         let at = target.as_raw_fd();
         let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;

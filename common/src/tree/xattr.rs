@@ -76,3 +76,16 @@ fn grow(read: impl Fn(&mut [u8]) -> libc::ssize_t) -> nix::Result<Vec<u8>> {
 fn text(path: &Path) -> nix::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
 }
+
+/// All attributes of a file, for tests.
+#[cfg(test)]
+pub(super) fn all(path: &Path) -> std::collections::BTreeMap<CString, Vec<u8>> {
+    let path = text(path).unwrap();
+    list(&path).unwrap().into_iter().map(|name| (name.clone(), get(&path, &name).unwrap())).collect()
+}
+
+/// Gives a file an attribute, for tests.
+#[cfg(test)]
+pub(super) fn give(path: &Path, name: &CStr, value: &[u8]) {
+    set(&text(path).unwrap(), name, value).unwrap();
+}

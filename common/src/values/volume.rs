@@ -317,5 +317,4 @@ fn quoted_field(mut rest: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
 }
 
 #[cfg(test)]
-#[path = "volume/tests.rs"]
 mod tests;
