@@ -3,6 +3,8 @@
 //! A thread may leave the namespaces of its process, so a test makes links, rules and settings in a namespace that ends
 //! with it. See unshare(2).
 
+use std::path::Path;
+
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -19,12 +21,15 @@ pub(crate) fn in_network_namespace(test: impl FnOnce() + Send + 'static) {
     in_namespace(CloneFlags::CLONE_NEWNET, "network", test);
 }
 
-/// The same with a mount namespace, in which nothing is shared with the host.
-pub(crate) fn in_mount_namespace(test: impl FnOnce() + Send + 'static) {
-    in_namespace(CloneFlags::CLONE_NEWNS, "mount", || {
+/// The same with a mount namespace, in which nothing is shared with the host, and a folder to mount in: it is removed
+/// from outside, where nothing is mounted there.
+pub(crate) fn in_mount_namespace(test: impl FnOnce(&Path) + Send + 'static) {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().canonicalize().unwrap();
+    in_namespace(CloneFlags::CLONE_NEWNS, "mount", move || {
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        test();
+        test(&path);
     });
 }
 

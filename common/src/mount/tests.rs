@@ -4,25 +4,23 @@ use std::fs;
 use std::path::PathBuf;
 
 use nix::fcntl::open;
-use tempfile::TempDir;
+use nix::mount::MntFlags;
 
 use super::*;
-use crate::syscall::mount;
+use crate::syscall::{chdir, mount, pivot_root, umount2};
 use crate::testing::in_mount_namespace;
 
 const DATA: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// A source with another mount below it, and a place to attach it; the name has what mountinfo writes as numbers.
 struct Folders {
-    _home: TempDir,
     source: PathBuf,
     target: PathBuf,
 }
 
 impl Folders {
-    fn new() -> Folders {
-        let home = tempfile::tempdir().unwrap();
-        let (source, target) = (home.path().join("a \\ \n source"), home.path().join("a \\ \n target"));
+    fn new(home: &Path) -> Folders {
+        let (source, target) = (home.join("a \\ \n source"), home.join("a \\ \n target"));
         fs::create_dir(&source).unwrap();
         fs::create_dir(&target).unwrap();
         tmpfs(&source, MsFlags::MS_NOSUID | MsFlags::MS_NOATIME);
@@ -30,7 +28,7 @@ impl Folders {
         tmpfs(&source.join("below"), DATA);
         fs::create_dir(source.join("below/deep")).unwrap();
         tmpfs(&source.join("below/deep"), MsFlags::MS_STRICTATIME);
-        Folders { _home: home, source, target }
+        Folders { source, target }
     }
 
     fn places(&self) -> [PathBuf; 3] {
@@ -66,8 +64,8 @@ fn options(path: &Path) -> Vec<String> {
 
 #[test]
 fn a_copy_has_what_is_mounted_below() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         let link = folders.source.with_file_name("link");
         std::os::unix::fs::symlink(&folders.source, &link).unwrap();
         let tree = Detached::copy_of(&link).unwrap();
@@ -82,8 +80,8 @@ fn a_copy_has_what_is_mounted_below() {
 
 #[test]
 fn a_copy_of_the_directory_alone() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         let tree = Detached::copy_of_directory(folders.source.to_str().unwrap()).unwrap();
         tree.attach(folders.target.to_str().unwrap()).unwrap();
         assert!(folders.target.join("below").exists());
@@ -93,8 +91,8 @@ fn a_copy_of_the_directory_alone() {
 
 #[test]
 fn a_file_is_attached_at_a_file() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         let (source, target) = (folders.source.join("file"), folders.target.join("file"));
         fs::write(&source, "content").unwrap();
         fs::write(&target, "").unwrap();
@@ -114,8 +112,8 @@ fn a_file_is_attached_at_a_file() {
 
 #[test]
 fn a_tree_is_writable_unless_it_is_made_read_only() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         let tree = Detached::copy_of(&folders.source).unwrap();
         let attached = tree.attach_at(&path_descriptor(&folders.target)).unwrap();
         for place in folders.places() {
@@ -128,8 +126,8 @@ fn a_tree_is_writable_unless_it_is_made_read_only() {
 
 #[test]
 fn read_only_before_it_is_attached() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         let mut tree = Detached::copy_of(&folders.source).unwrap();
         tree.make_read_only().unwrap();
         tree.attach_at(&path_descriptor(&folders.target)).unwrap();
@@ -137,10 +135,38 @@ fn read_only_before_it_is_attached() {
     });
 }
 
+/// What a kernel before 5.12 cannot do earlier is done by the time that it is attached.
+#[test]
+fn read_only_as_soon_as_it_is_attached() {
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
+        let mut tree = Detached::copy_of(&folders.source).unwrap();
+        tree.later = Later { read_only: true, propagation: Some(MsFlags::MS_SLAVE | MsFlags::MS_REC) };
+        tree.attach_at(&path_descriptor(&folders.target)).unwrap();
+        folders.assert_read_only();
+    });
+}
+
+#[test]
+fn the_root_is_another_mount_and_the_old_one_is_gone() {
+    in_mount_namespace(|root| {
+        tmpfs(root, DATA);
+        fs::create_dir(root.join("folder")).unwrap();
+        chdir(root).unwrap();
+        let not_a_mount = pivot_root("folder", "folder").unwrap_err();
+        assert_eq!(not_a_mount.errno(), Some(Errno::EINVAL));
+        pivot_root(".", ".").unwrap();
+        umount2(".", MntFlags::MNT_DETACH).unwrap();
+        let names: Vec<_> = fs::read_dir("/..").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["folder"]);
+    });
+    assert!(Path::new("/proc/self").exists(), "other threads have the root that they had");
+}
+
 #[test]
 fn read_only_in_the_older_way_and_all_other_flags_stay() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         let tree = Detached::copy_of(&folders.source).unwrap();
         let attached = tree.attach_at(&path_descriptor(&folders.target)).unwrap();
         let before = options(&folders.target);
@@ -156,8 +182,8 @@ fn read_only_in_the_older_way_and_all_other_flags_stay() {
 /// One that stayed writable must not pass for read-only.
 #[test]
 fn the_older_way_cannot_reach_a_covered_mount_and_says_so() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         tmpfs(&folders.source.join("below"), DATA);
         let tree = Detached::copy_of(&folders.source).unwrap();
         let attached = tree.attach_at(&path_descriptor(&folders.target)).unwrap();
@@ -169,8 +195,8 @@ fn the_older_way_cannot_reach_a_covered_mount_and_says_so() {
 /// What is mounted on one side after the copy: is it on the other? In both directions.
 fn shared(flags: MsFlags, older: bool) -> (bool, bool) {
     let (sender, receiver) = std::sync::mpsc::channel();
-    in_mount_namespace(move || {
-        let folders = Folders::new();
+    in_mount_namespace(move |home| {
+        let folders = Folders::new(home);
         mount("none", &folders.source, "", MsFlags::MS_SHARED | MsFlags::MS_REC, "").unwrap();
         for name in ["below/one", "below/other"] {
             fs::create_dir(folders.source.join(name)).unwrap();
@@ -213,8 +239,8 @@ fn propagation_in_both_ways() {
 
 #[test]
 fn propagation_that_is_none() {
-    in_mount_namespace(|| {
-        let folders = Folders::new();
+    in_mount_namespace(|home| {
+        let folders = Folders::new(home);
         let mut tree = Detached::copy_of(&folders.source).unwrap();
         let error = tree.set_propagation(MsFlags::MS_SLAVE | MsFlags::MS_SHARED).unwrap_err();
         assert_eq!(error.errno(), Some(Errno::EINVAL));

@@ -67,7 +67,7 @@ fn a_folder_lives_as_long_as_its_runtime() {
     drop(ContainerFolder::create(&state).unwrap());
     assert_eq!(containers(&state).len(), 2, "the folders of the living stay");
     drop(one);
-    assert_eq!(containers(&state), [other.path.clone()]);
+    assert_eq!(containers(&state), std::slice::from_ref(&other.path));
     other.remove().unwrap();
     assert_eq!(containers(&state), [] as [PathBuf; 0]);
 }
@@ -86,7 +86,7 @@ fn what_a_killed_runtime_has_left() {
     child.kill().unwrap();
     child.wait().unwrap();
     let own = ContainerFolder::create(state).unwrap();
-    assert_eq!(containers(state), [own.path.clone()]);
+    assert_eq!(containers(state), std::slice::from_ref(&own.path));
     kept(state, "layer").unwrap();
     let volume = named_volume(state, "data").unwrap();
     assert!(volume.may_be_filled() && !volume.path.join("half").exists());
@@ -102,18 +102,17 @@ fn one_run_removes_so_many_and_no_more() {
     assert_eq!(containers(home.path()).len(), 4);
     drop(own);
     let own = ContainerFolder::create(home.path()).unwrap();
-    assert_eq!(containers(home.path()), [own.path.clone()]);
+    assert_eq!(containers(home.path()), std::slice::from_ref(&own.path));
 }
 
 #[test]
 fn what_is_mounted_in_a_folder_is_left_alone() {
-    in_mount_namespace(|| {
-        let home = tempfile::tempdir().unwrap();
-        let dead = home.path().join("containers/dead/upper");
+    in_mount_namespace(|home| {
+        let dead = home.join("containers/dead/upper");
         fs::create_dir_all(&dead).unwrap();
         mount("tmpfs", &dead, "tmpfs", MsFlags::empty(), "size=1m").unwrap();
         fs::write(dead.join("file"), "").unwrap();
-        let own = ContainerFolder::create(home.path()).unwrap();
+        let own = ContainerFolder::create(home).unwrap();
         assert!(dead.join("file").exists());
         mount("tmpfs", &own.path, "tmpfs", MsFlags::empty(), "size=1m").unwrap();
         let path = own.path.clone();
