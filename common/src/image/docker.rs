@@ -38,7 +38,7 @@ pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Resul
             .magic()
             .map_err(|error| Error::from_io(format!("read {name} of the image {image}"), &error))?;
         let compression = Compression::by_magic(magic);
-        Ok(Layer { member: name.clone(), digest: None, size: blob.size(), compression })
+        Ok(Layer { member: name.clone(), digest: None, compression })
     };
     Ok(Parts { config, layers: saved.layers.iter().map(layer).collect::<Result<_>>()? })
 }

@@ -121,13 +121,8 @@ fn layer(source: &Source, descriptor: Descriptor) -> Result<Layer> {
         unknown(&what, &descriptor.media_type, "a tar layer of OCI or Docker, plain, gzip or zstd")
     })?;
     // Missing and cut blobs are told before anything is unpacked.
-    let (digest, blob) = source.blob(&descriptor)?;
-    Ok(Layer {
-        member: format!("blobs/sha256/{}", digest.hex()),
-        digest: Some(digest),
-        size: blob.size(),
-        compression,
-    })
+    let (digest, _) = source.blob(&descriptor)?;
+    Ok(Layer { member: format!("blobs/sha256/{}", digest.hex()), digest: Some(digest), compression })
 }
 
 fn unknown(what: &str, media_type: &str, expected: &str) -> Error {

@@ -60,7 +60,6 @@ pub struct Image {
 struct Layer {
     member: String,
     digest: Option<Digest>,
-    size: u64,
     compression: Compression,
 }
 
@@ -103,6 +102,9 @@ impl Image {
             return Err(Error::new(format!(
                 "the image {image} has {layers} layers, and its config has {ids}"
             )));
+        }
+        if !(config.os.is_empty() || config.os == "linux") {
+            return Err(Error::new(format!("the image {image} is for {}, not for Linux", config.os)));
         }
         if !(config.architecture.is_empty() || config.architecture == model::architecture()) {
             let (is, here) = (&config.architecture, model::architecture());
