@@ -5,6 +5,7 @@ pub mod book;
 pub mod check;
 pub mod diff;
 pub mod doctor;
+pub mod image;
 pub mod prove;
 pub mod readme;
 pub mod vm;

@@ -76,6 +76,8 @@ pub(super) struct Index {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
     pub(super) schema_version: u32,
+    /// The descriptor says it, too, and umoci nowhere else.
+    #[serde(default)]
     pub(super) media_type: String,
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,

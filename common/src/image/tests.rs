@@ -58,8 +58,7 @@ impl Layout {
             "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config = self.blob(model::CONFIG, config.to_string().as_bytes());
         let layers: Vec<_> = layers.iter().map(|(kind, blob, _)| self.blob(kind, blob)).collect();
-        let manifest =
-            json!({ "schemaVersion": 2, "mediaType": model::MANIFEST, "config": config, "layers": layers });
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": layers });
         self.blob(model::MANIFEST, manifest.to_string().as_bytes())
     }
 
