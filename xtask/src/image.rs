@@ -103,7 +103,7 @@ fn tool<'a>(name: &str, args: impl IntoIterator<Item = &'a OsStr>) -> Result<()>
 pub fn compare(image: &Reference) -> Result<(usize, Vec<tree::Difference>)> {
     let work = tempfile::tempdir()?;
     let ours = ours(image, work.path())?;
-    // umoci reads layout folders only.
+    // umoci reads layout folders only, and no zstd.
     let layout = work.path().join("layout");
     let transport = transport(image)?;
     let mut from = OsString::from(transport);
@@ -113,7 +113,8 @@ pub fn compare(image: &Reference) -> Result<(usize, Vec<tree::Difference>)> {
         from.push(format!(":{tag}"));
     }
     let to = format!("oci:{}:it", layout.display());
-    tool("skopeo", ["copy".as_ref(), "--quiet".as_ref(), from.as_os_str(), to.as_ref()])?;
+    let copy = ["copy", "--quiet", "--dest-compress", "--dest-compress-format=gzip"].map(OsStr::new);
+    tool("skopeo", copy.into_iter().chain([from.as_os_str(), to.as_ref()]))?;
     let bundle = work.path().join("bundle");
     let name = format!("{}:it", layout.display());
     tool("umoci", ["unpack".as_ref(), "--image".as_ref(), name.as_ref(), bundle.as_os_str()])?;

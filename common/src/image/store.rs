@@ -12,9 +12,10 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
@@ -72,8 +73,11 @@ pub(super) fn unpack(image: &Image, state: &Path, limits: Limits) -> Result<Vec<
     let _lock = lock(&store)?;
     sweep(&store)?;
     if image.layers.is_empty() {
-        fs::create_dir_all(&paths[0]).map_err(|error| cannot("make", &paths[0], &error))?;
-        set_mode(&paths[0], 0o755)?;
+        // Under its name only when it is as it should be.
+        let unfinished = store.join(format!("{UNFINISHED}{}", std::process::id()));
+        fs::create_dir(&unfinished).map_err(|error| cannot("make", &unfinished, &error))?;
+        like_below(&unfinished, &[])?;
+        fs::rename(&unfinished, &paths[0]).map_err(|error| cannot("make", &paths[0], &error))?;
         return Ok(paths);
     }
     let mut bytes = 0;
@@ -133,6 +137,21 @@ fn sweep(store: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The root of an overlay looks like that of its upper layer, which may have no entry for it.
+fn like_below(upper: &Path, below: &[PathBuf]) -> Result<()> {
+    // Where no layer names its root, it is of no time: the same for everybody.
+    let (mut modified, mut mode) = (SystemTime::UNIX_EPOCH, 0o755);
+    let failed = |error: std::io::Error| cannot("make", upper, &error);
+    if let Some(below) = below.last() {
+        let there = fs::metadata(below).map_err(|error| cannot("read", below, &error))?;
+        chown(upper, Some(there.uid()), Some(there.gid())).map_err(failed)?;
+        (modified, mode) = (there.modified().map_err(failed)?, there.mode() & 0o7777);
+    }
+    set_mode(upper, mode)?;
+    let times = fs::FileTimes::new().set_modified(modified);
+    File::open(upper).and_then(|folder| folder.set_times(times)).map_err(failed)
+}
+
 /// One layer to unpack.
 struct Work<'a> {
     image: &'a Image,
@@ -163,7 +182,7 @@ impl Work<'_> {
             let folder = unfinished.join(folder);
             fs::create_dir(&folder).map_err(|error| cannot("make", &folder, &error))?;
         }
-        self.like_below(&unfinished.join("upper"))?;
+        like_below(&unfinished.join("upper"), self.below)?;
         let blob = self
             .image
             .source
@@ -196,18 +215,6 @@ impl Work<'_> {
                 Err(Error::new(format!("{}: the process that unpacked it ended: {status:?}", self.name())))
             }
         }
-    }
-
-    /// The root of an overlay looks like that of its upper layer, which may have no entry for it.
-    fn like_below(&self, upper: &Path) -> Result<()> {
-        let Some(below) = self.below.last() else { return set_mode(upper, 0o755) };
-        let there = fs::metadata(below).map_err(|error| cannot("read", below, &error))?;
-        std::os::unix::fs::chown(upper, Some(there.uid()), Some(there.gid()))
-            .map_err(|error| cannot("make", upper, &error))?;
-        set_mode(upper, there.mode() & 0o7777)?;
-        let times = fs::FileTimes::new()
-            .set_modified(there.modified().map_err(|error| cannot("read", below, &error))?);
-        File::open(upper).and_then(|it| it.set_times(times)).map_err(|error| cannot("make", upper, &error))
     }
 
     /// What the forked process does.
