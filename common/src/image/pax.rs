@@ -131,7 +131,7 @@ mod tests {
         extra.read_pax(b"12 path=a=b\n27 SCHILY.xattr.user.x=1\n2\n").unwrap();
         assert_eq!(extra.name.as_deref(), Some(&b"a=b"[..]));
         assert_eq!(extra.xattrs, [(b"user.x".to_vec(), b"1\n2".to_vec())]);
-        for text in ["12", "99 path=a\n", "9 path=a\n", "3 x\n", "-5 a=b\n", "0 a=b\n", "11 uid=12xy\n"] {
+        for text in ["12", "99 path=a\n", "8 path=a\n", "3 x\n", "-5 a=b\n", "0 a=b\n", "12 uid=12xy\n"] {
             assert!(Extra::default().read_pax(text.as_bytes()).is_err(), "{text:?}");
         }
     }

@@ -30,14 +30,13 @@ fn reference_where(value: OsString, exists: impl Fn(&Path) -> bool) -> Result<Re
     if there(&value) {
         return Ok(Reference { path: value.into(), tag: None });
     }
-    for (path, tag) in splits(&value).filter(|(path, _)| there(path)) {
-        let tag = tag.to_str().filter(|tag| !tag.is_empty() && !tag.contains(char::is_control));
-        let tag = tag.ok_or("expected a tag after the colon")?;
-        return Ok(Reference { path: path.into(), tag: Some(tag.into()) });
-    }
-    Err("no such image; expected the path of an OCI layout folder, an OCI archive or a docker save archive, \
-         and perhaps :TAG"
-        .into())
+    let (path, tag) = splits(&value).find(|(path, _)| there(path)).ok_or(
+        "no such image; expected the path of an OCI layout folder, an OCI archive or a docker save archive, \
+         and perhaps :TAG",
+    )?;
+    let tag = tag.to_str().filter(|tag| !tag.is_empty() && !tag.contains(char::is_control));
+    let tag = tag.ok_or("expected a tag after the colon")?;
+    Ok(Reference { path: path.into(), tag: Some(tag.into()) })
 }
 
 /// Reads the value of `--commit`: `PATH[:TAG]`. As the path need not exist, what follows the last colon is the tag, if

@@ -275,7 +275,6 @@ impl Work<'_> {
             tree.add(&entry, &mut entries).map_err(|refusal| refused(&told(), refusal))?;
         }
         tree.finish().map_err(|refusal| refused(&name, refusal))?;
-        drop(entries);
         let bytes = stream.count();
         stream.verify(&name)?;
         progress.finish_and_clear();
