@@ -87,8 +87,7 @@ impl<'a> Tree<'a> {
                 self.limits.entries
             )));
         }
-        let path = name::normal(&entry.name)?;
-        self.parents(&path)?;
+        let path = self.place(&name::normal(&entry.name)?, true)?;
         match whiteout(&path)? {
             Some(Whiteout::Ignored) => return Ok(()),
             Some(Whiteout::Opaque(folder)) => return self.clear(&folder),
@@ -136,28 +135,49 @@ impl<'a> Tree<'a> {
         self.root.join(path)
     }
 
-    /// Makes the folders above, and notes the time of the one right above.
-    fn parents(&mut self, path: &Path) -> Result<(), Refusal> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        self.no_own_symlink(path)?;
-        if !self.made.contains_key(parent) {
-            let above: Vec<_> = parent.ancestors().collect();
-            for folder in above.into_iter().rev() {
-                match fs::metadata(self.at(folder)) {
-                    Ok(there) if there.is_dir() => {}
-                    Ok(_) => return Err(format!("{} is no folder", folder.display()).as_str().into()),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        let above = folder.parent().unwrap_or(Path::new(""));
-                        self.note(above)?;
-                        fs::create_dir(self.at(folder))?;
-                        fs::set_permissions(self.at(folder), Permissions::from_mode(0o755))?;
-                    }
-                    Err(error) => return Err(error.into()),
+    /// Where a path of the archive lies, with links in it followed: one file has one path here, however it is called.
+    /// Folders that are missing are made if `make` says so; the times of those above are noted.
+    ///
+    /// Links of the layers below are followed, as `bin` may be one to `usr/bin`. A layer that makes a link and then goes
+    /// through it wants to write elsewhere than it says.
+    fn place(&mut self, path: &Path, make: bool) -> Result<PathBuf, Refusal> {
+        let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(path.into()) };
+        let mut real = PathBuf::new();
+        for part in parent {
+            let next = real.join(part);
+            match self.made.get(&next) {
+                Some(Made::Symlink) => {
+                    let rule = "it goes through a symbolic link of the same layer";
+                    return Err(Refusal::Rule(format!("{rule}, {}", next.display())));
                 }
+                Some(Made::Folder(_) | Made::Below(_)) => {
+                    real = next;
+                    continue;
+                }
+                Some(Made::Other) | None => {}
             }
-            self.note(parent)?;
+            real = match fs::symlink_metadata(self.at(&next)) {
+                Ok(there) if there.is_dir() => next,
+                Ok(there) if there.is_symlink() => {
+                    let to = fs::canonicalize(self.at(&next))?;
+                    to.strip_prefix(self.root).map_err(|_| "a link that leads out of the root")?.into()
+                }
+                Ok(_) => return Err(Refusal::Rule(format!("{} is no folder", next.display()))),
+                Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
+                    self.note(&real)?;
+                    fs::create_dir(self.at(&next))?;
+                    fs::set_permissions(self.at(&next), Permissions::from_mode(0o755))?;
+                    next
+                }
+                Err(error) => return Err(error.into()),
+            };
         }
-        Ok(())
+        if make {
+            for folder in real.ancestors() {
+                self.note(folder)?;
+            }
+        }
+        Ok(real.join(name))
     }
 
     /// Notes a folder's time before something is made in it.
@@ -168,19 +188,6 @@ impl<'a> Tree<'a> {
             self.made.insert(folder.into(), Made::Below((there.mtime(), nanoseconds)));
         }
         Ok(())
-    }
-
-    /// A layer that makes a link and then goes through it wants to write elsewhere than it says.
-    fn no_own_symlink(&self, path: &Path) -> Result<(), Refusal> {
-        let through =
-            path.ancestors().skip(1).find(|above| matches!(self.made.get(*above), Some(Made::Symlink)));
-        match through {
-            Some(link) => Err(Refusal::Rule(format!(
-                "it goes through {}, a symbolic link of the same layer",
-                link.display()
-            ))),
-            None => Ok(()),
-        }
     }
 
     /// Removes what is there, also what this layer has made.
@@ -234,12 +241,15 @@ impl<'a> Tree<'a> {
     fn hard_link(&mut self, entry: &Entry, path: PathBuf, at: &Path) -> Result<(), Refusal> {
         let target =
             name::from_root(&entry.link).map_err(|rule| Refusal::Rule(format!("a hard link to {rule}")))?;
-        self.no_own_symlink(&target)?;
-        let existing = self.at(&target);
+        let missing =
+            || Refusal::Rule(format!("a hard link to {}, which is not in this image", target.display()));
+        let existing = match self.place(&target, false) {
+            Err(Refusal::Io(_)) => return Err(missing()),
+            place => place?,
+        };
+        let existing = self.at(&existing);
         // Before what is in the way goes: it may be the target itself.
-        let there = fs::symlink_metadata(&existing).map_err(|_| {
-            Refusal::Rule(format!("a hard link to {}, which is not in this image", target.display()))
-        })?;
+        let there = fs::symlink_metadata(&existing).map_err(|_| missing())?;
         if there.is_dir() || existing.starts_with(at) {
             return if existing == at && !there.is_dir() {
                 Ok(())
@@ -343,9 +353,7 @@ fn attributes(entry: &Entry, at: &Path) -> Result<(), Refusal> {
 fn set_time(at: &Path, (seconds, nanoseconds): Time, accessed: bool) -> nix::Result<()> {
     let time = TimeSpec::new(seconds, nanoseconds.into());
     let access = if accessed { time } else { TimeSpec::new(0, libc::UTIME_OMIT) };
-    // A folder of the layers below may be a link to one.
-    let flags = if accessed { UtimensatFlags::NoFollowSymlink } else { UtimensatFlags::FollowSymlink };
-    match utimensat(AT_FDCWD, at, &access, &time, flags) {
+    match utimensat(AT_FDCWD, at, &access, &time, UtimensatFlags::NoFollowSymlink) {
         // Removed since.
         Err(Errno::ENOENT) => Ok(()),
         result => result,

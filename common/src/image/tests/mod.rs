@@ -239,6 +239,7 @@ fn rich() -> [Vec<u8>; 2] {
         .file("becomes-folder", "1")
         .pax("mtime", "-1.25")
         .file("old", "1")
+        .file("deep/er/old", "1")
         .file("twice", "first")
         .file("twice", "second")
         .end();
@@ -252,6 +253,8 @@ fn rich() -> [Vec<u8>; 2] {
         .folder("becomes-folder")
         .file("becomes-folder/y", "2")
         .file("usr/bin/.wh.not-there", "")
+        .file("deep/er/new", "2")
+        .file("deep/.wh..wh..opq", "")
         .hard_link("su", "usr/bin/su")
         .end();
     [lower, upper]
@@ -285,6 +288,7 @@ fn everything_that_a_layer_can_have() {
     assert_eq!(stat(upper, "usr/bin").mtime(), 1_000_000_000, "a folder's time, as below");
     assert!(is_whiteout(&upper.join("gone")));
     assert!(is_whiteout(&upper.join("opaque/below")) && stat(upper, "opaque/above").is_file());
+    assert!(stat(upper, "deep/er/new").is_file() && is_whiteout(&upper.join("deep/er/old")));
     assert!(stat(upper, "becomes-file").is_file());
     assert_eq!(xattr::get(&upper.join("becomes-folder"), c"trusted.overlay.opaque"), Ok(b"y".to_vec()));
     assert!(fs::symlink_metadata(upper.join("usr/bin/not-there")).is_err());
