@@ -229,9 +229,14 @@ impl Work<'_> {
         syscall::unshare(CloneFlags::CLONE_NEWNS)?;
         syscall::mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
         self.mount(unfinished, &root)?;
+        let mounted = identity(&root)?;
         syscall::chdir(&root)?;
         syscall::chroot(Path::new("."))?;
         syscall::chdir("/")?;
+        // From here on everything is made beneath `/`. Were that the host's, a layer would replace its programs.
+        if identity(Path::new("/"))? != mounted {
+            return Err(Error::new(format!("{}: its folder did not become the root", self.name())));
+        }
         self.apply(blob)
     }
 
@@ -316,6 +321,12 @@ fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
     let lower: Vec<_> = lower.iter().map(path).collect();
     let (lower, upper, work) = (lower.join(":"), path(upper), path(work));
     format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off")
+}
+
+/// What tells one folder from another.
+fn identity(path: &Path) -> Result<(u64, u64)> {
+    let there = fs::metadata(path).map_err(|error| cannot("read", path, &error))?;
+    Ok((there.dev(), there.ino()))
 }
 
 fn wait(child: Pid) -> Result<WaitStatus> {

@@ -431,3 +431,22 @@ fn the_image_for_this_machine() {
     let error = Image::open(&layout.reference()).unwrap_err();
     assert!(format!("{error:?}").contains("it is for linux/mips"));
 }
+
+#[test]
+fn an_opaque_folder_of_the_upper_layer_hides_what_is_below_in_the_image_too() {
+    if !is_root() {
+        return;
+    }
+    let layout =
+        Layout::plain(&[Archive::default().folder("d").file("d/below", "1").file("d/both", "1").end()]);
+    let layers = layout.unpack().unwrap();
+    let upper = layout.0.path().join("upper");
+    fs::create_dir_all(upper.join("d")).unwrap();
+    fs::write(upper.join("d/both"), "2").unwrap();
+    xattr::set(&upper.join("d"), b"trusted.overlay.opaque", b"y").unwrap();
+    let target = Reference { path: layout.0.path().join("new"), tag: None };
+    commit(&target, Base { image: None, folders: &layers }, &upper, &[]).unwrap();
+    let layers = Image::open(&target).unwrap().unpack(&layout.state()).unwrap();
+    assert!(is_whiteout(&layers[1].join("d/below")));
+    assert_eq!(fs::read_to_string(layers[1].join("d/both")).unwrap(), "2");
+}
