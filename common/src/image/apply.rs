@@ -87,16 +87,11 @@ impl<'a> Tree<'a> {
                 self.limits.entries
             )));
         }
-        let path = self.place(&name::normal(&entry.name)?, true)?;
-        match whiteout(&path)? {
-            Some(Whiteout::Ignored) => return Ok(()),
-            Some(Whiteout::Opaque(folder)) => return self.clear(&folder),
-            Some(Whiteout::Gone(path)) => {
-                // What this layer itself has made stays: a whiteout is about the layers below.
-                return if self.made.contains_key(&path) { self.clear(&path) } else { self.remove(&path) };
-            }
-            None => {}
+        let path = name::normal(&entry.name)?;
+        if let Some(whiteout) = whiteout(&path)? {
+            return self.white_out(whiteout);
         }
+        let path = self.place(&path, true)?;
         let at = self.at(&path);
         if entry.kind == Kind::Folder {
             return self.folder(entry, path, &at);
@@ -117,6 +112,23 @@ impl<'a> Tree<'a> {
         self.made.insert(path, kind);
         attributes(entry, &at)?;
         Ok(set_time(&at, entry.mtime, true)?)
+    }
+
+    fn white_out(&mut self, whiteout: Whiteout) -> Result<(), Refusal> {
+        let (Whiteout::Opaque(path) | Whiteout::Gone(path)) = &whiteout else { return Ok(()) };
+        let path = match self.place(path, false) {
+            // Some tools also white out what was in a folder that is gone as a whole, or a file by now.
+            Err(Refusal::Io(error)) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+                return Ok(());
+            }
+            place => place?,
+        };
+        for folder in path.ancestors().skip(1) {
+            self.note(folder)?;
+        }
+        // What this layer itself has made stays: a whiteout is about the layers below.
+        let clears = matches!(whiteout, Whiteout::Opaque(_)) || self.made.contains_key(&path);
+        if clears { self.clear(&path) } else { self.remove(&path) }
     }
 
     /// Gives the folders their times. The deepest may be first or last: nothing is made any more.
@@ -162,7 +174,7 @@ impl<'a> Tree<'a> {
                     let to = fs::canonicalize(self.at(&next))?;
                     to.strip_prefix(self.root).map_err(|_| "a link that leads out of the root")?.into()
                 }
-                Ok(_) => return Err(Refusal::Rule(format!("{} is no folder", next.display()))),
+                Ok(_) => return Err(Errno::ENOTDIR.into()),
                 Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
                     self.note(&real)?;
                     fs::create_dir(self.at(&next))?;

@@ -250,6 +250,8 @@ fn rich() -> [Vec<u8>; 2] {
         .file("opaque/above", "2")
         .file("opaque/.wh..wh..opq", "")
         .file("becomes-file", "2")
+        .file("becomes-file/.wh.x", "")
+        .file("not-there/.wh.x", "")
         .folder("becomes-folder")
         .file("becomes-folder/y", "2")
         .file("usr/bin/.wh.not-there", "")
@@ -291,7 +293,9 @@ fn everything_that_a_layer_can_have() {
     assert!(stat(upper, "deep/er/new").is_file() && is_whiteout(&upper.join("deep/er/old")));
     assert!(stat(upper, "becomes-file").is_file());
     assert_eq!(xattr::get(&upper.join("becomes-folder"), c"trusted.overlay.opaque"), Ok(b"y".to_vec()));
-    assert!(fs::symlink_metadata(upper.join("usr/bin/not-there")).is_err());
+    for path in ["usr/bin/not-there", "not-there"] {
+        assert!(fs::symlink_metadata(upper.join(path)).is_err(), "{path}");
+    }
     assert_eq!(stat(upper, "su").mode(), 0o104_755);
     assert_eq!(stat(&layout.state(), "layers").mode() & 0o777, 0o700);
     // The second time there is nothing to do: not even the blobs are needed.
