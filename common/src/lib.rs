@@ -9,6 +9,7 @@
 //! | [`explain`] | the narration of `--explain` |
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
 //! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
+//! | `image` | container images: their formats, the store of layers, a commit (feature `image`) |
 //! | [`mount`] | mounts as descriptors: the newer mount calls |
 //! | [`namespace`] | joining the namespaces of another process |
 //! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
@@ -34,6 +35,8 @@ pub mod cli;
 pub mod error;
 pub mod explain;
 pub mod handshake;
+#[cfg(feature = "image")]
+pub mod image;
 #[cfg(feature = "network")]
 pub mod lease;
 pub mod mount;
