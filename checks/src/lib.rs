@@ -16,6 +16,7 @@
 //! | [`host`] | a host of the checks' own, and the guard |
 //! | [`probe`] | what this machine can do |
 //! | [`machine`] | what it can do for each step, with remedies |
+//! | [`tree`] | what is in a folder, and how two of them differ |
 //! | [`acceptance`] | the checks as `cargo test` |
 
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ pub mod probe;
 pub mod promises;
 pub mod subject;
 pub(crate) mod terminal;
+pub mod tree;
 
 use std::fmt::{Debug, Display};
 

@@ -9,17 +9,21 @@
 //! | [`explain`] | the narration of `--explain` |
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
 //! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
+//! | `image` | container images: their formats, the store of layers, a commit (feature `image`) |
 //! | [`mount`] | mounts as descriptors: the newer mount calls |
 //! | [`namespace`] | joining the namespaces of another process |
 //! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
 //! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
+//! | [`path`] | resolving a path beneath a root, so that nothing leads outside |
 //! | `port` | a port of the host, kept from others (feature `network`) |
 //! | [`process`] | a safe clone, waiting, signals, exec |
 //! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
+//! | [`state`] | the folders of containers and volumes, and who may use them |
 //! | [`syscall`] | one function per system call that the lessons make |
 //! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`terminal`] | the caller's terminal, shared with the container or copied to and from its own |
+//! | [`tree`] | copying and removing a tree of files as it is |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //!
 //! All `unsafe` code of the course lives in this crate.
@@ -31,6 +35,8 @@ pub mod cli;
 pub mod error;
 pub mod explain;
 pub mod handshake;
+#[cfg(feature = "image")]
+pub mod image;
 #[cfg(feature = "network")]
 pub mod lease;
 pub mod mount;
@@ -39,16 +45,19 @@ pub mod namespace;
 pub mod netlink;
 #[cfg(feature = "network")]
 pub mod nft;
+pub mod path;
 #[cfg(feature = "network")]
 pub mod port;
 pub mod process;
 pub mod pty;
 pub mod rootfs;
+pub mod state;
 pub mod syscall;
 pub mod sysctl;
 pub mod terminal;
 #[cfg(test)]
 mod testing;
+pub mod tree;
 #[cfg(feature = "values")]
 pub mod values;
 

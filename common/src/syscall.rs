@@ -55,6 +55,20 @@ pub fn chroot(path: &Path) -> Result<()> {
     call("chroot(2)", || format!("chroot({path:?})"), || nix::unistd::chroot(path))
 }
 
+/// Makes the mount at `new` the root of this mount namespace, and attaches the one that was it at `put_old`:
+/// pivot_root(2). With `"."` for both, the old root lies on top of the new one, until it is detached.
+///
+/// # Errors
+/// EINVAL when `new` is not a mount of its own, when the mount above it or that of the root is shared, or when `put_old`
+/// does not lie beneath it; EBUSY when one of them is the root already; EPERM without `CAP_SYS_ADMIN`.
+pub fn pivot_root(new: &str, put_old: &str) -> Result<()> {
+    call(
+        "pivot_root(2)",
+        || format!("pivot_root({new:?}, {put_old:?})"),
+        || nix::unistd::pivot_root(new, put_old),
+    )
+}
+
 /// Changes the working directory: chdir(2).
 ///
 /// # Errors

@@ -3,6 +3,9 @@
 //! A thread may leave the namespaces of its process, so a test makes links, rules and settings in a namespace that ends
 //! with it. See unshare(2).
 
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::error::tell;
@@ -15,7 +18,23 @@ pub(crate) fn skipped(reason: &str) {
 
 /// Runs a test on a thread with a network namespace of its own; for who is not root, says that it was not run.
 pub(crate) fn in_network_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| match unshare(CloneFlags::CLONE_NEWNET) {
+    in_namespace(CloneFlags::CLONE_NEWNET, "network", test);
+}
+
+/// The same with a mount namespace, in which nothing is shared with the host, and a folder to mount in: it is removed
+/// from outside, where nothing is mounted there.
+pub(crate) fn in_mount_namespace(test: impl FnOnce(&Path) + Send + 'static) {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().canonicalize().unwrap();
+    in_namespace(CloneFlags::CLONE_NEWNS, "mount", move || {
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        test(&path);
+    });
+}
+
+fn in_namespace(flag: CloneFlags, name: &str, test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || match unshare(flag) {
         Ok(()) => {
             test();
             true
@@ -24,7 +43,7 @@ pub(crate) fn in_network_namespace(test: impl FnOnce() + Send + 'static) {
     });
     match thread.join() {
         Ok(true) => {}
-        Ok(false) => skipped("it needs a network namespace, for which one must be root"),
+        Ok(false) => skipped(&format!("it needs a {name} namespace, for which one must be root")),
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }

@@ -54,7 +54,7 @@ impl Ipc {
     pub fn join(&self) -> Result<Option<Detached>> {
         match self {
             Ipc::Private(_) => Ok(None),
-            Ipc::Host => Detached::copy_of("/dev/shm").map(Some),
+            Ipc::Host => Detached::copy_of_directory("/dev/shm").map(Some),
             Ipc::Container(pid, namespace) => {
                 enter(namespace, CloneFlags::CLONE_NEWIPC)?;
                 Detached::copy_in_container(*pid, "dev/shm").map(Some)

@@ -6,6 +6,7 @@ pub mod check;
 pub mod debian;
 pub mod diff;
 pub mod doctor;
+pub mod image;
 pub mod prove;
 pub mod readme;
 pub mod vm;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
-use xtask::{bench, book, check, debian, diff, doctor, prove, readme, vm};
+use xtask::{bench, book, check, debian, diff, doctor, image, prove, readme, vm};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -14,6 +14,7 @@ enum Tool {
     Check(check::Args),
     Diff(diff::Args),
     Doctor(doctor::Args),
+    Image(image::Args),
     Prove(prove::Args),
     Vm(vm::Args),
     Readme(readme::Args),
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Tool::Check(args) => check::run(&args),
         Tool::Diff(args) => diff::run(&args),
         Tool::Doctor(args) => doctor::run(&args),
+        Tool::Image(args) => image::run(&args),
         Tool::Prove(args) => prove::run(&args),
         Tool::Vm(args) => vm::run(&args),
         Tool::Readme(args) => readme::run(&args),

@@ -12,6 +12,7 @@ mod environment;
 #[cfg(feature = "network")]
 mod hosts;
 mod limits;
+mod mounts;
 mod names;
 mod namespace;
 #[cfg(feature = "network")]
@@ -19,6 +20,8 @@ mod network;
 #[cfg(feature = "network")]
 mod publish;
 mod size;
+mod tmpfs;
+mod volume;
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,6 +33,7 @@ pub use hosts::{ExtraHost, HostAddress, add_host, dns};
 #[cfg(feature = "network")]
 pub use ipnet::Ipv4Net;
 pub use limits::{Ulimit, pids_limit, ulimit};
+pub use mounts::mount;
 pub use names::{directory, hostname, workdir};
 pub use namespace::{IpcMode, ipc_mode};
 #[cfg(feature = "network")]
@@ -40,6 +44,8 @@ pub use network::{
 #[cfg(feature = "network")]
 pub use publish::{Protocol, Publish, Published, check_ports, publish};
 pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
+pub use tmpfs::{Tmpfs, tmpfs};
+pub use volume::{Mount, Propagation, Source, Volume, check_targets, keep_name, volume};
 
 /// A limit that can be lifted: the `-1` of `--memory-swap` and `--pids-limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +131,14 @@ mod tests {
                 hostname(&text).err(),
                 workdir(OsString::from(&text)).err(),
                 env(OsString::from(&text)).err(),
+                volume(OsString::from(&text)).err(),
+                volume(OsString::from(format!("/a:/b:{text}"))).err(),
+                mount(OsString::from(&text)).err(),
+                mount(OsString::from(format!("target={text}"))).err(),
+                mount(OsString::from(format!("target=/a,{text}"))).err(),
+                tmpfs(OsString::from(&text)).err(),
+                tmpfs(OsString::from(format!("/a:{text}"))).err(),
+                keep_name(&text).err(),
             ];
             for error in errors.into_iter().chain(of_network).flatten() {
                 prop_assert!(!error.is_empty() && !error.contains('\n') && error.len() < 200, "{error}");

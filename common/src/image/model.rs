@@ -1,0 +1,126 @@
+//! The documents of an image, as far as a runtime reads them.
+//!
+//! Sources: OCI image specification, descriptor.md, image-index.md, manifest.md, config.md; for `docker save`, the
+//! Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The tag of an image in a layout.
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The media types of OCI.
+pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// What Docker called the same before.
+pub(super) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Names a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) platform: Option<Platform>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) annotations: BTreeMap<String, String>,
+    /// What only others read: it goes back as it came.
+    #[serde(flatten)]
+    pub(super) rest: BTreeMap<String, serde_json::Value>,
+}
+
+/// For which machines an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Platform {
+    pub(super) architecture: String,
+    pub(super) os: String,
+    #[serde(flatten)]
+    pub(super) rest: BTreeMap<String, serde_json::Value>,
+}
+
+impl Platform {
+    /// Whether this machine's kernel runs it.
+    pub(super) fn is_here(&self) -> bool {
+        self.os == "linux" && self.architecture == architecture()
+    }
+}
+
+/// This machine's architecture by the name that Go gives it, as images have it.
+pub(super) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Index {
+    #[serde(default)]
+    pub(super) manifests: Vec<Descriptor>,
+    #[serde(flatten)]
+    pub(super) rest: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Manifest {
+    pub(super) schema_version: u32,
+    /// The descriptor says it, too, and umoci nowhere else.
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) config: Descriptor,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+/// Of the config, what [`Config`](super::Config) is read from.
+#[derive(Debug, Deserialize)]
+pub(super) struct ImageConfig {
+    #[serde(default)]
+    pub(super) architecture: String,
+    #[serde(default)]
+    pub(super) os: String,
+    #[serde(default)]
+    pub(super) config: Option<Execution>,
+    pub(super) rootfs: RootFs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Execution {
+    pub(super) env: Option<Vec<String>>,
+    pub(super) entrypoint: Option<Vec<String>>,
+    pub(super) cmd: Option<Vec<String>>,
+    pub(super) working_dir: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) volumes: Option<BTreeMap<String, serde_json::Value>>,
+    pub(super) stop_signal: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RootFs {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) diff_ids: Vec<String>,
+}
+
+/// An image in the `manifest.json` of `docker save`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Saved {
+    pub(super) config: String,
+    #[serde(default)]
+    pub(super) repo_tags: Option<Vec<String>>,
+    pub(super) layers: Vec<String>,
+}

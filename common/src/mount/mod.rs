@@ -1,0 +1,232 @@
+//! The newer mount calls (5.2): a mount as a descriptor, which is attached to a place later.
+//!
+//! Kernel object: a mount that is attached nowhere, until it is. So what is found by the host's paths can be put into a
+//! root in which they mean nothing. Order: copy while the source is in sight; make it read-only and set its propagation
+//! while nobody can reach it; attach. A kernel that cannot change what is attached nowhere (before 5.12) does so
+//! right after it is attached. Man pages: open_tree(2), move_mount(2), mount_setattr(2), setns(2).
+
+mod attributes;
+mod mountinfo;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::libc;
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+use nix::sys::stat::{Mode, SFlag, fstat};
+
+use crate::error::{Error, Hint, Result};
+use crate::namespace::enter;
+use crate::syscall::call;
+pub(crate) use mountinfo::beneath as mounts_beneath;
+
+const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+
+/// A copy of a mount, attached nowhere yet. Dropped before it is, it is gone.
+#[derive(Debug)]
+pub struct Detached {
+    tree: OwnedFd,
+    /// What the kernel cannot do before the tree is attached.
+    later: Later,
+}
+
+#[derive(Debug, Default)]
+struct Later {
+    read_only: bool,
+    propagation: Option<MsFlags>,
+}
+
+/// A mount that is attached, as a descriptor: whatever is mounted over it or renamed, it is still meant.
+#[derive(Debug)]
+pub struct Attached(OwnedFd);
+
+impl Detached {
+    /// Copies what is at `path`, a directory or a file, as a bind mount of it, with all that is mounted below. Follows
+    /// symbolic links, as the host sees them.
+    ///
+    /// # Errors
+    /// ENOENT; EPERM without `CAP_SYS_ADMIN`; EINVAL when it must not be copied (MS_UNBINDABLE) or lies in another mount
+    /// namespace.
+    pub fn copy_of(path: &Path) -> Result<Detached> {
+        let at = CString::new(path.as_os_str().as_bytes()).map_err(|_| nul(path))?;
+        let tell =
+            || format!("open_tree(AT_FDCWD, {path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE)");
+        let flags = CLONE | libc::AT_RECURSIVE as libc::c_uint;
+        open_tree(libc::AT_FDCWD, &at, flags, tell)
+            .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
+    }
+
+    /// Copies the mount in which the directory `path` lies, as a bind mount of that directory alone, without what is
+    /// mounted below it. Follows no links.
+    ///
+    /// # Errors
+    /// ENOENT, EPERM without `CAP_SYS_ADMIN`.
+    pub fn copy_of_directory(path: &str) -> Result<Detached> {
+        let root = File::open("/").map_err(|error| Error::from_io("open /", &error))?;
+        Detached::beneath(root.as_fd(), path.trim_start_matches('/'))
+    }
+
+    /// The same for a directory of a container: `pid` is one of its processes, `path` begins at its root. This process,
+    /// which must have one thread, visits that container's mount namespace for it, as the kernel copies mounts of the
+    /// caller's namespace only. It comes back to `/`.
+    ///
+    /// # Errors
+    /// ESRCH when the process has ended; ENOTDIR, ELOOP when a part of the path is no directory: a link could lead out
+    /// of that container.
+    pub fn copy_in_container(pid: i32, path: &str) -> Result<Detached> {
+        let open =
+            |path: String| File::open(&path).map_err(|error| Error::from_io(format!("open {path}"), &error));
+        let root = open(format!("/proc/{pid}/root"))?;
+        let (here, there) = (open("/proc/self/ns/mnt".into())?, open(format!("/proc/{pid}/ns/mnt"))?);
+        enter(&there.into(), CloneFlags::CLONE_NEWNS)?;
+        let copy = Detached::beneath(root.as_fd(), path);
+        enter(&here.into(), CloneFlags::CLONE_NEWNS)?;
+        copy
+    }
+
+    /// Follows no links.
+    fn beneath(root: BorrowedFd<'_>, path: &str) -> Result<Detached> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut directory = root.try_clone_to_owned().map_err(|error| Error::from_io("dup", &error))?;
+        for name in path.split('/') {
+            directory = openat(&directory, name, flags, Mode::empty())
+                .map_err(|errno| Error::from_errno(format!("open {name} of {path}"), errno))?;
+        }
+        let tell = || format!("open_tree({path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)");
+        open_tree(directory.as_raw_fd(), c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+    }
+
+    /// Whether it is a directory, and so has to be attached at one.
+    ///
+    /// # Errors
+    /// None that the caller can cause.
+    pub fn is_directory(&self) -> Result<bool> {
+        let status = fstat(&self.tree).map_err(|errno| Error::from_errno("fstat a mount", errno))?;
+        Ok(status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+    }
+
+    /// Makes it read-only, with all that is mounted below it: while it is attached nowhere, so that there is no moment
+    /// at which it could be written to. Before 5.12 the kernel changes attached mounts only, so
+    /// [`attach_at`](Detached::attach_at) does it as its last act.
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN`.
+    pub fn make_read_only(&mut self) -> Result<()> {
+        self.later.read_only = !attributes::make_read_only(&self.tree)?;
+        Ok(())
+    }
+
+    /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC. The copy of a
+    /// shared mount is shared with the host, so this has to be done before anything is mounted in it. Before 5.12 as
+    /// [`make_read_only`](Detached::make_read_only).
+    ///
+    /// # Errors
+    /// EINVAL for other flags.
+    pub fn set_propagation(&mut self, flags: MsFlags) -> Result<()> {
+        self.later.propagation = (!attributes::set_propagation(&self.tree, flags)?).then_some(flags);
+        Ok(())
+    }
+
+    /// Attaches it at the directory `target`.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, EPERM without `CAP_SYS_ADMIN`.
+    pub fn attach(self, target: &str) -> Result<()> {
+        let path = CString::new(target).map_err(|_| nul(Path::new(target)))?;
+        let tell = |tree| format!("move_mount({tree}, \"\", AT_FDCWD, {target:?}, MOVE_MOUNT_F_EMPTY_PATH)");
+        self.move_to(libc::AT_FDCWD, &path, libc::MOVE_MOUNT_F_EMPTY_PATH, tell).map(drop)
+    }
+
+    /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put a link in
+    /// the place of a path that was looked at before.
+    ///
+    /// # Errors
+    /// EINVAL when one is a directory and the other is not, or the target is in another mount namespace; EPERM without
+    /// `CAP_SYS_ADMIN`.
+    pub fn attach_at(self, target: &OwnedFd) -> Result<Attached> {
+        let at = target.as_raw_fd();
+        let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+        let names = "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH";
+        self.move_to(at, c"", flags, |tree| format!("move_mount({tree}, \"\", {at}, \"\", {names})"))
+    }
+
+    fn move_to(
+        self,
+        directory: RawFd,
+        path: &std::ffi::CStr,
+        flags: libc::c_uint,
+        tell: impl Fn(RawFd) -> String,
+    ) -> Result<Attached> {
+        let tree = self.tree.as_raw_fd();
+        call(
+            "move_mount(2)",
+            || tell(tree),
+            || {
+                // SAFETY: both paths are NUL-terminated strings.
+                let result = unsafe {
+                    libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), directory, path.as_ptr(), flags)
+                };
+                Errno::result(result).map(drop)
+            },
+        )?;
+        let attached = Attached(self.tree);
+        if let Some(flags) = self.later.propagation {
+            attached.set_propagation(flags)?;
+        }
+        if self.later.read_only {
+            attached.make_read_only()?;
+        }
+        Ok(attached)
+    }
+}
+
+impl Attached {
+    /// Makes it read-only, with all that is mounted below it. Before 5.12, mount after mount.
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN`.
+    pub fn make_read_only(&self) -> Result<()> {
+        if attributes::make_read_only(&self.0)? {
+            return Ok(());
+        }
+        attributes::remount_each_read_only(&self.0)
+    }
+
+    /// Sets with whom it shares later mounts, as [`Detached::set_propagation`].
+    ///
+    /// # Errors
+    /// EINVAL for other flags.
+    pub fn set_propagation(&self, flags: MsFlags) -> Result<()> {
+        if attributes::set_propagation(&self.0, flags)? {
+            return Ok(());
+        }
+        attributes::remount_propagation(&self.0, flags)
+    }
+}
+
+fn open_tree(
+    directory: RawFd,
+    path: &std::ffi::CStr,
+    flags: libc::c_uint,
+    tell: impl Fn() -> String,
+) -> Result<Detached> {
+    let tree = call("open_tree(2)", tell, || {
+        // SAFETY: the path is a NUL-terminated string; a new descriptor is returned.
+        let result = unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) };
+        // SAFETY: nobody else knows of it.
+        Errno::result(result).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+    })?;
+    Ok(Detached { tree, later: Later::default() })
+}
+
+fn nul(path: &Path) -> Error {
+    Error::new(format!("{path:?}: a NUL byte in a path"))
+}

@@ -1,0 +1,234 @@
+//! The folders in which a container's own data lies: its writable layer, what it keeps, and named volumes.
+//!
+//! Kernel objects: folders, and locks on them (flock(2)), which the kernel releases when their holder ends, however it
+//! ends. So a container's folder whose lock is free was left by a runtime that was killed, and the next one removes it.
+//! In the state folder: `containers/ID/`, `kept/NAME/`, `volumes/NAME/_data`. All are for their owner only: programs in
+//! them may be set-user-ID, and other users of the host must not reach those. Man pages: flock(2), mkdir(2).
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::error::{Error, Result, tell};
+use crate::mount::mounts_beneath;
+use crate::tree::{copy_contents_at, is_empty, remove_tree};
+
+/// How many folders of the dead one run removes: a container should not have to wait for more.
+const SWEPT_AT_ONCE: usize = 16;
+/// In a volume's folder, while it is being filled.
+const FILLING: &str = "filling";
+
+/// A container's own folder, `containers/ID/`, locked as long as the value lives. Dropped, it goes.
+#[derive(Debug)]
+pub struct ContainerFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Who removes it: not a child that has a copy of this value.
+    owner: u32,
+    _lock: Flock<File>,
+}
+
+impl ContainerFolder {
+    /// Makes one under a new name, and removes those that killed runtimes have left.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC where no folder can be made.
+    pub fn create(state: &Path) -> Result<Self> {
+        let folder = make_folder(state, "containers")?;
+        sweep(&folder)?;
+        loop {
+            let path = folder.join(new_id()?);
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                result => result.map_err(|error| cannot("make", &path, &error))?,
+            }
+            // Another runtime may take it for a dead one's until it is locked.
+            if let Some(lock) = lock(&path, FlockArg::LockExclusive)? {
+                return Ok(ContainerFolder { path, owner: std::process::id(), _lock: lock });
+            }
+        }
+    }
+
+    /// Removes it, when nothing uses it any more.
+    ///
+    /// # Errors
+    /// When something is mounted in it.
+    pub fn remove(mut self) -> Result<()> {
+        // Once is enough.
+        self.owner = 0;
+        remove_folder(&self.path)
+    }
+}
+
+impl Drop for ContainerFolder {
+    fn drop(&mut self) {
+        if self.owner == std::process::id()
+            && let Err(error) = remove_folder(&self.path)
+        {
+            tell(format_args!("congo: {error}"));
+        }
+    }
+}
+
+/// What a container keeps, `kept/NAME/`: locked as long as the value lives, and never removed by Congo.
+#[derive(Debug)]
+pub struct KeptFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Opens the kept folder of that name, and makes it if it is missing.
+///
+/// # Errors
+/// When another container uses it; EACCES, EROFS, ENOSPC.
+pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
+    let path = make_folder(&make_folder(state, "kept")?, name)?;
+    match lock(&path, FlockArg::LockExclusiveNonblock) {
+        Ok(Some(lock)) => Ok(KeptFolder { path, _lock: lock }),
+        Err(error) if error.errno() != Some(Errno::EWOULDBLOCK) => Err(error),
+        _ => Err(Error::new(format!("--keep {name}: another container uses it"))
+            .hint("end that container, or keep this one's layer under another name")),
+    }
+}
+
+/// A named volume. As long as it may be filled, no other runtime gets it.
+#[derive(Debug)]
+pub struct NamedVolume {
+    /// Where its data is: what is mounted.
+    pub path: PathBuf,
+    data: OwnedFd,
+    /// `None` as soon as it is filled.
+    filling: Option<Flock<File>>,
+}
+
+/// Opens the volume of that name, `volumes/NAME/_data`, and makes it if it is missing. Waits while another runtime fills
+/// it; what one has filled by half when it was killed is removed.
+///
+/// # Errors
+/// EACCES, EROFS, ENOSPC.
+pub fn named_volume(state: &Path, name: &str) -> Result<NamedVolume> {
+    let volumes = make_folder(state, "volumes")?;
+    let (folder, lock) = loop {
+        let folder = make_folder(&volumes, name)?;
+        if let Some(lock) = lock(&folder, FlockArg::LockExclusive)? {
+            break (folder, lock);
+        }
+    };
+    let path = folder.join("_data");
+    if folder.join(FILLING).exists() {
+        // The lock was free, so nobody has had the volume since.
+        remove_tree(&path)?;
+        remove_tree(&folder.join(FILLING))?;
+    }
+    if !path.exists() {
+        // A volume's folder has the mode of any directory in a root, until it is filled from there.
+        DirBuilder::new().mode(0o755).create(&path).map_err(|error| cannot("make", &path, &error))?;
+    }
+    let data = File::open(&path).map_err(|error| cannot("open", &path, &error))?.into();
+    let filling = is_empty(&data)?.then_some(lock);
+    Ok(NamedVolume { path, data, filling })
+}
+
+impl NamedVolume {
+    /// Whether it is empty, and no one has filled it meanwhile.
+    pub fn may_be_filled(&self) -> bool {
+        self.filling.is_some()
+    }
+
+    /// Fills it with what the directory `from` has, if it is empty, and lets other runtimes have it. Works by descriptors,
+    /// so the state folder may be out of sight; /proc may not.
+    ///
+    /// # Errors
+    /// Those of [`copy_contents`](crate::tree::copy_contents); the next runtime then removes what was copied.
+    pub fn fill(&mut self, from: &OwnedFd) -> Result<()> {
+        let Some(folder) = self.filling.take() else { return Ok(()) };
+        let mark = |what: &str, errno| Error::from_errno(format!("{what} {FILLING} of a volume"), errno);
+        let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        openat(&*folder, FILLING, flags, Mode::S_IRUSR).map_err(|errno| mark("make", errno))?;
+        copy_contents_at(from, &self.data)?;
+        unlinkat(&*folder, FILLING, UnlinkatFlags::NoRemoveDir).map_err(|errno| mark("remove", errno))
+    }
+
+    /// Lets other runtimes have it, filled or not.
+    pub fn release(&mut self) {
+        self.filling = None;
+    }
+}
+
+/// Removes folders whose lock is free.
+fn sweep(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))?;
+    let mut swept = 0;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        // A living one's lock is taken.
+        let Ok(Some(_lock)) = lock(&path, FlockArg::LockExclusiveNonblock) else { continue };
+        // One that cannot be removed must not keep containers from running.
+        if let Err(error) = remove_folder(&path) {
+            tell(format_args!("congo: {error}, so what a killed container has left stays there"));
+        }
+        swept += 1;
+        if swept == SWEPT_AT_ONCE {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a container's folder, unless something is mounted there: to remove it would empty that, too.
+fn remove_folder(path: &Path) -> Result<()> {
+    match mounts_beneath(path)? {
+        Some(mount) => {
+            Err(Error::new(format!("remove {}: something is mounted on {}", path.display(), mount.display()))
+                .hint(format!("umount {}", mount.display())))
+        }
+        None => remove_tree(path),
+    }
+}
+
+/// Makes `state/name`, for its owner only, and the folders above it.
+fn make_folder(state: &Path, name: &str) -> Result<PathBuf> {
+    if !state.exists() {
+        fs::create_dir_all(state).map_err(|error| cannot("make", state, &error))?;
+    }
+    let folder = state.join(name);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.map_err(|error| cannot("make", &folder, &error)).map(|()| folder)
+}
+
+/// Locks a folder; `None` when it was removed meanwhile.
+fn lock(folder: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
+    let file = match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(|error| cannot("open", folder, &error))?,
+    };
+    let lock = Flock::lock(file, how)
+        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", folder.display()), errno))?;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let same = match (lock.metadata(), fs::symlink_metadata(folder)) {
+        (Ok(locked), Ok(there)) => identity(locked) == identity(there),
+        _ => false,
+    };
+    Ok(same.then_some(lock))
+}
+
+/// Twelve digits that nobody can guess.
+fn new_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/uuid");
+    let uuid = fs::read_to_string(path).map_err(|error| cannot("read", path, &error))?;
+    Ok(uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect())
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
+    Error::from_io(format!("{verb} {}", path.display()), error)
+}

@@ -1,0 +1,285 @@
+//! What is a volume, a mount, a tmpfs, and what is none.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::values::{mount, tmpfs};
+
+fn bytes(bytes: &[u8]) -> OsString {
+    OsString::from_vec(bytes.to_vec())
+}
+
+/// `SRC DST ro|rw`, and what differs from what holds without options.
+fn told(volume: &Volume) -> String {
+    let source = match &volume.source {
+        Source::Host(path) => path.display().to_string(),
+        Source::Named(name) => name.clone(),
+        Source::Anonymous => "-".into(),
+    };
+    let mut text =
+        format!("{source} {} {}", volume.target.display(), if volume.read_only { "ro" } else { "rw" });
+    if volume.propagation != Propagation::RPrivate {
+        text += &format!(" {:?}", volume.propagation);
+    }
+    if !volume.copy {
+        text += " nocopy";
+    }
+    text
+}
+
+#[test]
+fn volumes() {
+    for (text, expected) in [
+        ("/srv/www:/www", "/srv/www /www rw"),
+        ("/srv/www:/www:ro", "/srv/www /www ro"),
+        ("/srv/www:/www:rw,rslave", "/srv/www /www rw RSlave"),
+        ("/srv:/www:shared,z,ro,Z", "/srv /www ro Shared"),
+        ("/:/host:rw", "/ /host rw"),
+        ("data:/data", "data /data rw"),
+        ("a1_.-:/data:nocopy,ro", "a1_.- /data ro nocopy"),
+        ("/data", "- /data rw"),
+        ("/data:ro", "- /data ro"),
+        ("/data:nocopy", "- /data rw nocopy"),
+        ("data:/a//./b/../c/", "data /a/c rw"),
+        ("data:/../../a", "data /a rw"),
+        ("/a b:/ä\n", "/a b /ä\n rw"),
+        // A path that reads like an option is a path.
+        ("/srv:/ro", "/srv /ro rw"),
+    ] {
+        let volume = volume(text.into()).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        assert_eq!(told(&volume), expected, "{text:?}");
+        assert!(volume.create_source, "{text:?}");
+    }
+    let here = std::env::current_dir().unwrap();
+    for (text, path) in
+        [(".", ""), ("./x", "x"), ("..", ".."), ("../x/./y", "../x/y"), ("./a/../b", "a/../b")]
+    {
+        let source = volume(format!("{text}:/x").into()).unwrap().source;
+        let expected: PathBuf = here.join(path).components().collect();
+        assert_eq!(source, Source::Host(expected), "{text:?}");
+    }
+    let volume = volume(bytes(b"/\xff:/\xfe")).unwrap();
+    assert_eq!(volume.source, Source::Host(bytes(b"/\xff").into()));
+    assert_eq!(volume.target, PathBuf::from(bytes(b"/\xfe")));
+}
+
+#[test]
+fn what_is_no_volume() {
+    for (text, error) in [
+        ("", "expected SRC:DST"),
+        (":", "expected SRC:DST"),
+        (":/x", "expected SRC:DST"),
+        ("/x:", "expected SRC:DST"),
+        ("/a:/b:ro:x", "expected SRC:DST"),
+        ("data", "expected an absolute path"),
+        ("data:x", "expected an absolute path"),
+        ("/srv:x", "expected an absolute path"),
+        ("data:ro", "expected an absolute path"),
+        ("/srv:.", "expected an absolute path"),
+        ("/", "expected another path than /"),
+        ("/srv:/", "expected another path than /"),
+        ("/srv:/a/..", "expected another path than /"),
+        ("/srv://.", "expected another path than /"),
+        ("x:/x", "expected a name of 2 to 255"),
+        ("a/b:/x", "expected a name of 2 to 255"),
+        ("-a:/x", "expected a name of 2 to 255"),
+        (".hidden:/x", "expected a name of 2 to 255"),
+        ("~/x:/x", "expected a name of 2 to 255"),
+        ("data\n:/x", "expected a name of 2 to 255"),
+        ("/srv:/x:", "expected options"),
+        ("/srv:/x:Ro", "expected options"),
+        ("/srv:/x:ro,", "expected options"),
+        ("/srv:/x:exec", "expected options"),
+        ("/srv:/x:ro,rw", "expected ro or rw, not both"),
+        ("/srv:/x:slave,shared", "expected one propagation"),
+        ("data:/x:slave", "expected a propagation for a path"),
+        ("/srv:/x:nocopy", "a path of the host is never filled"),
+        ("/srv\0:/x", "a path cannot have a NUL"),
+    ] {
+        let told = volume(text.into()).unwrap_err();
+        assert!(told.starts_with(error), "{text:?}: {told}");
+    }
+    assert!(volume(format!("{}:/x", "a".repeat(256)).into()).is_err());
+    assert!(volume("x:/x".into()).unwrap_err().contains("starts with /, ./ or ../"));
+}
+
+#[test]
+fn mounts() {
+    for (text, expected) in [
+        ("type=bind,source=/srv,target=/www", "/srv /www rw nocopy"),
+        ("type=bind,src=/srv,dst=/www,readonly", "/srv /www ro nocopy"),
+        ("destination=/www,SRC=/srv,Type=BIND,ro=true", "/srv /www ro nocopy"),
+        ("type=bind,src=/srv,dst=/www,ro=false", "/srv /www rw nocopy"),
+        ("type=bind,src=/srv,dst=/w,bind-propagation=shared", "/srv /w rw Shared nocopy"),
+        ("type=volume,source=data,target=/data", "data /data rw"),
+        ("source=data,target=/data,volume-nocopy", "data /data rw nocopy"),
+        ("source=data,target=/data,volume-nocopy=false", "data /data rw"),
+        ("target=/data", "- /data rw"),
+        ("target=/data,source=", "- /data rw"),
+        ("type=bind,src=/a:b,dst=/c:d", "/a:b /c:d rw nocopy"),
+        ("type=bind,\"src=/a,b\",dst=/c", "/a,b /c rw nocopy"),
+        ("type=bind,\"src=/a \"\"b\"\"\",\"dst=/c\"", "/a \"b\" /c rw nocopy"),
+        ("type=bind,src=/a=b,dst=/c", "/a=b /c rw nocopy"),
+    ] {
+        match mount(text.into()) {
+            Ok(Mount::Volume(volume)) => {
+                assert_eq!(told(&volume), expected, "{text:?}");
+                assert!(!volume.create_source, "{text:?}");
+            }
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+    let data_only = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let text = "type=tmpfs,tmpfs-size=1m,target=/a,ro,tmpfs-mode=0700";
+    let Ok(Mount::Tmpfs(tmpfs)) = mount(text.into()) else { panic!("{text}") };
+    assert_eq!((tmpfs.options.as_str(), tmpfs.flags), ("size=1048576,mode=700", data_only));
+    assert!(tmpfs.read_only);
+    let mount = mount(bytes(b"type=bind,src=/\xff,dst=/\xfe")).unwrap();
+    assert_eq!(mount.target(), bytes(b"/\xfe"));
+}
+
+#[test]
+fn what_is_no_mount() {
+    for (text, error) in [
+        ("", "expected KEY=VALUE"),
+        ("/srv:/x", "expected KEY=VALUE"),
+        ("target=/x,", "expected KEY=VALUE"),
+        ("target=/x,size=1m", "expected KEY=VALUE"),
+        ("target=/x, readonly", "expected KEY=VALUE"),
+        ("target", "expected a value: target=…"),
+        ("type,target=/x", "expected a value: type=…"),
+        ("source=data", "expected a target"),
+        ("target=x", "expected an absolute path"),
+        ("target=/", "expected another path than /"),
+        ("type=nfs,target=/x", "expected type=bind, type=volume or type=tmpfs"),
+        ("type=,target=/x", "expected type=bind"),
+        ("type=bind,target=/x", "expected a source that starts with /"),
+        ("type=bind,source=data,target=/x", "expected a source that starts with /"),
+        ("type=volume,source=/srv,target=/x", "expected a name of 2 to 255"),
+        ("target=/x,dst=/y", "expected target once"),
+        ("target=/x,ro,readonly=true", "expected readonly once"),
+        ("target=/x,ro=yes", "expected readonly=true or readonly=false"),
+        ("target=/x,bind-propagation=slave", "type=volume takes no bind-propagation"),
+        ("type=bind,src=/s,target=/x,volume-nocopy", "type=bind takes no volume-nocopy"),
+        ("type=bind,src=/s,target=/x,bind-propagation=x", "expected bind-propagation="),
+        ("type=tmpfs,source=/s,target=/x", "type=tmpfs takes no source"),
+        ("type=tmpfs,target=/x,tmpfs-size=0", "expected a size of at least"),
+        ("type=tmpfs,target=/x,tmpfs-mode=9", "expected a mode"),
+        ("type=volume,target=/x,tmpfs-mode=700", "type=volume takes no tmpfs-mode"),
+        ("\"target=/x", "expected a double quote only"),
+        ("\"target=/x\"y", "expected a double quote only"),
+        ("target=\"/x\"", "expected a double quote only"),
+        ("target=/x\0", "a path cannot have a NUL"),
+    ] {
+        let told = mount(text.into()).unwrap_err();
+        assert!(told.starts_with(error), "{text:?}: {told}");
+    }
+}
+
+#[test]
+fn tmpfs_and_what_is_none() {
+    let data_only = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    for (text, target, options, flags, read_only) in [
+        ("/run", "/run", "", data_only, false),
+        ("/run/:size=64m,mode=1777", "/run", "size=67108864,mode=1777", data_only, false),
+        ("/a:size=50%", "/a", "size=50%", data_only, false),
+        ("/a:ro,exec", "/a", "", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, true),
+        ("/a:suid,dev,exec,mode=755", "/a", "mode=755", MsFlags::empty(), false),
+        ("/a:exec,noexec,ro,rw", "/a", "", data_only, false),
+    ] {
+        let read = tmpfs(text.into()).unwrap();
+        assert_eq!((read.target.as_path(), read.options.as_str()), (Path::new(target), options), "{text:?}");
+        assert_eq!((read.flags, read.read_only), (flags, read_only), "{text:?}");
+    }
+    for (text, error) in [
+        ("", "expected an absolute path"),
+        ("run", "expected an absolute path"),
+        ("/", "expected another path than /"),
+        ("/a:", "expected options"),
+        ("/a:size", "expected options"),
+        ("/a:uid=0", "expected options"),
+        ("/a:noexec:ro", "expected options"),
+        ("/a:size=", "expected"),
+        ("/a:size=0", "expected a size of at least"),
+        ("/a:size=101%", "expected a size of 1% to 100%"),
+        ("/a:size=-1", "expected"),
+        ("/a:mode=", "expected a mode"),
+        ("/a:mode=17777", "expected a mode"),
+        ("/a:mode=+7", "expected a mode"),
+    ] {
+        let told = tmpfs(text.into()).unwrap_err();
+        assert!(told.starts_with(error), "{text:?}: {told}");
+    }
+}
+
+#[test]
+fn names_to_keep() {
+    assert_eq!(keep_name("web-1.layer_2").as_deref(), Ok("web-1.layer_2"));
+    for name in ["", "a", "..", "../x", "a/b", "-a", "a b", "é"] {
+        assert!(keep_name(name).unwrap_err().starts_with("expected a name"), "{name:?}");
+    }
+}
+
+#[test]
+fn a_target_twice() {
+    let targets = ["/a", "/a/b", "/b"].map(Path::new);
+    assert_eq!(check_targets(targets), Ok(()));
+    let error = check_targets(targets.into_iter().chain([Path::new("/a/b")])).unwrap_err();
+    assert_eq!(error.to_string(), "/a/b: two volumes have this DST");
+}
+
+/// A path of any bytes but NUL, and without what has a meaning in `forbidden`.
+fn a_path(forbidden: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(1u8.., 1..20).prop_map(move |bytes| {
+        let plain = bytes.into_iter().filter(|byte| !forbidden.contains(byte));
+        b"/x".iter().copied().chain(plain).collect()
+    })
+}
+
+/// As the kernel counts names: none empty, none that goes up.
+fn is_clean(path: &Path) -> bool {
+    let rebuilt: PathBuf = path.components().collect();
+    rebuilt.as_os_str() == path.as_os_str()
+        && path.is_absolute()
+        && path.components().skip(1).all(|part| matches!(part, Component::Normal(_)))
+        && path.parent().is_some()
+}
+
+proptest! {
+    #[test]
+    fn any_path_without_a_colon_is_taken_by_volume(source in a_path(b":"), target in a_path(b":/.")) {
+        let text = [&source[..], b":", &target, b":ro"].concat();
+        let read = volume(OsString::from_vec(text)).unwrap();
+        prop_assert_eq!(read.source, Source::Host(OsString::from_vec(source).into()));
+        prop_assert_eq!(read.target.as_os_str().as_bytes(), &target[..]);
+    }
+
+    /// Quoted as CSV has it, every path can be given to `--mount`.
+    #[test]
+    fn any_path_at_all_is_taken_by_mount(source in a_path(b""), target in a_path(b"/.")) {
+        let quoted = |key: &str, path: &[u8]| {
+            let doubled = path.iter().flat_map(|&byte| if byte == b'"' { vec![byte; 2] } else { vec![byte] });
+            [b"\"", key.as_bytes(), &doubled.collect::<Vec<_>>(), b"\""].concat()
+        };
+        let text = [&b"type=bind,"[..], &quoted("src=", &source), b",", &quoted("dst=", &target)].concat();
+        let Ok(Mount::Volume(read)) = mount(OsString::from_vec(text)) else { panic!("not taken") };
+        prop_assert_eq!(read.source, Source::Host(OsString::from_vec(source).into()));
+        prop_assert_eq!(read.target.as_os_str().as_bytes(), &target[..]);
+    }
+
+    /// Whatever is taken has a target that can be mounted on, and a name that can be a folder's.
+    #[test]
+    fn what_is_taken_is_clean(text in r"[-/.:,a-z]{0,30}|(/[a.]{1,3}){1,4}(:(/[b.]{0,3}){1,3}){0,2}") {
+        if let Ok(read) = volume((&text).into()) {
+            prop_assert!(is_clean(&read.target), "{:?}", read.target);
+            match read.source {
+                Source::Named(name) => prop_assert!(!name.contains('/') && !name.starts_with('.')),
+                Source::Host(path) => prop_assert!(path.is_absolute()),
+                Source::Anonymous => {}
+            }
+        }
+        if let Ok(read) = tmpfs((&text).into()) {
+            prop_assert!(is_clean(&read.target), "{:?}", read.target);
+        }
+    }
+}

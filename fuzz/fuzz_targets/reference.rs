@@ -1,0 +1,22 @@
+//! The values of `--image` and `--commit`. What is read is what was written, and an error is one short line.
+
+#![no_main]
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use common::image::{reference, target};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let value = OsString::from_vec(input.to_vec());
+    for read in [reference(value.clone()), target(value.clone())] {
+        match read {
+            Ok(read) => {
+                let tag = read.tag.map(|tag| format!(":{tag}")).unwrap_or_default();
+                assert_eq!([read.path.as_os_str().as_bytes(), tag.as_bytes()].concat(), input);
+            }
+            Err(error) => assert!(!error.contains('\n') && error.len() < 200, "{error}"),
+        }
+    }
+});
