@@ -90,7 +90,7 @@ fn lab(args: &Args) -> Result<ExitCode> {
 fn steps_programs() -> Result<Vec<PathBuf>> {
     let steps = workspace::steps()?;
     let names: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
-    let folder = workspace::build(&names, Build::StaticRelease)?;
+    let folder = workspace::build(&names, Build::StaticLab)?;
     Ok(names.iter().map(|name| folder.join(name)).collect())
 }
 

@@ -62,6 +62,8 @@ pub enum Build {
     /// the static C library, and a proc macro cannot be linked so: hence `--target`, which keeps the flag from
     /// them.
     StaticRelease,
+    /// The same, but for optimising all of a program as a whole, for which the lab would have to wait minutes.
+    StaticLab,
 }
 
 /// Builds packages' binaries and returns the folder in which they lie.
@@ -74,7 +76,10 @@ pub fn build(packages: &[&str], how: Build) -> Result<PathBuf> {
     for package in packages {
         cargo.args(["--package", package]);
     }
-    if how == Build::StaticRelease {
+    if how == Build::StaticLab {
+        cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    }
+    if how != Build::Debug {
         cargo.args(["--release", "--target", &host_tuple()?]);
         // At a fixed address: what can be anywhere must be relocated at each start, which touches most pages.
         cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");

@@ -121,7 +121,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let guests: Vec<_> = GUESTS.into_iter().filter(wanted).collect();
     let steps = workspace::steps()?;
     let names: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
-    let folder = workspace::build(&[names.as_slice(), &["xtask"]].concat(), Build::StaticRelease)?;
+    let folder = workspace::build(&[names.as_slice(), &["xtask"]].concat(), Build::StaticLab)?;
     let programs: Vec<_> = names.iter().chain(&["xtask"]).map(|name| folder.join(name)).collect();
 
     let checked = if args.last { &names[names.len() - 1..] } else { &names[..] };
