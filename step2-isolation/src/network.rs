@@ -35,8 +35,12 @@ impl Network {
     /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
     pub fn prepare(options: &cli::Network) -> Result<Network> {
         options.check()?;
-        // What others have left need not keep a container from running that needs no bridge.
-        bridge::sweep().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
+        let swept = bridge::sweep();
+        match options.network {
+            NetworkMode::Bridge => swept?,
+            // What others have left need not keep a container from running that needs no bridge.
+            _ => swept.unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME"))),
+        }
         Ok(match options.network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,

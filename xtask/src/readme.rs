@@ -10,8 +10,8 @@
 //! ```
 //!
 //! All commands of a block go to one shell, so variables, files and `$?` last. Each block has a folder of its
-//! own, in which the workspace lies as in a clone, and as root a network of its own. `console,root` runs only as root; `console,ignore=REASON`
-//! never. What is shown as a session without being marked so is an error, since nobody would run it.
+//! own, in which the workspace lies as in a clone, and as root a network of its own. `console,root` runs only as
+//! root; `console,ignore=REASON` never. What is shown as a session without being marked so is an error, since nobody would run it.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -34,6 +34,9 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "terminal.complete", "All that the command writes arrives, up to its last line.", complete)
         .not_new()
         .hint("After the command has ended there may be more to read: until read(2) says EIO."),
+    Check::since(2, "terminal.unread", "The runtime ends though nobody reads its terminal any more.", unread)
+        .not_new()
+        .hint("A write to a full terminal does not return: do not wait for it for ever."),
     Check::since(2, "terminal.piped", "With stdout elsewhere stdin is /dev/null, and what is typed is left for who comes next.", piped)
         .hint("The usual filter: `runtime … | less`. Two readers of one terminal take each other's keys."),
     Check::since(2, "terminal.piped-interactive", "With -i the keys reach the command, though stdout is elsewhere.", piped_interactive)
@@ -208,6 +211,28 @@ fn complete(subject: &Subject) -> Checked {
         expect("the exit status", Some(0), terminal.exit_status()?)?;
     }
     Ok(())
+}
+
+fn unread(subject: &Subject) -> Checked {
+    let no_terminal = |error: pty_process::Error| Failure::new("a pseudo-terminal", error);
+    let (pty, pts) = pty_process::blocking::open().map_err(no_terminal)?;
+    let command = pty_process::blocking::Command::new(subject.binary());
+    let mut runtime =
+        command.args(["--init", "yes"]).envs(subject.environment()).spawn(pts).map_err(no_terminal)?;
+    let pid = Process(runtime.id().cast_signed());
+    // It has begun, and the terminal is full: the runtime's own thread waits in its write.
+    let full = || pid.descendants().iter().any(|process| process.command_line() == "yes");
+    let begun = eventually(LIMIT, full);
+    thread::sleep(Duration::from_millis(500));
+    kill(Pid::from_raw(pid.0), Signal::SIGTERM)?;
+    let ended = begun && eventually(LIMIT, || !matches!(runtime.try_wait(), Ok(None)));
+    if !ended {
+        let _ = runtime.kill();
+    }
+    let status = runtime.wait()?;
+    drop(pty);
+    ensure(ended, || Failure::new("the runtime ends after SIGTERM", "it still runs"))?;
+    expect("the exit status", Some(143), status.code())
 }
 
 fn piped(subject: &Subject) -> Checked {

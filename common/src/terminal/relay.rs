@@ -9,7 +9,10 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,15 +27,18 @@ use crate::process::{close_all_but, fork, heeds};
 use crate::pty::{set_window_size, window_size};
 use crate::syscall::call;
 
+/// How long the caller's terminal may take nothing before it counts as one that nobody reads.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What Ctrl-C sends.
 const INTERRUPT: u8 = 3;
 
-/// The copying, until it is dropped; then all that the container wrote has arrived.
+/// The copying, until it is dropped; then all that the container wrote has arrived, unless nobody reads it.
 #[derive(Debug)]
 pub(crate) struct Relay {
     main: Arc<File>,
     caller: Option<Caller>,
-    screen: Option<JoinHandle<()>>,
+    screen: Screen,
     /// Closed, it ends the threads.
     stop: Option<PipeWriter>,
     raw: Option<Raw>,
@@ -50,13 +56,12 @@ impl Relay {
             Stream::Own => Caller::Stdout,
             _ => Caller::Stderr,
         };
-        let (from, until) = (Arc::clone(&main), Arc::clone(&stopped));
-        let screen = thread::spawn(move || copy_screen(&from, to_caller, &until));
+        let screen = Screen::copy(Arc::clone(&main), to_caller, Arc::clone(&stopped));
         if streams.keys {
             let to = Arc::clone(&main);
             thread::spawn(move || copy_keys(&to, &stopped, first));
         }
-        Ok(Relay { main, caller: streams.caller, screen: Some(screen), stop: Some(stop), raw })
+        Ok(Relay { main, caller: streams.caller, screen, stop: Some(stop), raw })
     }
 
     /// Makes the container's terminal as large as the caller's has become. The kernel tells the container.
@@ -70,10 +75,43 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(screen) = self.screen.take() {
-            let _ = screen.join();
-        }
+        self.screen.wait();
         drop(self.raw.take());
+    }
+}
+
+/// The thread that copies the screen.
+#[derive(Debug)]
+struct Screen {
+    /// How many bytes the caller's terminal has taken.
+    shown: Arc<AtomicU64>,
+    /// Disconnected when the thread ends.
+    ended: Receiver<()>,
+}
+
+impl Screen {
+    fn copy(main: Arc<File>, to: Caller, stop: Arc<PipeReader>) -> Screen {
+        let (alive, ended) = mpsc::channel();
+        let shown = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&shown);
+        thread::spawn(move || {
+            copy_screen(&main, to, &stop, &count);
+            drop(alive);
+        });
+        Screen { shown, ended }
+    }
+
+    /// Waits for its end, as long as the caller's terminal goes on taking something: a write to one that nobody reads
+    /// never returns.
+    fn wait(&self) {
+        let mut before = None;
+        while self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            let shown = Some(self.shown.load(Ordering::Relaxed));
+            if shown == before {
+                return;
+            }
+            before = shown;
+        }
     }
 }
 
@@ -86,28 +124,25 @@ fn wait(file: impl AsFd, stop: &PipeReader) -> (bool, bool) {
 }
 
 /// Copies until no process has the container's terminal open any more; told to stop, until nothing is left to copy.
-fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader) {
-    let mut buffer = [0; 1 << 14];
+fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64) {
+    // Small, so that even a slow terminal takes one within the time for which its silence is borne.
+    let mut buffer = [0; 1 << 12];
     loop {
         let (readable, stopped) = wait(main, stop);
         if readable {
             match main.read(&mut buffer) {
                 // EIO: the other end is closed.
                 Ok(0) | Err(_) => return,
-                // Whether somebody still reads it: the end of the container must not wait for that.
-                Ok(_) if stopped && !takes(to) => return,
-                Ok(count) => _ = write_all(to, &buffer[..count]),
+                Ok(count) => {
+                    // It fails when the caller's terminal is gone. The container must not wait for what it writes then.
+                    let _ = write_all(to, &buffer[..count]);
+                    shown.fetch_add(count as u64, Ordering::Relaxed);
+                }
             }
         } else if stopped {
             return;
         }
     }
-}
-
-/// Whether a terminal takes more, within a second: one that nobody reads is full at some time.
-fn takes(to: Caller) -> bool {
-    let mut terminal = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut terminal, 1000_u16).is_ok_and(|count| count > 0)
 }
 
 /// Copies keys. Who presses Ctrl-C in vain gets out by pressing it three times in a row, as without a terminal of the
@@ -189,8 +224,9 @@ impl Drop for Raw {
         // It fails where the terminal was hung up, and then there is nothing to restore.
         let _ = call(
             "tcsetattr(3)",
-            || "tcsetattr(0, TCSADRAIN, as before)".into(),
-            || tcsetattr(Caller::Stdin, SetArg::TCSADRAIN, before),
+            // Not TCSADRAIN: all is shown by now, or else it would wait for a terminal that nobody reads.
+            || "tcsetattr(0, TCSANOW, as before)".into(),
+            || tcsetattr(Caller::Stdin, SetArg::TCSANOW, before),
         );
         let _ = self.word.write_all(b"w");
         let _ = waitpid(self.guard, None);
