@@ -212,8 +212,10 @@ fn complete(subject: &Subject) -> Checked {
 
 fn piped(subject: &Subject) -> Checked {
     let container = "sh -c 'readlink /proc/self/fd/0; exec sleep 1000'";
+    // Not sed: busybox's reads the next line before it writes one.
+    let prefix = "while read -r line; do echo \"out=$line\"; done";
     let mut terminal =
-        script(subject, &format!("\"$0\" {container} | sed s/^/out=/; read -r line; echo \"read=$line.\""))?;
+        script(subject, &format!("\"$0\" {container} | {prefix}; read -r line; echo \"read=$line.\""))?;
     expect("stdin", "/dev/null", &terminal.line_after("out=")?)?;
     have_none_of(&terminal)?;
     terminal.enter("typed")?;
