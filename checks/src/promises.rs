@@ -26,6 +26,7 @@ mod own_terminal;
 mod process;
 mod publish;
 mod signals;
+mod storage;
 mod streams;
 mod sysfs;
 mod terminal;
@@ -37,6 +38,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     hostname::CHECKS,
     filesystem::CHECKS,
     devices::CHECKS,
+    storage::CHECKS,
     sysfs::CHECKS,
     ipc::CHECKS,
     network::CHECKS,
@@ -67,6 +69,9 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("namespace", "It has namespaces of its own"),
     ("hostname", "It has a host name of its own"),
     ("root", "It has a root filesystem of its own"),
+    ("overlay", "What it changes in its root goes with it, unless it is to stay"),
+    ("volume", "What is mounted into it stays, and leads nowhere else"),
+    ("image", "It runs an image, and becomes one"),
     ("mounts", "Its mounts stay its own"),
     ("proc", "It has a /proc of its own"),
     ("dev", "It has a minimal /dev"),

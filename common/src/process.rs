@@ -161,6 +161,7 @@ pub struct Child<'a> {
     socket: ParentEnd,
     terminal: &'a Terminal,
     relay: Option<Relay>,
+    stop_signal: Signal,
     ended: bool,
 }
 
@@ -203,7 +204,7 @@ pub fn clone<'a>(
     if let Terminal::Shared(terminal) = terminal {
         terminal.give_to(pid);
     }
-    Ok(Child { pid, socket: parent_end, terminal, relay: None, ended: false })
+    Ok(Child { pid, socket: parent_end, terminal, relay: None, stop_signal: Signal::SIGTERM, ended: false })
 }
 
 fn clone_line(flags: CloneFlags, in_cgroup: bool) -> String {
@@ -269,6 +270,11 @@ impl Child<'_> {
         self.socket.go()
     }
 
+    /// Says which signal asks the command to end, where it is not SIGTERM: it gets that one instead.
+    pub fn stop_by(&mut self, signal: Option<Signal>) {
+        self.stop_signal = signal.unwrap_or(Signal::SIGTERM);
+    }
+
     /// Takes the main end of the terminal that the child opens, if it is to have one, and begins to copy between it and
     /// the caller's, which is raw from here on. Waits until the child has come so far.
     ///
@@ -315,6 +321,8 @@ impl Child<'_> {
             } else if from_terminal && signal == Signal::SIGHUP {
                 // The terminal is gone, and nobody can reach the container any more.
                 self.send(Signal::SIGKILL);
+            } else if signal == Signal::SIGTERM {
+                self.send(self.stop_signal);
             } else if !from_terminal || !self.terminal.reaches_container() {
                 self.send(signal);
             }

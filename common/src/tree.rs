@@ -53,6 +53,17 @@ pub fn copy_contents_at(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     })
 }
 
+/// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute `trusted.overlay.opaque`.
+pub fn is_opaque(path: &Path) -> bool {
+    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()) else { return false };
+    let mut value = [0_u8];
+    // SAFETY: both strings end in NUL, and the kernel writes at most one byte.
+    let length = unsafe {
+        libc::lgetxattr(path.as_ptr(), c"trusted.overlay.opaque".as_ptr(), value.as_mut_ptr().cast(), 1)
+    };
+    length == 1 && value == *b"y"
+}
+
 /// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine.
 ///
 /// # Errors

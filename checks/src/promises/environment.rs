@@ -145,9 +145,11 @@ fn workdir_default(subject: &Subject) -> Checked {
 fn starts_in(subject: &Subject, workdir: &str, expected: &str) -> Checked {
     let root = subject.root()?;
     let container = subject.hold(&["--rootfs", root, "--workdir", workdir])?;
-    let folder = identity(container.first()?.path("cwd/."))?;
-    let expected = format!("{root}{expected}");
-    let same = identity(&expected).is_ok_and(|it| it == folder);
+    let first = container.first()?;
+    let folder = identity(first.path("cwd/."))?;
+    // In the container's own root, which need not be the directory itself: it may be a layer above it.
+    let inside = first.path("root").join(expected.trim_start_matches('/'));
+    let same = identity(inside).is_ok_and(|it| it == folder);
     ensure(same, || {
         Failure::new(
             format!("with --workdir {workdir} the command starts in {expected}"),

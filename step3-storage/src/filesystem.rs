@@ -1,0 +1,105 @@
+//! What the container sees as `/`: mounts of its own, another root, and the two trees that make it usable.
+//!
+//! Kernel objects: the mount namespace that clone made, the root directory of the process, a proc and a tmpfs
+//! filesystem. Order: private first, or the host would get our mounts; then the root; then what is mounted in
+//! it, so that every path, and every symbolic link in it, is resolved inside.
+//! Man pages: mount_namespaces(7), mount(2), pivot_root(2), proc(5), tmpfs(5).
+
+use std::path::Path;
+
+use common::Result;
+use common::syscall::{chdir, mkdir, mknod, mount, pivot_root, symlink, umask, umount2};
+use nix::mount::{MntFlags, MsFlags};
+
+/// Cuts the link between the host's mounts and their copies in this namespace.
+///
+/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this, the
+/// container's /proc and /dev would appear on the host, in the root's folder, and stay there.
+pub fn make_mounts_private() -> Result<()> {
+    mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
+}
+
+/// Makes the mount at `root` the root of this mount namespace, and gives up the host's.
+///
+/// chroot would only change where paths begin, and leave the host mounted, for a root process to climb back to. Here the
+/// host's root is unmounted from the namespace, so no path, descriptor or `..` of the container leads there.
+pub fn enter_root(root: &Path) -> Result<()> {
+    chdir(root)?;
+    // "." for both: no folder is needed in the new root to put the old one. It then lies on top of the new one, and is
+    // what "." means, until it is detached.
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
+}
+
+/// Mounts a proc filesystem, which shows the PID namespace of the process that mounts it: the container's.
+pub fn mount_proc() -> Result<()> {
+    mkdir("/proc", 0o555)?;
+    // Nothing in /proc is to be executed, opened as a device, or run with other rights.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount("proc", "/proc", "proc", flags, "")
+}
+
+/// The devices that programs take for granted, with their numbers from the kernel's admin-guide/devices.
+const DEVICES: [(&str, (u64, u64)); 6] = [
+    ("/dev/null", (1, 3)),
+    ("/dev/zero", (1, 5)),
+    ("/dev/full", (1, 7)),
+    ("/dev/random", (1, 8)),
+    ("/dev/urandom", (1, 9)),
+    // The terminal of whoever opens it, so it may be shared.
+    ("/dev/tty", (5, 0)),
+];
+
+/// Fills /dev with these devices, and not with the host's disks and memory.
+///
+/// On a tmpfs, so that they are gone with the namespace and never get into the root on disk.
+pub fn mount_dev() -> Result<()> {
+    mkdir("/dev", 0o755)?;
+    // No MS_NODEV: this is the one place where devices must work.
+    mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID, "mode=755,size=65536k")?;
+    // The caller's umask would take the write permission for other users from /dev/null.
+    umask(0o000);
+    for (path, number) in DEVICES {
+        mknod(path, 0o666, number)?;
+    }
+    // What a container's files get, as Docker has it, whatever the caller's umask was.
+    umask(0o022);
+    // A shell's `<(…)` and programs told to write to "/dev/stdout" need these.
+    symlink("/proc/self/fd", "/dev/fd")?;
+    symlink("/proc/self/fd/0", "/dev/stdin")?;
+    symlink("/proc/self/fd/1", "/dev/stdout")?;
+    symlink("/proc/self/fd/2", "/dev/stderr")
+}
+
+/// Mounts the kernel's own view of itself: among much else, the links of the network namespace of the process that
+/// mounts it. Read-only, as most of it is the host's.
+pub fn mount_sys() -> Result<()> {
+    mkdir("/sys", 0o555)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    mount("sysfs", "/sys", "sysfs", flags, "")
+}
+
+/// Mounts pseudo-terminals of the container's own: each devpts counts from 0, and shows only those opened by its
+/// `ptmx`.
+pub fn mount_pts() -> Result<()> {
+    mkdir("/dev/pts", 0o755)?;
+    // gid 5 is the group tty, in every distribution: who writes to another user's terminal must be in it.
+    let options = "newinstance,ptmxmode=666,mode=620,gid=5";
+    mount("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, options)?;
+    symlink("pts/ptmx", "/dev/ptmx")
+}
+
+/// Makes the root read-only, and not what is mounted in it: a property of this one mount.
+pub fn make_root_read_only() -> Result<()> {
+    mount("none", "/", "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, "")
+}
+
+/// Makes `path` the working directory, and makes it and those above it where they are missing.
+pub fn enter_workdir(path: &Path) -> Result<()> {
+    let missing: Vec<_> = path.ancestors().filter(|directory| !directory.is_dir()).collect();
+    for directory in missing.iter().rev() {
+        mkdir(directory, 0o755)?;
+    }
+    chdir(path)
+}

@@ -1,0 +1,107 @@
+//! Volumes: folders and files that are not part of the container's root, and outlive it.
+//!
+//! Kernel objects: bind mounts, and tmpfs for what must not last. Order: the sources are opened as mounts that are attached
+//! nowhere while the host is in sight, and attached when it is not any more: whatever links the container's root has, no
+//! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use common::mount::Detached;
+use common::path::{self, Kind};
+use common::state::{NamedVolume, named_volume};
+use common::syscall::mount;
+use common::values::{Mount, Source, Tmpfs, Volume};
+use common::{Error, Result, tell};
+use nix::mount::MsFlags;
+
+/// A volume whose source is open.
+pub enum Opened<'a> {
+    /// A mount that is attached nowhere yet; and what may be filled.
+    Volume(&'a Volume, Detached, Option<NamedVolume>),
+    /// A tmpfs needs no source.
+    Tmpfs(&'a Tmpfs),
+}
+
+/// In the child, while it sees the host: opens the sources, and makes those that may be made. Before the mounts become
+/// private: a volume that is to share later mounts with the host must be a copy that still does.
+pub fn open<'a>(mounts: &'a [Mount], state: &Path, container: &Path) -> Result<Vec<Opened<'a>>> {
+    let mounts = mounts.iter().enumerate();
+    mounts
+        .map(|(number, mount)| match mount {
+            Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs)),
+            Mount::Volume(volume) => {
+                let named = match &volume.source {
+                    Source::Host(path) => return open_host(volume, path),
+                    Source::Named(name) => named_volume(state, name)?,
+                    // Nobody knows its name, so it goes with the container.
+                    Source::Anonymous => named_volume(container, &format!("anonymous-{number}"))?,
+                };
+                let source = Detached::copy_of(&named.path)?;
+                prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(named)))
+            }
+        })
+        .collect()
+}
+
+fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
+    if volume.create_source && !path.exists() {
+        fs::create_dir_all(path)
+            .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
+        tell(format_args!("congo: made the folder {}, which was missing", path.display()));
+    }
+    let source = prepare(volume, Detached::copy_of(path)?)?;
+    Ok(Opened::Volume(volume, source, None))
+}
+
+/// While it is attached nowhere, there is no moment at which it could be written to, or share too much.
+fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
+    source.set_propagation(volume.propagation.flags())?;
+    if volume.read_only {
+        source.make_read_only()?;
+    }
+    Ok(source)
+}
+
+/// In the child, in its root: attaches them, in the order in which they were asked for.
+pub fn attach(volumes: Vec<Opened>) -> Result<()> {
+    let root: OwnedFd = File::open("/").map_err(|error| Error::from_io("open /", &error))?.into();
+    for volume in volumes {
+        match volume {
+            Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, tmpfs)?,
+            Opened::Volume(volume, source, named) => {
+                if let Some(named) = named {
+                    fill(&root, volume, named)?;
+                }
+                let kind = if source.is_directory()? { Kind::Directory } else { Kind::File };
+                // By descriptor: between a look at a path and the mount, somebody who shares this root could put a link
+                // in its place (CVE-2021-30465).
+                let target = path::make_beneath(&root, &volume.target, kind)?;
+                path::check_target(&root, &target, &volume.target)?;
+                source.attach_at(&target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A volume of Congo's own that is empty begins with what the root has at its place.
+fn fill(root: &OwnedFd, volume: &Volume, mut named: NamedVolume) -> Result<()> {
+    if volume.copy
+        && let Ok(from) = path::open_beneath(root, &volume.target)
+        && named.may_be_filled()
+    {
+        named.fill(&from)?;
+    }
+    named.release();
+    Ok(())
+}
+
+fn attach_tmpfs(root: &OwnedFd, tmpfs: &Tmpfs) -> Result<()> {
+    let target = path::make_beneath(root, &tmpfs.target, Kind::Directory)?;
+    path::check_target(root, &target, &tmpfs.target)?;
+    let read_only = if tmpfs.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let place = format!("/proc/self/fd/{}", target.as_raw_fd());
+    mount("tmpfs", place, "tmpfs", tmpfs.flags | read_only, &tmpfs.options)
+}
