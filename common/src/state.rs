@@ -8,8 +8,10 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -108,8 +110,29 @@ pub struct NamedVolume {
     /// Where its data is: what is mounted.
     pub path: PathBuf,
     data: OwnedFd,
-    /// `None` as soon as it is filled.
-    filling: Option<Flock<File>>,
+    /// The volume's folder, locked; `None` as soon as it is filled. A lock belongs to the open file, which a parent and
+    /// its child share: it must not be released when the parent drops its copy of this value.
+    filling: Option<ManuallyDrop<Flock<File>>>,
+}
+
+/// The named volumes of one container, of which one may be mounted at two places.
+#[derive(Debug, Default)]
+pub struct Volumes(BTreeSet<PathBuf>);
+
+impl Volumes {
+    /// Opens one as [`named_volume`] does; the second time so that the first one fills it.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC.
+    pub fn open(&mut self, state: &Path, name: &str) -> Result<NamedVolume> {
+        let path = state.join("volumes").join(name).join("_data");
+        if self.0.insert(path.clone()) {
+            return named_volume(state, name);
+        }
+        // Not to be locked again: this process would wait for itself.
+        let data = File::open(&path).map_err(|error| cannot("open", &path, &error))?.into();
+        Ok(NamedVolume { path, data, filling: None })
+    }
 }
 
 /// Opens the volume of that name, `volumes/NAME/_data`, and makes it if it is missing. Waits while another runtime fills
@@ -117,7 +140,7 @@ pub struct NamedVolume {
 ///
 /// # Errors
 /// EACCES, EROFS, ENOSPC.
-pub fn named_volume(state: &Path, name: &str) -> Result<NamedVolume> {
+fn named_volume(state: &Path, name: &str) -> Result<NamedVolume> {
     let volumes = make_folder(state, "volumes")?;
     let (folder, lock) = loop {
         let folder = make_folder(&volumes, name)?;
@@ -136,7 +159,7 @@ pub fn named_volume(state: &Path, name: &str) -> Result<NamedVolume> {
         DirBuilder::new().mode(0o755).create(&path).map_err(|error| cannot("make", &path, &error))?;
     }
     let data = File::open(&path).map_err(|error| cannot("open", &path, &error))?.into();
-    let filling = is_empty(&data)?.then_some(lock);
+    let filling = is_empty(&data)?.then(|| ManuallyDrop::new(lock));
     Ok(NamedVolume { path, data, filling })
 }
 
@@ -152,7 +175,7 @@ impl NamedVolume {
     /// # Errors
     /// Those of [`copy_contents`](crate::tree::copy_contents); the next runtime then removes what was copied.
     pub fn fill(&mut self, from: &OwnedFd) -> Result<()> {
-        let Some(folder) = self.filling.take() else { return Ok(()) };
+        let Some(folder) = self.filling.take().map(ManuallyDrop::into_inner) else { return Ok(()) };
         let mark = |what: &str, errno| Error::from_errno(format!("{what} {FILLING} of a volume"), errno);
         let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         openat(&*folder, FILLING, flags, Mode::S_IRUSR).map_err(|errno| mark("make", errno))?;
@@ -162,7 +185,7 @@ impl NamedVolume {
 
     /// Lets other runtimes have it, filled or not.
     pub fn release(&mut self) {
-        self.filling = None;
+        drop(self.filling.take().map(ManuallyDrop::into_inner));
     }
 }
 

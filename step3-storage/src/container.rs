@@ -15,7 +15,6 @@ use common::image::{Base, Config, Image, commit};
 use common::process::{self, Environment, Signals};
 use common::syscall::{die_with_parent, sethostname, unshare};
 use common::terminal::Terminal;
-use common::values::Mount;
 use common::{Result, explain, rootfs, tell, values};
 use nix::sched::CloneFlags;
 
@@ -23,6 +22,7 @@ use crate::cli::Cli;
 use crate::ipc::Ipc;
 use crate::network::Network;
 use crate::overlay::Layers;
+use crate::volume::Opened;
 use crate::{cgroup, environment, filesystem, image, init, names, rlimit, terminal, volume};
 
 /// The exit status of a command that SIGKILL ended.
@@ -30,9 +30,7 @@ const KILLED: u8 = 128 + 9;
 
 /// What the parent finds out and makes before there is a child, which goes on from a copy of it.
 struct Plan {
-    state: PathBuf,
     layers: Layers,
-    mounts: Vec<Mount>,
     command: Vec<OsString>,
     workdir: PathBuf,
     environment: Environment,
@@ -80,13 +78,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let cgroup = cgroup::create(&cli.limits)?;
     let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
     let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
-    let workdir = image::workdir(cli, &config);
+    let volumes = volume::open(&mounts, &state, &layers.folder.path)?;
     let plan = Plan {
-        state,
         layers,
-        mounts,
         command,
-        workdir,
+        workdir: image::workdir(cli, &config),
         environment,
         terminal,
         signals,
@@ -106,7 +102,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
     let in_cgroup = plan.cgroup.v2_directory();
     let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent, born_in_cgroup| {
-        become_command(cli, &plan, parent, born_in_cgroup)
+        become_command(cli, &plan, volumes, parent, born_in_cgroup)
     })?;
     plan.network.connect(child.pid())?;
     child.go()?;
@@ -138,7 +134,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
-fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup: bool) -> Result<Infallible> {
+fn become_command(
+    cli: &Cli,
+    plan: &Plan,
+    volumes: Vec<Opened>,
+    parent: &mut ChildEnd,
+    born_in_cgroup: bool,
+) -> Result<Infallible> {
     // The kernel kills us when the parent dies, and with us, as we are PID 1, all of the container. First this, then
     // wait: a parent that died before the first line is noticed by the second.
     die_with_parent()?;
@@ -149,8 +151,6 @@ fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup:
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     plan.network.configure()?;
 
-    // First, as the mounts still share with the host what is mounted later.
-    let volumes = volume::open(&plan.mounts, &plan.state, &plan.layers.folder.path)?;
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
     plan.layers.mount()?;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use common::mount::Detached;
 use common::path::{self, Kind};
-use common::state::{NamedVolume, named_volume};
+use common::state::{NamedVolume, Volumes};
 use common::syscall::mount;
 use common::values::{Mount, Source, Tmpfs, Volume};
 use common::{Error, Result, tell};
@@ -24,9 +24,9 @@ pub enum Opened<'a> {
     Tmpfs(&'a Tmpfs),
 }
 
-/// In the child, while it sees the host: opens the sources, and makes those that may be made. Before the mounts become
-/// private: a volume that is to share later mounts with the host must be a copy that still does.
+/// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
 pub fn open<'a>(mounts: &'a [Mount], state: &Path, container: &Path) -> Result<Vec<Opened<'a>>> {
+    let mut volumes = Volumes::default();
     let mounts = mounts.iter().enumerate();
     mounts
         .map(|(number, mount)| match mount {
@@ -34,9 +34,9 @@ pub fn open<'a>(mounts: &'a [Mount], state: &Path, container: &Path) -> Result<V
             Mount::Volume(volume) => {
                 let named = match &volume.source {
                     Source::Host(path) => return open_host(volume, path),
-                    Source::Named(name) => named_volume(state, name)?,
+                    Source::Named(name) => volumes.open(state, name)?,
                     // Nobody knows its name, so it goes with the container.
-                    Source::Anonymous => named_volume(container, &format!("anonymous-{number}"))?,
+                    Source::Anonymous => volumes.open(container, &format!("anonymous-{number}"))?,
                 };
                 let source = Detached::copy_of(&named.path)?;
                 prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(named)))

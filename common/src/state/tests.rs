@@ -194,3 +194,22 @@ fn a_volume_that_was_filled_by_half_is_filled_anew() {
     let volume = named_volume(home.path(), "data").unwrap();
     assert!(!volume.may_be_filled() && volume.path.join("own").exists());
 }
+
+#[test]
+fn a_volume_at_two_places_is_filled_once() {
+    let home = tempfile::tempdir().unwrap();
+    let mut volumes = Volumes::default();
+    let first = volumes.open(home.path(), "data").unwrap();
+    let second = volumes.open(home.path(), "data").unwrap();
+    assert!(first.may_be_filled() && !second.may_be_filled());
+    assert_eq!(first.path, second.path);
+}
+
+#[test]
+fn a_lock_outlives_the_copy_of_it_that_a_parent_drops() {
+    let home = tempfile::tempdir().unwrap();
+    let volume = named_volume(home.path(), "data").unwrap();
+    let folder = home.path().join("volumes/data");
+    drop(volume);
+    assert!(lock(&folder, FlockArg::LockExclusiveNonblock).is_err());
+}
