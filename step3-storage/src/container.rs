@@ -165,6 +165,9 @@ fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup:
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;
+    // Before the container names a path: by /proc/self/fd/N one would lead to the host, through each folder of it that this
+    // process has open (CVE-2024-21626).
+    parent.close_all_others()?;
     filesystem::enter_workdir(&plan.workdir)?;
     if cli.root.read_only {
         filesystem::make_root_read_only()?;
@@ -174,7 +177,5 @@ fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup:
         init::stay_behind(&plan.signals)?;
     }
     terminal::open_own(&plan.terminal, parent)?;
-    // Last, as /proc is read for it on old kernels.
-    process::close_descriptors_on_exec()?;
     process::exec(&plan.command, &plan.environment)
 }
