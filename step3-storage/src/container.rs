@@ -13,7 +13,7 @@ use common::cgroupfs::Cgroup;
 use common::handshake::ChildEnd;
 use common::image::{Base, Config, Image, commit};
 use common::process::{self, Environment, Signals};
-use common::syscall::{die_with_parent, sethostname, unshare};
+use common::syscall::{die_with_parent, sethostname, umask, unshare};
 use common::terminal::Terminal;
 use common::values::Mount;
 use common::{Result, explain, rootfs, tell, values};
@@ -149,6 +149,8 @@ fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup:
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     plan.network.configure()?;
 
+    // The caller's would keep other users of the container from what is made for it.
+    umask(0o022);
     // First, as the mounts still share with the host what is mounted later.
     let volumes = volume::open(&plan.mounts, &plan.state, &plan.layers.folder.path)?;
     filesystem::make_mounts_private()?;

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -28,6 +29,13 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("mount(2) takes one page of options: give the layers by short names, such as /proc/self/fd/N."),
     Check::since(3, "overlay.odd-names", "Any character can be in the path of a root, of a layer and of CONGO_HOME.", odd_names)
         .hint("`:`, `,` and `\\` mean something in the options of an overlay; /proc/self/fd/N has none of them."),
+    Check::since(
+        3,
+        "overlay.umask",
+        "Whatever the caller's umask, all users of the container may enter its root and its volumes.",
+        any_umask,
+    )
+    .hint("The mode of the upper layer is that of the root: chmod(2), or umask(2) before mkdir(2)."),
     Check::since(3, "overlay.goes", "The writable layer is gone after a run, after one that failed, and after the next run when the runtime was killed.", goes)
         .hint("A lock on the container's folder tells the next run whether its runtime still lives."),
     Check::since(3, "overlay.keep", "With --keep NAME the next run goes on with what the last one wrote.", keep)
@@ -160,6 +168,19 @@ fn odd_names(subject: &Subject) -> Checked {
     fs::remove_dir_all(plain)?;
     expect("what the container reads in a layer, before and after it writes", "layerx", run?.ok()?)?;
     expect("the number of files in the layer", 2, left)
+}
+
+fn any_umask(subject: &Subject) -> Checked {
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(subject.binary()).envs(subject.environment());
+    command.args(["-v", "checked-umask:/new/volume", "-v", "/new/anonymous", "--workdir", "/work/dir"]);
+    let container = Container::start(command.args(["sh", "-c", "echo ready; cat"]).stdin(Stdio::piped()))?;
+    container.wait_for("ready")?;
+    for path in ["", "new", "new/volume", "new/anonymous", "work", "work/dir"] {
+        let mode = fs::metadata(container.first()?.path("root").join(path))?.mode() & 0o777;
+        expect(format!("the mode of /{path}, in octal digits,"), "755", &*format!("{mode:o}"))?;
+    }
+    Ok(())
 }
 
 /// Where a file of this name is in the state folder, whatever the runtime calls what is around it.

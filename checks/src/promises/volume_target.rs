@@ -132,6 +132,13 @@ fn refused(subject: &Subject) -> Checked {
             Failure::new("the mounts and the state folder as before", "new ones")
         })?;
     }
+    // Nor is a volume filled from there, which may have no end.
+    let layer = with_link(subject, "to", "/sys/devices/system/cpu")?;
+    subject.run(&["--layer", &layer, "-v", "checked-refused:/to", "true"])?.status_is(125)?;
+    let copied = |path: &PathBuf| path.ends_with("possible");
+    ensure(!listing(&subject.home(), 5).iter().any(copied), || {
+        Failure::new("nothing of sysfs in the state folder", "a copy")
+    })?;
     // Not because of the source: another target is taken.
     subject.run(&["-v", &volume("/mnt/it"), "true"])?.ok()?;
     expect("what is in the source", 0, listing(&source, 1).len())
