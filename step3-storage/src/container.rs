@@ -16,7 +16,7 @@ use common::process::{self, Environment, Signals};
 use common::syscall::{die_with_parent, sethostname, umask, unshare};
 use common::terminal::Terminal;
 use common::values::Mount;
-use common::{Result, explain, rootfs, tell, values};
+use common::{Result, explain, printable, rootfs, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
@@ -125,7 +125,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     }
     if cli.root.changes {
         for (kind, path) in plan.layers.changes()? {
-            tell(format_args!("{kind} {}", path.display()));
+            tell(format_args!("{kind} {}", printable(&path)));
         }
     }
     if let Some(target) = &cli.root.commit {

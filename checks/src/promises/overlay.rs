@@ -50,6 +50,8 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The upper layer is the difference; a character device 0/0 in it is a whiteout."),
     Check::since(3, "overlay.changes-replaced", "--changes is right about what was removed and made again, as the same or as something else.", changes_replaced)
         .hint("A folder that was made again is opaque: it has no whiteouts for what it had. What a layer has below a link is not there."),
+    Check::since(3, "overlay.changes-in-one-line", "Whatever a name has in it, --changes gives it one line, and no order to the terminal.", changes_in_one_line)
+        .hint("A newline is as good as a letter in a name, and an escape too."),
     Check::since(3, "overlay.changes-of-the-runtime", "What the runtime made to mount on is not listed.", changes_of_the_runtime)
         .hint("Docker makes /proc, /dev, /sys and the files in /etc in a layer of their own, between the image's and the writable one."),
 ];
@@ -307,6 +309,13 @@ fn changes_replaced(subject: &Subject) -> Checked {
         "C /twice",
     ];
     expect("the list", expected.map(str::to_owned).to_vec(), found)
+}
+
+fn changes_in_one_line(subject: &Subject) -> Checked {
+    let script = "name=$(printf '/one\\nD two\\033[31m'); echo > \"$name\"";
+    let found = listed(subject, &[], script)?;
+    let clean = found.len() == 1 && !found.iter().any(|line| line.contains('\u{1b}'));
+    ensure(clean, || Failure::new("one line without control characters", format!("{found:?}")))
 }
 
 fn changes_of_the_runtime(subject: &Subject) -> Checked {
