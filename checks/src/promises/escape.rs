@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use super::volume::folder;
 use crate::kernel::listing;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
@@ -57,15 +58,15 @@ fn workdir_by_descriptor(subject: &Subject) -> Checked {
 }
 
 fn command_by_descriptor(subject: &Subject) -> Checked {
-    // For a process of the container, the file is nowhere.
-    let script = subject.write("of-the-host.sh", "#!/bin/sh\necho executed\n")?;
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    // No script, whose interpreter would have to find it once more.
+    let (host, _) = folder(subject, "shell-of-the-host")?;
+    let shell = host.join("sh");
+    fs::copy(Path::new(subject.root()?).join("bin/sh"), &shell)?;
     for descriptor in DESCRIPTORS {
-        let command = out_by(descriptor, &script);
-        let run = subject.run(&["--hostname", "x", &command])?;
-        // A script of the host would be found, and then opened again by its interpreter.
-        ensure(run.status == 127, || {
-            Failure::new(format!("{command} is not found, 127"), format!("{}: {}", run.ending(), run.stderr))
+        let command = out_by(descriptor, &shell.to_string_lossy());
+        let run = subject.run(&["--hostname", "x", &command, "-c", "echo executed"])?;
+        ensure(run.status == 127 && run.stdout.is_empty(), || {
+            Failure::new(format!("{command} is not found, 127"), format!("{}: {}", run.ending(), run.stdout))
         })?;
     }
     Ok(())
