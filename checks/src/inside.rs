@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use common::attack;
+use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
 use crate::{Failure, kernel};
@@ -19,6 +20,9 @@ pub const ASKED: &str = "--inside-a-container";
 
 /// The second one of an executable that is to climb out, and read the file that the third one names.
 pub const ESCAPE: &str = "escape";
+
+/// The second one of an executable that is to mount something at the path that the third one names, and to wait.
+pub const MOUNT: &str = "mount";
 
 /// Its name in the container's root.
 const NAME: &str = "congo-checks-inside";
@@ -35,6 +39,15 @@ pub fn run_if_asked() {
         let content = climb(&arguments.next().unwrap_or_default());
         // Any failure is one: the check looks for the content.
         println!("climbed={}", content.unwrap_or_else(|_| "nothing".into()));
+        std::process::exit(0);
+    }
+    if text == MOUNT {
+        let at = arguments.next().unwrap_or_default();
+        match mount(Some("tmpfs"), at.as_str(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")) {
+            Ok(()) => println!("mounted"),
+            Err(error) => println!("not mounted: {error}"),
+        }
+        let _ = io::stdin().read_line(&mut String::new());
         std::process::exit(0);
     }
     // The check looks for this line to know that it was tried at all.

@@ -4,6 +4,7 @@ use crate::Check;
 
 mod bad_input;
 mod bad_network;
+mod bad_storage;
 mod bridge;
 mod cgroup;
 mod cli;
@@ -12,6 +13,7 @@ mod death;
 mod descriptors;
 mod devices;
 mod environment;
+mod escape;
 mod exit_status;
 mod explain;
 mod filesystem;
@@ -22,6 +24,7 @@ mod limits;
 mod names;
 mod namespaces;
 mod network;
+mod overlay;
 mod own_terminal;
 mod process;
 mod publish;
@@ -30,6 +33,8 @@ mod storage;
 mod streams;
 mod sysfs;
 mod terminal;
+mod volume;
+mod volume_target;
 
 /// All checks: what everything else stands on comes first, since a learner sees the first failure.
 pub(crate) const ALL: &[&[Check]] = &[
@@ -38,6 +43,10 @@ pub(crate) const ALL: &[&[Check]] = &[
     hostname::CHECKS,
     filesystem::CHECKS,
     devices::CHECKS,
+    escape::CHECKS,
+    overlay::CHECKS,
+    volume::CHECKS,
+    volume_target::CHECKS,
     storage::CHECKS,
     sysfs::CHECKS,
     ipc::CHECKS,
@@ -59,6 +68,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     explain::CHECKS,
     bad_input::CHECKS,
     bad_network::CHECKS,
+    bad_storage::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
 ];

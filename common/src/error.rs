@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -108,6 +109,16 @@ pub fn tell(line: fmt::Arguments<'_>) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
+/// A path in one line: a newline in it would be taken for the next line, and what begins with an escape is an order to the
+/// terminal.
+pub fn printable(path: &Path) -> String {
+    let escape = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    path.to_string_lossy().chars().map(escape).collect()
+}
+
 /// What most often causes an errno, where nobody knows better.
 fn usual_cause(errno: Errno) -> Option<&'static str> {
     Some(match errno {
@@ -170,6 +181,11 @@ mod tests {
         assert_eq!(Error::from_bytes(&error.to_bytes()), error);
         let plain = Error::new("no such thing");
         assert_eq!(Error::from_bytes(&plain.to_bytes()), plain);
+    }
+
+    #[test]
+    fn a_path_is_one_line() {
+        assert_eq!(printable(Path::new("/ä b\n\u{1b}[31m")), "/ä b\\n\\u{1b}[31m");
     }
 
     #[test]

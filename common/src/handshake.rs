@@ -17,6 +17,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 
 use crate::error::{Error, Result};
 use crate::explain;
+use crate::process::close_all_but;
 use crate::syscall::call;
 
 /// The parent's end.
@@ -152,6 +153,16 @@ impl ChildEnd {
             },
         )
         .map(drop)
+    }
+
+    /// Closes every descriptor above 2 but this one, which exec closes. Marked close-on-exec they would still be open when
+    /// the kernel looks up the command, and a path such as `/proc/self/fd/7/..` leads through them, out of any root. What
+    /// owns one of them must not be used or dropped any more.
+    ///
+    /// # Errors
+    /// On kernels before 5.9, when `/proc` is not mounted.
+    pub fn close_all_others(&self) -> Result<()> {
+        close_all_but(Some(self.socket.as_fd()))
     }
 
     /// Tells the parent what failed. That the parent may be dead, too, is no further failure.

@@ -61,4 +61,4 @@ pub mod tree;
 #[cfg(feature = "values")]
 pub mod values;
 
-pub use error::{Error, Hint, Result, tell};
+pub use error::{Error, Hint, Result, printable, tell};

@@ -17,8 +17,9 @@ use nix::sched::CloneFlags;
 use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 use nix::sys::stat::{Mode, SFlag};
 
-use crate::error::{Error, Hint, Result};
+use crate::error::{Error, Result};
 use crate::explain;
+use crate::path::{Kind, make_beneath};
 
 /// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An empty
 /// `fstype` or `data` is passed as NULL.
@@ -159,35 +160,14 @@ pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
 }
 
 /// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if not, with the
-/// directories above it. Where `path` is a symbolic link, at the place to which it leads.
+/// directories above it. Where `path` is a symbolic link, at the place to which it leads beneath the root: not through those
+/// of /proc, which lead to what this process has open.
 ///
 /// # Errors
-/// EROFS, EACCES, ENOTDIR; ELOOP when links lead in a circle.
+/// EROFS, EACCES, ENOTDIR; EISDIR when a directory is there; ELOOP when links lead in a circle, or through /proc.
 pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
-    let path = path.as_ref();
-    if path.exists() {
-        return Ok(());
-    }
-    // A link that leads to a place that is not there yet, as systemd makes /etc/resolv.conf.
-    let (mut file, mut links) = (path.to_owned(), 0);
-    while let Ok(target) = fs::read_link(&file) {
-        file = file.parent().unwrap_or(Path::new("/")).join(target);
-        links += 1;
-        if links > 40 {
-            return Err(Error::from_errno(format!("a place to mount on at {path:?}"), Errno::ELOOP));
-        }
-    }
-    call(
-        "open(2), mkdir(2)",
-        || format!("open({file:?}, O_CREAT, 0644)"),
-        || {
-            // Not O_EXCL: two containers may begin in one root at once.
-            let create = || fs::OpenOptions::new().write(true).create(true).truncate(false).open(&file);
-            let made = file.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| create());
-            made.map(drop).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-        },
-    )
-    .hint_if(Errno::EROFS, "the root is read-only and has no such file: make an empty one in it")
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    make_beneath(&root, path.as_ref(), Kind::File).map(drop)
 }
 
 /// Makes a character device with these permissions, less the umask: mknod(2).

@@ -310,18 +310,17 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Refuses two for one place.
+    /// Refuses two for one place, and a source that is missing and not to be made.
     pub fn check(&self) -> Result<()> {
         let all = self.all();
-        values::check_targets(all.iter().map(Mount::target))
+        values::check_targets(all.iter().map(Mount::target))?;
+        values::check_sources(&all)
     }
 
-    /// All of them, the shortest path first, so that one can be mounted in another.
+    /// All of them.
     pub fn all(&self) -> Vec<Mount> {
         let volumes = self.volumes.iter().cloned().map(Mount::Volume);
         let tmpfs = self.tmpfs.iter().cloned().map(Mount::Tmpfs);
-        let mut all: Vec<_> = volumes.chain(self.mounts.iter().cloned()).chain(tmpfs).collect();
-        all.sort_by_key(|mount| mount.target().components().count());
-        all
+        volumes.chain(self.mounts.iter().cloned()).chain(tmpfs).collect()
     }
 }

@@ -13,9 +13,9 @@ use common::cgroupfs::Cgroup;
 use common::handshake::ChildEnd;
 use common::image::{Base, Config, Image, commit};
 use common::process::{self, Environment, Signals};
-use common::syscall::{die_with_parent, sethostname, unshare};
+use common::syscall::{die_with_parent, sethostname, umask, unshare};
 use common::terminal::Terminal;
-use common::{Result, explain, rootfs, tell, values};
+use common::{Result, explain, printable, rootfs, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
@@ -121,7 +121,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     }
     if cli.root.changes {
         for (kind, path) in plan.layers.changes()? {
-            tell(format_args!("{kind} {}", path.display()));
+            tell(format_args!("{kind} {}", printable(&path)));
         }
     }
     if let Some(target) = &cli.root.commit {
@@ -151,6 +151,8 @@ fn become_command(
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     plan.network.configure()?;
 
+    // The caller's would keep other users of the container from what is made for it.
+    umask(0o022);
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
     plan.layers.mount()?;
@@ -165,6 +167,9 @@ fn become_command(
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;
+    // Before the container names a path: by /proc/self/fd/N one would lead to the host, through each folder of it that this
+    // process has open (CVE-2024-21626).
+    parent.close_all_others()?;
     filesystem::enter_workdir(&plan.workdir)?;
     if cli.root.read_only {
         filesystem::make_root_read_only()?;
@@ -174,7 +179,5 @@ fn become_command(
         init::stay_behind(&plan.signals)?;
     }
     terminal::open_own(&plan.terminal, parent)?;
-    // Last, as /proc is read for it on old kernels.
-    process::close_descriptors_on_exec()?;
     process::exec(&plan.command, &plan.environment)
 }

@@ -22,7 +22,8 @@ pub fn make_mounts_private() -> Result<()> {
 /// Makes the mount at `root` the root of this mount namespace, and gives up the host's.
 ///
 /// chroot would only change where paths begin, and leave the host mounted, for a root process to climb back to. Here the
-/// host's root is unmounted from the namespace, so no path, descriptor or `..` of the container leads there.
+/// host's root is unmounted from the namespace, so no path and no `..` of the container leads there. What this process still
+/// has open does, until it is closed.
 pub fn enter_root(root: &Path) -> Result<()> {
     chdir(root)?;
     // "." for both: no folder is needed in the new root to put the old one. It then lies on top of the new one, and is

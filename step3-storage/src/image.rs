@@ -32,7 +32,7 @@ pub fn workdir(cli: &Cli, config: &Config) -> PathBuf {
 }
 
 /// All that is to be mounted: what the options ask for, and an anonymous volume for each place where the image wants one
-/// and nobody has put another.
+/// and nobody has put another. The shortest path first, so that one can be mounted in another.
 pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
     let mut mounts = cli.volumes.all();
     for target in &config.volumes {
@@ -47,6 +47,7 @@ pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
             }));
         }
     }
+    mounts.sort_by_key(|mount| mount.target().components().count());
     mounts
 }
 

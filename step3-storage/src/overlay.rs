@@ -5,17 +5,31 @@
 //! 0/0. Order: in the child, when its mounts are private, so that the host never sees it; then it becomes the root.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 
-use std::fs::{self, DirBuilder};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, Permissions};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use common::path::{Kind, make_beneath};
 use common::state::{ContainerFolder, KeptFolder, kept};
-use common::syscall::{mount, open};
+use common::syscall::{mkdir, mount, open, umount2};
+use common::tree::is_opaque;
 use common::{Error, Hint, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::mount::MsFlags;
+use nix::mount::{MntFlags, MsFlags};
+
+/// Where something is mounted in every container.
+const MOUNT_POINTS: [(&str, Kind); 6] = [
+    ("proc", Kind::Directory),
+    ("dev", Kind::Directory),
+    ("sys", Kind::Directory),
+    ("etc/hosts", Kind::File),
+    ("etc/hostname", Kind::File),
+    ("etc/resolv.conf", Kind::File),
+];
 
 /// The layers of one container.
 pub struct Layers {
@@ -35,7 +49,9 @@ impl Layers {
         let layers = Layers { lower, folder, kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
-                let made = DirBuilder::new().mode(0o755).create(&path);
+                // The mode of the writable layer is that of `/` in the container, whatever the caller's umask.
+                let made = DirBuilder::new().create(&path);
+                let made = made.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
                 made.map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
             }
         }
@@ -63,12 +79,32 @@ impl Layers {
 
     /// In the child: mounts them as one.
     pub fn mount(&self) -> Result<()> {
+        let missing = |(path, _): &&(&str, Kind)| self.before(Path::new(path)).is_none();
+        let missing: Vec<_> = MOUNT_POINTS.iter().filter(missing).collect();
+        if missing.is_empty() {
+            return self.overlay(None, &self.upper(), &self.work());
+        }
+        // What every container needs to mount on, and the root does not have, goes into a layer between the root and the
+        // writable one: the container has not added it, so it is no change, and nothing for an image.
+        let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
+        mkdir(&points, 0o755)?;
+        mkdir(&work, 0o755)?;
+        self.overlay(None, &points, &work)?;
+        let root = open(self.root(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        missing.iter().try_for_each(|(path, kind)| make_beneath(&root, Path::new(path), *kind).map(drop))?;
+        drop(root);
+        umount2(self.root(), MntFlags::empty())?;
+        self.overlay(Some(&points), &self.upper(), &self.work())
+    }
+
+    fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
         let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
         // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not fit into the
         // one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
-        let lower = self.lower.iter().map(|path| folder(path)).collect::<Result<Vec<_>>>()?;
-        let (upper, work) = (folder(&self.upper())?, folder(&self.work())?);
+        let lower = self.lower.iter().map(PathBuf::as_path).chain(above);
+        let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
+        let (upper, work) = (folder(upper)?, folder(work)?);
         // The kernel wants the topmost first.
         let lower_names: Vec<_> = lower.iter().rev().map(name).collect();
         let options = format!(
@@ -80,6 +116,7 @@ impl Layers {
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
+            .hint_if(Errno::ELOOP, "CONGO_HOME must not lie in the folder of --rootfs or of a --layer")
             .hint_if(
                 Errno::EINVAL,
                 "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",
@@ -89,10 +126,10 @@ impl Layers {
     /// What there was at this path before the container ran: in the topmost layer that says anything about it.
     fn before(&self, path: &Path) -> Option<fs::Metadata> {
         for layer in self.lower.iter().rev() {
-            match fs::symlink_metadata(layer.join(path)) {
-                Ok(there) => return Some(there).filter(|there| !is_whiteout(there)),
-                Err(_) if hides(layer, path) => return None,
-                Err(_) => {}
+            match look_up(layer, path) {
+                Found::This(there) => return Some(there),
+                Found::Nothing => return None,
+                Found::AskBelow => {}
             }
         }
         None
@@ -108,11 +145,9 @@ impl Layers {
 
     fn changes_in(&self, folder: &Path, changes: &mut Vec<(char, PathBuf)>) -> Result<()> {
         let real = self.upper().join(folder);
-        let entries = fs::read_dir(&real);
-        let entries = entries.map_err(|error| Error::from_io(format!("read {}", real.display()), &error))?;
-        for entry in entries.flatten() {
-            let path = folder.join(entry.file_name());
-            let Ok(now) = fs::symlink_metadata(entry.path()) else { continue };
+        for name in names(&real)? {
+            let path = folder.join(name);
+            let Ok(now) = fs::symlink_metadata(self.upper().join(&path)) else { continue };
             let kind = match self.before(&path) {
                 _ if is_whiteout(&now) => 'D',
                 Some(_) => 'C',
@@ -123,8 +158,43 @@ impl Layers {
                 self.changes_in(&path, changes)?;
             }
         }
+        if is_opaque(&real) {
+            // Removed and made again: there are no whiteouts for what it had before.
+            let had = self.lower.iter().filter_map(|layer| names(&layer.join(folder)).ok()).flatten();
+            let gone = had.map(|name| folder.join(name)).filter(|path| {
+                self.before(path).is_some() && fs::symlink_metadata(self.upper().join(path)).is_err()
+            });
+            changes.extend(gone.collect::<BTreeSet<_>>().iter().map(|path| ('D', Path::new("/").join(path))));
+        }
         Ok(())
     }
+}
+
+/// What one layer says about a path.
+enum Found {
+    This(fs::Metadata),
+    /// It is removed, or a folder on the way is removed or replaced: what the layers below have does not count.
+    Nothing,
+    AskBelow,
+}
+
+fn look_up(layer: &Path, path: &Path) -> Found {
+    let (mut here, mut hidden) = (layer.to_owned(), false);
+    let mut names = path.iter().peekable();
+    while let Some(name) = names.next() {
+        hidden |= is_opaque(&here);
+        here.push(name);
+        match fs::symlink_metadata(&here) {
+            Ok(there) if is_whiteout(&there) => return Found::Nothing,
+            Ok(there) if names.peek().is_none() => return Found::This(there),
+            // No way leads through it, and not through a link either: that would be followed on the host.
+            Ok(there) if !there.is_dir() => return Found::Nothing,
+            Ok(_) => {}
+            Err(_) if hidden => return Found::Nothing,
+            Err(_) => return Found::AskBelow,
+        }
+    }
+    Found::AskBelow
 }
 
 /// Whether it says "there is nothing here": a character device 0/0.
@@ -133,10 +203,9 @@ fn is_whiteout(file: &fs::Metadata) -> bool {
     file.file_type().is_char_device() && file.rdev() == 0
 }
 
-/// Whether a layer that does not have the path hides it in those below: where a folder on the way is removed or replaced.
-fn hides(layer: &Path, path: &Path) -> bool {
-    path.ancestors().skip(1).any(|above| {
-        let there = fs::symlink_metadata(layer.join(above));
-        there.is_ok_and(|there| !there.is_dir()) || common::tree::is_opaque(&layer.join(above))
-    })
+/// The names in a folder.
+fn names(folder: &Path) -> Result<Vec<OsString>> {
+    let entries =
+        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    entries.map_err(|error| Error::from_io(format!("read {}", folder.display()), &error))
 }

@@ -92,6 +92,8 @@ fn fill(root: &OwnedFd, volume: &Volume, mut named: NamedVolume) -> Result<()> {
         && let Ok(from) = path::open_beneath(root, &volume.target)
         && named.may_be_filled()
     {
+        // Where a link leads to /proc, there is no end of what could be copied.
+        path::check_target(root, &from, &volume.target)?;
         named.fill(&from)?;
     }
     named.release();

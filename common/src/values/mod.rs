@@ -45,7 +45,7 @@ pub use network::{
 pub use publish::{Protocol, Publish, Published, check_ports, publish};
 pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
 pub use tmpfs::{Tmpfs, tmpfs};
-pub use volume::{Mount, Propagation, Source, Volume, check_targets, keep_name, volume};
+pub use volume::{Mount, Propagation, Source, Volume, check_sources, check_targets, keep_name, volume};
 
 /// A limit that can be lifted: the `-1` of `--memory-swap` and `--pids-limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -243,6 +243,11 @@ pub(super) fn read_target(text: &[u8]) -> Result<PathBuf, String> {
             "expected another path than / as DST: the container's root is no place for a volume".into()
         );
     }
+    if ["/proc", "/sys"].iter().any(|own| cleaned.starts_with(own)) {
+        return Err(
+            "expected a path outside of /proc and /sys as DST: they show what limits the container".into()
+        );
+    }
     Ok(cleaned)
 }
 
@@ -272,6 +277,24 @@ pub fn check_targets<'a>(targets: impl IntoIterator<Item = &'a Path>) -> Result<
             .hint("give each --volume, --mount and --tmpfs a DST of its own")),
         None => Ok(()),
     }
+}
+
+/// Checks that the sources are there which nobody makes, before anything is made.
+///
+/// # Errors
+///
+/// One of `--mount` is missing.
+pub fn check_sources<'a>(mounts: impl IntoIterator<Item = &'a Mount>) -> Result<()> {
+    let missing = mounts.into_iter().find_map(|mount| match mount {
+        Mount::Volume(Volume { source: Source::Host(path), create_source: false, .. }) => {
+            path.metadata().err().map(|error| (path, error))
+        }
+        _ => None,
+    });
+    missing.map_or(Ok(()), |(path, error)| {
+        Err(Error::from_io(format!("--mount source={}", path.display()), &error)
+            .hint("expected a path that is there: --volume makes a folder that is missing, --mount does not"))
+    })
 }
 
 /// The fields of a value of `--mount`, as Docker reads a line of CSV: a field in double quotes may have commas, and

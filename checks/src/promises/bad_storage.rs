@@ -1,0 +1,132 @@
+//! Bad input to the options of step 3: refused in two lines, before anything is made.
+
+use super::bad_input::{each, refused};
+use super::volume::folder;
+use crate::kernel::listing;
+use crate::{Check, Checked, Subject, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(
+        3,
+        "bad.volume",
+        "Relative targets, names that are none, unknown options and too many parts are refused.",
+        |it| {
+            each(
+                it,
+                "--volume",
+                &[
+                    "",
+                    "a",
+                    "data",
+                    "aa:b",
+                    "/a:",
+                    ":/b",
+                    "/a:/b:rw:ro",
+                    "/a:/b:x",
+                    "/a:/b:ro,rw",
+                    "/a:/b:shared,slave",
+                    "a:/b",
+                    "-a:/b",
+                    "a/b:/c",
+                    "a b:/c",
+                    "/a:/",
+                    "/a:/x/..",
+                    "/a:/proc",
+                    "/a:/sys/x",
+                ],
+                &[],
+            )
+        },
+    )
+    .hint("[SRC:]DST[:OPTIONS]; a path begins with /, ./ or ../, all else is a name."),
+    Check::since(
+        3,
+        "bad.mount",
+        "Unknown keys and types, no target, and keys that do not belong together are refused.",
+        |it| {
+            each(
+                it,
+                "--mount",
+                &[
+                    "",
+                    "target",
+                    "target=x",
+                    "source=data",
+                    "type=nfs,target=/x",
+                    "type=bind,target=/x",
+                    "type=bind,source=data,target=/x",
+                    "typ=bind,target=/x",
+                    "target=/x,target=/y",
+                    "type=tmpfs,source=data,target=/x",
+                    "type=tmpfs,target=/x,tmpfs-size=0",
+                    "type=tmpfs,target=/x,tmpfs-mode=9",
+                    "target=/x,readonly=maybe",
+                    "source=/srv,target=/x",
+                    "type=bind,source=/,target=/x,bind-propagation=x",
+                    "\"target=/x",
+                ],
+                &[],
+            )
+        },
+    )
+    .hint("The error says which key, and what it takes."),
+    Check::since(3, "bad.tmpfs", "Relative targets, and options that are none, are refused.", |it| {
+        each(
+            it,
+            "--tmpfs",
+            &[
+                "",
+                "x",
+                "/",
+                "/x:size=0",
+                "/x:size=much",
+                "/x:size=101%",
+                "/x:mode=8",
+                "/x:mode=77777",
+                "/x:nr_inodes=5",
+                "/x:size=1m:ro",
+                "/proc",
+            ],
+            &[],
+        )
+    })
+    .hint("What the kernel takes besides, such as uid=, is not to get through by chance."),
+    Check::since(3, "bad.layer", "A layer that is missing, or no folder, is refused.", |it| {
+        each(it, "--layer", &["/no/such/dir", "/etc/passwd", ""], &["directory"])
+    })
+    .hint("Before anything is made."),
+    Check::since(3, "bad.keep", "Names that could be a path, or of one character, are refused.", |it| {
+        each(it, "--keep", &["", "a", "..", ".hidden", "a/b", "../x", "/abs", "a b", "-a"], &["name"])
+    })
+    .hint("It becomes the name of a folder: letters, digits, '_', '.' and '-', as a volume's."),
+    Check::since(
+        3,
+        "bad.nothing-made",
+        "What another option is refused for, no volume's folder is made for.",
+        nothing_made,
+    )
+    .not_new()
+    .hint("Look at all options before you make anything for one."),
+];
+
+fn nothing_made(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "nothing-made")?;
+    let volume = format!("{text}/made:/mnt/it");
+    let bad: [&[&str]; 9] = [
+        &["--memory", "1k"],
+        &["--layer", "/no/such"],
+        &["--keep", "/"],
+        &["-v", "x:y"],
+        &["-v", "/tmp:/mnt/it"],
+        &["-v", "/tmp:/proc"],
+        &["--tmpfs", "/mnt/it"],
+        &["--env-file", "/no/such"],
+        &["--image", "/no/such"],
+    ];
+    for options in bad {
+        let arguments = [&["-v", &volume], options, &["true"]].concat();
+        refused(subject, &arguments, &[])?;
+        expect(format!("what is made with {options:?}"), 0, listing(&path, 1).len())?;
+    }
+    Ok(())
+}

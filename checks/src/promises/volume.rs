@@ -1,0 +1,313 @@
+//! What volumes hold: a host's folder or file, a named volume, one without a name, memory; and with whom they share mounts.
+//! open_tree(2), mount_setattr(2), mount_namespaces(7), tmpfs(5).
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::bad_input::refused;
+use crate::kernel::{Mount, listing};
+use crate::tree::{self, differences};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(3, "volume.bind", "A host's folder is mounted, and what is written goes there.", bind)
+        .hint("open_tree(2) before the root is entered, move_mount(2) after it."),
+    Check::since(3, "volume.relative", "`.`, `./DIR` and `../DIR` are the host's, from the working directory of the caller.", relative)
+        .hint("A source with neither a slash nor a dot at its beginning is a name."),
+    Check::since(3, "volume.file", "A single file can be a volume.", file)
+        .hint("A file is mounted on a file: make an empty one where nothing is."),
+    Check::since(3, "volume.makes-source", "A folder that is missing on the host is made, and that is said.", makes_source)
+        .hint("As docker run -v does. --mount refuses it."),
+    Check::since(3, "volume.read-only", "With :ro nothing can be written, not even to a mount below it.", read_only)
+        .hint("mount_setattr(2) with AT_RECURSIVE."),
+    Check::since(3, "volume.private", "What is mounted on the host later does not appear in a volume, nor the other way round.", private)
+        .hint("rprivate is Docker's default: the copy of a shared mount is shared, until you change that."),
+    Check::since(3, "volume.rslave", "With rslave what is mounted on the host later appears, and not the other way round.", rslave)
+        .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts private."),
+    Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", rshared)
+        .hint("MS_SHARED, as rslave."),
+    Check::since(3, "volume.named", "A named volume is filled from the root, and kept.", named)
+        .hint("Fill it before it is mounted over what it is filled from."),
+    Check::since(3, "volume.filled-exactly", "What a volume is filled with keeps owners, modes, times, links and attributes.", filled_exactly)
+        .hint("For each file: owner, extended attributes, mode, times, in this order, as each changes one that comes later."),
+    Check::since(3, "volume.filled-once", "A volume that is not empty is not filled, and none with nocopy.", filled_once)
+        .hint("Look whether it is empty; what somebody has deleted in it is to stay deleted."),
+    Check::since(3, "volume.anonymous", "DST alone is a volume that is filled, and gone after the run.", anonymous)
+        .hint("In the container's own folder."),
+    Check::since(3, "volume.mount-option", "--mount knows type, source, target, readonly and the other keys.", mount_option)
+        .hint("Docker's names: src, dst, destination and ro are others for the same."),
+    Check::since(3, "volume.mount-missing", "--mount refuses a source that is missing, and makes none.", mount_missing)
+        .not_new()
+        .hint("Look at all sources before you make the first."),
+    Check::since(3, "volume.tmpfs", "--tmpfs is memory of the size and mode asked for, nosuid, nodev and noexec.", tmpfs)
+        .hint("Options of tmpfs(5); the flags are Docker's defaults."),
+];
+
+/// A folder on the host, empty.
+pub(super) fn folder(subject: &Subject, name: &str) -> Result<(PathBuf, String), Failure> {
+    let path = subject.file(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir(&path)?;
+    let text = path.display().to_string();
+    Ok((path, text))
+}
+
+fn bind(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "bound")?;
+    fs::write(path.join("from-host"), "outside")?;
+    let run = subject
+        .sh(&["-v", &format!("{text}:/mnt/it")], "cat /mnt/it/from-host; echo inside > /mnt/it/back")?;
+    expect("what the container reads", "outside", run.ok()?)?;
+    expect("what the host reads", "inside\n", fs::read_to_string(path.join("back"))?.as_str())
+}
+
+fn relative(subject: &Subject) -> Checked {
+    let (path, _) = folder(subject, "relative")?;
+    for below in ["here", "here/below", "beside"] {
+        fs::create_dir(path.join(below))?;
+        fs::write(path.join(below).join("name"), below)?;
+    }
+    let script = "for f in one two three; do cat /mnt/$f/name; echo; done";
+    let arguments =
+        ["-v", ".:/mnt/one", "-v", "./below:/mnt/two", "-v", "../beside:/mnt/three", "sh", "-c", script];
+    let mut command = subject.command(&arguments);
+    let run = crate::container::Container::start(command.current_dir(path.join("here")))?.output()?;
+    expect("what the three volumes are", "here\nhere/below\nbeside", run.ok()?)
+}
+
+fn file(subject: &Subject) -> Checked {
+    let file = subject.write("single", "outside")?;
+    let (root, options) = (format!("{file}:/etc/single"), format!("{file}:/mnt/deep/single:ro"));
+    let script =
+        "cat /mnt/deep/single; echo inside > /etc/single; (echo no > /mnt/deep/single) 2>/dev/null; :";
+    let run = subject.sh(&["-v", &root, "-v", &options], script)?;
+    expect("what the container reads", "outside", run.ok()?)?;
+    expect("what the host reads", "inside\n", fs::read_to_string(file)?.as_str())
+}
+
+fn makes_source(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "makes-source")?;
+    let run = subject.sh(&["-v", &format!("{text}/two/deep:/mnt/it")], "echo x > /mnt/it/written")?;
+    run.ok()?;
+    ensure(path.join("two/deep/written").exists(), || Failure::new("the folder is made", "it is not there"))?;
+    ensure(run.stderr.contains(&format!("{text}/two/deep")), || {
+        Failure::new("a line on stderr that names the new folder", format!("{:?}", run.stderr))
+    })
+}
+
+/// Mounts a small tmpfs, in the mount namespace of the checks' own.
+fn mount_at(at: &Path) -> Checked {
+    Ok(mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=64k"))?)
+}
+
+fn read_only(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "bound-ro")?;
+    let below = path.join("below");
+    fs::create_dir(&below)?;
+    mount_at(&below)?;
+    fs::write(below.join("there"), "below")?;
+    let script = "cat /mnt/it/below/there; echo; for f in one below/two; do (echo x > /mnt/it/$f) 2>/dev/null && echo wrote $f; done; :";
+    let run = subject.sh(&["-v", &format!("{text}:/mnt/it:ro")], script);
+    // The host's own is not read-only for it.
+    let host = fs::write(below.join("of-the-host"), "");
+    umount2(&below, MntFlags::MNT_DETACH)?;
+    expect("what it can read, and write", "below", run?.ok()?)?;
+    Ok(host?)
+}
+
+/// Which mounts appear on the other side, while a container with a volume of this propagation runs: in the container one
+/// that the host makes, and on the host one that the container makes.
+fn appear(subject: &Subject, propagation: &str) -> Result<(bool, bool), Failure> {
+    let (path, text) = folder(subject, "propagated")?;
+    for below in ["of-the-host", "of-the-container"] {
+        fs::create_dir(path.join(below))?;
+    }
+    // A mount of its own, so that it is the top of what is shared.
+    mount(Some(&path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let seen = || {
+        mount(None::<&str>, &path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
+        let volume = format!("{text}:/mnt/it{propagation}");
+        let program = crate::inside::install(Path::new(subject.root()?))?;
+        let mut container = subject.start(&[
+            "--rootfs",
+            subject.root()?,
+            "-v",
+            &volume,
+            &program,
+            crate::inside::ASKED,
+            crate::inside::MOUNT,
+            "/mnt/it/of-the-container",
+        ])?;
+        container.wait_for("mounted")?;
+        let on_host = is_mounted(&Mount::of_host()?, &path.join("of-the-container"));
+        mount_at(&path.join("of-the-host"))?;
+        let mounts = container.first()?.mounts()?;
+        let inside = is_mounted(&mounts, Path::new("/mnt/it/of-the-host"));
+        container.say("end")?;
+        container.output()?.ok()?;
+        Ok((inside, on_host))
+    };
+    let seen = seen();
+    for below in ["of-the-host", "of-the-container", "."] {
+        while umount2(&path.join(below), MntFlags::MNT_DETACH).is_ok() {}
+    }
+    seen
+}
+
+fn is_mounted(mounts: &[Mount], at: &Path) -> bool {
+    mounts.iter().any(|mount| Path::new(&mount.point) == at)
+}
+
+fn private(subject: &Subject) -> Checked {
+    for propagation in ["", ":private", ":rprivate"] {
+        let what =
+            format!("with `{propagation}`, whether a mount appears in the container, and on the host,");
+        expect(what, (false, false), appear(subject, propagation)?)?;
+    }
+    Ok(())
+}
+
+fn rslave(subject: &Subject) -> Checked {
+    for propagation in [":rslave", ":slave"] {
+        let what =
+            format!("with `{propagation}`, whether a mount appears in the container, and on the host,");
+        expect(what, (true, false), appear(subject, propagation)?)?;
+    }
+    Ok(())
+}
+
+fn rshared(subject: &Subject) -> Checked {
+    for propagation in [":rshared", ":ro,shared"] {
+        let what =
+            format!("with `{propagation}`, whether a mount appears in the container, and on the host,");
+        expect(what, (true, true), appear(subject, propagation)?)?;
+    }
+    Ok(())
+}
+
+fn named(subject: &Subject) -> Checked {
+    let first =
+        subject.sh(&["-v", "checked:/etc"], "cat /etc/group > /dev/null && echo kept > /etc/written")?;
+    first.ok()?;
+    let next = subject
+        .sh(&["-v", "checked:/mnt/it"], "cat /mnt/it/written; test -s /mnt/it/group && echo filled")?;
+    expect("what the next run finds in it", "kept\nfilled", next.ok()?)
+}
+
+fn filled_exactly(subject: &Subject) -> Checked {
+    let (layer, text) = folder(subject, "to-fill-from")?;
+    let data = layer.join("data");
+    for below in ["data", "data/private", "data/sticky"] {
+        fs::create_dir(layer.join(below))?;
+    }
+    for file in ["setuid", "private/of-somebody", "linked"] {
+        fs::write(data.join(file), file)?;
+    }
+    chown(data.join("private/of-somebody"), Some(1234), Some(5678))?;
+    chown(data.join("setuid"), Some(12), Some(34))?;
+    for (path, mode) in [("setuid", 0o6751), ("private", 0o700), ("sticky", 0o1777), (".", 0o2750)] {
+        fs::set_permissions(data.join(path), fs::Permissions::from_mode(mode))?;
+    }
+    fs::hard_link(data.join("linked"), data.join("sticky/other-name"))?;
+    symlink("/nowhere", data.join("link"))?;
+    xattr::set(data.join("private"), "trusted.checked", b"\0of a folder\xff")?;
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(86400);
+    fs::File::open(data.join("sticky"))?.set_modified(time)?;
+    let container = subject.hold(&["--layer", &text, "-v", "checked-exactly:/data"])?;
+    let found = tree::read(&container.first()?.path("root/data"))?;
+    let found = differences(&tree::read(&data)?, &found);
+    let found: Vec<_> = found.iter().map(|difference| difference.to_string()).collect();
+    expect("what is different in the volume", Vec::<String>::new(), found)
+}
+
+fn filled_once(subject: &Subject) -> Checked {
+    let (layer, text) = folder(subject, "to-fill-once")?;
+    fs::create_dir(layer.join("data"))?;
+    fs::write(layer.join("data/of-the-root"), "")?;
+    let run = |volume: &str, script: &str| {
+        let run = subject.sh(&["--layer", &text, "-v", volume], script)?;
+        run.ok().map(str::to_owned)
+    };
+    run("checked-once:/data", "rm /data/of-the-root; echo > /data/own")?;
+    expect("what is in a volume that was filled before", "own", &*run("checked-once:/data", "ls /data")?)?;
+    run("checked-empty:/data:nocopy", ":")?;
+    expect("what is in one with nocopy", "", &*run("checked-empty:/data:nocopy", "ls /data")?)?;
+    expect("what is in it without", "of-the-root", &*run("checked-empty:/data", "ls /data")?)
+}
+
+fn anonymous(subject: &Subject) -> Checked {
+    let before = listing(&subject.home(), 4);
+    let container = subject.hold(&["-v", "/etc"])?;
+    let mounts = container.first()?.mounts()?;
+    ensure(is_mounted(&mounts, Path::new("/etc")), || Failure::new("a mount at /etc", "none"))?;
+    let filled = container.first()?.path("root/etc/group");
+    ensure(filled.exists(), || Failure::new("what the root has in /etc is in the volume", "no /etc/group"))?;
+    container.output()?.ok()?;
+    let after = listing(&subject.home(), 4);
+    let new: Vec<_> = after.difference(&before).collect();
+    expect("what is new in the state folder after the run", Vec::<&PathBuf>::new(), new)
+}
+
+fn mount_option(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "by:keys,\"quoted\"")?;
+    fs::write(path.join("from-host"), "outside")?;
+    let (layer, layer_text) = folder(subject, "by-keys-layer")?;
+    fs::create_dir(layer.join("data"))?;
+    fs::write(layer.join("data/of-the-root"), "")?;
+    let quoted = text.replace('"', "\"\"");
+    let options = [
+        "--layer",
+        &layer_text,
+        "--mount",
+        &format!("type=bind,\"source={quoted}\",target=/mnt/one"),
+        "--mount",
+        &format!("TYPE=bind,\"src={quoted}\",dst=/mnt/two,readonly,bind-propagation=rslave"),
+        "--mount",
+        "source=checked-keys,destination=/data,volume-nocopy=true",
+        "--mount",
+        "type=volume,target=/mnt/anonymous,ro=false",
+        "--mount",
+        "type=tmpfs,target=/mnt/memory,tmpfs-size=1m,tmpfs-mode=0710",
+    ];
+    let script = "cat /mnt/one/from-host /mnt/two/from-host; echo; ls /data; \
+                  for f in one two anonymous memory; do (echo x > /mnt/$f/x) 2>/dev/null && echo $f; done; :";
+    let run = subject.sh(&options, script)?;
+    expect("what it reads, and can write to", "outsideoutside\none\nanonymous\nmemory", run.ok()?)
+}
+
+fn mount_missing(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "mount-missing")?;
+    let volume = format!("{text}/made:/mnt/one");
+    let mount = format!("type=bind,source={text}/missing,target=/mnt/two");
+    refused(subject, &["-v", &volume, "--mount", &mount, "true"], &["--mount", &format!("{text}/missing")])?;
+    // Nothing of the others either.
+    expect("what is in the folder of both", 0, listing(&path, 1).len())
+}
+
+fn tmpfs(subject: &Subject) -> Checked {
+    let container =
+        subject.hold(&["--tmpfs", "/mnt/usual", "--tmpfs", "/mnt/own:size=1m,mode=0701,exec,ro"])?;
+    let mounts = container.first()?.mounts()?;
+    let find = |at: &str| mounts.iter().find(|mount| mount.point == at && mount.kind == "tmpfs").cloned();
+    let no = |at: &str| Failure::new(format!("a tmpfs at {at}"), "none");
+    let usual = find("/mnt/usual").ok_or_else(|| no("/mnt/usual"))?;
+    let own = find("/mnt/own").ok_or_else(|| no("/mnt/own"))?;
+    for option in ["nosuid", "nodev", "noexec", "rw"] {
+        let there = usual.options.split(',').any(|one| one == option);
+        ensure(there, || Failure::new(format!("{option} is the default"), &usual.options))?;
+    }
+    let there = own.options.split(',').any(|one| one == "ro") && !own.options.contains("noexec");
+    ensure(there, || Failure::new("`ro`, and `noexec` lifted", &own.options))?;
+    ensure(own.filesystem_options.contains("size=1024k"), || {
+        Failure::new("size=1024k", &own.filesystem_options)
+    })?;
+    let mode = |at: &str| Ok::<_, Failure>(fs::metadata(container.first()?.path(at))?.mode() & 0o7777);
+    expect("the mode asked for", 0o701, mode("root/mnt/own")?)?;
+    expect("the mode by default", 0o1777, mode("root/mnt/usual")?)?;
+    let script = "dd if=/dev/zero of=/mnt/it/x bs=1024 count=100 2>/dev/null; ls -l /mnt/it | { read x; read x x x x size x; echo $size; }";
+    let run = subject.sh(&["--tmpfs", "/mnt/it:size=64k"], script)?;
+    expect("how much fits into 64k", "65536", run.ok()?)
+}
