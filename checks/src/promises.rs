@@ -16,6 +16,9 @@ mod exit_status;
 mod explain;
 mod filesystem;
 mod hostname;
+mod image;
+mod image_layers;
+mod image_tools;
 mod init;
 mod ipc;
 mod limits;
@@ -39,6 +42,9 @@ pub(crate) const ALL: &[&[Check]] = &[
     filesystem::CHECKS,
     devices::CHECKS,
     storage::CHECKS,
+    image::CHECKS,
+    image_layers::CHECKS,
+    image_tools::CHECKS,
     sysfs::CHECKS,
     ipc::CHECKS,
     network::CHECKS,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use common::state::{ContainerFolder, KeptFolder, kept};
 use common::syscall::{mount, open};
+use common::tree::{copy_attributes, is_opaque};
 use common::{Error, Hint, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -37,6 +38,10 @@ impl Layers {
             if !path.exists() {
                 let made = DirBuilder::new().mode(0o755).create(&path);
                 made.map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                // The root of an overlay has the owner, mode and time of its uppermost layer.
+                if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
+                    copy_attributes(below, &path)?;
+                }
             }
         }
         Ok(layers)
@@ -137,6 +142,6 @@ fn is_whiteout(file: &fs::Metadata) -> bool {
 fn hides(layer: &Path, path: &Path) -> bool {
     path.ancestors().skip(1).any(|above| {
         let there = fs::symlink_metadata(layer.join(above));
-        there.is_ok_and(|there| !there.is_dir()) || common::tree::is_opaque(&layer.join(above))
+        there.is_ok_and(|there| !there.is_dir()) || is_opaque(&layer.join(above))
     })
 }

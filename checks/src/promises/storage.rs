@@ -1,5 +1,5 @@
-//! Layers, volumes and images, and a root that cannot be left. The kernel's filesystems/overlayfs, pivot_root(2),
-//! open_tree(2), OCI image specification.
+//! Layers and volumes, and a root that cannot be left. The kernel's filesystems/overlayfs, pivot_root(2),
+//! open_tree(2).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -29,8 +29,6 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.refused", "A volume over / or /proc is refused.", refused)
         .not_new()
         .hint("Look at where the target leads, when it is open."),
-    Check::since(3, "image.commit-and-run", "--commit makes an image that --image runs, with the root and the change.", commit)
-        .hint("The root and the writable layer, each as a layer; a whiteout becomes a file .wh.NAME."),
 ];
 
 fn escape(subject: &Subject) -> Checked {
@@ -150,13 +148,4 @@ fn refused(subject: &Subject) -> Checked {
     }
     // Not because of the source: another target is taken.
     subject.run(&["-v", &format!("{source}:/mnt/it"), "true"])?.ok().map(drop)
-}
-
-fn commit(subject: &Subject) -> Checked {
-    let out = subject.file("committed.tar");
-    let _ = fs::remove_file(&out);
-    let out = out.display().to_string();
-    subject.sh(&["--commit", &out], "echo changed > /of-the-image; rm /etc/passwd")?.ok()?;
-    let script = "cat /of-the-image; test -s /etc/group && echo base; ls /etc/passwd 2>/dev/null; :";
-    expect("what the image has", "changed\nbase", subject.sh(&["--image", &out], script)?.ok()?)
 }

@@ -12,7 +12,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -31,6 +31,7 @@ use super::layer::{Stream, broken};
 use super::source::Blob;
 use super::{Digest, Image, Layer};
 use crate::error::{Error, Result, tell};
+use crate::tree::copy_attributes;
 use crate::{process, syscall};
 
 /// What the name of an unfinished layer begins with.
@@ -139,17 +140,14 @@ fn sweep(store: &Path) -> Result<()> {
 
 /// The root of an overlay looks like that of its upper layer, which may have no entry for it.
 fn like_below(upper: &Path, below: &[PathBuf]) -> Result<()> {
-    // Where no layer names its root, it is of no time: the same for everybody.
-    let (mut modified, mut mode) = (SystemTime::UNIX_EPOCH, 0o755);
-    let failed = |error: std::io::Error| cannot("make", upper, &error);
     if let Some(below) = below.last() {
-        let there = fs::metadata(below).map_err(|error| cannot("read", below, &error))?;
-        chown(upper, Some(there.uid()), Some(there.gid())).map_err(failed)?;
-        (modified, mode) = (there.modified().map_err(failed)?, there.mode() & 0o7777);
+        return copy_attributes(below, upper);
     }
-    set_mode(upper, mode)?;
-    let times = fs::FileTimes::new().set_modified(modified);
-    File::open(upper).and_then(|folder| folder.set_times(times)).map_err(failed)
+    // Where no layer names its root, it is of no time: the same for everybody.
+    set_mode(upper, 0o755)?;
+    let times = fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+    let set = File::open(upper).and_then(|folder| folder.set_times(times));
+    set.map_err(|error| cannot("make", upper, &error))
 }
 
 /// One layer to unpack.
