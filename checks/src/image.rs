@@ -3,23 +3,25 @@
 //! Nothing here is shared with a runtime: what reads these images was not written by the same hand. Order: archives of
 //! layers, then a layout with blobs, manifests and index. Sources: OCI image specification v1.1; pax(1) of POSIX.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod programs;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::rootfs::libraries;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
+pub(crate) use programs::{Programs, base};
+
 use crate::container::Container;
 use crate::subject::Output;
 use crate::tree::{self, Tree};
-use crate::{Checked, Failure, Subject, ensure, kernel, probe};
+use crate::{Checked, Failure, Subject, ensure, kernel};
 
 /// The media types of OCI.
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -30,9 +32,6 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// When files were modified, unless something else is asked for.
 pub(crate) const MTIME: u64 = 1_000_000_000;
-
-/// What the base of an image has: enough to wait and to answer.
-const PROGRAMS: [&str; 3] = ["sh", "cat", "sleep"];
 
 /// A tar archive in the making.
 #[derive(Debug, Default, Clone)]
@@ -292,77 +291,6 @@ pub(crate) fn empty(subject: &Subject, name: &str) -> io::Result<PathBuf> {
     }
     fs::create_dir(&path)?;
     Ok(path)
-}
-
-/// A shell and a few programs of the host, with what they need.
-#[derive(Debug, Default)]
-pub(crate) struct Programs {
-    files: BTreeMap<PathBuf, PathBuf>,
-    links: BTreeMap<PathBuf, PathBuf>,
-}
-
-impl Programs {
-    /// Those of this host.
-    ///
-    /// # Errors
-    /// One is missing.
-    pub(crate) fn of_host() -> Result<Programs, Failure> {
-        let mut found = Programs::default();
-        for name in PROGRAMS {
-            let lacks = |why| Failure::new(format!("the host has {name}"), why);
-            let real = fs::canonicalize(probe::program(name).map_err(lacks)?)?;
-            let needs = libraries(Path::new("/"), &real).map_err(|error| lacks(error.to_string()))?;
-            let relative = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
-            found.files.extend(needs.files.iter().map(|file| (relative(file), file.clone())));
-            found.links.extend(needs.links.into_iter().map(|(link, to)| (relative(&link), to)));
-            found.files.insert(relative(&real), real.clone());
-            found.links.insert(Path::new("commands").join(name), real);
-        }
-        Ok(found)
-    }
-
-    /// As an archive, with the folders that every container has.
-    pub(crate) fn archive(&self) -> Result<Archive, Failure> {
-        let mut archive = Archive::default();
-        for folder in ["dev", "proc", "sys", "etc", "commands"] {
-            archive = archive.folder(folder);
-        }
-        for name in ["hosts", "hostname", "resolv.conf"] {
-            archive = archive.file(&format!("etc/{name}"), "");
-        }
-        for (link, to) in &self.links {
-            archive = archive.symlink(&link.to_string_lossy(), &to.to_string_lossy());
-        }
-        for (path, file) in &self.files {
-            let (name, data) = (path.as_os_str().as_bytes(), fs::read(file)?);
-            archive = archive.entry(&Entry { name, data: &data, mode: 0o755, ..Entry::default() });
-        }
-        Ok(archive)
-    }
-
-    /// The same as files in a root.
-    pub(crate) fn install(&self, root: &Path) -> Result<(), Failure> {
-        for folder in ["dev", "proc", "sys", "etc", "commands"] {
-            fs::create_dir_all(root.join(folder))?;
-        }
-        for name in ["hosts", "hostname", "resolv.conf"] {
-            fs::write(root.join("etc").join(name), "")?;
-        }
-        for (path, file) in &self.files {
-            fs::create_dir_all(root.join(path).parent().unwrap_or(root))?;
-            fs::copy(file, root.join(path))?;
-        }
-        for (link, to) in &self.links {
-            fs::create_dir_all(root.join(link).parent().unwrap_or(root))?;
-            symlink(to, root.join(link))?;
-        }
-        Ok(())
-    }
-}
-
-/// The lowest layer of an image: `sh`, `cat` and `sleep` in `/commands`, and what they need.
-pub(crate) fn base() -> Result<Layer, Failure> {
-    Ok(Layer::plain(Programs::of_host()?.archive()?))
 }
 
 /// A config with the PATH that the base needs, and what else is said.

@@ -17,7 +17,9 @@ mod explain;
 mod filesystem;
 mod hostname;
 mod image;
+mod image_hostile;
 mod image_layers;
+mod image_store;
 mod image_tools;
 mod init;
 mod ipc;
@@ -44,6 +46,8 @@ pub(crate) const ALL: &[&[Check]] = &[
     storage::CHECKS,
     image::CHECKS,
     image_layers::CHECKS,
+    image_hostile::CHECKS,
+    image_store::CHECKS,
     image_tools::CHECKS,
     sysfs::CHECKS,
     ipc::CHECKS,

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::container::Container;
-use crate::image::{Archive, Home, Layer, Layout, Programs, config, digest, empty, same};
+use crate::image::{Home, Programs, empty, same};
 use crate::tree::{Tree, read_without};
-use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, probe};
+use crate::{Check, Checked, Failure, Need, Subject, ensure};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
