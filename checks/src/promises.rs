@@ -17,6 +17,7 @@ mod explain;
 mod filesystem;
 mod hostname;
 mod image;
+mod image_commit;
 mod image_hostile;
 mod image_layers;
 mod image_store;
@@ -48,6 +49,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     image_layers::CHECKS,
     image_hostile::CHECKS,
     image_store::CHECKS,
+    image_commit::CHECKS,
     image_tools::CHECKS,
     sysfs::CHECKS,
     ipc::CHECKS,

@@ -3,7 +3,7 @@
 //! Of the host and not of the runtime's own root: an image that is to be run needs nothing of the runtime. They lie in
 //! `/commands`, where no other layer has anything. Man page: ld.so(8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -46,10 +46,12 @@ impl Programs {
 
     /// As an archive, with the folders that every container has.
     pub(crate) fn archive(&self) -> Result<Archive, Failure> {
-        let mut archive = Archive::default();
-        for folder in ["dev", "proc", "sys", "etc", "commands"] {
-            archive = archive.folder(folder);
-        }
+        // Each named, as tools do not agree about the times of folders that are not.
+        let paths = self.files.keys().chain(self.links.keys());
+        let above: BTreeSet<_> = paths.flat_map(|path| path.ancestors().skip(1)).collect();
+        let folders = ["dev", "proc", "sys", "etc"].map(Path::new).into_iter().chain(above);
+        let mut archive = folders
+            .fold(Archive::default(), |archive, folder| archive.folder(&format!("./{}", folder.display())));
         for name in ["hosts", "hostname", "resolv.conf"] {
             archive = archive.file(&format!("etc/{name}"), "");
         }

@@ -1,4 +1,4 @@
-//! Images: what one says about its container, in which forms it comes, and that a container becomes one.
+//! Images: what one says about its container, and in which forms it comes.
 //!
 //! Sources: OCI image specification, config.md, image-layout.md, image-index.md; Docker image specification v1.2.
 
@@ -28,8 +28,6 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The annotation org.opencontainers.image.ref.name in index.json."),
     Check::since(3, "image.platform", "Of an image for several machines, the one for this machine is run.", platform)
         .hint("An index in the index: take the manifest whose platform is this machine's."),
-    Check::since(3, "image.commit-and-run", "--commit makes an image that --image runs, with the root and the change.", commit)
-        .hint("The root and the writable layer, each as a layer; a whiteout becomes a file .wh.NAME."),
 ];
 
 /// An image of the base alone, with this config.
@@ -189,13 +187,4 @@ fn platform(subject: &Subject) -> Checked {
     let index = layout.document(INDEX, &json!({ "schemaVersion": 2, "manifests": others }))?;
     layout.add(index)?;
     refused(subject, &["--image", &layout.name()], &[architecture()])
-}
-
-fn commit(subject: &Subject) -> Checked {
-    let out = subject.file("committed.tar");
-    let _ = fs::remove_file(&out);
-    let out = out.display().to_string();
-    subject.sh(&["--commit", &out], "echo changed > /of-the-image; rm /etc/passwd")?.ok()?;
-    let script = "cat /of-the-image; test -s /etc/group && echo base; ls /etc/passwd 2>/dev/null; :";
-    expect("what the image has", "changed\nbase", subject.sh(&["--image", &out], script)?.ok()?)
 }

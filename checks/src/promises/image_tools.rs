@@ -48,7 +48,7 @@ fn tool_words(folder: &Path, words: &[&str]) -> Checked {
 }
 
 /// What is in a root but for that which every runtime mounts there.
-fn root(path: &Path) -> Result<Tree, Failure> {
+pub(super) fn root(path: &Path) -> Result<Tree, Failure> {
     let mut tree = read_without(path, &["proc", "dev", "sys"])?;
     tree.retain(|path, _| {
         !["etc/hosts", "etc/hostname", "etc/resolv.conf"].iter().any(|it| path == Path::new(it))
@@ -57,7 +57,7 @@ fn root(path: &Path) -> Result<Tree, Failure> {
 }
 
 /// What is in a container's root while it runs.
-fn container_root(container: &Container) -> Result<Tree, Failure> {
+pub(super) fn container_root(container: &Container) -> Result<Tree, Failure> {
     root(&container.first()?.path("root/."))
 }
 

@@ -39,6 +39,9 @@ const UNFINISHED: &str = ".unpacking-";
 /// The single layer of an image that has none.
 const EMPTY: &str = "empty";
 
+/// mount(2) takes one page of options: enough for some 200 layers, and Docker's limit is 128.
+const MAX_OPTIONS: usize = 4096;
+
 /// How large a layer may become. A few kilobytes of gzip can be petabytes of zeroes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -252,6 +255,7 @@ impl Work<'_> {
         let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         syscall::mount("overlay", root, "overlay", flags, &options).map_err(|error| match error.errno() {
             Some(Errno::ENODEV) => error.hint("this kernel has no overlayfs: modprobe overlay"),
+            _ if options.len() >= MAX_OPTIONS => error.hint("it has more layers than mount(2) takes options for"),
             _ => error.hint(
                 "the state folder must be on a file system that can be an upper layer (ext4, xfs, btrfs, tmpfs), \
                  not on an overlay: set CONGO_HOME",
