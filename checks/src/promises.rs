@@ -18,6 +18,7 @@ mod filesystem;
 mod hostname;
 mod image;
 mod image_commit;
+mod image_debian;
 mod image_hostile;
 mod image_layers;
 mod image_store;
@@ -50,6 +51,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     image_hostile::CHECKS,
     image_store::CHECKS,
     image_commit::CHECKS,
+    image_debian::CHECKS,
     image_tools::CHECKS,
     sysfs::CHECKS,
     ipc::CHECKS,

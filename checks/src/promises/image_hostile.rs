@@ -182,8 +182,8 @@ fn entries(subject: &Subject) -> Checked {
     trial.layer("a type that there is not", of_kind(EntryType::new(b'Z'), (0, 0)))?;
     trial.layer("a root that is a file", Archive::default().file("./", "").file(".", "x"))?;
     let hole =
-        Archive::default().record("GNU.sparse.map", b"0,0").record("GNU.sparse.size", b"9000000000000000");
-    trial.layer("a hole of 8 PiB", hole.file("x", ""))?;
+        Archive::default().record("GNU.sparse.map", b"0,0").record("GNU.sparse.size", b"1099511627776");
+    trial.layer("a hole of 1 TiB", hole.file("x", ""))?;
     let pieces = Archive::default().record("GNU.sparse.map", b"0,2,1,2").record("GNU.sparse.size", b"10");
     trial.layer("pieces that overlap", pieces.file("x", "data"))?;
     trial.layer(
@@ -213,11 +213,15 @@ impl Trial<'_> {
     }
 
     /// An image whose layer's blob is then changed on disk.
-    fn changed(&mut self, case: &str, change: impl FnOnce(&Path) -> std::io::Result<()>) -> Checked {
+    fn changed(
+        &mut self,
+        case: &str,
+        layer: &Layer,
+        change: impl FnOnce(&Path) -> std::io::Result<()>,
+    ) -> Checked {
         let mut layout = self.layout(case)?;
-        let layer = Layer::plain(Archive::default().file("f", &"x".repeat(5000)));
         let path = layout.blob_path(&digest(&layer.blob));
-        let image = layout.image(&config(json!({})), &[self.lower.clone(), layer])?;
+        let image = layout.image(&config(json!({})), &[self.lower.clone(), layer.clone()])?;
         layout.add(image)?;
         Ok(change(&path)?)
     }
@@ -226,10 +230,10 @@ impl Trial<'_> {
 fn blobs(subject: &Subject) -> Checked {
     let mut trial = Trial::new(subject)?;
     let content = Archive::default().file("f", &"x".repeat(5000));
-    let gzip = Layer::gzip(content.clone())?.blob;
-    let zstd = Layer::zstd(content.clone())?.blob;
-    let plain = content.end();
-    for (kind, blob) in [("+gzip", &gzip), ("+zstd", &zstd)] {
+    let (gzip, zstd) = (Layer::gzip(content.clone())?, Layer::zstd(content.clone())?);
+    let layer = Layer::plain(content);
+    let plain = layer.blob.clone();
+    for (kind, blob) in [("+gzip", &gzip.blob), ("+zstd", &zstd.blob)] {
         let kind = format!("{LAYER}{kind}");
         trial.blob("a compressed layer that is cut", &kind, &blob[..blob.len() - 9], &plain)?;
         trial.blob("a compressed layer that is not compressed", &kind, &plain, &plain)?;
@@ -238,14 +242,18 @@ fn blobs(subject: &Subject) -> Checked {
     trial.blob("another plain archive than the config says", LAYER, &plain, b"another")?;
     trial.blob("a layer of a media type that there is not", "application/x-7z", &plain, &plain)?;
     let changed = plain.iter().map(|&byte| if byte == b'x' { b'y' } else { byte }).collect::<Vec<_>>();
-    trial.changed("a blob that was changed", |path| fs::write(path, changed))?;
-    trial.changed("a blob that is too long", |path| fs::write(path, [&plain[..], b"x"].concat()))?;
-    trial.changed("a blob that is too short", |path| fs::write(path, &plain[1..]))?;
-    trial.changed("a blob that is gone", |path| fs::remove_file(path))?;
-    trial.changed("a blob that is a folder", |path| {
+    trial.changed("a blob that was changed", &layer, |path| fs::write(path, changed))?;
+    let mut other = gzip.blob.clone();
+    // The system that packed it: what it unpacks to is the same.
+    other[9] ^= 1;
+    trial.changed("a header of gzip that was changed", &gzip, |path| fs::write(path, other))?;
+    trial.changed("a blob that is too long", &layer, |path| fs::write(path, [&plain[..], b"x"].concat()))?;
+    trial.changed("a blob that is too short", &layer, |path| fs::write(path, &plain[1..]))?;
+    trial.changed("a blob that is gone", &layer, |path| fs::remove_file(path))?;
+    trial.changed("a blob that is a folder", &layer, |path| {
         fs::remove_file(path).and_then(|()| fs::create_dir(path))
     })?;
-    trial.changed("a blob that is a pipe", |path| {
+    trial.changed("a blob that is a pipe", &layer, |path| {
         fs::remove_file(path)?;
         Ok(nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU)?)
     })?;
@@ -268,7 +276,7 @@ impl Trial<'_> {
 
     /// A file that is no archive of an image.
     fn file(&mut self, case: &str, content: &[u8]) -> Checked {
-        let path = self.subject.write(&self.name(), content)?;
+        let path = self.subject.write(&format!("{}.tar", self.name()), content)?;
         self.images.push((case.to_owned(), path));
         Ok(())
     }
