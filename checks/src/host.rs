@@ -220,12 +220,21 @@ fn links() -> BTreeSet<String> {
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
-/// The state folder but for what is in root filesystems, the subject's temporary files, and what carries Congo's
-/// name where temporary files usually are.
+/// What images and options are to leave in the state folder: unpacked layers, and what has a name for the next run.
+const TO_STAY: [&str; 3] = ["layers", "kept", "volumes"];
+
+/// The state folder but for what is in root filesystems or to stay, the subject's temporary files, and what carries
+/// Congo's name where temporary files usually are.
 fn files(subject: &Subject) -> BTreeSet<PathBuf> {
-    let is_in_root = |path: &PathBuf| path.ancestors().skip(1).any(|folder| folder.join("proc").exists());
-    let mut found = kernel::listing(&subject.home(), 3);
-    found.retain(|path| !is_in_root(path));
+    let home = subject.home();
+    // No further up: the host's own root has a /proc, too.
+    let within = |folder: &&Path| folder.starts_with(&home);
+    let is_in_root = |path: &PathBuf| {
+        path.ancestors().skip(1).take_while(within).any(|folder| folder.join("proc").exists())
+    };
+    let is_to_stay = |path: &PathBuf| TO_STAY.iter().any(|name| path.starts_with(home.join(name)));
+    let mut found = kernel::listing(&home, 3);
+    found.retain(|path| !is_to_stay(path) && !is_in_root(path));
     found.extend(kernel::listing(&subject.temporary(), 2));
     for folder in ["/tmp", "/var/tmp", "/dev/shm", "/run/congo"] {
         let carries_name = |path: &PathBuf| {

@@ -12,6 +12,7 @@
 //! | [`kernel`] | what the kernel says about processes, mounts and cgroups |
 //! | `terminal` | a runtime at a terminal |
 //! | [`network`] | network namespaces to look from, and hosts outside |
+//! | `image` | images made by hand |
 //! | [`inside`] | what a check does from within a container |
 //! | [`host`] | a host of the checks' own, and the guard |
 //! | [`probe`] | what this machine can do |
@@ -25,6 +26,7 @@ pub mod acceptance;
 pub mod container;
 pub mod exercises;
 pub mod host;
+pub(crate) mod image;
 pub mod inside;
 pub mod kernel;
 pub mod machine;

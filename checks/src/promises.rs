@@ -4,7 +4,6 @@ use crate::Check;
 
 mod bad_input;
 mod bad_network;
-mod bad_storage;
 mod bridge;
 mod cgroup;
 mod cli;
@@ -18,6 +17,13 @@ mod exit_status;
 mod explain;
 mod filesystem;
 mod hostname;
+mod image;
+mod image_commit;
+mod image_debian;
+mod image_hostile;
+mod image_layers;
+mod image_store;
+mod image_tools;
 mod init;
 mod ipc;
 mod limits;
@@ -29,7 +35,6 @@ mod own_terminal;
 mod process;
 mod publish;
 mod signals;
-mod storage;
 mod streams;
 mod sysfs;
 mod terminal;
@@ -47,7 +52,13 @@ pub(crate) const ALL: &[&[Check]] = &[
     overlay::CHECKS,
     volume::CHECKS,
     volume_target::CHECKS,
-    storage::CHECKS,
+    image::CHECKS,
+    image_layers::CHECKS,
+    image_hostile::CHECKS,
+    image_store::CHECKS,
+    image_commit::CHECKS,
+    image_debian::CHECKS,
+    image_tools::CHECKS,
     sysfs::CHECKS,
     ipc::CHECKS,
     network::CHECKS,
@@ -68,7 +79,6 @@ pub(crate) const ALL: &[&[Check]] = &[
     explain::CHECKS,
     bad_input::CHECKS,
     bad_network::CHECKS,
-    bad_storage::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
 ];

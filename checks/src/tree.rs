@@ -43,9 +43,23 @@ pub struct Facts {
 /// # Errors
 /// A file cannot be read.
 pub fn read(root: &Path) -> io::Result<Tree> {
+    read_without(root, &[])
+}
+
+/// Reads a folder without these files and folders directly in it.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn read_without(root: &Path, left_out: &[&str]) -> io::Result<Tree> {
     let mut tree = Tree::new();
     let mut names = BTreeMap::new();
-    walk(root, Path::new(""), &mut tree, &mut names)?;
+    tree.insert(PathBuf::new(), facts(root, &fs::symlink_metadata(root)?)?);
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        if !left_out.iter().any(|it| name == *it) {
+            walk(root, Path::new(&name), &mut tree, &mut names)?;
+        }
+    }
     // Not the first in the order of reading, but in that of the alphabet.
     for paths in names.into_values().filter(|paths: &Vec<PathBuf>| paths.len() > 1) {
         let first = paths.iter().min().cloned();

@@ -53,6 +53,22 @@ pub fn copy_contents_at(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     })
 }
 
+/// Gives the directory `to` the owner, mode, times and extended attributes of the directory `from`, and nothing that is in
+/// it. The root of an overlay looks like that of its uppermost layer: a new one must look like the layer below.
+///
+/// # Errors
+/// ENOENT, EPERM, EROFS.
+pub fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
+    let open = |path: &Path| open(path, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty());
+    let copy = || {
+        let (from, to) = (open(from)?, open(to)?);
+        attributes(&from, OsStr::new("."), &to, &fstat(&from)?)
+    };
+    copy().map_err(|errno| {
+        Error::from_errno(format!("give {} what {} has", to.display(), from.display()), errno)
+    })
+}
+
 /// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute `trusted.overlay.opaque`.
 pub fn is_opaque(path: &Path) -> bool {
     let Ok(path) = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()) else { return false };

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use common::cgroupfs::Cgroup;
 use common::handshake::ChildEnd;
-use common::image::{Base, Config, Image, commit};
+use common::image::{Base, Config, Image, check_target, commit};
 use common::process::{self, Environment, Signals};
 use common::syscall::{die_with_parent, sethostname, umask, unshare};
 use common::terminal::Terminal;
@@ -55,6 +55,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // A bad value is refused before anything is made; and the files of the environment are the host's.
     cgroup::check(&cli.limits)?;
     cli.volumes.check()?;
+    cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
     image::warn_of_user(&config);
@@ -125,7 +126,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         }
     }
     if let Some(target) = &cli.root.commit {
-        let base = Base { image: image.as_ref(), folders: &plan.layers.lower };
+        // An image's own layers go on as they are.
+        let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
+        let base = Base { image: image.as_ref(), folders };
         commit(target, base, &plan.layers.upper(), &plan.command)?;
     }
     // The command has run, and its status is what counts.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use common::path::{Kind, make_beneath};
 use common::state::{ContainerFolder, KeptFolder, kept};
 use common::syscall::{mkdir, mount, open, umount2};
-use common::tree::is_opaque;
+use common::tree::{copy_attributes, is_opaque};
 use common::{Error, Hint, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -53,6 +53,10 @@ impl Layers {
                 let made = DirBuilder::new().create(&path);
                 let made = made.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
                 made.map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                // The root of an overlay has the owner, mode and time of its uppermost layer.
+                if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
+                    copy_attributes(below, &path)?;
+                }
             }
         }
         Ok(layers)

@@ -1,14 +1,15 @@
 //! A container's writable layer as a new image: `--commit`.
 //!
 //! Order: the blobs are written into a folder beside the target, each named by its digest; then `index.json`, which
-//! makes an image of them; then rename(2), which makes the whole of it appear. In a layout that is there already the
-//! blobs come first and the index last, so that it is whole at every moment.
+//! makes an image of them; then rename(2), which makes the whole of it appear. That folder is locked (flock(2)). In a
+//! layout that is there already the blobs come first and the index last, so that it is whole at every moment.
 //! Sources: OCI image specification, image-layout.md, manifest.md, config.md.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,30 +48,19 @@ pub struct Base<'a> {
 /// file system is full. Nothing is left then.
 pub fn commit(target: &Reference, base: Base<'_>, upper: &Path, created_by: &[OsString]) -> Result<()> {
     let path = target.path.as_path();
-    let is_archive = path.extension().is_some_and(|end| end == "tar");
-    if let Ok(there) = fs::symlink_metadata(path) {
-        let is_layout =
-            path.is_dir() && path.join("oci-layout").is_file() && path.join("index.json").is_file();
-        if !is_layout || is_archive {
-            let is = if there.is_dir() { "a folder that is no OCI layout" } else { "a file" };
-            return Err(Error::new(format!("--commit {}: there is {is} already", path.display()))
-                .hint("give a path that does not exist, or that of an OCI layout folder"));
-        }
-    }
+    let is_archive = is_archive(path);
+    check_target(target)?;
     let work = Work::new(path)?;
     let descriptor = work.image(base, upper, created_by)?;
     let tag = target.tag.as_deref().unwrap_or("latest");
     if is_archive {
         work.finish(descriptor, tag, Vec::new())?;
-        let archive = work.folder.with_extension("archive");
-        // Dropped, it removes what could not be finished.
-        let archive = Work { folder: archive };
-        let file =
-            File::create_new(&archive.folder).map_err(|error| cannot("make", &archive.folder, &error))?;
+        let archive = work.beside.join("archive");
+        let file = File::create_new(&archive).map_err(|error| cannot("make", &archive, &error))?;
         let mut file = BufWriter::new(file);
         pack(&work.folder, &mut file)?;
-        file.flush().map_err(|error| cannot("write", &archive.folder, &error))?;
-        return appear(&archive.folder, path);
+        file.flush().map_err(|error| cannot("write", &archive, &error))?;
+        return appear(&archive, path);
     }
     if path.is_dir() {
         return work.join(path, descriptor, tag);
@@ -79,21 +69,55 @@ pub fn commit(target: &Reference, base: Base<'_>, upper: &Path, created_by: &[Os
     appear(&work.folder, path)
 }
 
+fn is_archive(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "tar")
+}
+
+/// Whether an image can be made there, as far as can be said before the container has run.
+///
+/// # Errors
+/// There is something else already; there is no folder for it.
+pub fn check_target(target: &Reference) -> Result<()> {
+    let path = target.path.as_path();
+    let refused =
+        |why: &str, hint: &str| Err(Error::new(format!("--commit {}: {why}", path.display())).hint(hint));
+    if let Ok(there) = fs::symlink_metadata(path) {
+        let is_layout =
+            path.is_dir() && path.join("oci-layout").is_file() && path.join("index.json").is_file();
+        if !is_layout || is_archive(path) {
+            let is = if there.is_dir() { "a folder that is no OCI layout" } else { "a file" };
+            let hint = "give a path that does not exist, or that of an OCI layout folder";
+            return refused(&format!("there is {is} already"), hint);
+        }
+    } else if !folder_of(path).is_dir() {
+        let hint = "the folder in which the image is to be must exist";
+        return refused(&format!("{} is no folder", folder_of(path).display()), hint);
+    }
+    Ok(())
+}
+
+/// Where a path lies.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Gives what is finished its name, unless something has it by now.
 fn appear(from: &Path, to: &Path) -> Result<()> {
     let result = renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE);
     result.map_err(|errno| Error::from_errno(format!("--commit {}", to.display()), errno))
 }
 
-/// A layout in the making. Dropped, it goes.
+/// A layout in the making, in a folder beside the target. Dropped, it goes; what a killed runtime has left, the next one
+/// removes, as its lock is free.
 struct Work {
+    beside: PathBuf,
     folder: PathBuf,
+    _lock: Flock<File>,
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.folder);
-        _ = fs::remove_file(&self.folder);
+        _ = fs::remove_dir_all(&self.beside);
     }
 }
 
@@ -102,17 +126,23 @@ impl Work {
         let name = path.file_name().ok_or_else(|| {
             Error::new(format!("--commit {}: no name of a file or a folder", path.display()))
         })?;
-        let mut beside = OsString::from(".");
-        beside.push(name);
-        beside.push(format!(".commit-{}", std::process::id()));
-        let work = Work { folder: path.with_file_name(beside) };
-        for folder in ["", "blobs", "blobs/sha256"] {
-            let folder = work.folder.join(folder);
-            fs::create_dir(&folder).map_err(|error| {
-                cannot("make", &folder, &error).hint("the folder in which the image is to be must exist")
-            })?;
-        }
-        Ok(work)
+        let mut begin = OsString::from(".");
+        begin.push(name);
+        begin.push(".commit-");
+        sweep(path, &begin);
+        begin.push(std::process::id().to_string());
+        let beside = path.with_file_name(begin);
+        let failed = |error: &io::Error| cannot("make", &beside, error);
+        let lock = loop {
+            fs::create_dir(&beside).map_err(|error| failed(&error))?;
+            // Until it is locked, another runtime may take it for a dead one's.
+            if let Some(lock) = lock(&beside).filter(|_| beside.exists()) {
+                break lock;
+            }
+        };
+        let folder = beside.join("layout");
+        fs::create_dir_all(folder.join("blobs/sha256")).map_err(|error| failed(&error))?;
+        Ok(Work { beside, folder, _lock: lock })
     }
 
     /// Writes layers, config and manifest, and returns the manifest's descriptor.
@@ -254,6 +284,21 @@ impl Work {
         }
         fs::rename(self.folder.join("index.json"), &index).map_err(|error| cannot("write", &index, &error))
     }
+}
+
+/// Removes folders beside the target whose lock is free.
+fn sweep(target: &Path, begin: &OsStr) {
+    for entry in fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
+        let is_work = entry.file_name().as_bytes().starts_with(begin.as_bytes());
+        // What cannot be removed must not keep an image from being made.
+        if is_work && let Some(_lock) = lock(&entry.path()) {
+            _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn lock(folder: &Path) -> Option<Flock<File>> {
+    Flock::lock(File::open(folder).ok()?, FlockArg::LockExclusiveNonblock).ok()
 }
 
 /// A config may have no history, or `null` for it.

@@ -120,5 +120,7 @@ pub(super) fn broken(what: &str, error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return Error::new(format!("{what}: it ends too early")).hint("the image is damaged: copy it again");
     }
-    Error::from_io(what, error)
+    let told = Error::from_io(what, error);
+    // What has no number is what the archive or its compression says, and not the kernel.
+    if error.raw_os_error().is_some() { told } else { told.hint("the image is damaged: copy it again") }
 }

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-pub use commit::{Base, commit};
+pub use commit::{Base, check_target, commit};
 pub use config::Config;
 use digest::Digest;
 pub use layer::{Compression, decompress};

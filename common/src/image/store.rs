@@ -12,7 +12,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -31,12 +31,16 @@ use super::layer::{Stream, broken};
 use super::source::Blob;
 use super::{Digest, Image, Layer};
 use crate::error::{Error, Result, tell};
+use crate::tree::copy_attributes;
 use crate::{process, syscall};
 
 /// What the name of an unfinished layer begins with.
 const UNFINISHED: &str = ".unpacking-";
 /// The single layer of an image that has none.
 const EMPTY: &str = "empty";
+
+/// mount(2) takes one page of options: enough for some 200 layers, and Docker's limit is 128.
+const MAX_OPTIONS: usize = 4096;
 
 /// How large a layer may become. A few kilobytes of gzip can be petabytes of zeroes.
 #[derive(Debug, Clone, Copy)]
@@ -139,17 +143,14 @@ fn sweep(store: &Path) -> Result<()> {
 
 /// The root of an overlay looks like that of its upper layer, which may have no entry for it.
 fn like_below(upper: &Path, below: &[PathBuf]) -> Result<()> {
-    // Where no layer names its root, it is of no time: the same for everybody.
-    let (mut modified, mut mode) = (SystemTime::UNIX_EPOCH, 0o755);
-    let failed = |error: std::io::Error| cannot("make", upper, &error);
     if let Some(below) = below.last() {
-        let there = fs::metadata(below).map_err(|error| cannot("read", below, &error))?;
-        chown(upper, Some(there.uid()), Some(there.gid())).map_err(failed)?;
-        (modified, mode) = (there.modified().map_err(failed)?, there.mode() & 0o7777);
+        return copy_attributes(below, upper);
     }
-    set_mode(upper, mode)?;
-    let times = fs::FileTimes::new().set_modified(modified);
-    File::open(upper).and_then(|folder| folder.set_times(times)).map_err(failed)
+    // Where no layer names its root, it is of no time: the same for everybody.
+    set_mode(upper, 0o755)?;
+    let times = fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+    let set = File::open(upper).and_then(|folder| folder.set_times(times));
+    set.map_err(|error| cannot("make", upper, &error))
 }
 
 /// One layer to unpack.
@@ -254,6 +255,7 @@ impl Work<'_> {
         let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         syscall::mount("overlay", root, "overlay", flags, &options).map_err(|error| match error.errno() {
             Some(Errno::ENODEV) => error.hint("this kernel has no overlayfs: modprobe overlay"),
+            _ if options.len() >= MAX_OPTIONS => error.hint("it has more layers than mount(2) takes options for"),
             _ => error.hint(
                 "the state folder must be on a file system that can be an upper layer (ext4, xfs, btrfs, tmpfs), \
                  not on an overlay: set CONGO_HOME",

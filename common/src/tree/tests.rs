@@ -162,3 +162,22 @@ fn a_tree_is_removed_and_its_links_are_not_followed() {
     remove_tree(&other.join("file")).unwrap();
     assert!(!other.join("file").exists());
 }
+
+#[test]
+fn a_folder_gets_the_attributes_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+    for path in [&from, &to] {
+        fs::create_dir(path).unwrap();
+    }
+    fs::write(from.join("not-this"), "").unwrap();
+    fs::set_permissions(&from, fs::Permissions::from_mode(0o1750)).unwrap();
+    let time = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+    fs::File::open(&from).unwrap().set_times(time).unwrap();
+    copy_attributes(&from, &to).unwrap();
+    let (one, other) = (everything(&from), everything(&to));
+    assert_eq!(other.len(), 1);
+    let [one, other] = [one, other].map(|mut all| all.remove(Path::new("")).unwrap());
+    assert_eq!((one.kind_and_mode, one.modified), (other.kind_and_mode, other.modified));
+    assert!(copy_attributes(&from, &folder.path().join("none")).is_err());
+}

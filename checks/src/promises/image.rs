@@ -1,0 +1,190 @@
+//! Images: what one says about its container, and in which forms it comes.
+//!
+//! Sources: OCI image specification, config.md, image-layout.md, image-index.md; Docker image specification v1.2.
+
+use std::fs;
+
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use serde_json::{Value, json};
+
+use super::bad_input::refused;
+use crate::image::{Archive, Home, INDEX, Layer, Layout, architecture, base, config, same, saved};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(3, "image.environment", "The image's variables are set, and the user's go above them.", environment)
+        .hint("Env of the config, then --env-file and --env."),
+    Check::since(3, "image.command", "Entrypoint, Cmd, COMMAND and --entrypoint make the command as Docker has it.", command)
+        .hint("COMMAND replaces Cmd; --entrypoint replaces Entrypoint and drops Cmd, and an empty one leaves COMMAND alone."),
+    Check::since(3, "image.workdir", "It starts in the image's WorkingDir, unless --workdir says another.", workdir)
+        .hint("WorkingDir of the config; it is made if it is missing."),
+    Check::since(3, "image.volumes", "Each of the image's Volumes is a volume, filled from the image and gone with the container.", volumes)
+        .hint("Volumes of the config: an anonymous volume each, unless -v has put another there."),
+    Check::since(3, "image.stop-signal", "SIGTERM to the runtime reaches the command as the image's StopSignal.", stop_signal)
+        .hint("StopSignal of the config; other signals stay what they are."),
+    Check::since(3, "image.formats", "A layout folder, its archive and an archive of docker save give the same tree.", formats)
+        .hint("An archive with index.json is OCI's; one with only manifest.json is Docker's."),
+    Check::since(3, "image.tags", "The tag chooses the image, and an unknown one is refused with a list.", tags)
+        .hint("The annotation org.opencontainers.image.ref.name in index.json."),
+    Check::since(3, "image.platform", "Of an image for several machines, the one for this machine is run.", platform)
+        .hint("An index in the index: take the manifest whose platform is this machine's."),
+];
+
+/// An image of the base alone, with this config.
+fn plain(subject: &Subject, name: &str, more: Value) -> Result<String, Failure> {
+    Ok(Layout::of(subject, name, &config(more), &[base()?])?.name())
+}
+
+fn environment(subject: &Subject) -> Checked {
+    let env = ["PATH=/commands", "ONE=image", "TWO=image", "THREE=a=b c"];
+    let image = plain(subject, "environment", json!({ "Env": env }))?;
+    let container = subject.hold(&["--image", &image, "--env", "TWO=user"])?;
+    let mut seen = container.first()?.environment()?;
+    seen.retain(|it| ["PATH", "ONE", "TWO", "THREE"].iter().any(|name| it.starts_with(&format!("{name}="))));
+    seen.sort();
+    expect(
+        "what of it is in /proc/PID/environ",
+        vec!["ONE=image", "PATH=/commands", "THREE=a=b c", "TWO=user"],
+        seen.iter().map(String::as_str).collect(),
+    )
+}
+
+fn command(subject: &Subject) -> Checked {
+    let both =
+        json!({ "Entrypoint": ["sh", "-c", "echo \"entrypoint:$*\"", "sh"], "Cmd": ["cmd", "two words"] });
+    let both = plain(subject, "command-both", both)?;
+    let only = plain(subject, "command-only", json!({ "Cmd": ["sh", "-c", "echo cmd"] }))?;
+    for (image, words, expected) in [
+        (&both, &[][..], "entrypoint:cmd two words"),
+        (&both, &["user", "x"], "entrypoint:user x"),
+        // With its Cmd as arguments, it would fail.
+        (&both, &["--entrypoint", "cat"], ""),
+        (&both, &["--entrypoint", "sh", "--", "-c", "echo mine"], "mine"),
+        (&both, &["--entrypoint", "", "sh", "-c", "echo none"], "none"),
+        (&only, &[], "cmd"),
+        (&only, &["sh", "-c", "echo user"], "user"),
+        (&only, &["--entrypoint", "sh", "--", "-c", "echo mine"], "mine"),
+    ] {
+        let arguments = [&["--image", image][..], words].concat();
+        expect(format!("what {words:?} prints"), expected, subject.run(&arguments)?.ok()?)?;
+    }
+    Ok(())
+}
+
+fn workdir(subject: &Subject) -> Checked {
+    let image = plain(subject, "workdir", json!({ "WorkingDir": "/srv/made" }))?;
+    expect("pwd", "/srv/made", subject.sh(&["--image", &image], "pwd")?.ok()?)?;
+    expect("pwd with --workdir", "/etc", subject.sh(&["--image", &image, "--workdir", "/etc"], "pwd")?.ok()?)
+}
+
+fn volumes(subject: &Subject) -> Checked {
+    let layer = Layer::plain(Archive::default().folder("data").file("data/of-image", "filled"));
+    let config = config(json!({ "Volumes": { "/data": {}, "/none": {} } }));
+    let image = Layout::of(subject, "volumes", &config, &[base()?, layer])?.name();
+    let options = ["--image", image.as_str()];
+    let container = subject.hold(&options)?;
+    let mounts = container.first()?.mounts()?;
+    for point in ["/data", "/none"] {
+        ensure(mounts.iter().any(|mount| mount.point == point), || {
+            Failure::new(format!("a mount at {point}"), "none in /proc/PID/mountinfo")
+        })?;
+    }
+    let inside = container.first()?.path("root/data/of-image");
+    expect("what is in the volume", "filled", fs::read_to_string(inside)?.as_str())?;
+    drop(container);
+    subject.sh(&options, "echo x > /data/new")?.ok()?;
+    let next = subject.sh(&options, "test -e /data/new && echo there; :")?;
+    expect("what the next container has of what one has written", "", next.ok()?)?;
+    let host = crate::image::empty(subject, "volumes-host")?;
+    let volume = format!("{}:/data", host.display());
+    subject.sh(&[&options[..], &["-v", &volume]].concat(), "echo x > /data/new")?.ok()?;
+    ensure(host.join("new").exists(), || {
+        Failure::new("-v at the place of a volume of the image wins", "it does not")
+    })
+}
+
+fn stop_signal(subject: &Subject) -> Checked {
+    let image = plain(subject, "stop-signal", json!({ "StopSignal": "SIGUSR1" }))?;
+    let script = "for s in TERM USR1 INT; do trap \"echo got $s.\" $s; done
+        sleep 1000 & echo ready; while :; do wait; done";
+    let container = subject.hold_sh(&["--image", &image], script)?;
+    container.signal(SIGINT)?;
+    container.wait_for("got INT.")?;
+    container.signal(SIGTERM)?;
+    container.wait_for("got USR1.")?;
+    ensure(!container.stdout().contains("TERM"), || Failure::new("SIGUSR1 in the place of SIGTERM", "both"))
+}
+
+fn formats(subject: &Subject) -> Checked {
+    let lower = Archive::default()
+        .folder("t")
+        .file("t/a", "lower")
+        .file("t/b", "lower")
+        .folder("t/c")
+        .symlink("t/l", "a");
+    let upper = Archive::default().file("t/a", "upper").file("t/.wh.b", "").hard_link("t/h", "t/a");
+    let layers = [base()?, Layer::gzip(lower)?, Layer::plain(upper)];
+    let config = config(json!({}));
+    let layout = Layout::of(subject, "formats", &config, &layers)?;
+    let archive = layout.archive(subject, "formats.tar")?;
+    let saved = saved(subject, "formats-saved.tar", "congo/checks:v1", &config, &layers)?;
+    let mut trees = Vec::new();
+    for image in [&layout.name(), &archive, &saved] {
+        // What another form has unpacked must not do for this one.
+        trees.push((image.clone(), Home::new(subject, "formats-home")?.tree(&["--image", image])?));
+    }
+    let (_, first) = &trees[0];
+    let names: Vec<_> = first.keys().map(|path| path.display().to_string()).collect();
+    expect(
+        "what is in the folder /t",
+        vec!["", "a", "c", "h", "l"],
+        names.iter().map(String::as_str).collect(),
+    )?;
+    trees[1..].iter().try_for_each(|(image, tree)| same(image, first, tree))?;
+    subject.run(&["--image", &format!("{saved}:congo/checks:v1")])?.ok()?;
+    subject.run(&["--image", &format!("{saved}:v1")])?.ok().map(drop)
+}
+
+/// An image that says a word.
+fn saying(layout: &Layout, base: &Layer, word: &str) -> Result<Value, Failure> {
+    let config = config(json!({ "Cmd": ["sh", "-c", format!("echo {word}")] }));
+    Ok(layout.image(&config, std::slice::from_ref(base))?)
+}
+
+fn tags(subject: &Subject) -> Checked {
+    let base = base()?;
+    let mut layout = Layout::new(subject, "tags")?;
+    for tag in ["one", "two"] {
+        layout.add_tagged(saying(&layout, &base, tag)?, tag)?;
+    }
+    let image = layout.name();
+    let tagged = |tag: &str| format!("{image}:{tag}");
+    for tag in ["one", "two"] {
+        expect(format!("what :{tag} says"), tag, subject.run(&["--image", &tagged(tag)])?.ok()?)?;
+    }
+    refused(subject, &["--image", &tagged("three")], &["three", "one", "two"])?;
+    refused(subject, &["--image", &image], &["one", "two"])?;
+    layout.add_tagged(saying(&layout, &base, "newest")?, "latest")?;
+    expect("what it says without a tag", "newest", subject.run(&["--image", &image])?.ok()?)
+}
+
+fn platform(subject: &Subject) -> Checked {
+    let base = base()?;
+    let mut layout = Layout::new(subject, "platform")?;
+    let mut manifests = Vec::new();
+    for (os, machine) in [("linux", "mips64le"), ("windows", architecture()), ("linux", architecture())] {
+        let mut manifest = saying(&layout, &base, &format!("{os}-{machine}"))?;
+        manifest["platform"] = json!({ "os": os, "architecture": machine });
+        manifests.push(manifest);
+    }
+    let others = manifests[..2].to_vec();
+    let index =
+        layout.document(INDEX, &json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }))?;
+    layout.add(index)?;
+    let run = subject.run(&["--image", &layout.name()])?;
+    expect("what it says", format!("linux-{}", architecture()).as_str(), run.ok()?)?;
+    let mut layout = Layout::new(subject, "platform-others")?;
+    let index = layout.document(INDEX, &json!({ "schemaVersion": 2, "manifests": others }))?;
+    layout.add(index)?;
+    refused(subject, &["--image", &layout.name()], &[architecture()])
+}

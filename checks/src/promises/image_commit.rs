@@ -1,0 +1,237 @@
+//! A container that becomes an image: what it has is in the image, and nobody ever sees half of one.
+//!
+//! What is changed in a container is changed from outside, by its root in /proc, so that no program of it is needed.
+//! Sources: OCI image specification, layer.md, "Representing Changes"; image-layout.md. Man page: rename(2).
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal::SIGKILL;
+use serde_json::{Value, json};
+
+use super::bad_input::error;
+use super::image_tools::{container_root, root, tool};
+use crate::image::{Archive, Home, Layer, Layout, Programs, base, config, empty, same};
+use crate::kernel::{eventually, listing};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(3, "image.commit-and-run", "--commit makes an image that --image runs, with the root and the change.", commit)
+        .hint("The root and the writable layer, each as a layer; a whiteout becomes a file .wh.NAME."),
+    Check::since(3, "image.commit-tree", "What a container has added, changed and deleted is so in the image that it becomes.", round_trip)
+        .hint("overlayfs's whiteouts and opaque folders become .wh.NAME and .wh..wh..opq; hard links and attributes are kept."),
+    Check::since(3, "image.commit-tags", "--commit adds to a layout that is there, and refuses, before the run, what is anything else.", targets)
+        .hint("Look at the path first: what was done in the container would be lost."),
+    Check::since(3, "image.commit-layers", "An image of 128 layers runs, and becomes one of 129.", many_layers)
+        .hint("The options of an overlay fit into one page if each layer is named by its descriptor."),
+    Check::since(3, "image.commit-killed", "A SIGKILL during --commit leaves no half image, and what it leaves the next one removes.", killed)
+        .hint("Write beside, rename(2) at the end; a lock tells what a killed one has left."),
+    Check::since(3, "image.commit-tools", "skopeo and umoci take the image, with its command and its variables.", tools)
+        .needs(&[Need::Program("umoci"), Need::Program("skopeo")])
+        .hint("The base's config goes on; diff_ids are those of the uncompressed layers."),
+];
+
+/// A small root, made anew.
+fn small_root(subject: &Subject) -> Result<String, Failure> {
+    let root = empty(subject, "commit-root")?;
+    Programs::of_host()?.install(&root)?;
+    fs::write(root.join("deleted"), "base")?;
+    fs::write(root.join("stays"), "base")?;
+    Ok(root.display().to_string())
+}
+
+fn commit(subject: &Subject) -> Checked {
+    let (root, folder) = (small_root(subject)?, empty(subject, "commit")?);
+    let script = "echo changed > /of-the-image";
+    for name in ["image.tar", "image"] {
+        let out = folder.join(name).display().to_string();
+        let container = subject.hold(&["--rootfs", &root, "--env", "PATH=/commands", "--commit", &out])?;
+        fs::remove_file(container.first()?.path("root/deleted"))?;
+        container.output()?.ok()?;
+        let words = ["--image", &out, "--env", "PATH=/commands", "sh", "-c"];
+        let look = "cat /stays; test -e /deleted || echo ' and not what was deleted'";
+        let run = subject.run(&[&words[..], &[look]].concat())?;
+        expect(format!("what {name} has"), "base and not what was deleted", run.ok()?)?;
+        let again = folder.join(format!("again-{name}")).display().to_string();
+        let options = ["--commit", again.as_str()];
+        subject.run(&[&options[..], &words, &[script]].concat())?.ok()?;
+        let words = ["--image", &again, "--env", "PATH=/commands", "sh", "-c", "cat /of-the-image /stays"];
+        expect("what an image on top of it has", "changed\nbase", subject.run(&words)?.ok()?)?;
+    }
+    Ok(())
+}
+
+fn round_trip(subject: &Subject) -> Checked {
+    let mut layer = Archive::default();
+    for folder in ["t", "t/gone", "t/anew", "t/anew/below", "t/to-file", "t/changed"] {
+        layer = layer.folder(folder);
+    }
+    for file in ["gone/x", "anew/x", "anew/below/x", "to-file/x", "to-folder", "changed/x", "mode", "owner"] {
+        layer = layer.file(&format!("t/{file}"), "base");
+    }
+    let image = Layout::of(subject, "tree", &config(json!({})), &[base()?, Layer::plain(layer)])?.name();
+    let out = empty(subject, "tree-out")?.join("image.tar").display().to_string();
+    let container = subject.hold(&["--image", &image, "--commit", &out])?;
+    let at = container.first()?.path("root/t");
+    change(&at)?;
+    let expected = crate::tree::read(&at)?;
+    container.output()?.ok()?;
+    let home = Home::new(subject, "tree-home")?;
+    same("the container and its image", &expected, &home.tree(&["--image", &out])?)
+}
+
+/// Does everything that makes a difference in a writable layer.
+fn change(at: &Path) -> Checked {
+    let path = |name: &str| at.join(name);
+    fs::remove_dir_all(path("gone"))?;
+    fs::remove_dir_all(path("anew"))?;
+    fs::create_dir(path("anew"))?;
+    fs::write(path("anew/y"), "new")?;
+    fs::remove_dir_all(path("to-file"))?;
+    fs::write(path("to-file"), "file")?;
+    fs::remove_file(path("to-folder"))?;
+    fs::create_dir(path("to-folder"))?;
+    fs::write(path("changed/x"), "changed")?;
+    fs::set_permissions(path("mode"), fs::Permissions::from_mode(0o4711))?;
+    chown(path("owner"), Some(3_000_000_000), Some(100_000))?;
+    fs::hard_link(path("changed/x"), path("hard"))?;
+    symlink("nowhere", path("link"))?;
+    xattr::set(path("hard"), "user.note", b"a=b\n\xff")?;
+    nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU)?;
+    fs::write(path("n".repeat(255).as_str()), "a long name")?;
+    fs::File::create(path("hole"))?.set_len(1 << 20)?;
+    // Not to the second: a pax record has the rest.
+    let time = std::time::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789);
+    Ok(fs::File::open(path("to-file"))?.set_modified(time)?)
+}
+
+fn targets(subject: &Subject) -> Checked {
+    let folder = empty(subject, "targets")?;
+    let image = Layout::of(subject, "targets-base", &config(json!({})), &[base()?])?.name();
+    let layout = folder.join("layout").display().to_string();
+    for word in ["one", "two"] {
+        let tagged = format!("{layout}:{word}");
+        let script = format!("echo {word} > /word");
+        subject.run(&["--image", &image, "--commit", &tagged, "sh", "-c", &script])?.ok()?;
+    }
+    for word in ["one", "two"] {
+        let run = subject.run(&["--image", &format!("{layout}:{word}"), "cat", "/word"])?;
+        expect(format!("what the image :{word} has"), word, run.ok()?)?;
+    }
+    fs::write(folder.join("file"), "mine")?;
+    fs::write(folder.join("file.tar"), "mine")?;
+    fs::create_dir(folder.join("folder"))?;
+    let before = listing(&folder, 3);
+    for name in ["file", "file.tar", "folder", "none/image", "file/image"] {
+        let out = folder.join(name).display().to_string();
+        let output = subject.run(&["--image", &image, "--commit", &out, "sh", "-c", "echo ran"])?;
+        let told =
+            |failure: Failure| Failure { expected: format!("{name}: {}", failure.expected), ..failure };
+        error(&output, 125, &["--commit", name]).map_err(told)?;
+        expect(format!("{name}: what is in the folder"), &before, &listing(&folder, 3))?;
+    }
+    expect("the file", "mine", fs::read_to_string(folder.join("file"))?.as_str())
+}
+
+fn many_layers(subject: &Subject) -> Checked {
+    let numbers = 1..128;
+    let layer = |number: i32| {
+        let archive = Archive::default()
+            .folder("t")
+            .file(&format!("t/{number}"), "")
+            .file("t/last", &number.to_string());
+        Layer::plain(archive)
+    };
+    let layers: Vec<_> = [base()?].into_iter().chain(numbers.map(layer)).collect();
+    let image = Layout::of(subject, "many-layers", &config(json!({})), &layers)?.name();
+    let out = empty(subject, "many-layers-out")?.join("image").display().to_string();
+    let script = "set -- /t/*; echo $# files, the last is $(cat /t/last); echo new > /t/last";
+    let run = subject.run(&["--image", &image, "--commit", &out, "sh", "-c", script])?;
+    expect("what 128 layers have", "128 files, the last is 127", run.ok()?)?;
+    expect("what the 129th has", "new", subject.run(&["--image", &out, "cat", "/t/last"])?.ok()?)
+}
+
+fn killed(subject: &Subject) -> Checked {
+    let image = Layout::of(subject, "commit-killed", &config(json!({})), &[base()?])?.name();
+    let mut amidst = 0;
+    for name in ["image.tar", "image"] {
+        for moment in [0, 20, 80] {
+            let folder = empty(subject, "commit-killed-out")?;
+            let out = folder.join(name).display().to_string();
+            let run = subject.start(&[
+                "--image",
+                &image,
+                "--commit",
+                &out,
+                "sh",
+                "-c",
+                "echo ready; echo x > /new",
+            ])?;
+            // From here on it writes the image.
+            let began = eventually(Duration::from_secs(10), || !listing(&folder, 1).is_empty());
+            ensure(began, || Failure::new("the runtime writes beside the path of --commit", "it does not"))?;
+            thread::sleep(Duration::from_millis(moment));
+            let _ = run.signal(SIGKILL);
+            amidst += usize::from(run.output()?.killed);
+            let whole = || subject.run(&["--image", &out, "cat", "/new"])?.ok().map(drop);
+            if Path::new(&out).exists() {
+                whole()?;
+                continue;
+            }
+            subject.run(&["--image", &image, "--commit", &out, "sh", "-c", "echo x > /new"])?.ok()?;
+            whole()?;
+            expect("what is in the folder of the image", [folder.join(name)].into(), listing(&folder, 1))?;
+        }
+    }
+    ensure(amidst >= 2, || Failure::new("the check kills in the midst of --commit at least twice", amidst))
+}
+
+fn tools(subject: &Subject) -> Checked {
+    let at = empty(subject, "commit-tools")?;
+    let more = json!({ "Env": ["PATH=/commands", "A=b c"], "WorkingDir": "/etc", "StopSignal": "SIGINT" });
+    let image = Layout::of(subject, "commit-base", &config(more.clone()), &[base()?])?.name();
+    let name = |name: &str| at.join(name).display().to_string();
+    for (out, words) in [
+        ("layout:v1", ["--image", &image]),
+        ("archive.tar:v1", ["--image", &image]),
+        ("root:v1", ["--rootfs", &small_root(subject)?]),
+    ] {
+        let commit = ["--commit", &name(out), "--env", "PATH=/commands"].map(str::to_owned);
+        let mut arguments: Vec<_> = words.to_vec();
+        arguments.extend(commit.iter().map(String::as_str));
+        let container = subject.hold(&arguments)?;
+        fs::write(container.first()?.path("root/new"), "x")?;
+        let tree = container_root(&container)?;
+        container.output()?.ok()?;
+        let archive = out.contains(".tar");
+        let transport = if archive { "oci-archive" } else { "oci" };
+        tool(&at, &format!("skopeo copy --quiet {transport}:{out} oci:copy:it"))?;
+        tool(&at, "umoci unpack --image copy:it unpacked")?;
+        let mut unpacked = root(&at.join("unpacked/rootfs"))?;
+        let mut tree = tree;
+        // What was made to mount something is the runtime's.
+        for it in [&mut unpacked, &mut tree] {
+            it.retain(|path, _| !path.as_os_str().is_empty() && path != Path::new("etc"));
+        }
+        same(out, &tree, &unpacked)?;
+        fs::remove_dir_all(at.join("unpacked"))?;
+        let told = Command::new("skopeo")
+            .args(["inspect", "--config", &format!("{transport}:{out}")])
+            .current_dir(&at)
+            .output()?;
+        let told: Value = serde_json::from_slice(&told.stdout).unwrap_or_default();
+        if words[0] == "--image" {
+            for key in ["Env", "WorkingDir", "StopSignal"] {
+                expect(format!("{key} of the image"), &more[key], &told["config"][key])?;
+            }
+            expect("Cmd of the image", &json!(["cat"]), &told["config"]["Cmd"])?;
+        }
+        let layers = told["rootfs"]["diff_ids"].as_array().map(Vec::len);
+        expect("the number of its layers", Some(2), layers)?;
+    }
+    Ok(fs::remove_dir_all(at)?)
+}
