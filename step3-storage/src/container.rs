@@ -129,7 +129,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         }
     }
     if let Some(target) = &cli.root.commit {
-        let base = Base { image: image.as_ref(), folders: &plan.layers.lower };
+        // The image's own layers are in the new one as they are.
+        let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
+        let base = Base { image: image.as_ref(), folders };
         commit(target, base, &plan.layers.upper(), &plan.command)?;
     }
     // The command has run, and its status is what counts.
