@@ -129,7 +129,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         }
     }
     if let Some(target) = &cli.root.commit {
-        // The image's own layers are in the new one as they are.
+        // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
         commit(target, base, &plan.layers.upper(), &plan.command)?;
