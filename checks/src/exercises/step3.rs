@@ -145,8 +145,8 @@ fn overlay_volume(subject: &Subject) -> Checked {
     expect("what stays of its writing", None, left)?;
     let container = subject.hold(&["-v", &option])?;
     let inside = fs::metadata(container.first()?.path("root/mnt/it"))?;
-    let found = (inside.mode() & 0o7777, inside.uid(), inside.gid());
-    expect("mode, owner and group of the folder in the container", (0o1770, 1000, 1001), found)?;
+    let found = format!("{:o} {} {}", inside.mode() & 0o7777, inside.uid(), inside.gid());
+    expect("mode, owner and group of the folder in the container", "1770 1000 1001", &found)?;
     let mounts = container.first()?.mounts()?;
     let kind = mounts.iter().rfind(|mount: &&Mount| mount.point == "/mnt/it").map(|it| it.kind.as_str());
     expect("the filesystem at the target", Some("overlay"), kind)
