@@ -84,8 +84,7 @@ pub fn matrix() -> Result<String> {
 }
 
 fn hint(id: &str) -> Result<&'static str> {
-    let exercises =
-        exercises::ALL.iter().filter(|exercise| is_named(exercise, id)).map(|exercise| exercise.hint);
+    let exercises = exercises::all().filter(|exercise| is_named(exercise, id)).map(|exercise| exercise.hint);
     let checks = checks::all().filter(|check| check.id == id).map(|check| check.hint);
     exercises.chain(checks).next().with_context(|| format!("no check or exercise \"{id}\": see --list"))
 }
@@ -101,7 +100,7 @@ fn list(args: &Args) -> Result<()> {
         println!("{:32} since step {}  {}", check.id, check.since, check.sentence);
     }
     if args.only.is_none() {
-        for exercise in exercises::ALL.iter().filter(|exercise| exercise.step <= step) {
+        for exercise in exercises::all().filter(|exercise| exercise.step <= step) {
             println!("{:32} exercise      {}", exercise.id, exercise.sentence);
         }
     }
@@ -137,7 +136,7 @@ fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
             run: Box::new(move |subject| checks::run_exercise(exercise, subject)),
             again: format!("{short}{bin} --exercise {name}"),
         };
-        exercises::ALL.iter().filter(wanted).map(of_exercise).collect()
+        exercises::all().filter(wanted).map(of_exercise).collect()
     } else {
         let of_check = |check: &'static Check| Task {
             id: check.id,

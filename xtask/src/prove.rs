@@ -60,8 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             (!mutant.checks.is_empty()).then_some(mutant)
         })
         .collect();
-    let exercises: Vec<_> =
-        exercises::ALL.iter().filter(|exercise| exercise.id.starts_with(&args.only)).collect();
+    let exercises: Vec<_> = exercises::all().filter(|exercise| exercise.id.starts_with(&args.only)).collect();
     ensure!(!mutants.is_empty() || !exercises.is_empty(), "no mutant and no exercise \"{}\"", args.only);
 
     let start = Instant::now();
@@ -277,7 +276,7 @@ mod tests {
 
     #[test]
     fn every_exercise_has_a_solution_that_fits_the_code() {
-        for exercise in exercises::ALL {
+        for exercise in exercises::all() {
             let patch = workspace::root().join(solution(exercise).unwrap());
             apply(workspace::root(), &patch, &["--check"]).unwrap();
         }

@@ -1,14 +1,18 @@
 //! Images that other tools make are unpacked by Congo as umoci unpacks them; what Congo makes, other tools take.
 //!
 //! Three layers add, change and delete, put a file in the place of a folder and a folder in that of a file, and back.
-//! Each is tried in every form that skopeo writes. Needs root, umoci and skopeo; buildah for its own images.
+//! Each is tried in every form that skopeo writes. Needs root, umoci and skopeo; buildah for its own images;
+//! docker-registry for one that is fetched, in a network of the test's own.
 
 use std::ffi::OsStr;
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use common::image::{Base, Image, commit, reference, target};
 use xtask::image::compare;
@@ -22,7 +26,7 @@ fn lacks(tools: &[&str]) -> bool {
         missing.push("root".into());
     }
     if !missing.is_empty() {
-        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let name = thread::current().name().unwrap_or_default().to_owned();
         common::tell(format_args!("skipped {name}: it needs {}", missing.join(", ")));
     }
     !missing.is_empty()
@@ -166,4 +170,111 @@ fn an_image_of_buildah() {
     assert!(image.config.env.contains(&("A".into(), "b".into())));
     assert_eq!(image.config.volumes, [Path::new("/v")]);
     assert_eq!(image.config.stop_signal, Some(nix::sys::signal::Signal::SIGINT));
+}
+
+/// A registry at 127.0.0.1:5000 of the thread's network, until the value is dropped.
+struct Registry(Child);
+
+impl Registry {
+    const ADDRESS: &str = "127.0.0.1:5000";
+
+    fn start(folder: &Path) -> Registry {
+        let config = folder.join("registry.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{ level: error }}\nhttp: {{ addr: \"{}\" }}\nstorage: {{ filesystem: {{ rootdirectory: \"{}\" }} }}\n",
+            Registry::ADDRESS,
+            folder.join("registry").display()
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new("docker-registry");
+        let command = command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = Registry(command.spawn().unwrap());
+        for _ in 0..400 {
+            if TcpStream::connect(Registry::ADDRESS).is_ok() {
+                return registry;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the registry does not answer");
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `cargo xtask image pull` in a folder; this registry has no TLS.
+fn pull(at: &Path, name: &str, folder: &str) -> Output {
+    let insecure = format!("[[registry]]\nlocation = \"{}\"\ninsecure = true\n", Registry::ADDRESS);
+    let config = at.join(".config/containers");
+    fs::create_dir_all(&config).unwrap();
+    fs::write(config.join("registries.conf"), insecure).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["image", "pull", name, folder]).current_dir(at);
+    // Where skopeo looks first; not each version of it knows a variable for that.
+    command.env("HOME", at).output().unwrap()
+}
+
+/// What a file of an image holds.
+fn content(image: &Path, tag: &str, name: &str) -> String {
+    let mut value = image.as_os_str().to_owned();
+    value.push(tag);
+    let image = Image::open(&reference(value).unwrap()).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let layers = image.unpack(state.path()).unwrap();
+    fs::read_to_string(layers.last().unwrap().join(name)).unwrap()
+}
+
+#[test]
+fn an_image_is_fetched_from_a_registry() {
+    if lacks(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let at = work.path();
+    for tag in ["v1", "latest"] {
+        let layer = at.join(format!("layer-{tag}"));
+        fs::create_dir(&layer).unwrap();
+        fs::write(layer.join("which"), tag).unwrap();
+        let made = target(at.join(format!("made:{tag}")).into()).unwrap();
+        commit(&made, Base::default(), &layer, &["sh".into()]).unwrap();
+    }
+    let in_own_network = || {
+        checks::host::own_network().unwrap();
+        let _registry = Registry::start(at);
+        for tag in ["v1", "latest"] {
+            let to = format!("docker://{}/congo/made:{tag}", Registry::ADDRESS);
+            run(at, &format!("skopeo copy --dest-tls-verify=false oci:made:{tag} {to}"));
+        }
+        let name = format!("{}/congo/made", Registry::ADDRESS);
+        // The second one goes into the folder of the first.
+        for (name, tag) in [(format!("{name}:v1"), ":v1"), (name.clone(), ":latest")] {
+            let output = pull(at, &name, "pulled");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(stdout.ends_with(&format!("Now: --image pulled{tag}\n")), "{stdout}");
+        }
+        let output = pull(at, &format!("{name}:missing"), "pulled");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && stderr.contains("skopeo failed"), "{stderr}");
+    };
+    thread::scope(|scope| scope.spawn(in_own_network).join()).unwrap();
+    for tag in ["v1", "latest"] {
+        assert_eq!(content(&at.join("pulled"), &format!(":{tag}"), "which"), tag);
+    }
+}
+
+#[test]
+fn without_skopeo_an_image_is_not_fetched() {
+    let nothing = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["image", "pull", "debian:12", "debian"]).current_dir(&nothing);
+    let output = command.env("PATH", nothing.path()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("skopeo is not installed") && stderr.contains("apt install skopeo"), "{stderr}");
 }

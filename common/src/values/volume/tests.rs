@@ -282,4 +282,97 @@ proptest! {
             prop_assert!(is_clean(&read.target), "{:?}", read.target);
         }
     }
+
+    /// Whatever stands in a value, a user gets it back as one short line, or a mount that is possible.
+    #[test]
+    fn any_bytes_are_taken_or_refused_in_one_line(
+        text in prop::collection::vec(any::<u8>(), 0..40),
+        words in prop::collection::vec(prop::sample::select(WORDS), 0..6),
+        comma in prop::sample::select(&[":", ",", "", "/"][..]),
+    ) {
+        for value in [text, words.join(comma).into_bytes()] {
+            let value = OsString::from_vec(value);
+            let targets = [
+                volume(value.clone()).map(|it| it.target),
+                mount(value.clone()).map(|it| it.target().to_owned()),
+                tmpfs(value).map(|it| it.target),
+            ];
+            for read in targets {
+                match read {
+                    Ok(target) => prop_assert!(is_clean(&target), "{:?}", target),
+                    Err(error) => prop_assert!(!error.contains('\n') && error.len() < 300, "{:?}", error),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_volume_is_can_be_written_again(
+        name in r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,20}|/[a-z/]{0,9}|",
+        target in a_path(b":/."),
+        options in prop::collection::vec(prop::sample::select(&["ro", "rw", "nocopy", "z", "slave", "rshared"][..]), 0..4),
+    ) {
+        let source = if name.is_empty() { name } else { name + ":" };
+        let mut text = [source.as_bytes(), &target].concat();
+        if !options.is_empty() {
+            text.extend_from_slice(format!(":{}", options.join(",")).as_bytes());
+        }
+        if let Ok(read) = volume(OsString::from_vec(text)) {
+            let mut again = [source.as_bytes(), read.target.as_os_str().as_bytes()].concat();
+            again.extend_from_slice(if read.read_only { b":ro" } else { b":rw" });
+            if matches!(read.source, Source::Host(_)) {
+                again.extend_from_slice(format!(",{}", format!("{:?}", read.propagation).to_lowercase()).as_bytes());
+            }
+            if !read.copy {
+                again.extend_from_slice(b",nocopy");
+            }
+            prop_assert_eq!(volume(OsString::from_vec(again)), Ok(read));
+        }
+    }
+
+    /// Any path, and the last word about each flag counts.
+    #[test]
+    fn any_path_without_a_colon_is_taken_by_tmpfs(
+        target in a_path(b":/."),
+        flags in prop::collection::vec(prop::sample::select(&["exec", "noexec", "ro", "rw"][..]), 1..6),
+    ) {
+        let text = [&target[..], b":size=1m,", flags.join(",").as_bytes()].concat();
+        let read = tmpfs(OsString::from_vec(text)).unwrap();
+        prop_assert_eq!(read.target.as_os_str().as_bytes(), &target[..]);
+        prop_assert_eq!(read.options, "size=1048576");
+        let last = |one: &str, other: &str| flags.iter().rfind(|it| [one, other].contains(it)).copied();
+        prop_assert_eq!(read.read_only, last("ro", "rw") == Some("ro"));
+        prop_assert_eq!(read.flags.contains(MsFlags::MS_NOEXEC), last("exec", "noexec") != Some("exec"));
+    }
 }
+
+/// What values are made of, so that some of them are right.
+const WORDS: &[&str] = &[
+    "type=bind",
+    "type=tmpfs",
+    "type=volume",
+    "source=/srv",
+    "source=data",
+    "src=./x",
+    "target=/data",
+    "dst=/a/../b",
+    "target=/..",
+    "readonly",
+    "ro=false",
+    "ro",
+    "volume-nocopy",
+    "bind-propagation=slave",
+    "tmpfs-size=1m",
+    "tmpfs-mode=1777",
+    "size=1m",
+    "mode=9",
+    "\"target=/a,b\"",
+    "\"",
+    "/srv",
+    "/data",
+    "data",
+    ":",
+    "..",
+    "\n",
+    "é",
+];
