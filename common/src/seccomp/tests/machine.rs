@@ -6,7 +6,7 @@ use seccompiler::sock_filter;
 
 use super::super::architecture::Architecture;
 use super::super::{Profile, json, rules};
-use crate::capability::{Capabilities, Capability};
+use crate::capability::{Capabilities, Capability, by_name};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
@@ -102,6 +102,87 @@ fn the_other_machine_has_its_own_numbers() {
     assert_eq!((run(&plain, 220, 0x1000_0000), run(&plain, 220, 17)), (EPERM, ALLOW));
     assert_eq!((run(&plain, 435, 0), run(&admin, 435, 0)), (ENOSYS, ALLOW));
     assert_eq!((run(&plain, 198, 38), run(&plain, 198, 2)), (EPERM, ALLOW));
+}
+
+/// What a capability makes possible, and without it is refused.
+const WITH: [(&str, &[&str]); 14] = [
+    ("BPF", &["bpf"]),
+    ("PERFMON", &["perf_event_open"]),
+    ("SYSLOG", &["syslog"]),
+    ("DAC_READ_SEARCH", &["open_by_handle_at"]),
+    ("SYS_BOOT", &["reboot"]),
+    ("SYS_CHROOT", &["chroot"]),
+    ("SYS_MODULE", &["init_module", "finit_module", "delete_module"]),
+    ("SYS_NICE", &["mbind", "get_mempolicy", "set_mempolicy", "set_mempolicy_home_node"]),
+    ("SYS_PACCT", &["acct"]),
+    ("SYS_PTRACE", &["kcmp", "pidfd_getfd", "process_madvise"]),
+    ("SYS_RAWIO", &["iopl", "ioperm"]),
+    ("SYS_TIME", &["settimeofday", "clock_settime"]),
+    ("SYS_TTY_CONFIG", &["vhangup"]),
+    (
+        "SYS_ADMIN",
+        &[
+            "mount",
+            "umount2",
+            "unshare",
+            "setns",
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "fspick",
+            "open_tree",
+            "move_mount",
+            "mount_setattr",
+            "sethostname",
+            "setdomainname",
+            "quotactl",
+            "fanotify_init",
+            "bpf",
+            "perf_event_open",
+            "syslog",
+        ],
+    ),
+];
+
+/// What nobody may call, whatever he has.
+const NEVER: [&str; 17] = [
+    "keyctl",
+    "add_key",
+    "request_key",
+    "kexec_load",
+    "kexec_file_load",
+    "userfaultfd",
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "pivot_root",
+    "swapon",
+    "swapoff",
+    "create_module",
+    "uselib",
+    "nfsservctl",
+    "_sysctl",
+    "vserver",
+];
+
+#[test]
+fn what_each_capability_makes_possible() {
+    let profile = Profile::built_in().unwrap();
+    let machine = Architecture::X86_64;
+    let numbers = machine.calls();
+    let action = |has, name: &str| {
+        run(&filter(&profile, machine, (6, 12), has), machine.audit(), numbers[name], [0; 6])
+    };
+    for (capability, calls) in WITH {
+        let it = [by_name(capability).unwrap()].into_iter().collect();
+        for call in calls {
+            assert_eq!(action(it, call), ALLOW, "{call} with {capability}");
+            assert_eq!(action(Capabilities::NONE, call), EPERM, "{call} without");
+        }
+    }
+    for call in NEVER {
+        assert_eq!(action(Capabilities::all(), call), EPERM, "{call}");
+    }
 }
 
 #[test]
