@@ -3,8 +3,6 @@
 //! A number means another call on each machine, and even on one machine in each ABI. So a filter looks at the ABI first.
 //! Man pages: syscall(2), seccomp(2); the kernel's include/uapi/linux/audit.h.
 
-use std::collections::HashMap;
-
 use syscalls::{aarch64, x86_64};
 
 /// A machine, which means its 64-bit ABI.
@@ -40,17 +38,14 @@ impl Architecture {
         }
     }
 
-    /// The numbers of its calls.
-    pub(super) fn calls(self) -> HashMap<&'static str, u32> {
-        match self {
-            Architecture::X86_64 => {
-                x86_64::Sysno::iter().map(|call| (call.name(), call.id().cast_unsigned())).collect()
-            }
-            Architecture::Aarch64 => {
-                let calls = aarch64::Sysno::iter().map(|call| (call.name(), call.id().cast_unsigned()));
-                // The kernel, libseccomp and strace call it by this name; the table does not.
-                calls.chain([("newfstatat", aarch64::Sysno::fstatat.id().cast_unsigned())]).collect()
-            }
-        }
+    /// The number of its call of this name, if it has one.
+    pub(super) fn number(self, name: &str) -> Option<u32> {
+        let number = match self {
+            Architecture::X86_64 => name.parse::<x86_64::Sysno>().ok()?.id(),
+            // The kernel, libseccomp and strace call it by this name; the table does not.
+            Architecture::Aarch64 if name == "newfstatat" => aarch64::Sysno::fstatat.id(),
+            Architecture::Aarch64 => name.parse::<aarch64::Sysno>().ok()?.id(),
+        };
+        Some(number.cast_unsigned())
     }
 }

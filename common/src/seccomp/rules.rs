@@ -81,12 +81,11 @@ pub(super) fn by_number<'a>(
     machine: Architecture,
     default: u32,
 ) -> BTreeMap<u32, Call> {
-    let numbers = machine.calls();
     let mut calls = BTreeMap::<u32, Call>::new();
     for rule in rules {
         let alternatives = rule.alternatives();
-        for number in rule.names.iter().filter_map(|name| numbers.get(name.as_str())) {
-            let call = calls.entry(*number).or_default();
+        for number in rule.names.iter().filter_map(|name| machine.number(name)) {
+            let call = calls.entry(number).or_default();
             if rule.action == default {
                 continue;
             }

@@ -169,9 +169,8 @@ const NEVER: [&str; 17] = [
 fn what_each_capability_makes_possible() {
     let profile = Profile::built_in().unwrap();
     let machine = Architecture::X86_64;
-    let numbers = machine.calls();
     let action = |has, name: &str| {
-        run(&filter(&profile, machine, (6, 12), has), machine.audit(), numbers[name], [0; 6])
+        run(&filter(&profile, machine, (6, 12), has), machine.audit(), machine.number(name).unwrap(), [0; 6])
     };
     for (capability, calls) in WITH {
         let it = [by_name(capability).unwrap()].into_iter().collect();

@@ -1,13 +1,11 @@
 //! The built-in profile, tried on the kernel: on a thread, which takes the filter with it when it ends.
 
 mod format;
+#[cfg(target_arch = "x86_64")]
+mod i386;
 mod machine;
 
 use std::time::{Duration, Instant};
-
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
 
 use super::*;
 use crate::capability::Capability;
@@ -162,40 +160,6 @@ fn a_filter_takes_no_new_privs_or_a_capability() {
         )
     );
     assert_eq!(then, Ok(()));
-}
-
-/// How a child ended that did this behind the built-in filter, or without one.
-fn ending(filtered: bool, act: fn()) -> WaitStatus {
-    let filter = Profile::built_in().unwrap().compile(Capabilities::docker()).unwrap();
-    // SAFETY: the child makes system calls only, and none that another thread's locks could hold up.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            if filtered && (set_no_new_privs().is_err() || filter.load().is_err()) {
-                std::process::abort();
-            }
-            act();
-            // SAFETY: it runs no code of this process any more.
-            unsafe { libc::_exit(0) }
-        }
-        ForkResult::Parent { child } => waitpid(child, None).unwrap(),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[test]
-fn a_32_bit_call_ends_the_process() {
-    fn getpid_of_i386() {
-        // SAFETY: getpid has no arguments, and changes eax only. Which registers a 32-bit call keeps is in entry_INT80.
-        unsafe {
-            std::arch::asm!("int 0x80", inlateout("rax") 20_u64 => _, out("r8") _, out("r9") _, out("r10") _, out("r11") _)
-        };
-    }
-    match ending(false, getpid_of_i386) {
-        WaitStatus::Exited(_, 0) => {}
-        _ => return skipped("this kernel runs no 32-bit programs"),
-    }
-    let ended = ending(true, getpid_of_i386);
-    assert!(matches!(ended, WaitStatus::Signaled(_, Signal::SIGSYS, _)), "{ended:?}");
 }
 
 #[test]
