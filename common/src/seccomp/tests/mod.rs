@@ -163,6 +163,17 @@ fn a_filter_takes_no_new_privs_or_a_capability() {
 }
 
 #[test]
+fn the_flags_reach_the_kernel() {
+    let filter = Profile::built_in().unwrap().compile(Capabilities::docker()).unwrap();
+    let thread = std::thread::spawn(move || {
+        set_no_new_privs().unwrap();
+        let unknown = Filter { flags: 1 << 31, ..filter.clone() };
+        (unknown.load().unwrap_err().errno(), Filter { flags: 2, ..filter }.load())
+    });
+    assert_eq!(thread.join().unwrap(), (Some(Errno::EINVAL), Ok(())));
+}
+
+#[test]
 fn a_program_runs_behind_it() {
     let filter = Profile::built_in().unwrap().compile(Capabilities::docker()).unwrap();
     let thread = std::thread::spawn(move || {
