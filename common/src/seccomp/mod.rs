@@ -4,7 +4,7 @@
 //! `default.json`. Compiled for a set of capabilities and for this machine it is a [`Filter`], which the thread that loads it
 //! can never get rid of, nor can what it starts. Order: compile while files are in sight; load last before execve(2), as the
 //! filter holds for the runtime, too; without `CAP_SYS_ADMIN`, no_new_privs before it.
-//! Man pages: seccomp(2), bpf(4) of FreeBSD for the instructions; kernel documentation: userspace-api/seccomp_filter.
+//! Man pages: seccomp(2), proc_pid_status(5) for `Seccomp`; kernel documentation: userspace-api/seccomp_filter.
 
 mod architecture;
 mod json;

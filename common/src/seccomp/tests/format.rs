@@ -1,6 +1,7 @@
 //! What is read as a profile, and what is said of what is none.
 
 use nix::errno::Errno;
+use proptest::prelude::*;
 
 use super::super::architecture::Architecture;
 use super::super::{Profile, json};
@@ -107,4 +108,18 @@ fn a_file_that_is_not_there() {
     let error = Profile::read("/no/such/profile.json".as_ref()).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOENT));
     assert!(error.to_string().starts_with("reading the seccomp profile /no/such/profile.json: "), "{error}");
+}
+
+proptest! {
+    /// A profile that is cut, or in which something else stands, is one or is refused in one line.
+    #[test]
+    fn any_text_is_a_profile_or_an_error(at in 0usize..11_000, length in 0usize..40, instead in r#"["{}\[\]:,0-9a-zA-Z_-]{0,8}"#) {
+        let text = include_str!("../default.json");
+        prop_assume!(at + length < text.len() && text.is_ascii());
+        let text = format!("{}{instead}{}", &text[..at], &text[at + length..]);
+        if let Err(error) = json::read(&text, "p.json") {
+            let line = error.to_string();
+            prop_assert!(line.starts_with("p.json: ") && !line.contains('\n') && error.status() == 125, "{line}");
+        }
+    }
 }

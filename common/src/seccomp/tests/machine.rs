@@ -13,7 +13,7 @@ const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const EPERM: u32 = libc::SECCOMP_RET_ERRNO | 1;
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | 38;
 
-/// What the program says about this call, as the kernel runs it: bpf(2), "classic".
+/// What the program says about this call, as the kernel runs classic BPF.
 fn run(program: &[sock_filter], machine: u32, number: u32, arguments: [u64; 6]) -> u32 {
     let mut words = vec![number, machine, 0, 0];
     words.extend(arguments.iter().flat_map(|it| [*it as u32, (*it >> 32) as u32]));
@@ -210,6 +210,41 @@ fn an_old_kernel() {
     assert_eq!(ptrace((4, 7), [Capability::CAP_SYS_PTRACE].into_iter().collect()), ALLOW);
 }
 
+#[test]
+fn for_whom_a_rule_holds() {
+    let holds = |scope: &str, machine, kernel, has: &[&str]| {
+        let rule = format!(r#"{{"names": ["getpid"], "action": "SCMP_ACT_ALLOW", {scope}}}"#);
+        let profile = read(&format!(r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{rule}]}}"#));
+        profile.rules[0].holds(machine, kernel, has.iter().map(|name| by_name(name).unwrap()).collect())
+    };
+    let (intel, arm) = (Architecture::X86_64, Architecture::Aarch64);
+    for (scope, expected) in [
+        (r#""includes": {}"#, [true, true]),
+        (r#""includes": {"arches": ["amd64", "x32"]}"#, [true, false]),
+        (r#""includes": {"arches": ["arm64"]}"#, [false, true]),
+        (r#""excludes": {"arches": ["s390x", "amd64"]}"#, [false, true]),
+        (r#""excludes": {"arches": ["s390x"]}"#, [true, true]),
+    ] {
+        assert_eq!([intel, arm].map(|machine| holds(scope, machine, (6, 1), &[])), expected, "{scope}");
+    }
+    for (scope, expected) in [
+        (r#""includes": {"minKernel": "5.10"}"#, [false, false, true, true]),
+        (r#""excludes": {"minKernel": "5.10"}"#, [true, true, false, false]),
+    ] {
+        let kernels = [(4, 19), (5, 9), (5, 10), (6, 1)];
+        assert_eq!(kernels.map(|kernel| holds(scope, intel, kernel, &[])), expected, "{scope}");
+    }
+    for (scope, expected) in [
+        (r#""includes": {"caps": ["CAP_KILL", "CAP_CHOWN"]}"#, [false, false, true]),
+        (r#""excludes": {"caps": ["CAP_KILL", "CAP_CHOWN"]}"#, [true, false, false]),
+        (r#""includes": {"caps": ["CAP_OF_TOMORROW"]}"#, [false, false, false]),
+        (r#""excludes": {"caps": ["CAP_OF_TOMORROW"]}"#, [true, true, true]),
+    ] {
+        let has: [&[&str]; 3] = [&[], &["KILL"], &["KILL", "CHOWN"]];
+        assert_eq!(has.map(|has| holds(scope, intel, (6, 1), has)), expected, "{scope}");
+    }
+}
+
 /// What happens to `getpid` with this first and second argument, by these rules about it.
 fn by_rules(default: &str, rules: &str, first: u64, second: u64) -> u32 {
     let profile = read(&format!(r#"{{"defaultAction": "SCMP_ACT_{default}", "syscalls": [{rules}]}}"#));
@@ -267,6 +302,9 @@ fn several_conditions_and_several_rules() {
     assert_eq!(by_rules("ERRNO", &[&log, &trap].map(String::as_str).join(","), 1, 0), is_log);
     assert_eq!(by_rules("ERRNO", &[&trap, &log].map(String::as_str).join(","), 1, 0), is_trap);
     assert_eq!(by_rules("ERRNO", &[&refuse, &allow].map(String::as_str).join(","), 1, 0), ALLOW);
+    let trap_always = rule("TRAP", "");
+    assert_eq!(by_rules("ERRNO", &[&trap_always, &allow].map(String::as_str).join(","), 1, 0), is_trap);
+    assert_eq!(by_rules("ERRNO", &[&allow, &trap_always].map(String::as_str).join(","), 1, 0), ALLOW);
     assert_eq!(by_rules("ALLOW", &trap, 2, 0), ALLOW);
     assert_eq!(by_rules("ALLOW", &trap, 0, 0), is_trap);
 }
