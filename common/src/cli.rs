@@ -28,7 +28,7 @@ pub fn main<C: Parser>(program: &str, run: impl FnOnce(&C) -> Result<u8>) -> Exi
 }
 
 /// clap writes a paragraph with the usage. Its first line says it all; a tip, where there is one, is the hint.
-fn in_two_lines(error: &clap::Error, program: &str) -> Error {
+pub(crate) fn in_two_lines(error: &clap::Error, program: &str) -> Error {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n");
     let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");

@@ -3,11 +3,13 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | `attack` | what an attacker in a container would try, for the checks (feature `attack`) |
+//! | `capability` | names and sets of capabilities, and a thread's five sets (feature `capability`) |
 //! | [`cgroupfs`] | which cgroup hierarchy is mounted where; making, writing, joining and removing a cgroup |
 //! | [`cli`] | the command line's errors in the runtimes' own form, with Docker's exit status |
 //! | [`error`] | the one error type: what was being done, the errno, the likely cause |
 //! | [`explain`] | the narration of `--explain` |
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
+//! | [`keyring`] | a session keyring of one's own |
 //! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
 //! | `image` | container images: their formats, the store of layers, a commit (feature `image`) |
 //! | [`mount`] | mounts as descriptors: the newer mount calls |
@@ -19,6 +21,7 @@
 //! | [`process`] | a safe clone, waiting, signals, exec |
 //! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
+//! | `seccomp` | which system calls a process may make: profiles and filters (feature `seccomp`) |
 //! | [`state`] | the folders of containers and volumes, and who may use them |
 //! | [`syscall`] | one function per system call that the lessons make |
 //! | [`sysctl`] | the kernel's settings in `/proc/sys` |
@@ -30,6 +33,8 @@
 
 #[cfg(feature = "attack")]
 pub mod attack;
+#[cfg(feature = "capability")]
+pub mod capability;
 pub mod cgroupfs;
 pub mod cli;
 pub mod error;
@@ -37,6 +42,7 @@ pub mod explain;
 pub mod handshake;
 #[cfg(feature = "image")]
 pub mod image;
+pub mod keyring;
 #[cfg(feature = "network")]
 pub mod lease;
 pub mod mount;
@@ -51,6 +57,8 @@ pub mod port;
 pub mod process;
 pub mod pty;
 pub mod rootfs;
+#[cfg(feature = "seccomp")]
+pub mod seccomp;
 pub mod state;
 pub mod syscall;
 pub mod sysctl;

@@ -233,6 +233,19 @@ pub fn die_with_parent() -> Result<()> {
     )
 }
 
+/// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`. execve(2) then gives
+/// nobody more than he has, not even by a set-user-ID bit or a file's capabilities.
+///
+/// # Errors
+/// None that the caller can cause.
+pub fn set_no_new_privs() -> Result<()> {
+    call(
+        "PR_SET_NO_NEW_PRIVS(2const)",
+        || "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
+        nix::sys::prctl::set_no_new_privs,
+    )
+}
+
 /// Makes the call, tells it, and gives an error its name and arguments.
 pub(crate) fn call<T: Returned>(
     man: &str,

@@ -19,6 +19,8 @@ mod namespace;
 mod network;
 #[cfg(feature = "network")]
 mod publish;
+#[cfg(feature = "capability")]
+mod security;
 mod size;
 mod tmpfs;
 mod volume;
@@ -43,6 +45,8 @@ pub use network::{
 };
 #[cfg(feature = "network")]
 pub use publish::{Protocol, Publish, Published, check_ports, publish};
+#[cfg(feature = "capability")]
+pub use security::{SeccompProfile, Security, SecurityOption, capability, security_opt};
 pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
 pub use tmpfs::{Tmpfs, tmpfs};
 pub use volume::{Mount, Propagation, Source, Volume, check_sources, check_targets, keep_name, volume};
@@ -116,6 +120,16 @@ mod tests {
             ];
             #[cfg(not(feature = "network"))]
             let of_network = [];
+            #[cfg(feature = "capability")]
+            let of_security = [
+                // Its second line is clap's tip.
+                capability(&text).err().and_then(|error| error.split_once("\n\n").map(|(line, _)| line.to_owned())),
+                security_opt(OsString::from(&text)).err(),
+                security_opt(OsString::from(format!("seccomp={text}"))).err(),
+                security_opt(OsString::from(format!("no-new-privileges:{text}"))).err(),
+            ];
+            #[cfg(not(feature = "capability"))]
+            let of_security = [];
             let errors = [
                 size(&text).err(),
                 shm_size(&text).err(),
@@ -140,7 +154,7 @@ mod tests {
                 tmpfs(OsString::from(format!("/a:{text}"))).err(),
                 keep_name(&text).err(),
             ];
-            for error in errors.into_iter().chain(of_network).flatten() {
+            for error in errors.into_iter().chain(of_network).chain(of_security).flatten() {
                 prop_assert!(!error.is_empty() && !error.contains('\n') && error.len() < 200, "{error}");
             }
         }
