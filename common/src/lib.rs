@@ -18,6 +18,7 @@
 //! | `passwd` | who a user is, as the container's own `/etc/passwd` says (feature `idmap`) |
 //! | [`path`] | resolving a path beneath a root, so that nothing leads outside |
 //! | `port` | a port of the host, kept from others (feature `network`) |
+//! | [`privilege`] | what root may do here: on the host, or in a user namespace |
 //! | [`process`] | a safe clone, waiting, signals, exec |
 //! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
@@ -54,6 +55,7 @@ pub mod passwd;
 pub mod path;
 #[cfg(feature = "network")]
 pub mod port;
+pub mod privilege;
 pub mod process;
 pub mod pty;
 pub mod rootfs;

@@ -4,9 +4,9 @@
 //! Order: lock, remove what a killed copy left, copy beside, rename(2). So a copy under its name is whole.
 //! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), rename(2).
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -30,9 +30,10 @@ pub fn shifted_copy(from: &Path, store: &Path, name: &str, maps: &IdMaps) -> Res
     if copy.is_dir() {
         return Ok(copy);
     }
+    fs::create_dir_all(store).map_err(|error| cannot("make", store, &error))?;
     // The programs in it may be set-user-ID. No user of the host may reach them.
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(store);
-    made.map_err(|error| cannot("make", store, &error))?;
+    let closed = fs::set_permissions(store, PermissionsExt::from_mode(0o700));
+    closed.map_err(|error| cannot("make", store, &error))?;
     let _lock = lock(&store.join(".lock"))?;
     // Another process may have made it while this one waited.
     if copy.is_dir() {

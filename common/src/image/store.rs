@@ -31,6 +31,7 @@ use super::layer::{Stream, broken};
 use super::source::Blob;
 use super::{Digest, Image, Layer};
 use crate::error::{Error, Result, tell};
+use crate::privilege::Privilege;
 use crate::{process, syscall};
 
 /// What the name of an unfinished layer begins with.
@@ -254,6 +255,7 @@ impl Work<'_> {
         let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         syscall::mount("overlay", root, "overlay", flags, &options).map_err(|error| match error.errno() {
             Some(Errno::ENODEV) => error.hint("this kernel has no overlayfs: modprobe overlay"),
+            Some(Errno::EPERM) => error.hint("without root, overlays need Linux 5.11 or later"),
             _ => error.hint(
                 "the state folder must be on a file system that can be an upper layer (ext4, xfs, btrfs, tmpfs), \
                  not on an overlay: set CONGO_HOME",
@@ -279,7 +281,7 @@ impl Work<'_> {
             let told = || format!("{name}: entry {:?}", String::from_utf8_lossy(&entry.name));
             tree.add(&entry, &mut entries).map_err(|refusal| refused(&told(), refusal))?;
         }
-        tree.finish().map_err(|refusal| refused(&name, refusal))?;
+        tree.finish().map_err(|refusal| refused(&name, refusal))?.report(&name);
         let bytes = stream.count();
         stream.verify(&name)?;
         progress.finish_and_clear();
@@ -314,13 +316,12 @@ fn refused(what: &str, refusal: Refusal) -> Error {
 
 /// The options of an overlay, its lower layers with the highest first. A kernel's defaults vary, so that is said, too,
 /// on which the store relies: each layer is whole without notes of where something was moved from, and with all data.
-///
-/// Step 4 says `userxattr` here, as in a user namespace nobody may write `trusted.*`.
 fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
     let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     let lower: Vec<_> = lower.iter().map(path).collect();
     let (lower, upper, work) = (lower.join(":"), path(upper), path(work));
-    format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off")
+    let more = Privilege::current().overlay_options();
+    format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off{more}")
 }
 
 /// What tells one folder from another.
