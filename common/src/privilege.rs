@@ -29,11 +29,12 @@ impl Privilege {
         if all { Privilege::Host } else { Privilege::UserNamespace }
     }
 
-    /// What an overlay's options must say beside the rest.
+    /// What an overlay's options say beside its layers: off is what makes of a layer something that only this overlay can
+    /// read. With `userxattr` the kernel refuses to hear of `redirect_dir=off`, as it then never redirects.
     pub fn overlay_options(self) -> &'static str {
         match self {
-            Privilege::Host => "",
-            Privilege::UserNamespace => ",userxattr",
+            Privilege::Host => "redirect_dir=off,metacopy=off,index=off",
+            Privilege::UserNamespace => "userxattr,metacopy=off,index=off",
         }
     }
 }

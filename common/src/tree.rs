@@ -25,6 +25,9 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 
+#[cfg(feature = "idmap")]
+use nix::unistd::geteuid;
+
 use crate::error::{Error, Result};
 
 const DIRECTORY: OFlag =
@@ -82,7 +85,8 @@ pub fn is_opaque(path: &Path) -> bool {
     })
 }
 
-/// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine.
+/// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine. What an ordinary
+/// user's containers have made may belong to its subordinate ids: that is removed in a user namespace.
 ///
 /// # Errors
 /// EBUSY when something is mounted in it, EACCES, EROFS, EPERM for an immutable file.
@@ -93,6 +97,10 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         Err(error) => Err(error),
     };
     match removed {
+        #[cfg(feature = "idmap")]
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !geteuid().is_root() => {
+            crate::idmap::in_own_namespace(|| remove_tree(path))
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::from_io(format!("remove {}", path.display()), &error))
         }

@@ -22,7 +22,7 @@ use crate::values::IdRange;
 
 pub use files::{make_files_as, restore_files};
 pub use host_ids::HostIds;
-pub use namespace::{become_root, in_user_namespace, user_namespace};
+pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};
 pub use shifted::shifted_copy;
 pub use subordinate::{keep_id, own, require, subordinate, subordinate_of};
 

@@ -16,7 +16,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
-use super::IdMaps;
+use super::{IdMaps, own, subordinate};
 use crate::error::{Error, Hint, Result};
 use crate::process;
 use crate::syscall::{call, die_with_parent, unshare};
@@ -49,6 +49,14 @@ pub fn in_user_namespace(maps: &IdMaps, story: impl FnOnce() -> Result<()>) -> R
     })?;
     maps.write(helper.process)?;
     helper.finish()
+}
+
+/// The same for an ordinary user, with the ids that it has: the subordinate ones too, if there are any.
+///
+/// # Errors
+/// As [`in_user_namespace`].
+pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
+    in_user_namespace(&subordinate()?.unwrap_or_else(own), story)
 }
 
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are

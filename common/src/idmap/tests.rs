@@ -14,7 +14,7 @@ use super::subordinate::{Line, around, in_a_row, parse};
 use super::*;
 use crate::mount::{Detached, in_private_namespace};
 use crate::syscall::mount;
-use crate::testing::{as_user, in_mount_namespace, kernel, skipped};
+use crate::testing::{as_user, in_mount_namespace, kernel, skipped, with_lists};
 use crate::values::id_range;
 
 const HOST: u32 = 0x7000_0000;
@@ -194,38 +194,14 @@ fn an_ordinary_user_alone() {
     });
 }
 
-/// With lists of the test's own, over those of the host.
-fn with_lists(home: &Path, list: &str) {
-    for place in ["/etc/subuid", "/etc/subgid"] {
-        if !Path::new(place).exists() {
-            // To make it would change the host. An overlay over /etc is the test's own.
-            let [upper, work] = ["upper", "work"].map(|name| home.join(name));
-            fs::create_dir(&upper).unwrap();
-            fs::create_dir(&work).unwrap();
-            let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
-            mount("overlay", "/etc", "overlay", MsFlags::empty(), &options).unwrap();
-            fs::write(place, "").unwrap();
-        }
-        let file = home.join("list");
-        fs::write(&file, list).unwrap();
-        mount(&file, place, "", MsFlags::MS_BIND, "").unwrap();
-    }
-}
-
 #[test]
 fn an_ordinary_user_with_subordinate_ids() {
-    if !["newuidmap", "newgidmap"].iter().all(|name| Path::new("/usr/bin").join(name).exists()) {
-        return skipped("it needs newuidmap and newgidmap: the package uidmap");
-    }
-    in_mount_namespace(|home| {
-        let (folder, lists) = (home.join("folder"), home.join("lists"));
-        for folder in [&folder, &lists] {
-            fs::create_dir(folder).unwrap();
-        }
+    with_lists("other:400000:5\n65534:500000:10\nbad\n", |home| {
+        let folder = home.join("folder");
+        fs::create_dir(&folder).unwrap();
         for open in [home, &folder] {
             fs::set_permissions(open, PermissionsExt::from_mode(0o777)).unwrap();
         }
-        with_lists(&lists, "other:400000:5\n65534:500000:10\nbad\n");
         as_user(|| {
             let maps = subordinate().unwrap().expect("the list has the user");
             assert_eq!(ranges(&maps.users), "0:65534:1, 1:500000:10");

@@ -26,6 +26,7 @@ use super::name::{self, Whiteout, whiteout};
 use super::store::Limits;
 use super::tar::{Entries, Entry, Kind};
 use super::xattr;
+use crate::privilege::Privilege;
 
 type Time = (i64, u32);
 
@@ -76,8 +77,8 @@ pub(super) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(root: &'a Path, limits: Limits) -> Self {
-        Tree { root, limits, made: HashMap::new(), entries: 0, lost: Lost::default() }
+    pub(super) fn new(root: &'a Path, limits: Limits, privilege: Privilege) -> Self {
+        Tree { root, limits, made: HashMap::new(), entries: 0, lost: Lost::new(privilege) }
     }
 
     /// Makes what the entry says, from the data that `entries` is at.

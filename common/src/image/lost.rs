@@ -21,13 +21,12 @@ pub(super) struct Lost {
     attributes: u64,
 }
 
-impl Default for Lost {
-    fn default() -> Self {
-        Lost { privilege: Privilege::current(), devices: 0, owners: 0, attributes: 0 }
-    }
-}
-
 impl Lost {
+    /// The privilege is that of this process, found out while it still has its /proc.
+    pub(super) fn new(privilege: Privilege) -> Lost {
+        Lost { privilege, devices: 0, owners: 0, attributes: 0 }
+    }
+
     /// Whether the device was made.
     pub(super) fn device(&mut self, kind: Kind, made: Result<(), Refusal>) -> Result<bool, Refusal> {
         match made {

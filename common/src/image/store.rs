@@ -227,6 +227,8 @@ impl Work<'_> {
         }
         syscall::umask(0);
         let root = unfinished.join("root");
+        // Before /proc is out of sight.
+        let privilege = Privilege::current();
         syscall::unshare(CloneFlags::CLONE_NEWNS)?;
         syscall::mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
         self.mount(unfinished, &root)?;
@@ -238,7 +240,7 @@ impl Work<'_> {
         if identity(Path::new("/"))? != mounted {
             return Err(Error::new(format!("{}: its folder did not become the root", self.name())));
         }
-        self.apply(blob)
+        self.apply(blob, privilege)
     }
 
     /// Mounts what the layer is unpacked into: the folder alone, or above the layers below.
@@ -263,7 +265,7 @@ impl Work<'_> {
         })
     }
 
-    fn apply(&self, blob: Blob) -> Result<u64> {
+    fn apply(&self, blob: Blob, privilege: Privilege) -> Result<u64> {
         let name = self.name();
         let progress = self.progress(blob.size());
         let cannot_read = |error: std::io::Error| broken(&name, &error);
@@ -276,7 +278,7 @@ impl Work<'_> {
         )
         .map_err(cannot_read)?;
         let mut entries = stream.entries();
-        let mut tree = Tree::new(Path::new("/"), self.limits);
+        let mut tree = Tree::new(Path::new("/"), self.limits, privilege);
         while let Some(entry) = entries.next_entry().map_err(cannot_read)? {
             let told = || format!("{name}: entry {:?}", String::from_utf8_lossy(&entry.name));
             tree.add(&entry, &mut entries).map_err(|refusal| refused(&told(), refusal))?;
@@ -321,7 +323,7 @@ fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
     let lower: Vec<_> = lower.iter().map(path).collect();
     let (lower, upper, work) = (lower.join(":"), path(upper), path(work));
     let more = Privilege::current().overlay_options();
-    format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off{more}")
+    format!("lowerdir={lower},upperdir={upper},workdir={work},{more}")
 }
 
 /// What tells one folder from another.
