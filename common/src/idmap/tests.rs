@@ -224,6 +224,24 @@ fn an_ordinary_user_with_subordinate_ids() {
     });
 }
 
+#[test]
+fn an_ordinary_user_builds_a_root_from_the_host() {
+    in_mount_namespace(|home| {
+        fs::set_permissions(home, PermissionsExt::from_mode(0o777)).unwrap();
+        let root = home.join("root");
+        as_user(|| {
+            let search = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"].map(Path::new);
+            crate::rootfs::build(Path::new("/"), &search, &root).unwrap();
+            in_own_namespace(|| {
+                assert_eq!(owner(&root.join("bin/sh")), (0, 0));
+                Ok(())
+            })
+            .unwrap();
+        });
+        assert!(root.join("bin/sh").is_file());
+    });
+}
+
 fn owner(path: &Path) -> (u32, u32) {
     let there = fs::symlink_metadata(path).unwrap();
     (there.uid(), there.gid())
