@@ -30,6 +30,10 @@ use crate::syscall::call;
 
 const PREFIX: &str = "congo-";
 
+/// How a user who is not root gets a part of cgroup v2.
+const DELEGATE: &str = "run as root, or where systemd gives you a part of them: systemd-run --user --scope -p Delegate=yes \
+                        COMMAND";
+
 /// How long a cgroup's last process may take to go away. A killed one is gone in microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -279,12 +283,16 @@ impl Hierarchy {
         let above = own.parent().unwrap_or(Path::new("")).components();
         for part in above {
             directory.push(part);
-            if may_write(&directory).is_ok() {
+            // In v2 also its own `cgroup.procs`: who moves a process from one cgroup to another needs the right to that of
+            // the one above both (cgroups(7), "delegation").
+            let may_move =
+                || self.version == Version::V1 || may_write(&directory.join("cgroup.procs")).is_ok();
+            if may_write(&directory).is_ok() && may_move() {
                 return Ok(directory);
             }
         }
         Err(Error::from_errno(format!("no place for a cgroup in {}", self.mountpoint.display()), errno)
-            .hint_if_read_only())
+            .hint_if_read_only(self.version))
     }
 
     /// This process's own cgroup, below the mount point.
@@ -306,9 +314,10 @@ impl Hierarchy {
 }
 
 impl Error {
-    fn hint_if_read_only(self) -> Error {
+    fn hint_if_read_only(self, version: Version) -> Error {
         match self.errno() {
             Some(Errno::EROFS) => self.hint("it is mounted read-only, as in a container: run outside of it"),
+            _ if version == Version::V2 => self.hint(DELEGATE),
             _ => self.hint("control groups here belong to root: run as root"),
         }
     }
@@ -349,7 +358,8 @@ fn enable(parent: &Path, controllers: &[String]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    write(&file, &missing.join(" ")).hint_if(
+    // What the cgroup above has not passed on, cannot be passed on here: the kernel would say ENOENT.
+    write(&file, &missing.join(" ")).hint_if(Errno::ENOENT, DELEGATE).hint_if(
         Errno::EBUSY,
         "this cgroup has processes of its own, so it cannot pass controllers on: move them into a child of it",
     )

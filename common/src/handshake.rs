@@ -171,4 +171,10 @@ impl ChildEnd {
         let _ = if self.may_go { Ok(()) } else { self.wait_for_go() };
         let _ = self.socket.write_all(&error.to_bytes());
     }
+
+    /// The same where no "go" is sent.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn failed_alone(&mut self, error: &Error) {
+        let _ = self.socket.write_all(&error.to_bytes());
+    }
 }

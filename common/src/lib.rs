@@ -11,13 +11,16 @@
 //! | [`handshake`] | "go", and "failed at this, with that errno", between parent and child |
 //! | [`keyring`] | a session keyring of one's own |
 //! | `lease` | which bridges and addresses are taken, and by whom that still lives (feature `network`) |
+//! | `idmap` | user namespaces: maps of ids, subordinate ids, ids of the host for each container (feature `idmap`) |
 //! | `image` | container images: their formats, the store of layers, a commit (feature `image`) |
 //! | [`mount`] | mounts as descriptors: the newer mount calls |
 //! | [`namespace`] | joining the namespaces of another process |
 //! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
 //! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
+//! | `passwd` | who a user is, as the container's own `/etc/passwd` says (feature `idmap`) |
 //! | [`path`] | resolving a path beneath a root, so that nothing leads outside |
 //! | `port` | a port of the host, kept from others (feature `network`) |
+//! | [`privilege`] | what root may do here: on the host, or in a user namespace |
 //! | [`process`] | a safe clone, waiting, signals, exec |
 //! | [`pty`] | the system calls of a pseudo-terminal |
 //! | [`rootfs`] | a root filesystem made from the host's own programs |
@@ -40,6 +43,8 @@ pub mod cli;
 pub mod error;
 pub mod explain;
 pub mod handshake;
+#[cfg(feature = "idmap")]
+pub mod idmap;
 #[cfg(feature = "image")]
 pub mod image;
 pub mod keyring;
@@ -51,9 +56,12 @@ pub mod namespace;
 pub mod netlink;
 #[cfg(feature = "network")]
 pub mod nft;
+#[cfg(feature = "idmap")]
+pub mod passwd;
 pub mod path;
 #[cfg(feature = "network")]
 pub mod port;
+pub mod privilege;
 pub mod process;
 pub mod pty;
 pub mod rootfs;

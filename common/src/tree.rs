@@ -25,6 +25,9 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 
+#[cfg(feature = "idmap")]
+use nix::unistd::geteuid;
+
 use crate::error::{Error, Result};
 
 const DIRECTORY: OFlag =
@@ -47,7 +50,24 @@ pub fn copy_contents(from: &OwnedFd, to: &Path) -> Result<()> {
 /// # Errors
 /// As [`copy_contents`].
 pub fn copy_contents_at(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    let mut copy = Copy { to, links: HashMap::new() };
+    copy_with(from, to, None)
+}
+
+/// Who owns a file of a copy, by the user and group of the original. `None` when they have no place there.
+type Owners<'a> = &'a dyn Fn(u32, u32) -> Option<(u32, u32)>;
+
+/// Copies a layer of an overlay, with the overlay's own notes, for a container whose users are others on the host. A
+/// program with capabilities has them there only when they name that container's root: capabilities(7), "namespaced".
+///
+/// # Errors
+/// As [`copy_contents`]; EOVERFLOW for a file whose owner has no place.
+#[cfg(feature = "idmap")]
+pub(crate) fn copy_layer(from: &OwnedFd, to: &OwnedFd, owners: Owners<'_>) -> Result<()> {
+    copy_with(from, to, Some(owners))
+}
+
+fn copy_with(from: &OwnedFd, to: &OwnedFd, owners: Option<Owners<'_>>) -> Result<()> {
+    let mut copy = Copy { to, owners, links: HashMap::new() };
     copy.contents(from, to, Path::new("")).map_err(|(path, errno)| {
         Error::from_errno(format!("copy {}", Path::new("/").join(path).display()), errno)
     })
@@ -62,25 +82,28 @@ pub fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
     let open = |path: &Path| open(path, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty());
     let copy = || {
         let (from, to) = (open(from)?, open(to)?);
-        attributes(&from, OsStr::new("."), &to, &fstat(&from)?)
+        let copy = Copy { to: &to, owners: None, links: HashMap::new() };
+        copy.attributes(&from, OsStr::new("."), &to, &fstat(&from)?)
     };
     copy().map_err(|errno| {
         Error::from_errno(format!("give {} what {} has", to.display(), from.display()), errno)
     })
 }
 
-/// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute `trusted.overlay.opaque`.
+/// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute `trusted.overlay.opaque`,
+/// or `user.overlay.opaque` when the overlay was mounted in a user namespace.
 pub fn is_opaque(path: &Path) -> bool {
     let Ok(path) = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()) else { return false };
-    let mut value = [0_u8];
-    // SAFETY: both strings end in NUL, and the kernel writes at most one byte.
-    let length = unsafe {
-        libc::lgetxattr(path.as_ptr(), c"trusted.overlay.opaque".as_ptr(), value.as_mut_ptr().cast(), 1)
-    };
-    length == 1 && value == *b"y"
+    [c"trusted.overlay.opaque", c"user.overlay.opaque"].iter().any(|name| {
+        let mut value = [0_u8];
+        // SAFETY: both strings end in NUL, and the kernel writes at most one byte.
+        let length = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), 1) };
+        length == 1 && value == *b"y"
+    })
 }
 
-/// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine.
+/// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine. What an ordinary
+/// user's containers have made may belong to its subordinate ids: that is removed in a user namespace.
 ///
 /// # Errors
 /// EBUSY when something is mounted in it, EACCES, EROFS, EPERM for an immutable file.
@@ -91,6 +114,10 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         Err(error) => Err(error),
     };
     match removed {
+        #[cfg(feature = "idmap")]
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !geteuid().is_root() => {
+            crate::idmap::in_own_namespace(|| remove_tree(path))
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::from_io(format!("remove {}", path.display()), &error))
         }
@@ -113,6 +140,7 @@ type Failed = (PathBuf, Errno);
 
 struct Copy<'a> {
     to: &'a OwnedFd,
+    owners: Option<Owners<'a>>,
     /// Files with several names, by device and inode, and the name under which each was copied first.
     links: HashMap<(u64, u64), PathBuf>,
 }
@@ -126,7 +154,7 @@ impl Copy<'_> {
             self.entry(&from, to, &name, &path.join(&name))?;
         }
         // Last, as each new name sets the time of its directory.
-        attributes(&from, OsStr::new("."), to, &fstat(&from).map_err(here)?).map_err(here)
+        self.attributes(&from, OsStr::new("."), to, &fstat(&from).map_err(here)?).map_err(here)
     }
 
     fn entry(&mut self, from: &OwnedFd, to: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Failed> {
@@ -150,8 +178,25 @@ impl Copy<'_> {
             SFlag::S_IFLNK => readlinkat(from, name).and_then(|text| symlinkat(text.as_os_str(), to, name)),
             _ => mknodat(to, name, kind, Mode::empty(), status.st_rdev),
         }
-        .and_then(|()| attributes(from, name, to, &status))
+        .and_then(|()| self.attributes(from, name, to, &status))
         .map_err(here)
+    }
+
+    /// Gives the copy what the original has beside its content.
+    fn attributes(&self, from: &OwnedFd, name: &OsStr, to: &OwnedFd, status: &FileStat) -> nix::Result<()> {
+        let owner_of = |owners: Owners<'_>| owners(status.st_uid, status.st_gid).ok_or(Errno::EOVERFLOW);
+        let (owner, group) = self.owners.map_or(Ok((status.st_uid, status.st_gid)), owner_of)?;
+        let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
+        fchownat(to, name, Some(owner), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        xattr::copy(&path_of(from, name), &path_of(to, name), self.owners)?;
+        // A symbolic link has no mode. What has been made is no link, so nothing is followed.
+        if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
+            let mode = Mode::from_bits_truncate(status.st_mode & 0o7777);
+            fchmodat(to, name, mode, FchmodatFlags::FollowSymlink)?;
+        }
+        let accessed = TimeSpec::new(status.st_atime, status.st_atime_nsec);
+        let modified = TimeSpec::new(status.st_mtime, status.st_mtime_nsec);
+        utimensat(to, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)
     }
 }
 
@@ -162,21 +207,6 @@ fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> nix::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let mut copied = fs::File::from(openat(to, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     io::copy(&mut source, &mut copied).map(drop).map_err(|error| errno(&error))
-}
-
-/// Gives the copy what the original has beside its content.
-fn attributes(from: &OwnedFd, name: &OsStr, to: &OwnedFd, status: &FileStat) -> nix::Result<()> {
-    let (owner, group) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
-    fchownat(to, name, Some(owner), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    xattr::copy(&path_of(from, name), &path_of(to, name))?;
-    // A symbolic link has no mode. What has been made is no link, so nothing is followed.
-    if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
-        let mode = Mode::from_bits_truncate(status.st_mode & 0o7777);
-        fchmodat(to, name, mode, FchmodatFlags::FollowSymlink)?;
-    }
-    let accessed = TimeSpec::new(status.st_atime, status.st_atime_nsec);
-    let modified = TimeSpec::new(status.st_mtime, status.st_mtime_nsec);
-    utimensat(to, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)
 }
 
 /// The names in a directory: all at once, as names may be added while they are read.

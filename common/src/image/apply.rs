@@ -21,10 +21,12 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{linkat, symlinkat};
 
+use super::lost::Lost;
 use super::name::{self, Whiteout, whiteout};
 use super::store::Limits;
 use super::tar::{Entries, Entry, Kind};
 use super::xattr;
+use crate::privilege::Privilege;
 
 type Time = (i64, u32);
 
@@ -71,11 +73,12 @@ pub(super) struct Tree<'a> {
     limits: Limits,
     made: HashMap<PathBuf, Made>,
     entries: u64,
+    lost: Lost,
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(root: &'a Path, limits: Limits) -> Self {
-        Tree { root, limits, made: HashMap::new(), entries: 0 }
+    pub(super) fn new(root: &'a Path, limits: Limits, privilege: Privilege) -> Self {
+        Tree { root, limits, made: HashMap::new(), entries: 0, lost: Lost::new(privilege) }
     }
 
     /// Makes what the entry says, from the data that `entries` is at.
@@ -106,11 +109,12 @@ impl<'a> Tree<'a> {
         match entry.kind {
             Kind::File => self.file(entry, data, &at)?,
             Kind::Symlink => symlinkat(std::ffi::OsStr::from_bytes(&entry.link), AT_FDCWD, &at)?,
-            _ => device(entry, &at)?,
+            _ if !self.lost.device(entry.kind, device(entry, &at))? => return Ok(()),
+            _ => {}
         }
         let kind = if entry.kind == Kind::Symlink { Made::Symlink } else { Made::Other };
         self.made.insert(path, kind);
-        attributes(entry, &at)?;
+        attributes(entry, &at, &mut self.lost)?;
         Ok(set_time(&at, entry.mtime, true)?)
     }
 
@@ -131,8 +135,9 @@ impl<'a> Tree<'a> {
         if clears { self.clear(&path) } else { self.remove(&path) }
     }
 
-    /// Gives the folders their times. The deepest may be first or last: nothing is made any more.
-    pub(super) fn finish(self) -> Result<(), Refusal> {
+    /// Gives the folders their times. The deepest may be first or last: nothing is made any more. Returns what could not
+    /// be made here.
+    pub(super) fn finish(self) -> Result<Lost, Refusal> {
         for (path, made) in &self.made {
             match made {
                 Made::Below(time) => set_time(&self.at(path), *time, false)?,
@@ -140,7 +145,7 @@ impl<'a> Tree<'a> {
                 Made::Symlink | Made::Other => {}
             }
         }
-        Ok(())
+        Ok(self.lost)
     }
 
     fn at(&self, path: &Path) -> PathBuf {
@@ -245,7 +250,7 @@ impl<'a> Tree<'a> {
                 fs::create_dir(at)?;
             }
         }
-        attributes(entry, at)?;
+        attributes(entry, at, &mut self.lost)?;
         self.made.insert(path, Made::Folder(entry.mtime));
         Ok(())
     }
@@ -339,8 +344,8 @@ fn device(entry: &Entry, at: &Path) -> Result<(), Refusal> {
 }
 
 /// Owner, extended attributes, mode.
-fn attributes(entry: &Entry, at: &Path) -> Result<(), Refusal> {
-    std::os::unix::fs::lchown(at, Some(entry.uid), Some(entry.gid))?;
+fn attributes(entry: &Entry, at: &Path, lost: &mut Lost) -> Result<(), Refusal> {
+    lost.owner(std::os::unix::fs::lchown(at, Some(entry.uid), Some(entry.gid)))?;
     // A folder that was there has some, and what a folder's default access list gives a new file is not the image's.
     for there in xattr::list(at)?.into_iter().filter(|there| !xattr::is_machines_own(there.to_bytes())) {
         if !entry.xattrs.iter().any(|(name, _)| name == there.to_bytes()) {
@@ -351,6 +356,7 @@ fn attributes(entry: &Entry, at: &Path) -> Result<(), Refusal> {
         match xattr::set(at, name, value) {
             // A program without its capabilities would fail at a place where nobody looks for the cause.
             Err(Errno::EOPNOTSUPP) if name != b"security.capability" => {}
+            Err(Errno::EPERM) if lost.attribute(name) => {}
             result => result.map_err(|errno| {
                 io::Error::other(format!("its attribute {}: {errno:?}", String::from_utf8_lossy(name)))
             })?,

@@ -15,6 +15,7 @@ mod digest;
 mod docker;
 mod layer;
 mod layout;
+mod lost;
 mod model;
 mod name;
 mod pack;
@@ -118,7 +119,8 @@ impl Image {
 
     /// The unpacked layers, lowest first, one folder each at least. Those that the store in `state` lacks are unpacked,
     /// with a progress bar on a terminal, and one line otherwise. This process must have one thread. Call it
-    /// before signals are blocked, so that Ctrl-C ends it.
+    /// before signals are blocked, so that Ctrl-C ends it. An ordinary user calls it in a user namespace with its
+    /// subordinate ids (`idmap::in_user_namespace`): what cannot be made there is left out, and told.
     ///
     /// # Errors
     /// A layer is damaged, or does what no layer may; no overlay can be mounted; the file system is full.

@@ -31,6 +31,7 @@ use super::layer::{Stream, broken};
 use super::source::Blob;
 use super::{Digest, Image, Layer};
 use crate::error::{Error, Result, tell};
+use crate::privilege::Privilege;
 use crate::tree::copy_attributes;
 use crate::{process, syscall};
 
@@ -227,6 +228,8 @@ impl Work<'_> {
         }
         syscall::umask(0);
         let root = unfinished.join("root");
+        // Before /proc is out of sight.
+        let privilege = Privilege::current();
         syscall::unshare(CloneFlags::CLONE_NEWNS)?;
         syscall::mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
         self.mount(unfinished, &root)?;
@@ -238,7 +241,7 @@ impl Work<'_> {
         if identity(Path::new("/"))? != mounted {
             return Err(Error::new(format!("{}: its folder did not become the root", self.name())));
         }
-        self.apply(blob)
+        self.apply(blob, privilege)
     }
 
     /// Mounts what the layer is unpacked into: the folder alone, or above the layers below.
@@ -256,6 +259,7 @@ impl Work<'_> {
         syscall::mount("overlay", root, "overlay", flags, &options).map_err(|error| match error.errno() {
             Some(Errno::ENODEV) => error.hint("this kernel has no overlayfs: modprobe overlay"),
             _ if options.len() >= MAX_OPTIONS => error.hint("it has more layers than mount(2) takes options for"),
+            Some(Errno::EPERM) => error.hint("without root, overlays need Linux 5.11 or later"),
             _ => error.hint(
                 "the state folder must be on a file system that can be an upper layer (ext4, xfs, btrfs, tmpfs), \
                  not on an overlay: set CONGO_HOME",
@@ -263,7 +267,7 @@ impl Work<'_> {
         })
     }
 
-    fn apply(&self, blob: Blob) -> Result<u64> {
+    fn apply(&self, blob: Blob, privilege: Privilege) -> Result<u64> {
         let name = self.name();
         let progress = self.progress(blob.size());
         let cannot_read = |error: std::io::Error| broken(&name, &error);
@@ -276,12 +280,12 @@ impl Work<'_> {
         )
         .map_err(cannot_read)?;
         let mut entries = stream.entries();
-        let mut tree = Tree::new(Path::new("/"), self.limits);
+        let mut tree = Tree::new(Path::new("/"), self.limits, privilege);
         while let Some(entry) = entries.next_entry().map_err(cannot_read)? {
             let told = || format!("{name}: entry {:?}", String::from_utf8_lossy(&entry.name));
             tree.add(&entry, &mut entries).map_err(|refusal| refused(&told(), refusal))?;
         }
-        tree.finish().map_err(|refusal| refused(&name, refusal))?;
+        tree.finish().map_err(|refusal| refused(&name, refusal))?.report(&name);
         let bytes = stream.count();
         stream.verify(&name)?;
         progress.finish_and_clear();
@@ -316,13 +320,12 @@ fn refused(what: &str, refusal: Refusal) -> Error {
 
 /// The options of an overlay, its lower layers with the highest first. A kernel's defaults vary, so that is said, too,
 /// on which the store relies: each layer is whole without notes of where something was moved from, and with all data.
-///
-/// Step 4 says `userxattr` here, as in a user namespace nobody may write `trusted.*`.
 fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
     let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     let lower: Vec<_> = lower.iter().map(path).collect();
     let (lower, upper, work) = (lower.join(":"), path(upper), path(work));
-    format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off")
+    let more = Privilege::current().overlay_options();
+    format!("lowerdir={lower},upperdir={upper},workdir={work},{more}")
 }
 
 /// What tells one folder from another.

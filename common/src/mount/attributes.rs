@@ -30,6 +30,24 @@ pub(super) fn set_propagation(tree: &OwnedFd, flags: MsFlags) -> Result<bool> {
     })
 }
 
+/// Maps the ids of the topmost mount, as `userns` does. `false` when this kernel, or the file system, cannot.
+#[cfg(feature = "idmap")]
+pub(super) fn map_ids(tree: &OwnedFd, userns: &OwnedFd) -> Result<bool> {
+    let descriptor = userns.as_raw_fd();
+    let what = format!("attr_set=MOUNT_ATTR_IDMAP, userns_fd={descriptor}");
+    let result = set(tree, false, &what, |attributes| {
+        attributes.attr_set = libc::MOUNT_ATTR_IDMAP;
+        attributes.userns_fd = descriptor.cast_unsigned().into();
+    });
+    match result {
+        // EINVAL: not this kind of file system, or not in this kernel. EPERM: mapped already, or attached already.
+        Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EPERM)) => {
+            Ok(false)
+        }
+        result => result,
+    }
+}
+
 fn set(
     tree: &OwnedFd,
     recursive: bool,

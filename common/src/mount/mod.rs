@@ -7,6 +7,8 @@
 
 mod attributes;
 mod mountinfo;
+#[cfg(feature = "idmap")]
+mod private;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,8 @@ use crate::error::{Error, Hint, Result};
 use crate::namespace::enter;
 use crate::syscall::call;
 pub(crate) use mountinfo::beneath as mounts_beneath;
+#[cfg(feature = "idmap")]
+pub use private::in_private_namespace;
 
 const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
 
@@ -122,6 +126,20 @@ impl Detached {
     pub fn make_read_only(&mut self) -> Result<()> {
         self.later.read_only = !attributes::make_read_only(&self.tree)?;
         Ok(())
+    }
+
+    /// Shows its files with other owners: those that the user namespace `userns` has for them. What has user 0 on the disk
+    /// belongs to that namespace's root here, and what its root makes here gets user 0 on the disk. What is mounted below
+    /// stays as it is. See [`user_namespace`](crate::idmap::user_namespace).
+    ///
+    /// Returns whether that could be done: not before Linux 5.12, nor on each file system; nor twice. Then the tree is as it
+    /// was, and [`shifted_copy`](crate::idmap::shifted_copy) is what remains.
+    ///
+    /// # Errors
+    /// EBADF and the like, for what is no user namespace.
+    #[cfg(feature = "idmap")]
+    pub fn map_ids(&mut self, userns: &OwnedFd) -> Result<bool> {
+        attributes::map_ids(&self.tree, userns)
     }
 
     /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC. The copy of a

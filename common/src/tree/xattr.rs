@@ -10,23 +10,47 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-/// What belongs to the place and not to the file: the overlay's own notes, and the label that SELinux gives by place.
-const LEFT: [&[u8]; 2] = [b"trusted.overlay.", b"security.selinux"];
+use super::Owners;
+
+/// What belongs to the place and not to the file: the label that SELinux gives by place, and the overlay's own notes.
+const LEFT: [&[u8]; 3] = [b"security.selinux", b"trusted.overlay.", b"user.overlay."];
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// Gives `to` the attributes of `from`. Neither is followed when it is a link. A file system that has none of a kind gets
-/// none.
-pub(super) fn copy(from: &Path, to: &Path) -> nix::Result<()> {
+/// none. With other `owners` it is a layer that is copied, which needs the overlay's notes.
+pub(super) fn copy(from: &Path, to: &Path, owners: Option<Owners<'_>>) -> nix::Result<()> {
     let (from, to) = (text(from)?, text(to)?);
+    let left = if owners.is_some() { &LEFT[..1] } else { &LEFT[..] };
     for name in list(&from)? {
-        if LEFT.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
+        if left.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
             continue;
         }
-        match get(&from, &name).and_then(|value| set(&to, &name, &value)) {
+        let read = get(&from, &name).and_then(|value| match owners {
+            Some(owners) if name.to_bytes() == CAPABILITY => of_root(value, owners).ok_or(Errno::EOVERFLOW),
+            _ => Ok(value),
+        });
+        match read.and_then(|value| set(&to, &name, &value)) {
             Err(Errno::EOPNOTSUPP | Errno::ENODATA) => {}
             result => result?,
         }
     }
     Ok(())
+}
+
+/// Capabilities for the programs of another root: `struct vfs_ns_cap_data` of the kernel, version 3, which is version 2 with
+/// the id of that root behind it. Whose container that is, they are worth something in; anywhere else they are not.
+fn of_root(mut value: Vec<u8>, owners: Owners<'_>) -> Option<Vec<u8>> {
+    const VERSION_2: u8 = 2;
+    const VERSION_3: u8 = 3;
+    let root = match (value.get(3), value.len()) {
+        (Some(&VERSION_2), 20) => 0,
+        (Some(&VERSION_3), 24) => u32::from_le_bytes(value.split_off(20).try_into().ok()?),
+        // What the kernel has no longer written since 2008.
+        _ => return Some(value),
+    };
+    value[3] = VERSION_3;
+    value.extend(owners(root, 0)?.0.to_le_bytes());
+    Some(value)
 }
 
 /// The names of a file's attributes.

@@ -11,6 +11,7 @@ mod cpu;
 mod environment;
 #[cfg(feature = "network")]
 mod hosts;
+mod ids;
 mod limits;
 mod mounts;
 mod names;
@@ -32,6 +33,7 @@ pub use cpu::{Cpus, Cpuset, cpu_shares, cpu_weight, cpus, cpuset};
 pub use environment::{Variable, env, env_file};
 #[cfg(feature = "network")]
 pub use hosts::{ExtraHost, HostAddress, add_host, dns};
+pub use ids::{IdRange, NameOrId, User, UsernsMode, id_range, subid_name, user, userns_mode};
 #[cfg(feature = "network")]
 pub use ipnet::Ipv4Net;
 pub use limits::{Ulimit, pids_limit, ulimit};
@@ -153,6 +155,12 @@ mod tests {
                 tmpfs(OsString::from(&text)).err(),
                 tmpfs(OsString::from(format!("/a:{text}"))).err(),
                 keep_name(&text).err(),
+                userns_mode(&text).err(),
+                id_range(&text).err(),
+                id_range(&format!("0:1:{text}")).err(),
+                subid_name(&text).err(),
+                user(&text).err(),
+                user(&format!("root:{text}")).err(),
             ];
             for error in errors.into_iter().chain(of_network).chain(of_security).flatten() {
                 prop_assert!(!error.is_empty() && !error.contains('\n') && error.len() < 200, "{error}");

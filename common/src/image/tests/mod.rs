@@ -3,6 +3,8 @@
 //! A layout lies in a folder of the test's own, beside the state folder. See the parent module.
 
 mod hostile;
+#[cfg(feature = "idmap")]
+mod rootless;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,0 +1,176 @@
+//! 65,536 ids of the host for one container, which no other container and no user of the host has.
+//!
+//! They lie between 0x7000_0000 and 0x7FFD_FFFF. Below, up to 0x6FFF_FFFF, systemd gives ids to its own containers, and
+//! distributions to users in `/etc/subuid`, from 100,000 on; above, systemd has ids for foreign images, and from 2^31 on
+//! programs count with a sign, and Podman has its own. So this is what systemd's list of ids calls unused.
+//!
+//! Kernel objects: a folder with a file for each range that is taken, and locks on them (flock(2)), which the kernel
+//! releases when their holder ends, however it ends: a file whose lock is free is free. Nothing on a disk has these ids
+//! (see mount_setattr(2), idmapped mounts), so a range can be given away again at once.
+//! Source: systemd, "Users, Groups, UIDs and GIDs on systemd Systems". Man pages: flock(2), subuid(5).
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::IdMaps;
+use super::subordinate::{SUBGID, SUBUID, read};
+use crate::error::{Error, Result};
+use crate::passwd;
+
+/// As many as any image has: ids of 16 bits.
+const SIZE: u32 = 1 << 16;
+const FIRST: u32 = 0x7000_0000;
+/// How many ranges there are.
+const RANGES: u32 = 0x0ffe;
+
+/// A range that is this runtime's for as long as the value lives. Dropped, its file goes.
+#[derive(Debug)]
+pub struct HostIds {
+    first: u32,
+    path: PathBuf,
+    /// Who gives it back: not a child that has a copy of this value.
+    owner: u32,
+    _lock: Flock<File>,
+}
+
+impl HostIds {
+    /// Takes the lowest range that is free. `run_dir` is that of [`run_dir`](crate::rootfs::run_dir).
+    ///
+    /// # Errors
+    /// EACCES, EROFS where no folder may be made; all ranges are taken.
+    pub fn take(run_dir: &Path) -> Result<HostIds> {
+        take_from(run_dir, &taken_on_host()?)
+    }
+
+    /// The maps of a container that has them.
+    pub fn maps(&self) -> IdMaps {
+        IdMaps::from_zero(self.first, SIZE)
+    }
+}
+
+impl Drop for HostIds {
+    fn drop(&mut self) {
+        // Still locked, so nobody has taken it since.
+        if self.owner == std::process::id() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
+    let folder = run_dir.join("ids");
+    fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
+    let mut firsts = (0..RANGES).map(|number| FIRST + number * SIZE);
+    while let Some(first) = firsts.find(|&first| !taken.iter().any(|&other| overlaps(first, other))) {
+        if let Some(ids) = try_range(&folder, first)? {
+            return Ok(ids);
+        }
+    }
+    Err(Error::new(format!("--userns auto: all {RANGES} ranges of host ids are taken"))
+        .hint("end a container, or choose ids: --uidmap 0:HOST:SIZE --gidmap 0:HOST:SIZE"))
+}
+
+/// `None` when another runtime has it.
+fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
+    let path = folder.join(first.to_string());
+    loop {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|error| cannot("write", &path, &error))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Its last owner may have removed the file between the two calls.
+            Ok(lock) if !is_at(&lock, &path) => {}
+            Ok(lock) => {
+                return Ok(Some(HostIds { first, path, owner: std::process::id(), _lock: lock }));
+            }
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(Error::from_errno(format!("flock({path:?}, LOCK_EX)"), errno)),
+        }
+    }
+}
+
+/// What the host's own lists give to others: the first id, and how many.
+fn taken_on_host() -> Result<Vec<(u32, u32)>> {
+    let mut taken = Vec::new();
+    for list in [SUBUID, SUBGID] {
+        taken.extend(read(Path::new(list))?.iter().map(|line| (line.first, line.count)));
+    }
+    taken.extend(passwd::ids_on_host().into_iter().map(|id| (id, 1)));
+    Ok(taken)
+}
+
+fn overlaps(first: u32, (other, count): (u32, u32)) -> bool {
+    u64::from(first) < u64::from(other) + u64::from(count)
+        && u64::from(other) < u64::from(first) + u64::from(SIZE)
+}
+
+/// Whether the file is the one that is at this path now.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(there)) => identity(file) == identity(there),
+        _ => false,
+    }
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
+    Error::from_io(format!("{verb} {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_containers_never_share_ids() {
+        let run = tempfile::tempdir().unwrap();
+        let take = || take_from(run.path(), &[]).unwrap();
+        let (one, other) = (take(), take());
+        assert_eq!((one.first, other.first), (FIRST, FIRST + SIZE));
+        assert_eq!(one.maps().users.to_host(65535), Some(0x7000_ffff));
+        assert_eq!(one.maps().users.to_host(65536), None);
+        drop(one);
+        assert!(!run.path().join("ids").join(FIRST.to_string()).exists());
+        assert_eq!(take().first, FIRST, "what an ended one had is free again");
+    }
+
+    #[test]
+    fn what_a_killed_runtime_has_left_is_free() {
+        let run = tempfile::tempdir().unwrap();
+        fs::create_dir(run.path().join("ids")).unwrap();
+        fs::write(run.path().join("ids").join(FIRST.to_string()), "").unwrap();
+        assert_eq!(take_from(run.path(), &[]).unwrap().first, FIRST);
+    }
+
+    #[test]
+    fn ids_of_others_are_left_to_them() {
+        let run = tempfile::tempdir().unwrap();
+        let take = |taken: &[(u32, u32)]| take_from(run.path(), taken).map(|ids| ids.first);
+        assert_eq!(take(&[(FIRST + 65535, 1)]), Ok(FIRST + SIZE));
+        assert_eq!(take(&[(FIRST - 10, 11), (FIRST + SIZE, 1)]), Ok(FIRST + 2 * SIZE));
+        assert_eq!(take(&[(FIRST - 10, 10)]), Ok(FIRST));
+        let all = take(&[(0, u32::MAX)]).unwrap_err();
+        assert!(all.to_string().contains("4094 ranges"), "{all}");
+        let (last, foreign) = (FIRST + (RANGES - 1) * SIZE + (SIZE - 1), 0x7ffe_0000);
+        assert_eq!(last + 1, foreign, "up to systemd's ids for foreign images");
+    }
+
+    /// The lock is that of an open file, so threads are as good as processes here.
+    #[test]
+    fn many_take_ranges_at_once() {
+        let run = tempfile::tempdir().unwrap();
+        let threads: Vec<_> = (0..16)
+            .map(|_| {
+                let path = run.path().to_owned();
+                std::thread::spawn(move || take_from(&path, &[]).unwrap())
+            })
+            .collect();
+        let ids: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let firsts: std::collections::BTreeSet<_> = ids.iter().map(|ids| ids.first).collect();
+        assert_eq!(firsts.len(), 16);
+    }
+}

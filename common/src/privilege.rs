@@ -1,0 +1,53 @@
+//! What root is here: the host's, or that of a user namespace, which may do less to files.
+//!
+//! In a user namespace there are no device nodes but whiteouts (since 5.8), no attributes `trusted.*`, and only the ids
+//! that are mapped. An overlay notes there as `user.overlay.*` what it else notes as `trusted.overlay.*`: the option
+//! `userxattr`, since 5.11. Kernel object: `/proc/self/uid_map`.
+//! Man pages: user_namespaces(7), xattr(7); the kernel's filesystems/overlayfs.
+
+use std::fs;
+
+/// Whose root this process is, if it is root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// The host's.
+    Host,
+    /// A user namespace's.
+    UserNamespace,
+}
+
+impl Privilege {
+    /// That of this process.
+    pub fn current() -> Privilege {
+        // A kernel without user namespaces has no such file.
+        fs::read_to_string("/proc/self/uid_map").map_or(Privilege::Host, |map| Privilege::of(&map))
+    }
+
+    /// In the first user namespace each id is itself.
+    fn of(map: &str) -> Privilege {
+        let all = map.split_whitespace().eq(["0", "0", "4294967295"]);
+        if all { Privilege::Host } else { Privilege::UserNamespace }
+    }
+
+    /// What an overlay's options say beside its layers: off is what makes of a layer something that only this overlay can
+    /// read. With `userxattr` the kernel refuses to hear of `redirect_dir=off`, as it then never redirects.
+    pub fn overlay_options(self) -> &'static str {
+        match self {
+            Privilege::Host => "redirect_dir=off,metacopy=off,index=off",
+            Privilege::UserNamespace => "userxattr,metacopy=off,index=off",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_namespace_has_all_ids() {
+        assert_eq!(Privilege::of("         0          0 4294967295\n"), Privilege::Host);
+        for map in ["", "0 1000 1\n", "0 0 65536\n", "0 0 4294967294\n4294967294 4294967294 1\n"] {
+            assert_eq!(Privilege::of(map), Privilege::UserNamespace, "{map:?}");
+        }
+    }
+}
