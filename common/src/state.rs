@@ -9,11 +9,11 @@
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -155,8 +155,10 @@ fn named_volume(state: &Path, name: &str) -> Result<NamedVolume> {
         remove_tree(&folder.join(FILLING))?;
     }
     if !path.exists() {
-        // A volume's folder has the mode of any directory in a root, until it is filled from there.
-        DirBuilder::new().mode(0o755).create(&path).map_err(|error| cannot("make", &path, &error))?;
+        // A volume's folder has the mode of any directory in a root, until it is filled from there: whatever the umask.
+        let made =
+            fs::create_dir(&path).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
+        made.map_err(|error| cannot("make", &path, &error))?;
     }
     let data = File::open(&path).map_err(|error| cannot("open", &path, &error))?.into();
     let filling = is_empty(&data)?.then(|| ManuallyDrop::new(lock));

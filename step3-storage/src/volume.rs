@@ -4,8 +4,9 @@
 //! nowhere while the host is in sight, and attached when it is not any more: whatever links the container's root has, no
 //! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::mount::Detached;
@@ -47,7 +48,9 @@ pub fn open<'a>(mounts: &'a [Mount], state: &Path, container: &Path) -> Result<V
 
 fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
     if volume.create_source && !path.exists() {
+        // For all users of the container, whatever the caller's umask.
         fs::create_dir_all(path)
+            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
             .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
