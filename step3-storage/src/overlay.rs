@@ -7,9 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::path::{Kind, make_beneath};
@@ -49,10 +48,8 @@ impl Layers {
         let layers = Layers { lower, folder, kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
-                // The mode of the writable layer is that of `/` in the container, whatever the caller's umask.
-                let made = DirBuilder::new().create(&path);
-                let made = made.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
-                made.map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                fs::create_dir(&path)
+                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
                 // The root of an overlay has the owner, mode and time of its uppermost layer.
                 if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
                     copy_attributes(below, &path)?;

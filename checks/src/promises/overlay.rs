@@ -173,12 +173,17 @@ fn odd_names(subject: &Subject) -> Checked {
 }
 
 fn any_umask(subject: &Subject) -> Checked {
+    // Where the root has no /etc, the runtime makes one to mount on.
+    let (layer, text) = folder(subject, "layer-without-etc")?;
+    let whiteout = layer.join("etc");
+    mknod(&whiteout, SFlag::S_IFCHR, Mode::S_IRUSR, 0).map_err(std::io::Error::from)?;
     let mut command = Command::new("sh");
     command.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(subject.binary()).envs(subject.environment());
     command.args(["-v", "checked-umask:/new/volume", "-v", "/new/anonymous", "--workdir", "/work/dir"]);
+    command.args(["--layer", &text]);
     let container = Container::start(command.args(["sh", "-c", "echo ready; cat"]).stdin(Stdio::piped()))?;
     container.wait_for("ready")?;
-    for path in ["", "new", "new/volume", "new/anonymous", "work", "work/dir"] {
+    for path in ["", "etc", "new", "new/volume", "new/anonymous", "work", "work/dir"] {
         let mode = fs::metadata(container.first()?.path("root").join(path))?.mode() & 0o777;
         expect(format!("the mode of /{path}, in octal digits,"), "755", &*format!("{mode:o}"))?;
     }
