@@ -13,7 +13,7 @@ use common::cgroupfs::Cgroup;
 use common::handshake::ChildEnd;
 use common::image::{Base, Config, Image, check_target, commit};
 use common::process::{self, Environment, Signals};
-use common::syscall::{die_with_parent, sethostname, unshare};
+use common::syscall::{die_with_parent, sethostname, umask, unshare};
 use common::terminal::Terminal;
 use common::{Result, explain, printable, rootfs, tell, values};
 use nix::sched::CloneFlags;
@@ -154,6 +154,8 @@ fn become_command(
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     plan.network.configure()?;
 
+    // The caller's would keep other users of the container from what is made for it.
+    umask(0o022);
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
     plan.layers.mount()?;
