@@ -100,7 +100,7 @@ fn change(at: &Path) -> Checked {
     chown(path("owner"), Some(3_000_000_000), Some(100_000))?;
     fs::hard_link(path("changed/x"), path("hard"))?;
     symlink("nowhere", path("link"))?;
-    xattr::set(path("hard"), "user.note", b"a=b\n\xff")?;
+    xattr::set(path("hard"), "trusted.note", b"a=b\n\xff")?;
     nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU)?;
     fs::write(path("n".repeat(255).as_str()), "a long name")?;
     fs::File::create(path("hole"))?.set_len(1 << 20)?;

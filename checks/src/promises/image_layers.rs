@@ -123,7 +123,7 @@ fn kinds() -> Archive {
             owner: (1000, 1000),
             ..Entry::default()
         })
-        .record("SCHILY.xattr.user.note", b"a=b\n\xff")
+        .record("SCHILY.xattr.trusted.note", b"a=b\n\xff")
         .file("t/noted", "x")
         .record("uid", b"3000000000")
         .record("gid", b"100000")
@@ -166,7 +166,7 @@ fn attributes(subject: &Subject) -> Checked {
         let xattr =
             |file: &str, name: &str| tree.get(Path::new(file)).and_then(|it| it.xattrs.get(name).cloned());
         expect("security.capability", Some(CAPABILITY.to_vec()), xattr("capable", "security.capability"))?;
-        expect("user.note", Some(b"a=b\n\xff".to_vec()), xattr("noted", "user.note"))?;
+        expect("trusted.note", Some(b"a=b\n\xff".to_vec()), xattr("noted", "trusted.note"))?;
         let time = |name: &str| tree.get(Path::new(name)).map(|it| it.mtime);
         expect("the time of a file", Some((1_234_567_890, 123_456_789)), time("owned"))?;
         for name in ["sticky", "", "link"] {
