@@ -120,7 +120,8 @@ pub struct NamedVolume {
 pub struct Volumes(BTreeSet<PathBuf>);
 
 impl Volumes {
-    /// Opens one as [`named_volume`] does; the second time so that the first one fills it.
+    /// Opens the volume of that name, and makes it if it is missing. Waits while another runtime fills it. The second time the
+    /// first one fills it.
     ///
     /// # Errors
     /// EACCES, EROFS, ENOSPC.
