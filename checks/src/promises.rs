@@ -4,6 +4,7 @@ use crate::Check;
 
 mod bad_input;
 mod bad_network;
+mod bad_storage;
 mod bridge;
 mod cgroup;
 mod cli;
@@ -79,6 +80,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     explain::CHECKS,
     bad_input::CHECKS,
     bad_network::CHECKS,
+    bad_storage::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
 ];
