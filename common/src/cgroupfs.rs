@@ -111,6 +111,16 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// No cgroup at all: the container stays in that of its caller, without limits of its own.
+    pub fn none() -> Cgroup {
+        Cgroup { directories: Vec::new(), _lock: None }
+    }
+
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.directories.is_empty()
+    }
+
     /// Which interface the controller's files have here.
     ///
     /// # Panics

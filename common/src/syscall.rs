@@ -7,15 +7,17 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write};
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 use nix::sys::stat::{Mode, SFlag};
+use nix::unistd::{Gid, Pid, Uid};
 
 use crate::error::{Error, Result};
 use crate::explain;
@@ -231,6 +233,83 @@ pub fn die_with_parent() -> Result<()> {
         || "prctl(PR_SET_PDEATHSIG, SIGKILL)".into(),
         || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL),
     )
+}
+
+/// Limits a resource of another process: prlimit(2). Otherwise as [`setrlimit`]; from outside of its user namespace.
+///
+/// # Errors
+/// As [`setrlimit`]; ESRCH when it has ended.
+pub fn prlimit(process: Pid, resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
+    let number =
+        |limit: rlim_t| if limit == RLIM_INFINITY { "RLIM_INFINITY".to_owned() } else { limit.to_string() };
+    call(
+        "prlimit(2)",
+        || format!("prlimit({process}, {resource:?}, {{{}, {}}}, NULL)", number(soft), number(hard)),
+        || {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            let (kind, none) = (resource as libc::__rlimit_resource_t, std::ptr::null_mut());
+            // SAFETY: the kernel reads one structure; NULL asks for no old value.
+            Errno::result(unsafe { libc::prlimit(process.as_raw(), kind, &raw const limit, none) }).map(drop)
+        },
+    )
+}
+
+/// Sets the supplementary groups: setgroups(2).
+///
+/// # Errors
+/// EPERM without `CAP_SETGID`, or in a user namespace that may not; EINVAL for a group that it does not have.
+pub fn setgroups(groups: &[u32]) -> Result<()> {
+    let groups: Vec<_> = groups.iter().map(|&group| Gid::from_raw(group)).collect();
+    call("setgroups(2)", || format!("setgroups({groups:?})"), || nix::unistd::setgroups(&groups))
+}
+
+/// Sets all three group ids: setresgid(2).
+///
+/// # Errors
+/// EPERM without `CAP_SETGID`; EINVAL for a group that the user namespace does not have.
+pub fn setresgid(group: u32) -> Result<()> {
+    let id = Gid::from_raw(group);
+    call(
+        "setresgid(2)",
+        || format!("setresgid({group}, {group}, {group})"),
+        || nix::unistd::setresgid(id, id, id),
+    )
+}
+
+/// Sets all three user ids: setresuid(2). Root's capabilities go with them, unless they are kept.
+///
+/// # Errors
+/// EPERM without `CAP_SETUID`; EINVAL for a user whom the user namespace does not have.
+pub fn setresuid(user: u32) -> Result<()> {
+    let id = Uid::from_raw(user);
+    call(
+        "setresuid(2)",
+        || format!("setresuid({user}, {user}, {user})"),
+        || nix::unistd::setresuid(id, id, id),
+    )
+}
+
+/// Gives a pipe that is one of the three streams to a user: fchown(2). `/dev/stdout` is a path, and who opens it needs the
+/// right to. Other files stay whose they are.
+///
+/// # Errors
+/// EPERM without `CAP_CHOWN`.
+pub fn give_stream(stream: BorrowedFd<'_>, user: u32, group: u32) -> Result<()> {
+    let is_pipe = nix::sys::stat::fstat(stream)
+        .is_ok_and(|it| it.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits());
+    if !is_pipe {
+        return Ok(());
+    }
+    call(
+        "fchown(2)",
+        || format!("fchown({}, {user}, {group})", stream.as_raw_fd()),
+        || nix::unistd::fchown(stream, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))),
+    )
+}
+
+/// Whether there is anything at this path.
+pub fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`. execve(2) then gives

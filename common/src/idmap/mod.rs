@@ -22,7 +22,7 @@ use crate::values::IdRange;
 
 pub use files::{make_files_as, restore_files};
 pub use host_ids::HostIds;
-pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};
+pub use namespace::{become_root, enter_own, in_own_namespace, in_user_namespace, user_namespace};
 pub use shifted::shifted_copy;
 pub use subordinate::{keep_id, own, require, subordinate, subordinate_of};
 
@@ -113,6 +113,14 @@ impl IdMaps {
     /// The same range for users and groups, from 0 on.
     pub fn from_zero(host: u32, size: u32) -> IdMaps {
         IdMaps { users: IdMap::of(0, host, size), groups: IdMap::of(0, host, size) }
+    }
+
+    /// The same ids on both sides: for a namespace within the one that has these maps.
+    pub fn within(&self) -> IdMaps {
+        let same = |map: &IdMap| {
+            IdMap(map.0.iter().map(|range| IdRange { host: range.container, ..*range }).collect())
+        };
+        IdMaps { users: same(&self.users), groups: same(&self.groups) }
     }
 
     /// Which ids of the host the container's root has.

@@ -59,6 +59,51 @@ pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
     in_user_namespace(&subordinate()?.unwrap_or_else(own), story)
 }
 
+/// Makes this process, an ordinary user's, root of a new user namespace with these maps, and gives it a mount namespace
+/// that belongs to that, which hears of what the host mounts. It must have one thread, and stays in both for good.
+///
+/// # Errors
+/// As [`in_user_namespace`].
+pub fn enter_own(maps: &IdMaps) -> Result<()> {
+    let runtime = Pid::this();
+    let (mut parents, mut childs) =
+        UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+    // The maps are written from outside. So the one who stays outside is the child.
+    let Some(helper) = process::fork()? else {
+        drop(parents);
+        let mut go = [0];
+        let result = match childs.read_exact(&mut go) {
+            Ok(()) => maps.write(runtime),
+            Err(error) => Err(Error::from_io("waiting for a user namespace", &error)),
+        };
+        let _ = match result {
+            Ok(()) => childs.write_all(b"+"),
+            Err(error) => childs.write_all(&error.to_bytes()),
+        };
+        // SAFETY: _exit(2) ends the process and touches none of its memory.
+        unsafe { libc::_exit(0) };
+    };
+    drop(childs);
+    let entered = unshare(CloneFlags::CLONE_NEWUSER);
+    let mut message = Vec::new();
+    if entered.is_ok() {
+        let _ = parents.write_all(b"g");
+        let _ = parents.read_to_end(&mut message);
+    }
+    drop(parents);
+    while waitpid(helper, None) == Err(Errno::EINTR) {}
+    entered?;
+    match message.as_slice() {
+        b"+" => {}
+        [] => {
+            return Err(Error::new("the process that writes the maps of the user namespace ended too early"));
+        }
+        _ => return Err(Error::from_bytes(&message)),
+    }
+    become_root()?;
+    unshare(CloneFlags::CLONE_NEWNS)
+}
+
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are
 /// those of before, which may be nobody's there. Takes away the wish to die with the parent: ask for that afterwards.
 ///

@@ -6,6 +6,7 @@
 //! right after it is attached. Man pages: open_tree(2), move_mount(2), mount_setattr(2), setns(2).
 
 mod attributes;
+mod filesystem;
 mod mountinfo;
 #[cfg(feature = "idmap")]
 mod private;
@@ -68,6 +69,16 @@ impl Detached {
             .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
     }
 
+    /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device, or run with
+    /// other rights. In a user namespace the kernel makes a proc or a sysfs only while another one is in sight that hides
+    /// nothing, so this has to come before the host is out of sight.
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of its own.
+    pub fn filesystem(kind: &str, read_only: bool) -> Result<Detached> {
+        filesystem::create(kind, read_only).map(|tree| Detached { tree, later: Later::default() })
+    }
+
     /// Copies the mount in which the directory `path` lies, as a bind mount of that directory alone, without what is
     /// mounted below it. Follows no links.
     ///
@@ -106,6 +117,15 @@ impl Detached {
         }
         let tell = || format!("open_tree({path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)");
         open_tree(directory.as_raw_fd(), c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+    }
+
+    /// Makes it the working directory: from there everything is found by relative paths, wherever it will be attached.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn enter(&self) -> Result<()> {
+        let tree = self.tree.as_raw_fd();
+        call("chdir(2)", || format!("fchdir({tree})"), || nix::unistd::fchdir(&self.tree))
     }
 
     /// Whether it is a directory, and so has to be attached at one.

@@ -1,0 +1,135 @@
+//! How much the container may use: a control group, and the limits written into its files.
+//!
+//! Kernel object: a cgroup, which is a directory in a cgroup filesystem; making the directory makes the group,
+//! and its files are its settings. Order: make it, write the limits, only then let a process in.
+//!
+//! | limit | cgroup v1 | cgroup v2 |
+//! | --- | --- | --- |
+//! | memory | `memory.limit_in_bytes` | `memory.max` |
+//! | memory and swap | `memory.memsw.limit_in_bytes` | `memory.swap.max`: swap alone |
+//! | CPU time | `cpu.cfs_period_us`, `cpu.cfs_quota_us` | `cpu.max` |
+//! | share of CPU time | `cpu.shares` | `cpu.weight`: another scale |
+//! | which CPUs | `cpuset.cpus`, `cpuset.mems` | `cpuset.cpus` |
+//! | processes | `pids.max` | `pids.max` |
+//!
+//! Man page: cgroups(7). The files: the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
+
+use common::cgroupfs::{Cgroup, Version};
+use common::values::{self, Limit};
+use common::{Result, tell};
+use nix::errno::Errno;
+
+use crate::cli::Limits;
+use crate::user_namespace::UserNamespace;
+
+/// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
+const CPU_PERIOD: u64 = 100_000;
+
+/// Refuses limits that contradict each other.
+pub fn check(limits: &Limits) -> Result<()> {
+    limits.memory_swap.map_or(Ok(()), |together| values::check_swap(limits.memory, together))
+}
+
+/// Makes a cgroup with these limits and nobody in it. An ordinary user who has no place for one, and asked for no limit,
+/// gets none.
+pub fn create(limits: &Limits, users: &UserNamespace) -> Result<Cgroup> {
+    match create_with(limits) {
+        Err(error) if users.is_ordinary() && !limits.asked_for() => {
+            tell(format_args!("congo: without limits: {error}"));
+            Ok(Cgroup::none())
+        }
+        result => result,
+    }
+}
+
+fn create_with(limits: &Limits) -> Result<Cgroup> {
+    let mut controllers = vec!["memory", "cpu", "pids"];
+    // Only for who asks: not every host has it, and each v1 hierarchy costs a directory.
+    if limits.cpuset_cpus.is_some() {
+        controllers.push("cpuset");
+    }
+    let cgroup = Cgroup::create(&controllers)?;
+    limit_memory(&cgroup, limits)?;
+    limit_swap(&cgroup, limits)?;
+    limit_cpu(&cgroup, limits)?;
+    weigh_cpu(&cgroup, limits)?;
+    pin_cpus(&cgroup, limits)?;
+    limit_pids(&cgroup, limits)?;
+    Ok(cgroup)
+}
+
+/// At the limit, the kernel first takes back what it can, such as cached files, then it kills a process: the
+/// out-of-memory killer.
+fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    match cgroup.version("memory") {
+        Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory),
+        Version::V2 => cgroup.write("memory", "memory.max", limits.memory),
+    }
+}
+
+/// Without a limit on swap, a container at its memory limit would go on in swap, and make the whole host slow.
+///
+/// v1 counts memory and swap together, as the option does; so it must come after the memory limit, which it must
+/// not be below. v2 counts swap alone.
+fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    // Docker's default.
+    let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory.saturating_mul(2)));
+    let (file, value) = match (cgroup.version("memory"), together) {
+        (Version::V1, Limit::AtMost(bytes)) => ("memory.memsw.limit_in_bytes", bytes.to_string()),
+        (Version::V1, Limit::Unlimited) => ("memory.memsw.limit_in_bytes", "-1".into()),
+        (Version::V2, Limit::AtMost(bytes)) => ("memory.swap.max", (bytes - limits.memory).to_string()),
+        (Version::V2, Limit::Unlimited) => ("memory.swap.max", "max".into()),
+    };
+    match cgroup.write("memory", file, value) {
+        // A kernel may be unable to count swap. That is an error only for who asked for it.
+        Err(error) if error.errno() == Some(Errno::ENOENT) && limits.memory_swap.is_none() => Ok(()),
+        result => result,
+    }
+}
+
+/// At the limit, the kernel lets nobody in the cgroup run until the next period begins.
+fn limit_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    let quota = limits.cpus.quota(CPU_PERIOD);
+    match cgroup.version("cpu") {
+        Version::V1 => {
+            cgroup.write("cpu", "cpu.cfs_period_us", CPU_PERIOD)?;
+            cgroup.write("cpu", "cpu.cfs_quota_us", quota)
+        }
+        Version::V2 => cgroup.write("cpu", "cpu.max", format_args!("{quota} {CPU_PERIOD}")),
+    }
+}
+
+/// No limit: as long as a CPU is free, anybody may use it. When not, each cgroup gets its share.
+fn weigh_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    match (limits.cpu_shares, cgroup.version("cpu")) {
+        (None, _) => Ok(()),
+        (Some(shares), Version::V1) => cgroup.write("cpu", "cpu.shares", shares),
+        (Some(shares), Version::V2) => cgroup.write("cpu", "cpu.weight", values::cpu_weight(shares)),
+    }
+}
+
+/// Names the CPUs on which the container's processes may run.
+fn pin_cpus(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    let Some(cpus) = &limits.cpuset_cpus else { return Ok(()) };
+    if cgroup.version("cpuset") == Version::V1 {
+        // A new v1 cpuset is empty, and none may enter it that has no memory node either.
+        cgroup.write("cpuset", "cpuset.mems", cgroup.read_above("cpuset", "cpuset.mems")?)?;
+    }
+    cgroup.write("cpuset", "cpuset.cpus", cpus)
+}
+
+/// At the limit, fork(2) fails with EAGAIN: no fork bomb gets out of the container.
+fn limit_pids(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    cgroup.write("pids", "pids.max", limits.pids_limit)
+}
+
+/// How many processes of the cgroup the out-of-memory killer has ended.
+pub fn out_of_memory_kills(cgroup: &Cgroup) -> u64 {
+    if cgroup.is_none() {
+        return 0;
+    }
+    match cgroup.version("memory") {
+        Version::V1 => cgroup.count("memory", "memory.oom_control", "oom_kill"),
+        Version::V2 => cgroup.count("memory", "memory.events", "oom_kill"),
+    }
+}

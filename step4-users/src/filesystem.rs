@@ -1,0 +1,128 @@
+//! What the container sees as `/`: mounts of its own, another root, and the two trees that make it usable.
+//!
+//! Kernel objects: the mount namespace that clone made, the root directory of the process, a proc and a tmpfs
+//! filesystem. Order: private first, or the host would get our mounts; then the root; then what is mounted in
+//! it, so that every path, and every symbolic link in it, is resolved inside.
+//! Man pages: mount_namespaces(7), mount(2), pivot_root(2), proc(5), tmpfs(5).
+
+use std::path::Path;
+
+use common::Result;
+use common::mount::Detached;
+use common::syscall::{chdir, mkdir, mount, pivot_root, symlink, umask, umount2, write_file};
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::user_namespace::UserNamespace;
+
+/// Cuts the link between the host's mounts and their copies in this namespace.
+///
+/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this, the
+/// container's /proc and /dev would appear on the host, in the root's folder, and stay there.
+pub fn make_mounts_private() -> Result<()> {
+    mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
+}
+
+/// In the child, while it sees the host's: makes a proc filesystem, which shows the PID namespace of the process that makes
+/// it. The kernel does so in a user namespace only while another one is in sight: it must not show more than that.
+pub fn open_proc() -> Result<Detached> {
+    Detached::filesystem("proc", false)
+}
+
+/// The same with the kernel's own view of itself: among much else, the links of the network namespace of the process that
+/// makes it. Read-only, as most of it is the host's. Where the network is somebody else's, it is the host's own.
+pub fn open_sys(own_network: bool) -> Result<Detached> {
+    if own_network {
+        return Detached::filesystem("sysfs", true);
+    }
+    let mut sys = Detached::copy_of(Path::new("/sys"))?;
+    sys.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
+    sys.make_read_only()?;
+    Ok(sys)
+}
+
+/// In the parent: the host's devices. In a user namespace nobody makes one, and what is one on the disk does not work.
+pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
+    let open = |path: &&'static str| {
+        let mut device = Detached::copy_of(Path::new(path))?;
+        device.set_propagation(MsFlags::MS_PRIVATE)?;
+        Ok((*path, device))
+    };
+    DEVICES.iter().map(open).collect()
+}
+
+/// Makes the mount `root` the root of this mount namespace, and gives up the host's.
+///
+/// chroot would only change where paths begin, and leave the host mounted, for a root process to climb back to. Here the
+/// host's root is unmounted from the namespace, so no path and no `..` of the container leads there. What this process still
+/// has open does, until it is closed.
+pub fn enter_root(root: Detached) -> Result<()> {
+    root.enter()?;
+    // Over the host's: a path for which no right is needed.
+    root.attach("/")?;
+    // "." for both: no folder is needed in the new root to put the old one. It then lies on top of the new one, and is
+    // what "." means, until it is detached.
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
+}
+
+/// Mounts the container's proc filesystem.
+pub fn mount_proc(proc: Detached) -> Result<()> {
+    mkdir("/proc", 0o555)?;
+    proc.attach("/proc")
+}
+
+/// The devices that programs take for granted. The last one is the terminal of whoever opens it, so it may be shared.
+const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+/// Fills /dev with these devices, and not with the host's disks and memory.
+///
+/// On a tmpfs, so that they are gone with the namespace and never get into the root on disk.
+pub fn mount_dev(devices: Vec<(&str, Detached)>) -> Result<()> {
+    mkdir("/dev", 0o755)?;
+    // No MS_NODEV: this is the one place where devices must work.
+    mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID, "mode=755,size=65536k")?;
+    for (path, device) in devices {
+        write_file(path, "")?;
+        device.attach(path)?;
+    }
+    // What a container's files get, as Docker has it, whatever the caller's umask was.
+    umask(0o022);
+    // A shell's `<(…)` and programs told to write to "/dev/stdout" need these.
+    symlink("/proc/self/fd", "/dev/fd")?;
+    symlink("/proc/self/fd/0", "/dev/stdin")?;
+    symlink("/proc/self/fd/1", "/dev/stdout")?;
+    symlink("/proc/self/fd/2", "/dev/stderr")
+}
+
+/// Mounts the container's view of the kernel.
+pub fn mount_sys(sys: Detached) -> Result<()> {
+    mkdir("/sys", 0o555)?;
+    sys.attach("/sys")
+}
+
+/// Mounts pseudo-terminals of the container's own: each devpts counts from 0, and shows only those opened by its
+/// `ptmx`.
+pub fn mount_pts(users: &UserNamespace) -> Result<()> {
+    mkdir("/dev/pts", 0o755)?;
+    // The group tty, in every distribution: who writes to another user's terminal must be in it. A namespace with a
+    // single user has none.
+    let tty = if users.has_group(5) { ",gid=5" } else { "" };
+    let options = format!("newinstance,ptmxmode=666,mode=620{tty}");
+    mount("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, &options)?;
+    symlink("pts/ptmx", "/dev/ptmx")
+}
+
+/// Makes the root read-only, and not what is mounted in it: a property of this one mount.
+pub fn make_root_read_only() -> Result<()> {
+    mount("none", "/", "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, "")
+}
+
+/// Makes `path` the working directory, and makes it and those above it where they are missing.
+pub fn enter_workdir(path: &Path) -> Result<()> {
+    let missing: Vec<_> = path.ancestors().filter(|directory| !directory.is_dir()).collect();
+    for directory in missing.iter().rev() {
+        mkdir(directory, 0o755)?;
+    }
+    chdir(path)
+}

@@ -1,0 +1,102 @@
+//! What may pass between containers and the world: address translation, published ports, and a few refusals.
+//!
+//! Kernel object: one nftables table, `inet congo`, with chains at the hooks through which a packet comes. The kernel
+//! replaces it as a whole, in one transaction, so it always fits all containers that live. See nft(8); where the hooks
+//! are: "Netfilter hooks" in the nftables wiki.
+//!
+//! ```text
+//! from a link ─▶ prerouting ─┬─▶ (routing) ─▶ forward ─▶ postrouting ─▶ to a link
+//!                            └─▶ this host's own sockets ─▶ output ─▶ postrouting ─▶ to a link
+//! ```
+
+use std::fmt::Write;
+use std::os::fd::OwnedFd;
+
+use common::lease::{Bridge, Member};
+use common::values::Publish;
+use common::{Result, nft, port};
+
+/// All of Congo's rules.
+pub const TABLE: &str = "inet congo";
+
+/// Binds a socket to each of the host's ports that will lead to the container. It serves nobody, as the rules come first: it
+/// keeps the port from others, tells whether it is free, and is gone when this process is.
+pub fn reserve(ports: &[Publish]) -> Result<Vec<OwnedFd>> {
+    ports.iter().map(port::reserve).collect()
+}
+
+/// Loads the rules that these bridges need: none, and no table, where there is no bridge.
+pub fn load(bridges: &[Bridge]) -> Result<()> {
+    // Made if it is not there, so that it can be removed; then all of it anew. nft sends it as one transaction.
+    let mut rules = format!("table {TABLE}\ndelete table {TABLE}\n");
+    if !bridges.is_empty() {
+        rules += &format!("table {TABLE} {{\n");
+        rules +=
+            &format!("chain forged {{ type filter hook prerouting priority raw;\n{}}}\n", forged(bridges));
+        rules +=
+            &format!("chain outside {{ type nat hook prerouting priority -100;\n{}}}\n", published(bridges));
+        rules += &format!("chain inside {{ type nat hook output priority -100;\n{}}}\n", published(bridges));
+        rules += &format!("chain passing {{ type filter hook forward priority 0;\n{}}}\n", passing(bridges));
+        rules +=
+            &format!("chain leaving {{ type nat hook postrouting priority 100;\n{}}}\n", leaving(bridges));
+        rules += "}\n";
+    }
+    nft::load(&rules)
+}
+
+/// A packet from a container to or from 127.0.0.1 must be forged: its own loopback would have got it. Without these rules
+/// it would reach the host's services that trust everybody on loopback (CVE-2020-8558 in Kubernetes): `route_localnet` has
+/// switched off the kernel's own refusal.
+fn forged(bridges: &[Bridge]) -> String {
+    rules(bridges, |Bridge { name, .. }| {
+        format!("iifname \"{name}\" ip daddr 127.0.0.0/8 drop\niifname \"{name}\" ip saddr 127.0.0.0/8 drop")
+    })
+}
+
+/// Destination NAT: what goes to a published port of this host goes to the container instead. The kernel remembers the
+/// connection, and translates the answers back.
+fn published(bridges: &[Bridge]) -> String {
+    let members = bridges.iter().flat_map(|bridge| &bridge.members);
+    let rule = |member: &Member, port: &Publish| {
+        let to_host = match port.host_ip {
+            Some(address) => format!("ip daddr {address}"),
+            // Every address that this host has: it is not for others' traffic that passes through.
+            None => "fib daddr type local".into(),
+        };
+        let Publish { host_port, container_port, protocol, .. } = port;
+        let address = member.address;
+        format!("{to_host} {protocol} dport {host_port} dnat ip to {address}:{container_port}\n")
+    };
+    members.flat_map(|member| member.ports.iter().map(move |port| rule(member, port))).collect()
+}
+
+/// From elsewhere, other bridges included, only answers get to a container, and what is published. All else would need
+/// a route to the bridge's subnet, which a neighbour of the host can simply set.
+fn passing(bridges: &[Bridge]) -> String {
+    rules(bridges, |Bridge { name, .. }| {
+        format!(
+            "oifname \"{name}\" iifname != \"{name}\" ct state established,related accept\n\
+             oifname \"{name}\" iifname != \"{name}\" ct status dnat accept\n\
+             oifname \"{name}\" iifname != \"{name}\" drop"
+        )
+    })
+}
+
+/// Source NAT: outside, nobody knows a way to the bridge's subnet, so a packet leaves with the host's address.
+fn leaving(bridges: &[Bridge]) -> String {
+    rules(bridges, |Bridge { name, subnet, .. }| {
+        format!(
+            "ip saddr {subnet} oifname != \"{name}\" masquerade\n\
+             # The answer to a published port must come back the same way: from the host itself it was sent by\n\
+             # 127.0.0.1, and from a container by a neighbour, whom the other would answer directly.\n\
+             ip saddr {{ 127.0.0.0/8, {subnet} }} oifname \"{name}\" ct status dnat masquerade"
+        )
+    })
+}
+
+fn rules(bridges: &[Bridge], rule: impl Fn(&Bridge) -> String) -> String {
+    bridges.iter().fold(String::new(), |mut rules, bridge| {
+        let _ = writeln!(rules, "{}", rule(bridge));
+        rules
+    })
+}

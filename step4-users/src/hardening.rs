@@ -1,0 +1,52 @@
+//! What is left of the host in the container's own /proc and /sys.
+//!
+//! Kernel objects: mounts over files and folders that tell, or even let change, what belongs to the whole host: its memory
+//! layout, its interrupts, its firmware. The kernel asks most often whether root *of the host* asks, but not always. Order: after
+//! the volumes, so that nothing lies over them; before the capabilities go.
+//! Source: Docker's lists. Man pages: proc(5), mount(2).
+
+use std::path::Path;
+
+use common::Result;
+use common::syscall::{exists, mount};
+use nix::mount::MsFlags;
+
+/// Not to be read at all.
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Not to be written to: sysctls, SysRq, the host's buses and interrupts.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Hides what is not to be read, and makes read-only what is not to be written.
+pub fn hide() -> Result<()> {
+    for path in MASKED.map(Path::new) {
+        // Which of them there are depends on the kernel.
+        if path.is_dir() {
+            mount("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")?;
+        } else if exists(path) {
+            // The container's own, which is a device of the kernel and cannot be anything else (CVE-2025-31133): /dev is
+            // a filesystem of ours.
+            mount("/dev/null", path, "", MsFlags::MS_BIND, "")?;
+        }
+    }
+    for path in READ_ONLY.map(Path::new).into_iter().filter(|path| exists(path)) {
+        mount(path, path, "", MsFlags::MS_BIND | MsFlags::MS_REC, "")?;
+        // A mount keeps what it does not say again, and a user namespace may not take these away.
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+        mount("none", path, "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, "")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Memory and messages that processes share: System V IPC, POSIX message queues and POSIX shared memory.
+//!
+//! Kernel objects: an IPC namespace, which has the first two; the third are files in /dev/shm, a tmpfs, so who
+//! shares them has the same mount. Order: what is shared with somebody is found while the host's paths are in sight,
+//! and attached when /dev is there. Man pages: ipc_namespaces(7), mq_overview(7), shm_overview(7), open_tree(2).
+
+use std::os::fd::OwnedFd;
+
+use common::Result;
+use common::mount::Detached;
+use common::namespace::{enter, open_namespace};
+use common::syscall::{mkdir, mount};
+use common::values::IpcMode;
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+
+use crate::cli;
+
+/// Nothing in these filesystems is to be executed, opened as a device, or run with other rights.
+const ONLY_DATA: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// With whom the container shares memory and messages.
+pub enum Ipc {
+    /// With nobody. Its /dev/shm may have so many bytes.
+    Private(u64),
+    /// With the host.
+    Host,
+    /// With another container, whose PID and namespace these are.
+    Container(i32, OwnedFd),
+}
+
+impl Ipc {
+    /// In the parent: looks whether what is asked for is there.
+    pub fn prepare(options: &cli::Ipc) -> Result<Ipc> {
+        Ok(match options.ipc {
+            IpcMode::Private => Ipc::Private(options.shm_size),
+            IpcMode::Host => Ipc::Host,
+            IpcMode::Container(pid) => {
+                Ipc::Container(pid, open_namespace(pid, "ipc", &format!("--ipc container:{pid}"))?)
+            }
+        })
+    }
+
+    /// The namespace that the clone has to make.
+    pub fn namespace(&self) -> CloneFlags {
+        match self {
+            Ipc::Private(_) => CloneFlags::CLONE_NEWIPC,
+            Ipc::Host | Ipc::Container(..) => CloneFlags::empty(),
+        }
+    }
+
+    /// In the child, before it enters its root: joins the namespace, and returns the other's /dev/shm, attached nowhere
+    /// yet.
+    pub fn join(&self) -> Result<Option<Detached>> {
+        match self {
+            Ipc::Private(_) => Ok(None),
+            Ipc::Host => Detached::copy_of_directory("/dev/shm").map(Some),
+            Ipc::Container(pid, namespace) => {
+                enter(namespace, CloneFlags::CLONE_NEWIPC)?;
+                Detached::copy_in_container(*pid, "dev/shm").map(Some)
+            }
+        }
+    }
+
+    /// In the child, when /dev is there: mounts what programs reach it by.
+    pub fn mount(&self, shared: Option<Detached>) -> Result<()> {
+        mkdir("/dev/shm", 0o1777)?;
+        match (self, shared) {
+            (_, Some(shared)) => shared.attach("/dev/shm")?,
+            (Ipc::Private(size), None) => {
+                mount("shm", "/dev/shm", "tmpfs", ONLY_DATA, &format!("mode=1777,size={size}"))?;
+            }
+            _ => {}
+        }
+        mkdir("/dev/mqueue", 0o755)?;
+        // Shows the queues of the IPC namespace of the process that mounts it.
+        mount("mqueue", "/dev/mqueue", "mqueue", ONLY_DATA, "")
+    }
+}

@@ -1,0 +1,87 @@
+//! The files by which a container knows names: its own, its neighbours', and who resolves all others.
+//!
+//! Kernel objects: bind mounts of three files in a tmpfs over /etc/hosts, /etc/hostname and /etc/resolv.conf. So
+//! they are the container's own, while the root on disk, which others may use too, keeps what it has.
+//! Man pages: hosts(5), hostname(5), resolv.conf(5); mount(2) for bind mounts.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use common::syscall::{make_mount_point, mkdir, mount, umount2, write_file};
+use common::values::{HostAddress, gateway};
+use common::{Error, Result};
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::cli;
+use crate::network::Network;
+
+/// Where the host keeps its nameservers. systemd-resolved writes the second, when the first names only itself.
+const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+/// A file's path in the container, and its content.
+pub type File = (&'static str, String);
+
+/// In the parent, which sees the host's files: what the container's are to be.
+pub fn build(hostname: &str, options: &cli::Network, network: &Network) -> Result<[File; 3]> {
+    Ok([
+        ("/etc/hosts", hosts(hostname, options, network)?),
+        ("/etc/hostname", format!("{hostname}\n")),
+        ("/etc/resolv.conf", resolv_conf(&options.dns, network)?),
+    ])
+}
+
+fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> Result<String> {
+    let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    // Programs ask for the address of their own host, and some wait long for an answer that does not come.
+    let own = network.address().map_or("127.0.0.1".into(), |address| address.to_string());
+    let _ = writeln!(hosts, "{own}\t{hostname}");
+    for (name, address) in &options.add_host {
+        let address = match address {
+            HostAddress::Ip(address) => *address,
+            HostAddress::Gateway if network.address().is_some() => gateway(options.subnet()).into(),
+            HostAddress::Gateway => {
+                return Err(Error::new(format!("--add-host {name}:host-gateway: there is no gateway"))
+                    .hint("it goes with --network bridge"));
+            }
+        };
+        let _ = writeln!(hosts, "{address}\t{name}");
+    }
+    Ok(hosts)
+}
+
+/// The nameservers asked for, or else the host's: all its lines, but for nameservers on its loopback, which is not the
+/// container's.
+fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
+    if !nameservers.is_empty() {
+        return Ok(nameservers.iter().map(|address| format!("nameserver {address}\n")).collect());
+    }
+    let reachable = |line: &&str| {
+        let address = line.strip_prefix("nameserver").map(|rest| rest.trim().parse::<IpAddr>());
+        !matches!(address, Some(Ok(address)) if address.is_loopback()) || matches!(network, Network::Host)
+    };
+    let mut texts = RESOLV_CONF.iter().map(|path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter(reachable).fold(String::new(), |text, line| text + line + "\n")
+    });
+    let has_server = |text: &String| text.lines().any(|line| line.starts_with("nameserver"));
+    Ok(texts.find(has_server).unwrap_or_default())
+}
+
+/// In the child, in its root, with /dev there: mounts them.
+pub fn mount_files(files: &[File]) -> Result<()> {
+    // In a tmpfs, so that they are gone with the container. Where it is mounted does not matter, as it is unmounted
+    // again: what keeps a filesystem alive are its mounts, and each file will be one.
+    let folder = Path::new("/dev/shm");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mkdir(folder, 0o1777)?;
+    mount("tmpfs", folder, "tmpfs", flags, "mode=755,size=1m")?;
+    for (path, content) in files {
+        let source = folder.join(Path::new(path).file_name().unwrap_or_default());
+        write_file(&source, content)?;
+        make_mount_point(path)?;
+        mount(source, path, "", MsFlags::MS_BIND, "")?;
+    }
+    umount2(folder, MntFlags::MNT_DETACH)
+}

@@ -1,0 +1,94 @@
+//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a bridge.
+//!
+//! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix sockets all
+//! belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by mistake; the parent
+//! puts a link into it; the child, within, gives the link its address. All that before /sys is mounted, which shows the
+//! links of the namespace in which it is mounted.
+//! Man pages: network_namespaces(7), setns(2), rtnetlink(7). The bridge has a file of its own, `bridge.rs`.
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+use common::Result;
+use common::namespace::{enter, open_namespace};
+use common::netlink::Netlink;
+use common::values::NetworkMode;
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+
+use crate::bridge::{self, Bridge};
+use crate::cli;
+
+/// The network that a container gets.
+pub enum Network {
+    /// A namespace in which nothing is but loopback.
+    None,
+    /// No namespace: the host's links and ports.
+    Host,
+    /// The namespace of another container. Kubernetes calls containers that share one a pod.
+    Container(OwnedFd),
+    /// A namespace with a cable to a bridge.
+    Bridge(Bridge),
+}
+
+impl Network {
+    /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
+    pub fn prepare(options: &cli::Network) -> Result<Network> {
+        options.check()?;
+        let swept = bridge::sweep();
+        match options.network {
+            NetworkMode::Bridge => swept?,
+            // What others have left need not keep a container from running that needs no bridge.
+            _ => swept.unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME"))),
+        }
+        Ok(match options.network {
+            NetworkMode::None => Network::None,
+            NetworkMode::Host => Network::Host,
+            NetworkMode::Container(pid) => {
+                Network::Container(open_namespace(pid, "net", &format!("--network container:{pid}"))?)
+            }
+            NetworkMode::Bridge => Network::Bridge(Bridge::join(options)?),
+        })
+    }
+
+    /// The namespace that the clone has to make.
+    pub fn namespace(&self) -> CloneFlags {
+        match self {
+            Network::None | Network::Bridge(_) => CloneFlags::CLONE_NEWNET,
+            Network::Host | Network::Container(_) => CloneFlags::empty(),
+        }
+    }
+
+    /// In the parent, once the child is there: lays the cable. A link is moved by who sees it, which is the host.
+    pub fn connect(&self, child: Pid) -> Result<()> {
+        match self {
+            Network::Bridge(bridge) => bridge.connect(child),
+            _ => Ok(()),
+        }
+    }
+
+    /// In the child: brings up what is in its namespace.
+    pub fn configure(&self) -> Result<()> {
+        match self {
+            Network::Host => Ok(()),
+            Network::Container(namespace) => enter(namespace, CloneFlags::CLONE_NEWNET),
+            Network::None => bring_up_loopback(),
+            Network::Bridge(bridge) => bring_up_loopback().and_then(|()| bridge.configure()),
+        }
+    }
+
+    /// The container's address, if Congo gave it one.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        match self {
+            Network::Bridge(bridge) => Some(bridge.address()),
+            _ => None,
+        }
+    }
+}
+
+/// Even 127.0.0.1 is a link's address, and each new namespace begins with its loopback down.
+fn bring_up_loopback() -> Result<()> {
+    let mut netlink = Netlink::open()?;
+    // The kernel makes loopback first, so it is number 1 in every namespace. Its addresses come with it.
+    netlink.set_up(1)
+}

@@ -1,0 +1,259 @@
+//! A root of layers: many folders that nobody changes, and on top one that the container may soil.
+//!
+//! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is written goes to the
+//! writable layer, where the first change to a file copies it up, and a removal leaves a whiteout: a character device
+//! 0/0. Order: in the child, when its mounts are private, so that the host never sees it; then it becomes the root.
+//! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use common::idmap::{make_files_as, restore_files};
+use common::mount::{Detached, in_private_namespace};
+use common::path::{Kind, make_beneath};
+use common::privilege::Privilege;
+use common::state::{ContainerFolder, KeptFolder, kept};
+use common::syscall::{mkdir, mount, open, umask, umount2};
+use common::tree::{copy_attributes, is_opaque};
+use common::{Error, Hint, Result};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::user_namespace::UserNamespace;
+
+/// Where something is mounted in every container.
+const MOUNT_POINTS: [(&str, Kind); 6] = [
+    ("proc", Kind::Directory),
+    ("dev", Kind::Directory),
+    ("sys", Kind::Directory),
+    ("etc/hosts", Kind::File),
+    ("etc/hostname", Kind::File),
+    ("etc/resolv.conf", Kind::File),
+];
+
+/// The layers of one container.
+pub struct Layers {
+    /// Lowest first; the container changes none of them.
+    pub lower: Vec<PathBuf>,
+    /// The container's own folder, which goes with it.
+    pub folder: ContainerFolder,
+    /// Where all that Congo keeps is.
+    state: PathBuf,
+    /// Where the writable layer is instead, when it is to stay.
+    kept: Option<KeptFolder>,
+}
+
+impl Layers {
+    /// In the parent: makes the folders that the overlay needs.
+    pub fn make(state: &Path, lower: Vec<PathBuf>, keep: Option<&str>) -> Result<Layers> {
+        let folder = ContainerFolder::create(state)?;
+        let kept = keep.map(|name| kept(state, name)).transpose()?;
+        let layers = Layers { lower, folder, state: state.to_owned(), kept };
+        for path in [layers.root(), layers.upper(), layers.work()] {
+            if !path.exists() {
+                fs::create_dir(&path)
+                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                // The root of an overlay has the owner, mode and time of its uppermost layer.
+                if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
+                    copy_attributes(below, &path)?;
+                }
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Where the overlay is mounted.
+    pub fn root(&self) -> PathBuf {
+        self.folder.path.join("root")
+    }
+
+    /// The writable layer.
+    pub fn upper(&self) -> PathBuf {
+        self.writable().join("upper")
+    }
+
+    /// The kernel prepares there what then appears in the writable layer at once. It must be on the same filesystem.
+    fn work(&self) -> PathBuf {
+        self.writable().join("work")
+    }
+
+    fn writable(&self) -> &Path {
+        self.kept.as_ref().map_or(&self.folder.path, |kept| &kept.path)
+    }
+
+    /// In the parent: mounts them as one, out of the host's sight, with their files' owners as the container has them.
+    pub fn detached(&self, users: &UserNamespace) -> Result<Detached> {
+        in_private_namespace(|| {
+            // The caller's would keep other users of the container from what is made to mount on.
+            umask(0o022);
+            if let Some((maps, namespace)) = users.shift() {
+                self.shift_owners(namespace)?;
+                // An overlay makes files as the one who mounts it, who has to be one of the container.
+                make_files_as(maps)?;
+            }
+            self.mount()?;
+            if users.shift().is_some() {
+                restore_files()?;
+            }
+            Detached::copy_of(&self.root())
+        })
+    }
+
+    /// Mounts over each folder of a layer the same folder, in which what is root's on the disk is the container's root's.
+    fn shift_owners(&self, namespace: &OwnedFd) -> Result<()> {
+        // Most lie in the state folder: one mount for all of these.
+        let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.state));
+        for path in elsewhere.chain([&self.state]) {
+            let mut shifted = Detached::copy_of(path)?;
+            if !shifted.map_ids(namespace)? {
+                return Err(Error::new(format!(
+                    "give {} to the container's users: no idmapped mounts here",
+                    path.display()
+                ))
+                .hint(
+                    "they need Linux 5.19 on ext4, xfs or btrfs, and 6.3 on tmpfs; or take --userns host",
+                ));
+            }
+            shifted.attach_at(&open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts them as one.
+    fn mount(&self) -> Result<()> {
+        let missing = |(path, _): &&(&str, Kind)| self.before(Path::new(path)).is_none();
+        let missing: Vec<_> = MOUNT_POINTS.iter().filter(missing).collect();
+        if missing.is_empty() {
+            return self.overlay(None, &self.upper(), &self.work());
+        }
+        // What every container needs to mount on, and the root does not have, goes into a layer between the root and the
+        // writable one: the container has not added it, so it is no change, and nothing for an image.
+        let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
+        mkdir(&points, 0o755)?;
+        mkdir(&work, 0o755)?;
+        self.overlay(None, &points, &work)?;
+        let root = open(self.root(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        missing.iter().try_for_each(|(path, kind)| make_beneath(&root, Path::new(path), *kind).map(drop))?;
+        drop(root);
+        umount2(self.root(), MntFlags::empty())?;
+        self.overlay(Some(&points), &self.upper(), &self.work())
+    }
+
+    fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
+        let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
+        // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not fit into the
+        // one page that mount(2) takes.
+        let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
+        let lower = self.lower.iter().map(PathBuf::as_path).chain(above);
+        let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
+        let (upper, work) = (folder(upper)?, folder(work)?);
+        // The kernel wants the topmost first.
+        let lower_names: Vec<_> = lower.iter().rev().map(name).collect();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},{}",
+            lower_names.join(":"),
+            name(&upper),
+            name(&work),
+            // Off is what makes of a layer something that only this overlay can read. It may become an image's.
+            Privilege::current().overlay_options()
+        );
+        // A device that an image brings along is no device here.
+        mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
+            .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
+            .hint_if(Errno::ELOOP, "CONGO_HOME must not lie in the folder of --rootfs or of a --layer")
+            .hint_if(
+                Errno::EINVAL,
+                "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",
+            )
+    }
+
+    /// What there was at this path before the container ran: in the topmost layer that says anything about it.
+    fn before(&self, path: &Path) -> Option<fs::Metadata> {
+        for layer in self.lower.iter().rev() {
+            match look_up(layer, path) {
+                Found::This(there) => return Some(there),
+                Found::Nothing => return None,
+                Found::AskBelow => {}
+            }
+        }
+        None
+    }
+
+    /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists it.
+    pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
+        let mut changes = Vec::new();
+        self.changes_in(Path::new(""), &mut changes)?;
+        changes.sort_by(|one, other| one.1.cmp(&other.1));
+        Ok(changes)
+    }
+
+    fn changes_in(&self, folder: &Path, changes: &mut Vec<(char, PathBuf)>) -> Result<()> {
+        let real = self.upper().join(folder);
+        for name in names(&real)? {
+            let path = folder.join(name);
+            let Ok(now) = fs::symlink_metadata(self.upper().join(&path)) else { continue };
+            let kind = match self.before(&path) {
+                _ if is_whiteout(&now) => 'D',
+                Some(_) => 'C',
+                None => 'A',
+            };
+            changes.push((kind, Path::new("/").join(&path)));
+            if now.is_dir() {
+                self.changes_in(&path, changes)?;
+            }
+        }
+        if is_opaque(&real) {
+            // Removed and made again: there are no whiteouts for what it had before.
+            let had = self.lower.iter().filter_map(|layer| names(&layer.join(folder)).ok()).flatten();
+            let gone = had.map(|name| folder.join(name)).filter(|path| {
+                self.before(path).is_some() && fs::symlink_metadata(self.upper().join(path)).is_err()
+            });
+            changes.extend(gone.collect::<BTreeSet<_>>().iter().map(|path| ('D', Path::new("/").join(path))));
+        }
+        Ok(())
+    }
+}
+
+/// What one layer says about a path.
+enum Found {
+    This(fs::Metadata),
+    /// It is removed, or a folder on the way is removed or replaced: what the layers below have does not count.
+    Nothing,
+    AskBelow,
+}
+
+fn look_up(layer: &Path, path: &Path) -> Found {
+    let (mut here, mut hidden) = (layer.to_owned(), false);
+    let mut names = path.iter().peekable();
+    while let Some(name) = names.next() {
+        hidden |= is_opaque(&here);
+        here.push(name);
+        match fs::symlink_metadata(&here) {
+            Ok(there) if is_whiteout(&there) => return Found::Nothing,
+            Ok(there) if names.peek().is_none() => return Found::This(there),
+            // No way leads through it, and not through a link either: that would be followed on the host.
+            Ok(there) if !there.is_dir() => return Found::Nothing,
+            Ok(_) => {}
+            Err(_) if hidden => return Found::Nothing,
+            Err(_) => return Found::AskBelow,
+        }
+    }
+    Found::AskBelow
+}
+
+/// Whether it says "there is nothing here": a character device 0/0.
+fn is_whiteout(file: &fs::Metadata) -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    file.file_type().is_char_device() && file.rdev() == 0
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Result<Vec<OsString>> {
+    let entries =
+        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    entries.map_err(|error| Error::from_io(format!("read {}", folder.display()), &error))
+}

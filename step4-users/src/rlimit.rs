@@ -1,0 +1,21 @@
+//! Resource limits, which belong to a process and not to a group: each child gets a copy, and counts for itself.
+//!
+//! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by the
+//! process itself, before it becomes the command, while it has the right to raise them.
+//! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
+
+use common::syscall::prlimit;
+use common::values::Ulimit;
+use common::{Hint, Result};
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// In the parent: sets these limits for the child and all that it will start. Within its user namespace nobody may raise one.
+pub fn set(child: Pid, limits: &[Ulimit]) -> Result<()> {
+    limits.iter().try_for_each(|limit| {
+        prlimit(child, limit.resource, limit.soft, limit.hard).hint_if(
+            Errno::EPERM,
+            "--ulimit: more than this host allows; for nofile see /proc/sys/fs/nr_open",
+        )
+    })
+}

@@ -1,0 +1,21 @@
+//! Which system calls the container may make at all.
+//!
+//! Kernel object: a filter, a small program that the kernel runs before each system call of the process and of all that it
+//! starts, and that nobody can take off again. Most holes in kernels were in calls that hardly any program needs. Order: compiled
+//! by the parent, where it costs no container's time; loaded by the child as late as can be, as what comes after has to
+//! get along with it. Which calls stand in it depends on the capabilities: who may mount is let mount.
+//! Man pages: seccomp(2), bpf(2). The profile: Docker's, in `common::seccomp`.
+
+use common::Result;
+use common::capability::Capabilities;
+use common::seccomp::{Filter, Profile};
+use common::values::SeccompProfile;
+
+/// In the parent: the filter that is asked for.
+pub fn prepare(profile: &SeccompProfile, capabilities: Capabilities) -> Result<Option<Filter>> {
+    match profile {
+        SeccompProfile::Unconfined => Ok(None),
+        SeccompProfile::BuiltIn => Profile::built_in()?.compile(capabilities).map(Some),
+        SeccompProfile::File(path) => Profile::read(path)?.compile(capabilities).map(Some),
+    }
+}

@@ -1,0 +1,48 @@
+//! The user as whom the command runs, by the container's own list of users.
+//!
+//! Kernel objects: the user, group and supplementary groups of the process. Order: groups first, as only root may set them;
+//! the user last. Man pages: credentials(7), setgroups(2), setresuid(2), passwd(5).
+
+use std::ffi::OsString;
+use std::fs::File;
+
+use common::image::Config;
+use common::passwd::{self, Identity};
+use common::process::Environment;
+use common::syscall::{setgroups, setresgid, setresuid};
+use common::values::{self, User};
+use common::{Error, Result};
+
+use crate::cli::Cli;
+
+/// Whom the option asks for, else the image.
+pub fn choose(cli: &Cli, config: &Config) -> Result<Option<User>> {
+    if cli.users.user.is_some() {
+        return Ok(cli.users.user.clone());
+    }
+    let named = config.user.as_deref().filter(|user| !user.is_empty());
+    let read = |user: &str| {
+        values::user(user).map_err(|why| Error::new(format!("the image's User {user:?}: {why}")))
+    };
+    named.map(read).transpose()
+}
+
+/// In the child, in its root: finds out who that is.
+pub fn resolve(user: Option<&User>) -> Result<Option<Identity>> {
+    let root = File::open("/").map_err(|error| Error::from_io("open /", &error))?;
+    user.map(|user| passwd::resolve(&root.into(), user)).transpose()
+}
+
+/// The variables, with its home where nobody has set another.
+pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Environment {
+    let home = || identity.map_or("/root".into(), |identity| identity.home.clone().into());
+    environment.entry(OsString::from("HOME")).or_insert_with(home);
+    environment
+}
+
+/// In the child: becomes it.
+pub fn become_it(identity: &Identity) -> Result<()> {
+    setgroups(&identity.groups)?;
+    setresgid(identity.gid)?;
+    setresuid(identity.uid)
+}

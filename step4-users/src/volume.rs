@@ -1,0 +1,123 @@
+//! Volumes: folders and files that are not part of the container's root, and outlive it.
+//!
+//! Kernel objects: bind mounts, and tmpfs for what must not last. Order: the sources are opened as mounts that are attached
+//! nowhere while the host is in sight, and attached when it is not any more: whatever links the container's root has, no
+//! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
+
+use std::fs::{self, File, Permissions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::mount::Detached;
+use common::path::{self, Kind};
+use common::state::{NamedVolume, Volumes};
+use common::syscall::mount;
+use common::values::{Mount, Source, Tmpfs, Volume};
+use common::{Error, Result, tell};
+use nix::mount::MsFlags;
+
+use crate::user_namespace::UserNamespace;
+
+/// A volume whose source is open.
+pub enum Opened<'a> {
+    /// A mount that is attached nowhere yet; and what may be filled.
+    Volume(&'a Volume, Detached, Option<NamedVolume>),
+    /// A tmpfs needs no source.
+    Tmpfs(&'a Tmpfs),
+}
+
+/// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
+pub fn open<'a>(
+    mounts: &'a [Mount],
+    state: &Path,
+    container: &Path,
+    users: &UserNamespace,
+) -> Result<Vec<Opened<'a>>> {
+    let mut volumes = Volumes::default();
+    let mounts = mounts.iter().enumerate();
+    mounts
+        .map(|(number, mount)| match mount {
+            Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs)),
+            Mount::Volume(volume) => {
+                let named = match &volume.source {
+                    Source::Host(path) => return open_host(volume, path),
+                    Source::Named(name) => volumes.open(state, name)?,
+                    // Nobody knows its name, so it goes with the container.
+                    Source::Anonymous => volumes.open(container, &format!("anonymous-{number}"))?,
+                };
+                let mut source = Detached::copy_of(&named.path)?;
+                // Congo's own has the container's ids on the disk. A folder of the host keeps its owners.
+                if let Some((_, namespace)) = users.shift() {
+                    let _ = source.map_ids(namespace)?;
+                }
+                prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(named)))
+            }
+        })
+        .collect()
+}
+
+fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
+    if volume.create_source && !path.exists() {
+        // For all users of the container, whatever the caller's umask.
+        fs::create_dir_all(path)
+            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+            .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
+        tell(format_args!("congo: made the folder {}, which was missing", path.display()));
+    }
+    let source = prepare(volume, Detached::copy_of(path)?)?;
+    Ok(Opened::Volume(volume, source, None))
+}
+
+/// While it is attached nowhere, there is no moment at which it could be written to, or share too much.
+fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
+    source.set_propagation(volume.propagation.flags())?;
+    if volume.read_only {
+        source.make_read_only()?;
+    }
+    Ok(source)
+}
+
+/// In the child, in its root: attaches them, in the order in which they were asked for.
+pub fn attach(volumes: Vec<Opened>) -> Result<()> {
+    let root: OwnedFd = File::open("/").map_err(|error| Error::from_io("open /", &error))?.into();
+    for volume in volumes {
+        match volume {
+            Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, tmpfs)?,
+            Opened::Volume(volume, source, named) => {
+                if let Some(named) = named {
+                    fill(&root, volume, named)?;
+                }
+                let kind = if source.is_directory()? { Kind::Directory } else { Kind::File };
+                // By descriptor: between a look at a path and the mount, somebody who shares this root could put a link
+                // in its place (CVE-2021-30465).
+                let target = path::make_beneath(&root, &volume.target, kind)?;
+                path::check_target(&root, &target, &volume.target)?;
+                source.attach_at(&target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A volume of Congo's own that is empty begins with what the root has at its place.
+fn fill(root: &OwnedFd, volume: &Volume, mut named: NamedVolume) -> Result<()> {
+    if volume.copy
+        && let Ok(from) = path::open_beneath(root, &volume.target)
+        && named.may_be_filled()
+    {
+        // Where a link leads to /proc, there is no end of what could be copied.
+        path::check_target(root, &from, &volume.target)?;
+        named.fill(&from)?;
+    }
+    named.release();
+    Ok(())
+}
+
+fn attach_tmpfs(root: &OwnedFd, tmpfs: &Tmpfs) -> Result<()> {
+    let target = path::make_beneath(root, &tmpfs.target, Kind::Directory)?;
+    path::check_target(root, &target, &tmpfs.target)?;
+    let read_only = if tmpfs.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let place = format!("/proc/self/fd/{}", target.as_raw_fd());
+    mount("tmpfs", place, "tmpfs", tmpfs.flags | read_only, &tmpfs.options)
+}
