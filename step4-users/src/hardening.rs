@@ -7,8 +7,8 @@
 
 use std::path::Path;
 
-use common::Result;
 use common::syscall::{exists, mount};
+use common::{Result, own_program};
 use nix::mount::MsFlags;
 
 /// Not to be read at all.
@@ -29,6 +29,18 @@ const MASKED: [&str; 12] = [
 
 /// Not to be written to: sysctls, SysRq, the host's buses and interrupts.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Goes on as the same program, in a file that no container can change.
+///
+/// By /proc/self/exe each process finds the file that it executes, even where its root has no such path. In a container
+/// that is the runtime's own until exec, and after it, if the command begins with `#!/proc/self/exe`. Who is root there, or
+/// the ordinary user who owns that file, could change what the host executes next time (CVE-2019-5736).
+pub fn protect_own_program() -> Result<()> {
+    if own_program::is_read_only()? {
+        return Ok(());
+    }
+    own_program::execute(&own_program::read_only()?).map(|never| match never {})
+}
 
 /// Hides what is not to be read, and makes read-only what is not to be written.
 pub fn hide() -> Result<()> {
