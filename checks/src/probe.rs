@@ -38,6 +38,8 @@ pub enum Need {
     Program(&'static str),
     /// A Debian root filesystem.
     Debian,
+    /// That an ordinary user may make a user namespace, and mount an overlay in it.
+    Rootless,
 }
 
 impl Need {
@@ -57,6 +59,7 @@ impl Need {
             Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
+            Need::Rootless => rootless(),
         }
     }
 }
@@ -167,6 +170,28 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
         .ok_or_else(|| format!("{name} is not installed"))
+}
+
+fn rootless() -> Result<(), String> {
+    let says = |name: &str, value: &str| {
+        fs::read_to_string(format!("/proc/sys/{name}")).is_ok_and(|text| text.trim() == value)
+    };
+    let switched_off = [
+        ("user/max_user_namespaces", "0"),
+        ("kernel/unprivileged_userns_clone", "0"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ];
+    if let Some((name, value)) = switched_off.into_iter().find(|(name, value)| says(name, value)) {
+        return Err(format!("ordinary users may make no user namespace: /proc/sys/{name} is {value}"));
+    }
+    let name = nix::sys::utsname::uname().map_err(|errno| errno.to_string())?;
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (5, 11) {
+        return Err(format!("Linux {release}: in a user namespace it mounts no overlay, 5.11 is the first"));
+    }
+    Ok(())
 }
 
 /// The Debian root filesystem that `cargo xtask debian` has made.

@@ -4,6 +4,8 @@
 //! Safe functions around calls that `nix` does not have. No runtime uses them. Kernel objects: terminals, System V
 //! shared memory. Man pages: TIOCSTI(2const), shmget(2), shmctl(2), sysvipc(7).
 
+pub mod handle;
+
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 

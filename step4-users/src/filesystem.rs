@@ -41,10 +41,12 @@ pub fn open_sys(own_network: bool) -> Result<Detached> {
 }
 
 /// In the parent: the host's devices. In a user namespace nobody makes one, and what is one on the disk does not work.
+/// Read-only: so nobody changes their modes and owners, which are the host's, and each can be written to as before.
 pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
     let open = |path: &&'static str| {
         let mut device = Detached::copy_of(Path::new(path))?;
         device.set_propagation(MsFlags::MS_PRIVATE)?;
+        device.make_read_only()?;
         Ok((*path, device))
     };
     DEVICES.iter().map(open).collect()

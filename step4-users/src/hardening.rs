@@ -5,11 +5,16 @@
 //! the volumes, so that nothing lies over them; before the capabilities go.
 //! Source: Docker's lists. Man pages: proc(5), mount(2).
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use common::syscall::{exists, mount};
-use common::{Result, own_program};
+use common::syscall::{exists, mount, open};
+use common::{Error, Result, own_program};
+use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
+use nix::sys::stat::makedev;
 
 /// Not to be read at all.
 const MASKED: [&str; 12] = [
@@ -44,14 +49,16 @@ pub fn protect_own_program() -> Result<()> {
 
 /// Hides what is not to be read, and makes read-only what is not to be written.
 pub fn hide() -> Result<()> {
-    for path in MASKED.map(Path::new) {
+    let null = open_null()?;
+    let null = PathBuf::from(format!("/proc/self/fd/{}", null.as_raw_fd()));
+    let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let of_cpus = cpus.map(|cpu| cpu.path().join("thermal_throttle"));
+    for path in MASKED.iter().map(PathBuf::from).chain(of_cpus) {
         // Which of them there are depends on the kernel.
         if path.is_dir() {
             mount("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")?;
-        } else if exists(path) {
-            // The container's own, which is a device of the kernel and cannot be anything else (CVE-2025-31133): /dev is
-            // a filesystem of ours.
-            mount("/dev/null", path, "", MsFlags::MS_BIND, "")?;
+        } else if exists(&path) {
+            mount(&null, path, "", MsFlags::MS_BIND, "")?;
         }
     }
     for path in READ_ONLY.map(Path::new).into_iter().filter(|path| exists(path)) {
@@ -61,4 +68,16 @@ pub fn hide() -> Result<()> {
         mount("none", path, "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, "")?;
     }
     Ok(())
+}
+
+/// The device, by descriptor. A volume over /dev may have another file of that name, or a link to one, and that would lie,
+/// to be read and written, where something was to be hidden (CVE-2025-31133).
+fn open_null() -> Result<File> {
+    let null = File::from(open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW)?);
+    let there = null.metadata().map_err(|error| Error::from_io("stat /dev/null", &error))?;
+    if there.file_type().is_char_device() && there.rdev() == makedev(1, 3) {
+        return Ok(null);
+    }
+    Err(Error::new("/dev/null of the container is another file, and the kernel's secrets are hidden behind it")
+        .hint("a volume lies over /dev or /dev/null: mount it elsewhere"))
 }
