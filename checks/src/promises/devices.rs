@@ -130,7 +130,7 @@ fn host_unchanged(subject: &Subject) -> Checked {
     // What they are already, so that nothing is lost where it works; but the time of the change tells.
     let script = "cd /dev; chmod 666 null zero full random urandom tty; chown 0:0 null zero full random urandom; \
                   echo written > null && head -c 3 zero | od -An -tx1";
-    let run = subject.sh(super::security_files::as_host_root(subject), &format!("exec 2>&1; {script}"))?;
+    let run = subject.sh(super::security_files::host_users(subject), &format!("exec 2>&1; {script}"))?;
     ensure(run.stdout.contains("00 00 00"), || Failure::new("devices that work", &run.stdout))?;
     expect("the modes, owners and times of the host's devices", before, look()?)
 }

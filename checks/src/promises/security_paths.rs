@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::makedev;
 
 use super::escape::with_link;
-use super::security_files::as_host_root;
+use super::security_files::host_users;
 use super::volume::folder;
 use crate::kernel::Mount;
 use crate::subject::Output;
@@ -50,7 +50,7 @@ fn proc_link(subject: &Subject) -> Checked {
     fs::write(fake.join("self/attr/exec"), "")?;
     let before = tree::read(&fake)?;
     for to in ["/fake-proc", "fake-proc", "../../fake-proc"] {
-        for userns in [as_host_root(subject), &[]] {
+        for userns in [host_users(subject), &[]] {
             with_link(subject, "proc", to, || {
                 let options = [userns, &["--rootfs", subject.root()?]].concat();
                 // Where /proc is a link, the mount is seen at the place where it leads.
@@ -73,7 +73,7 @@ fn dev_link(subject: &Subject) -> Checked {
     // There is a folder of that name in the root, too, so that the link leads somewhere inside.
     let inside = Path::new(subject.root()?).join(text.trim_start_matches('/'));
     fs::create_dir_all(&inside)?;
-    for userns in [as_host_root(subject), &[]] {
+    for userns in [host_users(subject), &[]] {
         with_link(subject, "dev", &text, || {
             let options = [userns, &["--rootfs", subject.root()?]].concat();
             mounted_or_refused(&subject.sh(&options, "cat /proc/self/mountinfo")?, "tmpfs", "/dev")
@@ -112,7 +112,7 @@ fn null_link(subject: &Subject) -> Checked {
     // No larger than it needs to be: kcore is as long as the memory.
     let script = format!("for f in {}; do head -c 9 $f; done; echo read", hidden.join(" "));
     let judge = |what: &str, options: &[&str]| {
-        let run = subject.sh(&[as_host_root(subject), options].concat(), &script)?;
+        let run = subject.sh(&[host_users(subject), options].concat(), &script)?;
         let empty = run.status == 125 || run.stdout == "read\n";
         ensure(empty, || {
             Failure::new(format!("with {what}: a refusal, or nothing to read"), format!("{:?}", run.stdout))
@@ -149,7 +149,7 @@ fn console_link(subject: &Subject) -> Checked {
         let binary = subject.binary().to_string_lossy();
         let script = "tty; while read -r line; do case $line in *' /dev/pts '*) echo \"$line\";; esac; done \
                       < /proc/self/mountinfo; test -e /dev/console || echo no-console; exit 7";
-        let options = [as_host_root(subject), &["--rootfs", subject.root()?, "sh", "-c", script]].concat();
+        let options = [host_users(subject), &["--rootfs", subject.root()?, "sh", "-c", script]].concat();
         let mut terminal = Terminal::start(subject, &binary, &options)?;
         terminal.see("/dev/pts/0")?;
         terminal.see(" - devpts ")?;
@@ -177,7 +177,7 @@ fn fake_proc(subject: &Subject) -> Checked {
     for descriptor in 3..16 {
         fs::create_dir(layer.join(format!("proc/self/fd/{descriptor}")))?;
     }
-    let (_, source) = folder(subject, "beside-a-fake-proc")?;
+    let (_, source) = folder(subject, "beside-a-proc")?;
     let volume = format!("{source}:/mnt/it");
     let options = ["--layer", &text, "--changes", "--init", "-v", &volume, "--tmpfs", "/mnt/memory"];
     let script = "read -r line < /proc/sys/net/ipv4/ip_forward; echo $line; cat /proc/self/mountinfo";
@@ -210,7 +210,7 @@ fn masked(subject: &Subject) -> Checked {
     let cpus = fs::read_dir("/sys/devices/system/cpu")?.flatten();
     let of_cpus = cpus.map(|cpu| cpu.path().join("thermal_throttle"));
     let paths = there(MASKED.into_iter().map(PathBuf::from).chain(of_cpus))?;
-    for options in [as_host_root(subject), &[], &["--network", "host"]] {
+    for options in [host_users(subject), &[], &["--network", "host"]] {
         let container = subject.hold(options)?;
         let first = container.first()?;
         let mounts = first.mounts()?;
@@ -242,7 +242,7 @@ fn read_only(subject: &Subject) -> Checked {
         "/proc/sys/vm/drop_caches",
         "/proc/irq/default_smp_affinity",
     ];
-    let container = subject.hold(as_host_root(subject))?;
+    let container = subject.hold(host_users(subject))?;
     let mounts = container.first()?.mounts()?;
     for path in there(PATHS.map(PathBuf::from))? {
         let mount = mounts.iter().rfind(|mount: &&Mount| Path::new(&mount.point) == path);
@@ -250,7 +250,7 @@ fn read_only(subject: &Subject) -> Checked {
         ensure(read_only, || Failure::new(format!("a read-only mount at {}", path.display()), "none"))?;
     }
     let script = format!("for f in {}; do (: >> $f) 2>/dev/null && echo $f; done; :", FILES.join(" "));
-    for userns in [as_host_root(subject), &[]] {
+    for userns in [host_users(subject), &[]] {
         expect("which files can be opened to be written", "", subject.sh(userns, &script)?.ok()?)?;
     }
     Ok(())

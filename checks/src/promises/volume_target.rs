@@ -2,7 +2,7 @@
 //! openat2(2), move_mount(2), renameat2(2).
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,6 +163,7 @@ pub(super) fn raced(subject: &Subject, volume: &str, below: &str) -> Checked {
     let (shared, shared_text) = folder(subject, "shared")?;
     let (outside, outside_text) = folder(subject, "outside-of-all")?;
     fs::create_dir(shared.join("exchanged"))?;
+    fs::set_permissions(shared.join("exchanged"), fs::Permissions::from_mode(0o777))?;
     symlink(&outside_text, shared.join("link"))?;
     let volumes = [format!("{shared_text}:/mnt/shared"), format!("{volume}:/mnt/shared/exchanged/{below}")];
     let before = Mount::of_host()?;
