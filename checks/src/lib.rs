@@ -18,6 +18,7 @@
 //! | [`probe`] | what this machine can do |
 //! | [`machine`] | what it can do for each step, with remedies |
 //! | [`tree`] | what is in a folder, and how two of them differ |
+//! | [`security`] | what other runtimes had to learn, as a table |
 //! | [`acceptance`] | the checks as `cargo test` |
 
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod netlink;
 pub mod network;
 pub mod probe;
 pub mod promises;
+pub mod security;
 pub mod subject;
 pub(crate) mod terminal;
 pub mod tree;

@@ -123,7 +123,12 @@ fn sealed_copy() -> Result<OwnedFd> {
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     call(
         "F_ADD_SEALS(2const)",
-        || format!("fcntl({}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)", file.as_raw_fd()),
+        || {
+            format!(
+                "fcntl({}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)",
+                file.as_raw_fd()
+            )
+        },
         || fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map(drop),
     )?;
     Ok(file.into())

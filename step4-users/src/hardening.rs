@@ -78,6 +78,8 @@ fn open_null() -> Result<File> {
     if there.file_type().is_char_device() && there.rdev() == makedev(1, 3) {
         return Ok(null);
     }
-    Err(Error::new("/dev/null of the container is another file, and the kernel's secrets are hidden behind it")
-        .hint("a volume lies over /dev or /dev/null: mount it elsewhere"))
+    Err(Error::new(
+        "/dev/null of the container is another file, and the kernel's secrets are hidden behind it",
+    )
+    .hint("a volume lies over /dev or /dev/null: mount it elsewhere"))
 }

@@ -9,5 +9,6 @@ pub mod doctor;
 pub mod image;
 pub mod prove;
 pub mod readme;
+pub mod security;
 pub mod vm;
 pub mod workspace;

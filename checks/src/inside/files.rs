@@ -29,7 +29,9 @@ pub const CGROUPS: &str = "cgroups";
 fn outcome<T>(result: io::Result<T>) -> String {
     match result {
         Ok(_) => "done".into(),
-        Err(error) => error.raw_os_error().map_or("failed".into(), |code| format!("{:?}", Errno::from_raw(code))),
+        Err(error) => {
+            error.raw_os_error().map_or("failed".into(), |code| format!("{:?}", Errno::from_raw(code)))
+        }
     }
 }
 
@@ -100,9 +102,12 @@ fn cgroups() -> String {
     let mut found = String::new();
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     // Of version 1 only what there is: a mount of another controller would take it away from version 2.
-    let controllers = text.lines().filter_map(|line| line.split(':').nth(1)).find(|it| !it.is_empty() && !it.contains('='));
+    let controllers =
+        text.lines().filter_map(|line| line.split(':').nth(1)).find(|it| !it.is_empty() && !it.contains('='));
     let mut attempt = |who: &str| {
-        for (kind, options) in [Some(("cgroup2", None)), controllers.map(|it| ("cgroup", Some(it)))].into_iter().flatten() {
+        for (kind, options) in
+            [Some(("cgroup2", None)), controllers.map(|it| ("cgroup", Some(it)))].into_iter().flatten()
+        {
             let at = Path::new("/mounted-by-checks");
             let _ = fs::create_dir(at);
             let mounted = mount(Some("none"), at, Some(kind), MsFlags::empty(), options);

@@ -83,20 +83,26 @@ fn own_program(subject: &Subject) -> Checked {
     let root = subject.root()?;
     let program = inside::install(Path::new(root))?;
     let before = fs::metadata(subject.binary())?;
-    let host = host_users(subject);
+    let options = [host_users(subject), &["--rootfs", root]].concat();
     // The init is the runtime, which has become no other program.
-    let attack = [&program, inside::ASKED, files::OVERWRITE, "/proc/1/exe"];
-    let run = subject.run(&[host, &["--init", "--rootfs", root], &attack].concat())?;
+    let attack = ["--init", &program, inside::ASKED, files::OVERWRITE, "/proc/1/exe"];
+    let run = subject.run(&[&options[..], &attack].concat())?;
     judge(subject.binary(), &before, run.ok()?)?;
     let layer = executes_runtime(subject)?;
-    let command = subject.command(&[host, &["--layer", &layer, "/attack"]].concat());
-    as_interpreter(subject.binary(), command)
+    as_interpreter(
+        subject.binary(),
+        subject.command(&[&options[..], &["--layer", &layer, "/attack"]].concat()),
+    )
 }
 
 fn own_program_rootless(subject: &Subject) -> Checked {
+    let root = subject.root()?;
+    // With the loader, if the root has none.
+    inside::install(Path::new(root))?;
+    let (_, mut command) = as_nobody(subject, &["--rootfs", root, "true"])?;
+    Container::start(&mut command)?.output()?.ok()?;
     let layer = executes_runtime(subject)?;
-    let (binary, command) =
-        as_nobody(subject, &["--rootfs", subject.root()?, "--layer", &layer, "/attack"])?;
+    let (binary, command) = as_nobody(subject, &["--rootfs", root, "--layer", &layer, "/attack"])?;
     as_interpreter(&binary, command)
 }
 
@@ -120,10 +126,17 @@ fn as_interpreter(binary: &Path, mut command: Command) -> Checked {
         found.is_some() || ended()
     });
     let Some(first) = found else {
-        // A runtime that is linked statically has no loader that waits: it was executed, and is gone.
-        let output = container.output()?;
-        return ensure(output.status != 125 || !output.stderr.contains("execve"), || {
-            Failure::new("a command with `#!/proc/self/exe` is executed", output.stderr)
+        // A program that is linked statically has no loader that waits: it was executed, and is gone.
+        let head = fs::read(binary)?.into_iter().take(8192).collect::<Vec<_>>();
+        let is_static = !head.windows(4).any(|bytes| bytes == b"/ld-");
+        return ensure(is_static, || {
+            let end = container
+                .output()
+                .map_or("it still runs".into(), |end| format!("{}: {}", end.ending(), end.stderr));
+            Failure::new(
+                "the runtime is executed by a command with `#!/proc/self/exe`, and its loader waits",
+                end,
+            )
         });
     };
     let attack = Command::new("/proc/self/exe")
@@ -144,7 +157,11 @@ fn by_descriptor(subject: &Subject) -> Checked {
         let _ = fs::remove_file(&link);
         symlink(format!("/proc/self/fd/{descriptor}"), &link)?;
         let run = subject.sh(&["--layer", &text, "--workdir", "/link"], &read)?;
-        expect(format!("what is read in a working directory that is descriptor {descriptor}"), "", &run.stdout)?;
+        expect(
+            format!("what is read in a working directory that is descriptor {descriptor}"),
+            "",
+            &run.stdout,
+        )?;
         let interpreter = format!("#!/link/{up}{}\necho executed\n", host.join("sh").display());
         fs::write(&script, interpreter)?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
@@ -231,7 +248,12 @@ fn overlay_options(subject: &Subject) -> Checked {
     let before = listed(&victims)?;
     // As far as a single name can hold: to the kernel that would read it as options, the rest is another layer, another
     // place to write to, and a flag.
-    let names = ["it:victim", "it,upperdir=victim-upper,workdir=victim-work", "it\\,metacopy=on", "it,lowerdir=victim"];
+    let names = [
+        "it:victim",
+        "it,upperdir=victim-upper,workdir=victim-work",
+        "it\\,metacopy=on",
+        "it,lowerdir=victim",
+    ];
     for name in names {
         let layer = base.join(name);
         fs::create_dir(&layer)?;
@@ -248,9 +270,13 @@ fn overlay_options(subject: &Subject) -> Checked {
         let run: Output = Container::start(command.current_dir(&base))?.output()?;
         expect(format!("what a container with the layer {name:?} reads"), "read", run.ok()?)?;
         let after = listed(&victims)?;
-        let found: Vec<_> = before.iter().zip(&after).flat_map(|(one, other)| tree::differences(one, other)).collect();
+        let found: Vec<_> =
+            before.iter().zip(&after).flat_map(|(one, other)| tree::differences(one, other)).collect();
         ensure(found.is_empty(), || {
-            Failure::new(format!("with the layer {name:?} the folders beside it stay as they are"), "they changed")
+            Failure::new(
+                format!("with the layer {name:?} the folders beside it stay as they are"),
+                "they changed",
+            )
         })?;
     }
     Ok(())

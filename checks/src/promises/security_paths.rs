@@ -35,7 +35,9 @@ pub(crate) const CHECKS: &[Check] = &[
 /// What the container sees mounted at this place, of this kind; refused is as good.
 fn mounted_or_refused(run: &Output, kind: &str, at: &str) -> Checked {
     if run.status == 125 {
-        return ensure(run.stderr.contains(at), || Failure::new(format!("an error that names {at}"), &run.stderr));
+        return ensure(run.stderr.contains(at), || {
+            Failure::new(format!("an error that names {at}"), &run.stderr)
+        });
     }
     let is_it = |line: &str| line.split(' ').nth(4) == Some(at) && line.contains(&format!(" - {kind} "));
     ensure(run.ok()?.lines().any(is_it), || {
@@ -54,7 +56,8 @@ fn proc_link(subject: &Subject) -> Checked {
             with_link(subject, "proc", to, || {
                 let options = [userns, &["--rootfs", subject.root()?]].concat();
                 // Where /proc is a link, the mount is seen at the place where it leads.
-                let run = subject.sh(&options, "cat /proc/self/mountinfo /fake-proc/self/mountinfo 2>&1; :")?;
+                let run =
+                    subject.sh(&options, "cat /proc/self/mountinfo /fake-proc/self/mountinfo 2>&1; :")?;
                 mounted_or_refused(&run, "proc", "/proc")
             })?;
         }
@@ -130,7 +133,8 @@ fn null_link(subject: &Subject) -> Checked {
         judge(&format!("a link to {to} in the place of /dev/null"), &["-v", &volume])?;
     }
     // As the host has it, nothing is in the way.
-    let run = subject.sh(&["-v", "/dev/null:/mnt/null", "-v", "/dev/zero:/dev/zero"], "echo x > /mnt/null; echo ran")?;
+    let run = subject
+        .sh(&["-v", "/dev/null:/mnt/null", "-v", "/dev/zero:/dev/zero"], "echo x > /mnt/null; echo ran")?;
     expect("what a container with the host's devices says", "ran", run.ok()?)
 }
 
@@ -171,7 +175,15 @@ fn fake_proc(subject: &Subject) -> Checked {
     for folder in ["proc/self/attr", "proc/self/fd", "proc/thread-self/attr", "proc/1", "proc/sys/net/ipv4"] {
         fs::create_dir_all(layer.join(folder))?;
     }
-    for name in ["self/attr/exec", "self/attr/keycreate", "self/uid_map", "self/oom_score_adj", "1/uid_map", "sys/net/ipv4/ip_forward", "sysrq-trigger"] {
+    for name in [
+        "self/attr/exec",
+        "self/attr/keycreate",
+        "self/uid_map",
+        "self/oom_score_adj",
+        "1/uid_map",
+        "sys/net/ipv4/ip_forward",
+        "sysrq-trigger",
+    ] {
         fs::write(layer.join("proc").join(name), "fake\n")?;
     }
     for descriptor in 3..16 {
@@ -187,7 +199,9 @@ fn fake_proc(subject: &Subject) -> Checked {
     ensure(!run.ok()?.contains("fake"), || Failure::new("a /proc of the kernel's", "the layer's"))?;
     let touched: Vec<_> = run.stderr.lines().filter(|line| line.contains("/proc")).collect();
     expect("what is changed below /proc of the root", Vec::<&str>::new(), touched)?;
-    for target in ["/proc/self/attr", "/proc/thread-self", "/proc/1", "/proc/sys/net", "/dev/fd", "/proc/../proc/self"] {
+    for target in
+        ["/proc/self/attr", "/proc/thread-self", "/proc/1", "/proc/sys/net", "/dev/fd", "/proc/../proc/self"]
+    {
         for option in [["-v", &format!("{source}:{target}")], ["--tmpfs", target]] {
             let run = subject.run(&[&option[..], &["true"]].concat())?;
             run.status_is(125).map_err(|failure| Failure {

@@ -62,9 +62,8 @@ pub fn open(at: impl AsFd, handle: &Handle) -> nix::Result<OwnedFd> {
     raw.bytes.get_mut(..handle.bytes.len()).ok_or(Errno::EINVAL)?.copy_from_slice(&handle.bytes);
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: the kernel reads the structure, which says how long it is; a new descriptor is returned.
-    let result = unsafe {
-        libc::syscall(libc::SYS_open_by_handle_at, at.as_fd().as_raw_fd(), &raw const raw, flags)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_open_by_handle_at, at.as_fd().as_raw_fd(), &raw const raw, flags) };
     // SAFETY: nobody else knows of it.
     Errno::result(result).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
 }
