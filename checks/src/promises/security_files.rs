@@ -16,7 +16,7 @@ use crate::container::Container;
 use crate::inside::{self, files};
 use crate::kernel::{Mount, eventually};
 use crate::probe::Need;
-use crate::subject::{LIMIT, Output};
+use crate::subject::{FIRST_LIMIT, LIMIT, Output};
 use crate::tree;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
@@ -45,15 +45,18 @@ pub(super) fn host_users(subject: &Subject) -> &'static [&'static str] {
     if subject.step() < 4 { &[] } else { &["--userns", "host"] }
 }
 
+/// An ordinary user.
+const NOBODY: u32 = 65534;
+
 /// The runtime as an ordinary user, who owns its file, and a state folder.
 fn as_nobody(subject: &Subject, arguments: &[&str]) -> Result<(PathBuf, Command), Failure> {
-    const NOBODY: u32 = 65534;
-    let (home, _) = folder(subject, "of-nobody")?;
+    let home = subject.file("of-nobody");
     let binary = home.join("runtime");
-    fs::copy(subject.binary(), &binary)?;
-    for path in [&home, &binary] {
-        chown(path, Some(NOBODY), Some(NOBODY))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    if !home.exists() {
+        fs::create_dir(&home)?;
+        fs::copy(subject.binary(), &binary)?;
+        chown(&home, Some(NOBODY), Some(NOBODY))?;
+        chown(&binary, Some(NOBODY), Some(NOBODY))?;
     }
     let mut command = Command::new(&binary);
     command.args(arguments).envs(subject.environment()).env("CONGO_HOME", &home).env("TMPDIR", &home);
@@ -96,19 +99,20 @@ fn own_program(subject: &Subject) -> Checked {
 }
 
 fn own_program_rootless(subject: &Subject) -> Checked {
-    let root = subject.root()?;
-    // With the loader, if the root has none.
-    inside::install(Path::new(root))?;
-    let (_, mut command) = as_nobody(subject, &["--rootfs", root, "true"])?;
-    Container::start(&mut command)?.output()?.ok()?;
+    let (_, mut command) = as_nobody(subject, &["true"])?;
+    Container::start(&mut command)?.output_within(FIRST_LIMIT)?.ok()?;
     let layer = executes_runtime(subject)?;
-    let (binary, command) = as_nobody(subject, &["--rootfs", root, "--layer", &layer, "/attack"])?;
+    // The root of an overlay has the owner of its uppermost layer.
+    chown(Path::new(&layer), Some(NOBODY), Some(NOBODY))?;
+    let (binary, command) = as_nobody(subject, &["--layer", &layer, "/attack"])?;
     as_interpreter(&binary, command)
 }
 
 /// A layer with a command that has the runtime executed in the container, and a file for which its dynamic loader waits.
 fn executes_runtime(subject: &Subject) -> Result<String, Failure> {
     let (layer, text) = folder(subject, "executes-the-runtime")?;
+    // With the loader, if the root has none.
+    inside::install(&layer)?;
     fs::create_dir(layer.join("etc"))?;
     mkfifo(&layer.join("etc/ld.so.preload"), Mode::from_bits_truncate(0o644))?;
     fs::write(layer.join("attack"), "#!/proc/self/exe\n")?;
