@@ -70,6 +70,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // One of the container's own, wherever the caller has one.
     let terminal = Terminal::own(cli.session.interactive, cli.session.tty)?;
     let ipc = Ipc::prepare(&cli.ipc)?;
+    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
+    // While a Ctrl-C still ends us: another runtime may have one of them until it has filled it.
+    let named = volume::lock(&mounts, &state)?;
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
@@ -78,8 +81,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits)?;
     let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
-    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
-    let volumes = volume::open(&mounts, &state, &layers.folder.path)?;
+    let volumes = volume::open(&mounts, &named, &layers.folder.path)?;
     let plan = Plan {
         layers,
         command,
