@@ -58,9 +58,14 @@ pub fn run(cli: &Cli) -> Result<u8> {
     cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
-    image::warn_of_user(&config);
+    if let Some(user) = config.other_user() {
+        tell(format_args!("congo: the image wants to run as {user}; until step 4 it runs as root"));
+    }
     let environment = environment::build(&cli.world, &config.env)?;
     let state = rootfs::state_dir()?;
+    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
+    // While a Ctrl-C still ends us: another runtime may have one of them until it has filled it.
+    let named = volume::lock(&mounts, &state)?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
         Some(image) => image.unpack(&state)?,
@@ -70,9 +75,6 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // One of the container's own, wherever the caller has one.
     let terminal = Terminal::own(cli.session.interactive, cli.session.tty)?;
     let ipc = Ipc::prepare(&cli.ipc)?;
-    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
-    // While a Ctrl-C still ends us: another runtime may have one of them until it has filled it.
-    let named = volume::lock(&mounts, &state)?;
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
@@ -152,6 +154,7 @@ fn become_command(
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     plan.cgroup.join(born_in_cgroup)?;
+    let proc = filesystem::open_proc()?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     plan.network.configure()?;
@@ -161,10 +164,11 @@ fn become_command(
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
     plan.layers.mount()?;
+    let sys = filesystem::open_sys()?;
     filesystem::enter_root(&plan.layers.root())?;
-    filesystem::mount_proc()?;
+    filesystem::mount_proc(proc)?;
     filesystem::mount_dev()?;
-    filesystem::mount_sys()?;
+    filesystem::mount_sys(sys)?;
     filesystem::mount_pts()?;
     names::mount_files(&plan.files)?;
     plan.ipc.mount(shared_memory)?;
