@@ -42,6 +42,7 @@ mod streams;
 mod sysfs;
 mod terminal;
 mod volume;
+mod volume_shared;
 mod volume_target;
 
 /// All checks: what everything else stands on comes first, since a learner sees the first failure.
@@ -54,6 +55,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     escape::CHECKS,
     overlay::CHECKS,
     volume::CHECKS,
+    volume_shared::CHECKS,
     volume_target::CHECKS,
     image::CHECKS,
     image_layers::CHECKS,

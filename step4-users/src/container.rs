@@ -86,6 +86,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let capabilities = capabilities::choose(&cli.security)?;
     let filter = seccomp::prepare(&security.seccomp, capabilities)?;
     let state = rootfs::state_dir()?;
+    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
+    // While a Ctrl-C still ends us: another runtime may have one of them until it has filled it.
+    let named = volume::lock(&mounts, &state)?;
     let root = match &image {
         Some(_) => None,
         None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
@@ -110,8 +113,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let cgroup = cgroup::create(&cli.limits, &users)?;
     let devices = filesystem::open_devices()?;
     let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
-    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
-    let volumes = volume::open(&mounts, &state, &layers.folder.path, &users)?;
+    let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
     let mounts = Mounts { root: layers.detached(&users)?, devices, volumes };
     let plan = Plan {
         users,
@@ -147,7 +149,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         become_command(cli, &plan, mounts, later, parent, born_in_cgroup)
     })?;
     plan.users.connect(child.pid())?;
-    rlimit::set(child.pid(), &cli.limits.ulimits)?;
+    rlimit::allow(child.pid(), &cli.limits.ulimits)?;
     plan.network.connect(child.pid())?;
     child.go()?;
     child.attach()?;
@@ -194,6 +196,7 @@ fn become_command(
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     plan.cgroup.join(born_in_cgroup)?;
+    // While it still has rights in the PID namespace.
     let proc = filesystem::open_proc()?;
     plan.users.join(namespaces)?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
@@ -204,7 +207,10 @@ fn become_command(
     umask(0o022);
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
-    let sys = filesystem::open_sys(plan.network.namespace().contains(CloneFlags::CLONE_NEWNET))?;
+    let sys = match plan.network {
+        Network::Host => filesystem::open_host_sys()?,
+        _ => filesystem::open_sys()?,
+    };
     filesystem::enter_root(mounts.root)?;
     // What is made from here on belongs to the container's root. Until now it was nobody.
     plan.users.become_root()?;
@@ -218,6 +224,7 @@ fn become_command(
     hardening::hide()?;
 
     sethostname(&cli.world.hostname)?;
+    rlimit::set(&cli.limits.ulimits)?;
     // Before the container names a path: by /proc/self/fd/N one would lead to the host, through each folder of it that this
     // process has open (CVE-2024-21626).
     parent.close_all_others()?;

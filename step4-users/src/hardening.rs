@@ -5,16 +5,14 @@
 //! the volumes, so that nothing lies over them; before the capabilities go.
 //! Source: Docker's lists. Man pages: proc(5), mount(2).
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::mount::Detached;
 use common::syscall::{exists, mount, open};
-use common::{Error, Result, own_program};
+use common::{Result, own_program};
 use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
-use nix::sys::stat::makedev;
 
 /// Not to be read at all.
 const MASKED: [&str; 12] = [
@@ -49,8 +47,6 @@ pub fn protect_own_program() -> Result<()> {
 
 /// Hides what is not to be read, and makes read-only what is not to be written.
 pub fn hide() -> Result<()> {
-    let null = open_null()?;
-    let null = PathBuf::from(format!("/proc/self/fd/{}", null.as_raw_fd()));
     let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
     let of_cpus = cpus.map(|cpu| cpu.path().join("thermal_throttle"));
     for path in MASKED.iter().map(PathBuf::from).chain(of_cpus) {
@@ -58,7 +54,10 @@ pub fn hide() -> Result<()> {
         if path.is_dir() {
             mount("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")?;
         } else if exists(&path) {
-            mount(&null, path, "", MsFlags::MS_BIND, "")?;
+            // By descriptor, and seen to be that device: a volume over /dev may have another file of that name, or a link
+            // to one, which would lie here, to be read and written (CVE-2025-31133).
+            Detached::copy_of_device(Path::new("/dev/null"), (1, 3))?
+                .attach_at(&open(&path, OFlag::O_PATH)?)?;
         }
     }
     for path in READ_ONLY.map(Path::new).into_iter().filter(|path| exists(path)) {
@@ -68,18 +67,4 @@ pub fn hide() -> Result<()> {
         mount("none", path, "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, "")?;
     }
     Ok(())
-}
-
-/// The device, by descriptor. A volume over /dev may have another file of that name, or a link to one, and that would lie,
-/// to be read and written, where something was to be hidden (CVE-2025-31133).
-fn open_null() -> Result<File> {
-    let null = File::from(open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW)?);
-    let there = null.metadata().map_err(|error| Error::from_io("stat /dev/null", &error))?;
-    if there.file_type().is_char_device() && there.rdev() == makedev(1, 3) {
-        return Ok(null);
-    }
-    Err(Error::new(
-        "/dev/null of the container is another file, and the kernel's secrets are hidden behind it",
-    )
-    .hint("a volume lies over /dev or /dev/null: mount it elsewhere"))
 }
