@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 
+use common::capability::keep_capabilities;
 use common::image::Config;
 use common::passwd::{self, Identity};
 use common::process::Environment;
@@ -42,6 +43,8 @@ pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Env
 
 /// In the child: becomes it.
 pub fn become_it(identity: &Identity) -> Result<()> {
+    // The kernel takes them from who was root and is no longer. Which are to go, the next step decides.
+    keep_capabilities()?;
     setgroups(&identity.groups)?;
     setresgid(identity.gid)?;
     setresuid(identity.uid)
