@@ -30,8 +30,10 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "userns.subordinate", "With --subuidname its ids are those of /etc/subuid and /etc/subgid.", subordinate)
         .hint("Each line USER:FIRST:COUNT of the user's, one after the other, from the container's 0 on."),
     Check::since(4, "userns.root-files", "Files of its root have their owners inside, and what it makes has its own ids on the disk.", root_files)
+        .not_new()
         .hint("Idmapped mounts of the layers, mount_setattr(2): without them all files are nobody's."),
     Check::since(4, "userns.image-files", "Files of an image have the image's owners inside.", image_files)
+        .not_new()
         .hint("As with any other layer."),
     Check::since(4, "userns.volume", "In a volume, users of the host are nobody, and what it makes has the host's ids of its range.", volume)
         .hint("A volume is as on the host: without an idmapped mount."),
