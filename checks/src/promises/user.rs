@@ -24,6 +24,8 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The sixth field of /etc/passwd; / for a number that stands nowhere."),
     Check::since(4, "user.unknown", "A name that stands nowhere, and an id that the container does not have, are refused.", unknown)
         .hint("Exit status 125, before the command. EINVAL from setresuid(2) says that the user namespace has no such id."),
+    Check::since(4, "user.streams", "The user may open its own streams by their paths.", streams)
+        .hint("A pipe belongs to who made it: fchown(2), before the user is another."),
     Check::since(4, "user.umask", "Its umask is 022, whatever the caller's is.", umask)
         .not_new()
         .hint("umask(2) in the child: it is inherited through everything."),
@@ -145,6 +147,17 @@ fn unknown(subject: &Subject) -> Checked {
     }
     let words = ["--uidmap", "0:500000:10", "--user", "10", "true"];
     refused(subject, &words, &["--user", "expected"])
+}
+
+fn streams(subject: &Subject) -> Checked {
+    for options in
+        [&[][..], &["--user", "1000:7"], &["--userns", "host", "--user", "1000"], &["--init", "--user", "5"]]
+    {
+        let output = subject.sh(options, "echo out > /dev/stdout; echo err > /dev/stderr")?;
+        expect(format!("what is written with {options:?}"), "out", output.ok()?)?;
+        expect("what is written to /dev/stderr", "err\n", &output.stderr)?;
+    }
+    Ok(())
 }
 
 fn umask(subject: &Subject) -> Checked {
