@@ -1,6 +1,7 @@
 //! Bad input to the options of step 4: refused in two lines, before anything is made.
 
 use super::bad_input::{each, refused};
+use crate::probe::Need;
 use crate::{Check, Checked, Subject};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -9,15 +10,18 @@ pub(crate) const CHECKS: &[Check] = &[
         // Who is root already is nobody whose ids could be kept.
         refused(it, &["--userns", "keep-id", "true"], &["--userns", "keep-id", "auto", "host"])
     })
-    .hint("The error says which there are."),
+    .needs(&[Need::Root])
+        .hint("The error says which there are."),
     Check::since(4, "bad.uidmap", "Maps of another form, without root, that overlap or do not fit are refused.", maps)
+        .needs(&[Need::Root])
         .hint("CONTAINER:HOST:SIZE; EINVAL from /proc/PID/uid_map comes too late to be understood."),
     Check::since(4, "bad.subuidname", "A user without subordinate ids is refused, and with other maps.", |it| {
-        each(it, "--subuidname", &["", "a:b", "a b"], &["name"])?;
+        each(it, "--subuidname", &["", "a:b", "a b"], &["user's name"])?;
         refused(it, &["--subuidname", "no-such-user", "true"], &["--subuidname", "no-such-user", "/etc/subuid"])?;
         refused(it, &["--subuidname", "root", "--userns", "host", "true"], &["--subuidname", "--userns"])
     })
-    .hint("The second line says how to give a user some."),
+    .needs(&[Need::Root])
+        .hint("The second line says how to give a user some."),
     Check::since(4, "bad.user", "What is neither a name nor a number of a user is refused.", |it| {
         each(it, "--user", &["", ":", "a:", ":b", "a:b:c", "a b", "4294967295", "-1:", "a/b"], &["NAME|UID[:GROUP|GID]"])
     })

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use nix::unistd::geteuid;
+
 use crate::container::Container;
 use crate::kernel::{Process, eventually};
+use crate::probe::Need;
 use crate::subject::LIMIT;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, host, inside};
 
@@ -11,16 +14,26 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "cap.root", "Root has Docker's fourteen: bounding, permitted and effective, and nothing else.", root)
         .hint("PR_CAPBSET_DROP, capset(2), PR_CAP_AMBIENT_CLEAR_ALL. Look at CapInh, CapPrm, CapEff, CapBnd, CapAmb."),
     Check::since(4, "cap.user", "Another user has none, and its programs can get no more than the fourteen.", user)
+        .needs(&[Need::Root])
         .hint("The bounding set stays; the inheritable set is empty, or files could give what is in it (CVE-2022-29162)."),
     Check::since(4, "cap.add", "--cap-add gives one more, or all that there are.", add)
         .hint("By name, with or without CAP_, in any case. ALL is what is in the runtime's own bounding set."),
     Check::since(4, "cap.drop", "--cap-drop takes one away, or all; what is added by name stays.", drop_some)
+        .needs(&[Need::Root])
         .hint("From the bounding set, too, or a file with capabilities brings it back."),
     Check::since(4, "cap.user-keeps", "What is added for another user than root passes through its exec, and works.", user_keeps)
+        .needs(&[Need::Root])
         .hint("PR_SET_KEEPCAPS before setresuid(2); then inheritable, then ambient, which needs both."),
     Check::since(4, "cap.init", "With --init, PID 1 has no more capabilities than the command, and the same filter.", init)
         .hint("Give up rights before the fork: init stays in the container, and never calls execve(2)."),
 ];
+
+/// Those of these options that the caller may use: only root may choose who the container's users are.
+pub(super) fn possible<'a>(options: &[&'a [&'a str]]) -> Vec<&'a [&'a str]> {
+    let choose = ["--userns", "--uidmap", "--user"];
+    let may = |options: &&&[&str]| geteuid().is_root() || !options.iter().any(|word| choose.contains(word));
+    options.iter().filter(may).copied().collect()
+}
 
 /// Docker's.
 const DOCKER: u64 = 0xa804_25fb;
@@ -61,9 +74,9 @@ fn all() -> Result<u64, Failure> {
 }
 
 fn root(subject: &Subject) -> Checked {
-    for options in
-        [&[][..], &["--user", "0"], &["--user", "0:0"], &["--userns", "host"], &["--uidmap", "0:500000:10"]]
-    {
+    let options: [&[&str]; 5] =
+        [&[], &["--user", "0"], &["--user", "0:0"], &["--userns", "host"], &["--uidmap", "0:500000:10"]];
+    for options in possible(&options) {
         has(subject, options, of_root(DOCKER))?;
     }
     Ok(())
@@ -147,6 +160,9 @@ fn init(subject: &Subject) -> Checked {
         (&["--cap-drop", "ALL"], of_root(0)),
         (&["--userns", "host"], of_root(DOCKER)),
     ] {
+        if possible(&[options]).is_empty() {
+            continue;
+        }
         let (container, command) = with_init(subject, options)?;
         for (who, process) in [("PID 1", container.first()?), ("the command", command)] {
             expect(format!("the sets of {who} with {options:?}"), shown(expected), shown(sets(process)?))?;

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::volume::folder;
 use crate::kernel::{Process, eventually, read};
+use crate::probe::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -16,15 +17,18 @@ pub(crate) const CHECKS: &[Check] = &[
         "Its root cannot read a file of the host's root through a volume.",
         host_file,
     )
-    .hint("In the user namespace that file is nobody's, and CAP_DAC_OVERRIDE does not count for it."),
+    .needs(&[Need::Root])
+        .hint("In the user namespace that file is nobody's, and CAP_DAC_OVERRIDE does not count for it."),
     Check::since(
         4,
         "userns.host-process",
         "Who it is cannot send a signal to a process of the host's root, even where it sees one.",
         host_process,
     )
-    .hint("kill(2) compares ids as the host has them: /proc/PID/status."),
+    .needs(&[Need::Root])
+        .hint("kill(2) compares ids as the host has them: /proc/PID/status."),
     Check::since(4, "userns.device", "It makes no device node that works.", device)
+        .needs(&[Need::Root])
         .hint("mknod(2) is for root of the first user namespace, whatever CAP_MKNOD says; and MS_NODEV, where it is that."),
     Check::since(
         4,
@@ -32,7 +36,8 @@ pub(crate) const CHECKS: &[Check] = &[
         "It changes no setting of the kernel, even one of a network that it shares with the host.",
         sysctl,
     )
-    .hint(
+    .needs(&[Need::Root])
+        .hint(
         "In a user namespace the files of /proc/sys are somebody else's; and /proc/sys is mounted read-only.",
     ),
 ];

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::bad_input::refused;
-use super::capabilities::with_init;
+use super::capabilities::{possible, with_init};
+use crate::probe::Need;
 use crate::{Check, Checked, Subject, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -46,6 +47,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "--security-opt no-new-privileges=false leaves it off, and the filter on.",
         privileges,
     )
+    .needs(&[Need::Root])
     .hint("Without no_new_privs seccomp(2) takes CAP_SYS_ADMIN: load the filter before the capabilities go."),
 ];
 
@@ -63,14 +65,15 @@ fn expect_modes(subject: &Subject, options: &[&str], filter: &str, no_new: &str)
 }
 
 fn default(subject: &Subject) -> Checked {
-    for options in [
-        &[][..],
+    let options: [&[&str]; 6] = [
+        &[],
         &["--user", "1000"],
         &["--userns", "host"],
         &["--cap-add", "ALL"],
         &["--cap-drop", "ALL"],
         &["--security-opt", "no-new-privileges", "--security-opt", "seccomp=builtin"],
-    ] {
+    ];
+    for options in possible(&options) {
         expect_modes(subject, options, "2", "1")?;
     }
     // What it starts has it, too.

@@ -13,29 +13,39 @@ use super::volume::folder;
 use crate::container::Container;
 use crate::image::{Archive, Entry, Layer, Layout, base, config};
 use crate::kernel::{Process, eventually, listing};
+use crate::probe::Need;
 use crate::subject::LIMIT;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "userns.auto", "Its ids are 65,536 of the host's, of a range that nobody else has.", auto)
+        .needs(&[Need::Root])
         .hint("clone(2) with CLONE_NEWUSER; the parent writes /proc/PID/uid_map and gid_map, once, before the child goes on."),
     Check::since(4, "userns.own-range", "Two containers have different ids, and what one had is free when it has ended.", own_range)
+        .needs(&[Need::Root])
         .hint("A file for each range, and a lock on it, which the kernel releases whatever happens: flock(2)."),
     Check::since(4, "userns.no-strangers", "A range that has an owner on the host is given to no container.", no_strangers)
+        .needs(&[Need::Root])
         .hint("Look at /etc/passwd, /etc/group, /etc/subuid and /etc/subgid first."),
     Check::since(4, "userns.host", "With --userns host it has no user namespace of its own.", of_host)
+        .needs(&[Need::Root])
         .hint("Leave CLONE_NEWUSER out."),
     Check::since(4, "userns.given", "--uidmap and --gidmap, repeated, are its maps.", given)
+        .needs(&[Need::Root])
         .hint("All ranges in one write: the kernel takes no second one."),
     Check::since(4, "userns.subordinate", "With --subuidname its ids are those of /etc/subuid and /etc/subgid.", subordinate)
+        .needs(&[Need::Root])
         .hint("Each line USER:FIRST:COUNT of the user's, one after the other, from the container's 0 on."),
     Check::since(4, "userns.root-files", "Files of its root have their owners inside, and what it makes has its own ids on the disk.", root_files)
         .not_new()
+        .needs(&[Need::Root])
         .hint("Idmapped mounts of the layers, mount_setattr(2): without them all files are nobody's."),
     Check::since(4, "userns.image-files", "Files of an image have the image's owners inside.", image_files)
         .not_new()
+        .needs(&[Need::Root])
         .hint("As with any other layer."),
     Check::since(4, "userns.volume", "In a volume, users of the host are nobody, and what it makes has the host's ids of its range.", volume)
+        .needs(&[Need::Root])
         .hint("A volume is as on the host: without an idmapped mount."),
 ];
 
