@@ -17,7 +17,7 @@ use common::keyring::join_session_keyring;
 use common::mount::Detached;
 use common::process::{self, Environment, Signals};
 use common::seccomp::Filter;
-use common::syscall::{die_with_parent, set_no_new_privs, sethostname, umask, unshare};
+use common::syscall::{die_with_parent, set_no_new_privs, set_not_dumpable, sethostname, umask, unshare};
 use common::terminal::Terminal;
 use common::values::{Security, User};
 use common::{Result, explain, printable, rootfs, tell, values};
@@ -235,6 +235,10 @@ fn become_command(
     let identity = user::resolve(plan.user.as_ref())?;
     let environment = user::at_home(plan.environment.clone(), identity.as_ref());
     let is_root = identity.as_ref().is_none_or(|identity| identity.uid == 0);
+    // It takes no_new_privs or a capability that goes with the others.
+    if !plan.no_new_privileges {
+        seccomp::load(plan.filter.as_ref())?;
+    }
     capabilities::bound(plan.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
@@ -242,14 +246,14 @@ fn become_command(
     capabilities::set(plan.capabilities, &cli.security, is_root)?;
     if plan.no_new_privileges {
         set_no_new_privs()?;
+        seccomp::load(plan.filter.as_ref())?;
     }
 
+    // No one in the container may look into what has not become another program yet.
+    set_not_dumpable()?;
     if cli.session.init {
         init::stay_behind(&plan.signals)?;
     }
     terminal::open_own(&plan.terminal, parent)?;
-    if let Some(filter) = &plan.filter {
-        filter.load()?;
-    }
     process::exec(&plan.command, &environment)
 }
