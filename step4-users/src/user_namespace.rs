@@ -7,8 +7,10 @@
 //! Man pages: user_namespaces(7), subuid(5), mount_setattr(2).
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
+use common::mount::can_map_ids;
 use common::syscall::die_with_parent;
 use common::values::UsernsMode;
 use common::{Error, Result, rootfs, tell};
@@ -23,20 +25,23 @@ pub enum UserNamespace {
     Host,
     /// The ids of the one that the runtime itself is in, an ordinary user's: files have them already.
     Same(IdMaps),
-    /// Other ids than the files have on the disk.
+    /// Other ids than those that the files of a root have on the disk.
     Shifted {
         /// Which.
         maps: IdMaps,
         /// The same as a descriptor, for mounts.
         namespace: OwnedFd,
+        /// Whether a mount can show the files with the other ids. If not, they need copies that have them on the disk.
+        by_mount: bool,
         /// For as long as the runtime lives, if they are Congo's own.
         _taken: Option<HostIds>,
     },
 }
 
 impl UserNamespace {
-    /// In the parent: finds the ids. An ordinary user is root of its own namespace from here on.
-    pub fn prepare(options: &Users) -> Result<UserNamespace> {
+    /// In the parent: finds the ids, for a root whose layers lie in these folders. An ordinary user is root of its own
+    /// namespace from here on.
+    pub fn prepare<'a>(options: &Users, layers: impl IntoIterator<Item = &'a Path>) -> Result<UserNamespace> {
         if !geteuid().is_root() {
             return UserNamespace::of_ordinary_user(options);
         }
@@ -57,7 +62,14 @@ impl UserNamespace {
         };
         maps.root()?;
         let namespace = idmap::user_namespace(&maps)?;
-        Ok(UserNamespace::Shifted { maps, namespace, _taken: taken })
+        let by_mount = can_map_ids(layers, &namespace)?;
+        if !by_mount && taken.is_some() {
+            // A copy for each range would be one for each container that runs at once.
+            let maps = HostIds::shared()?;
+            let namespace = idmap::user_namespace(&maps)?;
+            return Ok(UserNamespace::Shifted { maps, namespace, by_mount, _taken: None });
+        }
+        Ok(UserNamespace::Shifted { maps, namespace, by_mount, _taken: taken })
     }
 
     fn of_ordinary_user(options: &Users) -> Result<UserNamespace> {
@@ -122,7 +134,15 @@ impl UserNamespace {
         }
     }
 
-    /// The maps and the descriptor, where what is on the disk has other ids than the container.
+    /// The maps, where files of the root must have these ids on the disk.
+    pub fn on_disk(&self) -> Option<&IdMaps> {
+        match self {
+            UserNamespace::Shifted { maps, by_mount: false, .. } => Some(maps),
+            _ => None,
+        }
+    }
+
+    /// The maps and the descriptor, where the container has other ids than the host.
     pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
         match self {
             UserNamespace::Shifted { maps, namespace, .. } => Some((maps, namespace)),

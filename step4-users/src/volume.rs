@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use common::idmap::give;
 use common::mount::Detached;
 use common::path::{self, Kind};
 use common::state::{NamedVolume, Volumes};
@@ -48,8 +49,10 @@ pub fn open<'a>(
                 };
                 let mut source = Detached::copy_of(&named.path)?;
                 // Congo's own has the container's ids on the disk. A folder of the host keeps its owners.
-                if let Some((_, namespace)) = users.shift() {
-                    let _ = source.map_ids(namespace)?;
+                if let Some((maps, namespace)) = users.shift()
+                    && !source.map_ids(namespace)?
+                {
+                    give(&named.path, maps, &format!("the volume at {}", volume.target.display()))?;
                 }
                 prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(named)))
             }

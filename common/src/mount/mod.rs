@@ -35,6 +35,29 @@ pub use private::in_private_namespace;
 
 const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
 
+/// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.
+#[cfg(feature = "idmap")]
+const IDMAPPED_LAYERS: (u32, u32) = (5, 19);
+
+/// Whether the folders `paths`, or those in which they will be made, can be shown with other owners, as the user namespace
+/// `userns` has them, and as layers of an overlay. Asks for each, as it is a matter of the file system.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`.
+#[cfg(feature = "idmap")]
+pub fn can_map_ids<'a>(paths: impl IntoIterator<Item = &'a Path>, userns: &OwnedFd) -> Result<bool> {
+    if crate::kernel::version()? < IDMAPPED_LAYERS {
+        return Ok(false);
+    }
+    for path in paths {
+        let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(path);
+        if !Detached::copy_of(there)?.map_ids(userns)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A copy of a mount, attached nowhere yet. Dropped before it is, it is gone.
 #[derive(Debug)]
 pub struct Detached {
@@ -105,6 +128,12 @@ impl Detached {
         let copy = Detached::beneath(root.as_fd(), path);
         enter(&here.into(), CloneFlags::CLONE_NEWNS)?;
         copy
+    }
+
+    /// What is in it can be read by this, though it is attached nowhere.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
+        &self.tree
     }
 
     /// Follows no links.
