@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use common::idmap::{ShiftedCopy, give, make_files_as, restore_files, shifted_copy, unshifted_copy};
-use common::mount::{Detached, in_private_namespace};
+use common::mount::{Detached, can_map_ids, in_private_namespace};
 use common::path::{Kind, make_beneath};
 use common::privilege::Privilege;
 use common::state::{ContainerFolder, KeptFolder, kept};
@@ -40,7 +40,7 @@ pub struct Layers {
     /// Lowest first; the container changes none of them.
     pub lower: Vec<PathBuf>,
     /// What is mounted in their place, where no mount can give them to the container's users.
-    copies: Vec<ShiftedCopy>,
+    copies: Option<Vec<ShiftedCopy>>,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
     /// Where all that Congo keeps is.
@@ -57,9 +57,14 @@ impl Layers {
         keep: Option<&str>,
         users: &UserNamespace,
     ) -> Result<Layers> {
-        let store = state.join("shifted");
-        let copy = |maps| lower.iter().map(move |layer| shifted_copy(layer, &store, maps)).collect();
-        let copies: Vec<_> = users.on_disk().map_or(Ok(Vec::new()), copy)?;
+        let paths = || lower.iter().map(PathBuf::as_path);
+        let copies = match users.shift() {
+            Some((maps, namespace)) if !can_map_ids(paths().chain([state]), namespace)? => {
+                let store = state.join("shifted");
+                Some(paths().map(|layer| shifted_copy(layer, &store, maps)).collect::<Result<_>>()?)
+            }
+            _ => None,
+        };
         let folder = ContainerFolder::create(state)?;
         let kept = keep.map(|name| kept(state, name)).transpose()?;
         let layers = Layers { lower, copies, folder, state: state.to_owned(), kept };
@@ -73,16 +78,18 @@ impl Layers {
                 }
             }
         }
-        if let (Some(name), Some(maps)) = (keep, users.on_disk()) {
+        if let (Some(name), Some((maps, _)), Some(_)) = (keep, users.shift(), &layers.copies) {
             give(&layers.upper(), maps, &format!("--keep {name}"))?;
         }
         Ok(layers)
     }
 
     /// The lower layers as the overlay gets them.
-    fn mounted(&self) -> impl Iterator<Item = &Path> {
-        let own = self.lower.iter().map(PathBuf::as_path).filter(|_| self.copies.is_empty());
-        own.chain(self.copies.iter().map(|copy| copy.path.as_path()))
+    fn mounted(&self) -> Vec<&Path> {
+        match &self.copies {
+            Some(copies) => copies.iter().map(|copy| copy.path.as_path()).collect(),
+            None => self.lower.iter().map(PathBuf::as_path).collect(),
+        }
     }
 
     /// Where the overlay is mounted.
@@ -110,7 +117,7 @@ impl Layers {
             // The caller's would keep other users of the container from what is made to mount on.
             umask(0o022);
             if let Some((maps, namespace)) = users.shift() {
-                if users.on_disk().is_none() {
+                if self.copies.is_none() {
                     self.shift_owners(namespace)?;
                 }
                 // An overlay makes files as the one who mounts it, who has to be one of the container.
@@ -162,7 +169,7 @@ impl Layers {
         // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not fit into the
         // one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
-        let lower = self.mounted().chain(above);
+        let lower = self.mounted().into_iter().chain(above);
         let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
         let (upper, work) = (folder(upper)?, folder(work)?);
         // The kernel wants the topmost first.
@@ -187,7 +194,7 @@ impl Layers {
 
     /// The writable layer for an image: with the ids that the container sees.
     pub fn unshifted(&self, users: &UserNamespace) -> Result<PathBuf> {
-        let Some(maps) = users.on_disk() else { return Ok(self.upper()) };
+        let (Some(_), Some((maps, _))) = (&self.copies, users.shift()) else { return Ok(self.upper()) };
         let copy = self.folder.path.join("unshifted");
         unshifted_copy(&self.upper(), &copy, maps)?;
         Ok(copy)

@@ -25,14 +25,12 @@ pub enum UserNamespace {
     Host,
     /// The ids of the one that the runtime itself is in, an ordinary user's: files have them already.
     Same(IdMaps),
-    /// Other ids than those that the files of a root have on the disk.
+    /// Other ids than the files have on the disk.
     Shifted {
         /// Which.
         maps: IdMaps,
         /// The same as a descriptor, for mounts.
         namespace: OwnedFd,
-        /// Whether a mount can show the files with the other ids. If not, they need copies that have them on the disk.
-        by_mount: bool,
         /// For as long as the runtime lives, if they are Congo's own.
         _taken: Option<HostIds>,
     },
@@ -62,14 +60,13 @@ impl UserNamespace {
         };
         maps.root()?;
         let namespace = idmap::user_namespace(&maps)?;
-        let by_mount = can_map_ids(layers, &namespace)?;
-        if !by_mount && taken.is_some() {
-            // A copy for each range would be one for each container that runs at once.
+        if taken.is_some() && !can_map_ids(layers, &namespace)? {
+            // The layers have to be copied. For each range there would be a copy.
             let maps = HostIds::shared()?;
             let namespace = idmap::user_namespace(&maps)?;
-            return Ok(UserNamespace::Shifted { maps, namespace, by_mount, _taken: None });
+            return Ok(UserNamespace::Shifted { maps, namespace, _taken: None });
         }
-        Ok(UserNamespace::Shifted { maps, namespace, by_mount, _taken: taken })
+        Ok(UserNamespace::Shifted { maps, namespace, _taken: taken })
     }
 
     fn of_ordinary_user(options: &Users) -> Result<UserNamespace> {
@@ -134,15 +131,7 @@ impl UserNamespace {
         }
     }
 
-    /// The maps, where files of the root must have these ids on the disk.
-    pub fn on_disk(&self) -> Option<&IdMaps> {
-        match self {
-            UserNamespace::Shifted { maps, by_mount: false, .. } => Some(maps),
-            _ => None,
-        }
-    }
-
-    /// The maps and the descriptor, where the container has other ids than the host.
+    /// The maps and the descriptor, where what is on the disk has other ids than the container.
     pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
         match self {
             UserNamespace::Shifted { maps, namespace, .. } => Some((maps, namespace)),

@@ -191,6 +191,27 @@ impl Detached {
         attributes::map_ids(&self.tree, userns)
     }
 
+    /// The same for what is at `path`, where nothing but such a mount will do.
+    ///
+    /// # Errors
+    /// This kernel, or that file system, cannot: which one it is.
+    #[cfg(feature = "idmap")]
+    pub fn must_map_ids(&mut self, userns: &OwnedFd, path: &Path) -> Result<()> {
+        if self.map_ids(userns)? {
+            return Ok(());
+        }
+        let file = crate::syscall::open(path, OFlag::O_PATH)?;
+        let kind = mountinfo::of_file(&file)?.map_or_else(|| "that file system".into(), |mount| mount.kind);
+        let (major, minor) = crate::kernel::version()?;
+        Err(Error::new(format!(
+            "{}: map its owners: Linux {major}.{minor} cannot do that on {kind}, or they are mapped already",
+            path.display()
+        ))
+        .hint(
+            "idmapped mounts need Linux 5.12 on ext4, 5.13 on xfs, 5.15 on btrfs, 6.3 on tmpfs, 6.12 on FUSE",
+        ))
+    }
+
     /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC. The copy of a
     /// shared mount is shared with the host, so this has to be done before anything is mounted in it. Before 5.12 as
     /// [`make_read_only`](Detached::make_read_only).
