@@ -4,10 +4,14 @@
 //! Safe functions around calls that `nix` does not have. No runtime uses them. Kernel objects: terminals, System V
 //! shared memory. Man pages: TIOCSTI(2const), shmget(2), shmctl(2), sysvipc(7).
 
+mod calls;
+
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
 use nix::errno::Errno;
+
+pub use calls::{try_sockets, try_system_calls};
 
 /// Puts a character into a terminal's input, as if somebody had typed it: ioctl(2), `TIOCSTI`.
 ///
