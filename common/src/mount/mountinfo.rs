@@ -24,6 +24,15 @@ pub(super) struct Mount {
     pub(super) point: PathBuf,
     /// Its own options: `rw,nosuid,relatime`.
     pub(super) options: String,
+    /// The kind of its filesystem.
+    pub(super) kind: String,
+}
+
+/// In which mount an open file lies, if that is attached.
+#[cfg(feature = "idmap")]
+pub(super) fn of_file(open: &OwnedFd) -> Result<Option<Mount>> {
+    let id = id_of(open)?;
+    Ok(read()?.into_iter().find(|mount| mount.id == id))
 }
 
 /// The attached mount that is open, and those below it.
@@ -72,7 +81,11 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
     let point = unescape(fields.nth(2)?);
-    Some(Mount { id, parent, point, options: String::from_utf8_lossy(fields.next()?).into_owned() })
+    let text = |field| String::from_utf8_lossy(field).into_owned();
+    let options = text(fields.next()?);
+    // What there is of fields in between varies.
+    let kind = text(fields.skip_while(|field| *field != b"-").nth(1)?);
+    Some(Mount { id, parent, point, options, kind })
 }
 
 /// Space, tab, newline and backslash stand there as octal numbers.
@@ -95,7 +108,8 @@ mod tests {
     fn a_line_is_read() {
         let line = b"36 35 98:0 / /a\\040b\\134c\\012\xff rw,noatime master:1 - ext3 /dev/root rw";
         let point = OsString::from_vec(b"/a b\\c\n\xff".to_vec()).into();
-        assert_eq!(parse(line), Some(Mount { id: 36, parent: 35, point, options: "rw,noatime".into() }));
+        let (options, kind) = ("rw,noatime".into(), "ext3".into());
+        assert_eq!(parse(line), Some(Mount { id: 36, parent: 35, point, options, kind }));
         assert_eq!(parse(b""), None);
         assert_eq!(unescape(b"/x\\"), Path::new("/x\\"));
     }
