@@ -117,7 +117,10 @@ impl Layers {
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
-            .hint_if(Errno::ELOOP, "CONGO_HOME must not lie in the folder of --rootfs or of a --layer")
+            .hint_if(
+                Errno::ELOOP,
+                "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one",
+            )
             .hint_if(
                 Errno::EINVAL,
                 "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::bad_input::refused;
+use crate::container::Container;
 use crate::kernel::{Mount, listing};
 use crate::tree::{self, differences};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
@@ -74,7 +75,7 @@ fn relative(subject: &Subject) -> Checked {
     let arguments =
         ["-v", ".:/mnt/one", "-v", "./below:/mnt/two", "-v", "../beside:/mnt/three", "sh", "-c", script];
     let mut command = subject.command(&arguments);
-    let run = crate::container::Container::start(command.current_dir(path.join("here")))?.output()?;
+    let run = Container::start(command.current_dir(path.join("here")))?.output()?;
     expect("what the three volumes are", "here\nhere/below\nbeside", run.ok()?)
 }
 
@@ -90,8 +91,18 @@ fn file(subject: &Subject) -> Checked {
 
 fn makes_source(subject: &Subject) -> Checked {
     let (path, text) = folder(subject, "makes-source")?;
-    let run = subject.sh(&["-v", &format!("{text}/two/deep:/mnt/it")], "echo x > /mnt/it/written")?;
+    let volume = format!("{text}/two/deep:/mnt/it");
+    let arguments = ["-v", &volume, "sh", "-c", "echo x > /mnt/it/written"];
+    let run = Container::start(&mut subject.command_after("umask 077", &arguments))?.output()?;
     run.ok()?;
+    for made in ["two", "two/deep"] {
+        let mode = fs::metadata(path.join(made))?.mode() & 0o777;
+        expect(
+            format!("the mode of {made}, whatever the umask, in octal digits,"),
+            "755",
+            &*format!("{mode:o}"),
+        )?;
+    }
     ensure(path.join("two/deep/written").exists(), || Failure::new("the folder is made", "it is not there"))?;
     ensure(run.stderr.contains(&format!("{text}/two/deep")), || {
         Failure::new("a line on stderr that names the new folder", format!("{:?}", run.stderr))

@@ -27,6 +27,7 @@ use super::pack::pack;
 use super::store::cannot;
 use super::{Image, Reference};
 use crate::error::{Error, Result};
+use crate::tree::remove_tree;
 
 /// What the new layer goes on top of.
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,7 +118,7 @@ struct Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.beside);
+        _ = remove_tree(&self.beside);
     }
 }
 
@@ -292,7 +293,7 @@ fn sweep(target: &Path, begin: &OsStr) {
         let is_work = entry.file_name().as_bytes().starts_with(begin.as_bytes());
         // What cannot be removed must not keep an image from being made.
         if is_work && let Some(_lock) = lock(&entry.path()) {
-            _ = fs::remove_dir_all(entry.path());
+            _ = remove_tree(&entry.path());
         }
     }
 }
