@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::mount::Detached;
+use common::mount::{Detached, check_propagation};
 use common::path::{self, Kind};
 use common::state::{OwnVolume, Volumes};
 use common::syscall::mount;
@@ -56,6 +56,7 @@ pub fn open<'a>(mounts: &'a [Mount], named: &'a Volumes, container: &Path) -> Re
 }
 
 fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
+    check_propagation(path, volume.propagation.flags())?;
     if volume.create_source && !path.exists() {
         make_folder(path)
             .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;

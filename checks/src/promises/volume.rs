@@ -30,6 +30,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts private."),
     Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", rshared)
         .hint("MS_SHARED, as rslave."),
+    Check::since(3, "volume.not-shared", "A volume of a mount that shares nothing is refused with shared and slave.", not_shared)
+        .not_new()
+        .hint("The copy of a mount shares with the host what that mount shares: see the tags in mountinfo, shared:N and master:N."),
     Check::since(3, "volume.named", "A named volume is filled from the root, and kept.", named)
         .hint("Fill it before it is mounted over what it is filled from."),
     Check::since(3, "volume.filled-exactly", "What a volume is filled with keeps owners, modes, times, links and attributes.", filled_exactly)
@@ -197,6 +200,24 @@ fn rshared(subject: &Subject) -> Checked {
         expect(what, (true, true), appear(subject, propagation)?)?;
     }
     Ok(())
+}
+
+fn not_shared(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "not-shared")?;
+    mount_at(&path)?;
+    mount(None::<&str>, &path, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?;
+    let run = |options: &str| {
+        fs::create_dir_all(path.join("below"))?;
+        subject.run(&["-v", &format!("{text}/below{options}"), "true"])
+    };
+    let refused = ["rshared", "shared", "rslave", "slave"].map(|option| run(&format!(":/mnt/it:{option}")));
+    let (private, none) = (run(":/mnt/it:rprivate"), run(":/mnt/it"));
+    umount2(&path, MntFlags::MNT_DETACH)?;
+    for run in refused {
+        super::bad_input::error(&run?, 125, &["not shared", &text])?;
+    }
+    private?.ok()?;
+    none?.ok().map(drop)
 }
 
 fn named(subject: &Subject) -> Checked {

@@ -24,6 +24,17 @@ pub(super) struct Mount {
     pub(super) point: PathBuf,
     /// Its own options: `rw,nosuid,relatime`.
     pub(super) options: String,
+    /// Whether it tells others of what is mounted in it, and gets what is mounted in others.
+    pub(super) shared: bool,
+    /// Whether it gets what is mounted in others.
+    pub(super) slave: bool,
+}
+
+/// The attached mount in which an open file lies.
+pub(super) fn of(open: &OwnedFd) -> Result<Mount> {
+    let id = id_of(open)?;
+    let found = read()?.into_iter().find(|mount| mount.id == id);
+    found.ok_or_else(|| Error::new(format!("{LIST}: the mount {id} is not in it")))
 }
 
 /// The attached mount that is open, and those below it.
@@ -66,13 +77,17 @@ fn read() -> Result<Vec<Mount>> {
     Ok(list.split(|&byte| byte == b'\n').filter_map(parse).collect())
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime …`
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - …`
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
     let point = unescape(fields.nth(2)?);
-    Some(Mount { id, parent, point, options: String::from_utf8_lossy(fields.next()?).into_owned() })
+    let options = String::from_utf8_lossy(fields.next()?).into_owned();
+    // Any number of fields, up to a dash.
+    let tags: Vec<_> = fields.take_while(|field| *field != b"-").collect();
+    let has = |tag: &[u8]| tags.iter().any(|field| field.starts_with(tag));
+    Some(Mount { id, parent, point, options, shared: has(b"shared:"), slave: has(b"master:") })
 }
 
 /// Space, tab, newline and backslash stand there as octal numbers.
@@ -95,7 +110,13 @@ mod tests {
     fn a_line_is_read() {
         let line = b"36 35 98:0 / /a\\040b\\134c\\012\xff rw,noatime master:1 - ext3 /dev/root rw";
         let point = OsString::from_vec(b"/a b\\c\n\xff".to_vec()).into();
-        assert_eq!(parse(line), Some(Mount { id: 36, parent: 35, point, options: "rw,noatime".into() }));
+        let options = "rw,noatime".into();
+        assert_eq!(
+            parse(line),
+            Some(Mount { id: 36, parent: 35, point, options, shared: false, slave: true })
+        );
+        let line = b"36 35 98:0 / /a rw shared:2 - ext3 master:1 rw";
+        assert_eq!(parse(line).map(|mount| (mount.shared, mount.slave)), Some((true, false)));
         assert_eq!(parse(b""), None);
         assert_eq!(unescape(b"/x\\"), Path::new("/x\\"));
     }
