@@ -4,8 +4,10 @@ use crate::Check;
 
 mod bad_input;
 mod bad_network;
+mod bad_security;
 mod bad_storage;
 mod bridge;
+mod capabilities;
 mod cgroup;
 mod cli;
 mod concurrency;
@@ -18,6 +20,7 @@ mod exit_status;
 mod explain;
 mod filesystem;
 mod hostname;
+mod idmap;
 mod image;
 mod image_commit;
 mod image_debian;
@@ -35,12 +38,17 @@ mod overlay;
 mod own_terminal;
 mod process;
 mod publish;
+mod same_user;
+mod seccomp;
+mod security_calls;
 mod security_files;
 mod security_paths;
 mod signals;
 mod streams;
 mod sysfs;
 mod terminal;
+mod user;
+mod user_namespace;
 mod volume;
 mod volume_shared;
 mod volume_target;
@@ -64,7 +72,14 @@ pub(crate) const ALL: &[&[Check]] = &[
     image_commit::CHECKS,
     image_debian::CHECKS,
     image_tools::CHECKS,
+    idmap::CHECKS,
     sysfs::CHECKS,
+    user_namespace::CHECKS,
+    user::CHECKS,
+    capabilities::CHECKS,
+    seccomp::CHECKS,
+    same_user::CHECKS,
+    security_calls::CHECKS,
     ipc::CHECKS,
     network::CHECKS,
     bridge::CHECKS,
@@ -85,6 +100,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     bad_input::CHECKS,
     bad_network::CHECKS,
     bad_storage::CHECKS,
+    bad_security::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
     security_files::CHECKS,
@@ -104,6 +120,12 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("proc", "It has a /proc of its own"),
     ("dev", "It has a minimal /dev"),
     ("sys", "It has a /sys of its own, to read"),
+    ("userns", "Its users are nobody on the host"),
+    ("user", "It runs as the user asked for"),
+    ("cap", "It has the capabilities asked for, and no more"),
+    ("seccomp", "It makes only the system calls that it needs"),
+    ("security", "What a container has no business to do is refused"),
+    ("cve", "It resists what other runtimes had to learn"),
     ("ipc", "It talks to no process of the host through shared memory or queues"),
     ("network", "It has a network of its own"),
     ("bridge", "Containers on a bridge reach whom they should, and nobody else"),
@@ -129,5 +151,4 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("bad", "Bad input is refused in two lines"),
     ("many", "Many run at once"),
     ("death", "It dies with the runtime, and nothing stays behind"),
-    ("cve", "It resists what other runtimes had to learn"),
 ];

@@ -90,7 +90,13 @@ const STORIES: &[Story] = &[
         "CVE-2022-0492",
         "the kernel: root of a user namespace could write to `release_agent` of cgroup v1, which root of the host executes",
         "no CAP_SYS_ADMIN, and a seccomp filter that refuses mount and unshare; no cgroup filesystem inside",
-        &["cve.2022-0492"],
+        &["cve.2022-0492", "security.mount", "security.user-namespace"],
+    ),
+    (
+        "CVE-2022-29162",
+        "runc, Docker: the inheritable set was not empty, and a file with inheritable capabilities gave them to any user",
+        "the inheritable set is empty for root, and holds only what was added for another user",
+        &["cve.2022-29162"],
     ),
     (
         "CVE-2023-25809",
@@ -144,7 +150,7 @@ const STORIES: &[Story] = &[
         "a file by its handle (\"Shocker\")",
         "Docker before 1.0: open_by_handle_at opened any file of the disk of which the container had a part",
         "no CAP_DAC_READ_SEARCH, and a seccomp filter that refuses the call",
-        &["cve.shocker"],
+        &["cve.shocker", "security.file-handle"],
     ),
     (
         "options in a name",

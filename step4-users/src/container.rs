@@ -17,7 +17,7 @@ use common::keyring::join_session_keyring;
 use common::mount::Detached;
 use common::process::{self, Environment, Signals};
 use common::seccomp::Filter;
-use common::syscall::{die_with_parent, set_no_new_privs, sethostname, umask, unshare};
+use common::syscall::{die_with_parent, set_no_new_privs, set_not_dumpable, sethostname, umask, unshare};
 use common::terminal::Terminal;
 use common::values::{Security, User};
 use common::{Result, explain, printable, rootfs, tell, values};
@@ -94,7 +94,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
         None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
     };
     // Before anything is made that is to have an owner.
-    let users = UserNamespace::prepare(&cli.users, cli.shares_with())?;
+    let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
+    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
         Some(image) => image.unpack(&state)?,
@@ -112,7 +113,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits, &users)?;
     let devices = filesystem::open_devices()?;
-    let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
+    let layers = Layers::make(&state, lower, cli.root.keep.as_deref(), &users)?;
     let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
     let mounts = Mounts { root: layers.detached(&users)?, devices, volumes };
     let plan = Plan {
@@ -174,7 +175,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        commit(target, base, &plan.layers.upper(), &plan.command)?;
+        let upper = plan.layers.unshifted(&plan.users)?;
+        if let Err(error) = commit(target, base, &upper, &plan.command) {
+            plan.layers.rescue(&state)?;
+            return Err(error);
+        }
     }
     // The command has run, and its status is what counts.
     plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
@@ -237,6 +242,10 @@ fn become_command(
     let identity = user::resolve(plan.user.as_ref())?;
     let environment = user::at_home(plan.environment.clone(), identity.as_ref());
     let is_root = identity.as_ref().is_none_or(|identity| identity.uid == 0);
+    // It takes no_new_privs or a capability that goes with the others.
+    if !plan.no_new_privileges {
+        seccomp::load(plan.filter.as_ref())?;
+    }
     capabilities::bound(plan.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
@@ -244,14 +253,14 @@ fn become_command(
     capabilities::set(plan.capabilities, &cli.security, is_root)?;
     if plan.no_new_privileges {
         set_no_new_privs()?;
+        seccomp::load(plan.filter.as_ref())?;
     }
 
+    // No one in the container may look into what has not become another program yet.
+    set_not_dumpable()?;
     if cli.session.init {
         init::stay_behind(&plan.signals)?;
     }
     terminal::open_own(&plan.terminal, parent)?;
-    if let Some(filter) = &plan.filter {
-        filter.load()?;
-    }
     process::exec(&plan.command, &environment)
 }

@@ -92,8 +92,8 @@ const DEVICES: [(&str, (u64, u64)); 6] = [
 /// On a tmpfs, so that they are gone with the namespace and never get into the root on disk.
 pub fn mount_dev(devices: Vec<(&str, Detached)>) -> Result<()> {
     mkdir("/dev", 0o755)?;
-    // No MS_NODEV: this is the one place where devices must work.
-    mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID, "mode=755,size=65536k")?;
+    // MS_NODEV: those are mounts of their own, and no other that is made here is one.
+    mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755,size=65536k")?;
     for (path, device) in devices {
         write_file(path, "")?;
         device.attach(path)?;
