@@ -25,7 +25,7 @@ static IS_CHILD: AtomicBool = AtomicBool::new(false);
 const LINES: &str = "CONGO_EXPLAINED_LINES";
 
 /// Begins to narrate. Call it before the clone, so that the child inherits the shared page. After
-/// [`hand_over`] it goes on.
+/// `hand_over` it goes on.
 ///
 /// # Errors
 /// When the kernel has no memory for one page.
