@@ -6,14 +6,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::thread;
 
 use nix::sched::{CloneFlags, sched_getaffinity, unshare};
 use nix::unistd::Pid;
 
-use crate::kernel;
 use crate::machine::attempt;
+use crate::{inside, kernel};
 
 /// Something that a machine must have for a check to mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub enum Need {
     Program(&'static str),
     /// A Debian root filesystem.
     Debian,
+    /// A kernel with keyrings.
+    Keyrings,
+    /// A kernel that runs 32-bit programs, and a way for ours to be one.
+    Abi32,
 }
 
 impl Need {
@@ -57,6 +62,8 @@ impl Need {
             Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
+            Need::Keyrings => keyrings(),
+            Need::Abi32 => abi_32(),
         }
     }
 }
@@ -135,6 +142,22 @@ fn bridge() -> Result<(), String> {
         attempt(&["veth", "bridge", "nft"]).map(|_| ())
     };
     ANSWER.get_or_init(ask).clone()
+}
+
+fn keyrings() -> Result<(), String> {
+    match fs::exists("/proc/keys") {
+        Ok(true) => Ok(()),
+        _ => Err("this kernel has no keyrings".into()),
+    }
+}
+
+fn abi_32() -> Result<(), String> {
+    let mut program = std::process::Command::new("/proc/self/exe");
+    program.args([inside::ASKED, inside::CALL_32_BIT]).stdout(Stdio::null()).stderr(Stdio::null());
+    match program.status() {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err("this kernel runs no 32-bit programs of this machine".into()),
+    }
 }
 
 fn no_swap() -> Result<(), String> {

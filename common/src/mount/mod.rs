@@ -92,6 +92,22 @@ impl Detached {
             .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
     }
 
+    /// Copies the mount of one device, as [`copy_of`](Detached::copy_of), if that is what is at `path`: character device
+    /// `major:minor`, and not something that somebody has put in its place.
+    ///
+    /// # Errors
+    /// As [`copy_of`](Detached::copy_of); it is another file.
+    pub fn copy_of_device(path: &Path, (major, minor): (u64, u64)) -> Result<Detached> {
+        let copy = Detached::copy_of(path)?;
+        let found = fstat(&copy.tree).map_err(|errno| Error::from_errno("fstat", errno))?;
+        let is_character_device = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
+        if is_character_device && found.st_rdev == nix::sys::stat::makedev(major, minor) {
+            return Ok(copy);
+        }
+        Err(Error::new(format!("{}: not the character device {major}:{minor}", path.display()))
+            .hint("this host's /dev is not as the kernel's list of devices has it"))
+    }
+
     /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device, or run with
     /// other rights. In a user namespace the kernel makes a proc or a sysfs only while another one is in sight that hides
     /// nothing, so this has to come before the host is out of sight.
@@ -155,6 +171,16 @@ impl Detached {
     pub fn enter(&self) -> Result<()> {
         let tree = self.tree.as_raw_fd();
         call("chdir(2)", || format!("fchdir({tree})"), || nix::unistd::fchdir(&self.tree))
+    }
+
+    /// Opens its directory, through the mount: with its map of ids.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn open_directory(&self) -> Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        openat(&self.tree, ".", flags, Mode::empty())
+            .map_err(|errno| Error::from_errno("open a mount that is attached nowhere", errno))
     }
 
     /// Whether it is a directory, and so has to be attached at one.
