@@ -173,7 +173,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        commit(target, base, &plan.layers.unshifted(&plan.users)?, &plan.command)?;
+        let upper = plan.layers.unshifted(&plan.users)?;
+        if let Err(error) = commit(target, base, &upper, &plan.command) {
+            plan.layers.rescue(&state)?;
+            return Err(error);
+        }
     }
     // The command has run, and its status is what counts.
     plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));

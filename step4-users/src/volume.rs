@@ -5,12 +5,13 @@
 //! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
 
 use std::fs::{self, File, Permissions};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::idmap::give;
-use common::mount::Detached;
+use common::mount::{Detached, check_propagation};
 use common::path::{self, Kind};
 use common::state::{OwnVolume, Volumes};
 use common::syscall::mount;
@@ -70,15 +71,14 @@ pub fn open<'a>(
 }
 
 fn open_host<'a>(volume: &'a Volume, path: &Path, users: &UserNamespace) -> Result<Opened<'a>> {
+    check_propagation(path, volume.propagation.flags())?;
     if volume.idmap && users.is_ordinary() {
         return Err(Error::new(format!("--volume {}: idmap: the caller is not root", path.display())).hint(
             "leave it out: what is yours belongs to the container's root anyway, and what is not stays somebody else's",
         ));
     }
     if volume.create_source && !path.exists() {
-        // For all users of the container, whatever the caller's umask.
-        fs::create_dir_all(path)
-            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+        make_folder(path)
             .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
@@ -88,6 +88,18 @@ fn open_host<'a>(volume: &'a Volume, path: &Path, users: &UserNamespace) -> Resu
         source.must_map_ids(namespace, path)?;
     }
     Ok(Opened::Volume(volume, prepare(volume, source)?, None))
+}
+
+/// Makes a folder and those above it, for all users of the container, whatever the caller's umask.
+fn make_folder(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent().filter(|above| !above.exists()) {
+        make_folder(above)?;
+    }
+    match fs::create_dir(path) {
+        // Another runtime was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))),
+    }
 }
 
 /// While it is attached nowhere, there is no moment at which it could be written to, or share too much.

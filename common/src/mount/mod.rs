@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::libc;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
@@ -300,6 +300,27 @@ impl Detached {
         }
         Ok(attached)
     }
+}
+
+/// Refuses a propagation for the source at `path` that would come to nothing: a copy of a mount shares with the host only
+/// what that mount shares. Where nothing is yet, what counts is the folder in which it will be made.
+///
+/// # Errors
+/// MS_SHARED for a mount that is not shared, MS_SLAVE for one that is neither shared nor a slave; EACCES.
+pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
+    if !flags.intersects(MsFlags::MS_SHARED | MsFlags::MS_SLAVE) {
+        return Ok(());
+    }
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let opened = open(there, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|errno| Error::from_errno(format!("open {}", there.display()), errno))?;
+    let mount = mountinfo::of(&opened)?;
+    if mount.shared || mount.slave && !flags.contains(MsFlags::MS_SHARED) {
+        return Ok(());
+    }
+    let (path, point) = (path.display(), mount.point.display());
+    Err(Error::new(format!("--volume {path}: it lies on the mount {point}, which is not shared"))
+        .hint(format!("mount --make-shared {point}; or leave shared and slave away")))
 }
 
 impl Attached {
