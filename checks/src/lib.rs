@@ -197,7 +197,7 @@ pub fn run_exercise(exercise: &exercises::Exercise, subject: &Subject) -> Outcom
 }
 
 fn guarded(needs: &[Need], run: fn(&Subject) -> Checked, subject: &Subject) -> Outcome {
-    if let Some(reason) = probe::lacking(needs) {
+    if let Some(reason) = probe::lacking(needs, subject.step()) {
         return Outcome::Skipped { reason };
     }
     let before = host::Look::at(subject);

@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn hosts_outside_are_reached_and_what_nobody_listens_on_is_not() {
-        if let Some(reason) = crate::probe::lacking(&[Need::Namespace("net")]) {
+        if let Some(reason) = crate::probe::lacking(&[Need::Namespace("net")], 0) {
             return eprintln!("skipped: {reason}");
         }
         let test = || {

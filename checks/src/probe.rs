@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 use std::thread;
 
 use nix::sched::{CloneFlags, sched_getaffinity, unshare};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
-use crate::kernel;
+use crate::{host, kernel};
 use crate::machine::attempt;
 
 /// Something that a machine must have for a check to mean something.
@@ -20,6 +20,8 @@ use crate::machine::attempt;
 pub enum Need {
     /// To be root, with its privileges.
     Root,
+    /// A host of the checks' own, for an ordinary user: see [`host::enter`].
+    UsersHost,
     /// A namespace of this kind, as `/proc/self/ns` names it.
     Namespace(&'static str),
     /// A cgroup controller that is mounted, in v1 or v2.
@@ -48,6 +50,7 @@ impl Need {
     pub fn probe(self) -> Result<(), String> {
         match self {
             Need::Root => root(),
+            Need::UsersHost => host::users_host(),
             Need::Namespace(kind) => namespace(kind),
             Need::Controller(name) => controller(name),
             Need::SwapAccounting => swap_accounting(),
@@ -61,16 +64,18 @@ impl Need {
     }
 }
 
-/// What every check needs: steps 0 to 3 are run by root.
-const ALWAYS: [Need; 1] = [Need::Root];
+/// The first step that an ordinary user can run.
+pub const ROOTLESS: u8 = 4;
 
-/// The first reason why a check with these needs cannot run here.
-pub fn lacking(needs: &[Need]) -> Option<String> {
-    ALWAYS.iter().chain(needs).find_map(|need| need.probe().err())
+/// The first reason why a check with these needs cannot try this step here.
+pub fn lacking(needs: &[Need], step: u8) -> Option<String> {
+    // What every check needs.
+    let always = if step < ROOTLESS || geteuid().is_root() { Need::Root } else { Need::UsersHost };
+    [always].iter().chain(needs).find_map(|need| need.probe().err())
 }
 
 fn root() -> Result<(), String> {
-    if !nix::unistd::geteuid().is_root() {
+    if !geteuid().is_root() {
         return Err("not root: run it with sudo".into());
     }
     // Root of a container lacks what root of a host has.
@@ -98,6 +103,9 @@ fn try_namespaces(flags: CloneFlags) -> nix::Result<()> {
 }
 
 fn controller(name: &str) -> Result<(), String> {
+    if !geteuid().is_root() {
+        return delegated(name);
+    }
     let hierarchies = kernel::hierarchies().map_err(|failure| failure.found)?;
     if hierarchies.iter().any(|hierarchy| hierarchy.controllers.iter().any(|has| has == name)) {
         return Ok(());
@@ -108,6 +116,13 @@ fn controller(name: &str) -> Result<(), String> {
         true => format!("the cgroup controller {name} is not mounted, or not given to this cgroup"),
         false => format!("this kernel has no cgroup controller {name}"),
     })
+}
+
+/// Whether an ordinary user has a place for cgroups, in which this controller is at work.
+fn delegated(name: &str) -> Result<(), String> {
+    let place = attempt(&["delegation"])?;
+    let has = place.split_whitespace().any(|word| word == name);
+    if has { Ok(()) } else { Err(format!("no controller {name} is delegated: {place}")) }
 }
 
 fn swap_accounting() -> Result<(), String> {
@@ -131,6 +146,9 @@ fn swap_accounting() -> Result<(), String> {
 fn bridge() -> Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     let ask = || {
+        if !geteuid().is_root() {
+            return Err("a bridge needs root".into());
+        }
         program("nft")?;
         attempt(&["veth", "bridge", "nft"]).map(|_| ())
     };
