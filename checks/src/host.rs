@@ -49,7 +49,8 @@ pub fn enter(step: u8) -> nix::Result<()> {
             enter_as_root()?;
             no_subordinate_ids()
         });
-        let _ = USERS_HOST.set(entered.map_err(|errno| format!("no user namespace for a user's checks: {errno}")));
+        let _ = USERS_HOST
+            .set(entered.map_err(|errno| format!("no user namespace for a user's checks: {errno}")));
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use std::thread;
 use nix::sched::{CloneFlags, sched_getaffinity, unshare};
 use nix::unistd::{Pid, geteuid};
 
-use crate::{host, kernel};
 use crate::machine::attempt;
+use crate::{host, kernel};
 
 /// Something that a machine must have for a check to mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

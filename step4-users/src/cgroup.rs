@@ -14,9 +14,12 @@
 //!
 //! Man page: cgroups(7). The files: the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
+use std::path::Path;
+
+use common::Result;
 use common::cgroupfs::{Cgroup, Version};
+use common::state::tell_once;
 use common::values::{self, Limit};
-use common::{Result, tell};
 use nix::errno::Errno;
 
 use crate::cli::Limits;
@@ -32,10 +35,14 @@ pub fn check(limits: &Limits) -> Result<()> {
 
 /// Makes a cgroup with these limits and nobody in it. An ordinary user who has no place for one, and asked for no limit,
 /// gets none.
-pub fn create(limits: &Limits, users: &UserNamespace) -> Result<Cgroup> {
+pub fn create(limits: &Limits, users: &UserNamespace, state: &Path) -> Result<Cgroup> {
     match create_with(limits) {
-        Err(error) if users.is_ordinary() && !limits.asked_for() => {
-            tell(format_args!("congo: without limits: {error}"));
+        Err(error) if users.is_ordinary() && !Limits::asked_for() => {
+            tell_once(
+                state,
+                "no-limits",
+                format_args!("congo: containers of this user have no limits: {error}"),
+            );
             Ok(Cgroup::none())
         }
         result => result,

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, Parser};
 use common::Result;
 use common::capability::Named;
 use common::image::{self, Reference};
@@ -138,10 +139,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether any is not the default.
-    pub fn asked_for(&self) -> bool {
-        let Ok(cli) = Cli::try_parse_from(["", ""]) else { return true };
-        format!("{self:?}") != format!("{:?}", cli.limits)
+    /// Whether one that needs a cgroup stands on the command line. The values do not tell: somebody may ask for a default.
+    pub fn asked_for() -> bool {
+        let given = Cli::command().get_matches();
+        let of_cgroup = ["memory", "memory_swap", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit"];
+        of_cgroup.iter().any(|id| given.value_source(id) == Some(ValueSource::CommandLine))
     }
 }
 

@@ -89,7 +89,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
     };
     // Before anything is made that is to have an owner.
-    let users = UserNamespace::prepare(&cli.users)?;
+    let users = UserNamespace::prepare(&cli.users, &state)?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
         Some(image) => image.unpack(&state)?,
@@ -105,7 +105,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let network = Network::prepare(&cli.network)?;
     let files = names::build(&cli.world.hostname, &cli.network, &network)?;
     // Before there is a process to limit: a limit that comes later can be outrun.
-    let cgroup = cgroup::create(&cli.limits, &users)?;
+    let cgroup = cgroup::create(&cli.limits, &users, &state)?;
     let devices = filesystem::open_devices()?;
     let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
     let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));

@@ -7,11 +7,13 @@
 //! Man pages: user_namespaces(7), subuid(5), mount_setattr(2).
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
+use common::state::tell_once;
 use common::syscall::die_with_parent;
 use common::values::UsernsMode;
-use common::{Error, Result, rootfs, tell};
+use common::{Error, Result, rootfs};
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, geteuid};
 
@@ -36,9 +38,9 @@ pub enum UserNamespace {
 
 impl UserNamespace {
     /// In the parent: finds the ids. An ordinary user is root of its own namespace from here on.
-    pub fn prepare(options: &Users) -> Result<UserNamespace> {
+    pub fn prepare(options: &Users, state: &Path) -> Result<UserNamespace> {
         if !geteuid().is_root() {
-            return UserNamespace::of_ordinary_user(options);
+            return UserNamespace::of_ordinary_user(options, state);
         }
         let (maps, taken) = match (&options.userns, &options.subordinate, options.uid_map.as_slice()) {
             (_, Some(user), _) => (idmap::subordinate_of(user)?, None),
@@ -60,7 +62,7 @@ impl UserNamespace {
         Ok(UserNamespace::Shifted { maps, namespace, _taken: taken })
     }
 
-    fn of_ordinary_user(options: &Users) -> Result<UserNamespace> {
+    fn of_ordinary_user(options: &Users, state: &Path) -> Result<UserNamespace> {
         if !options.uid_map.is_empty() || options.subordinate.is_some() {
             return Err(Error::new("--uidmap, --gidmap and --subuidname are for root")
                 .hint("an ordinary user has the ids that /etc/subuid and /etc/subgid give it"));
@@ -72,9 +74,9 @@ impl UserNamespace {
             }
             Some(UsernsMode::KeepId) => idmap::require(idmap::keep_id()?)?,
             _ => idmap::subordinate()?.unwrap_or_else(|| {
-                tell(format_args!(
-                    "congo: /etc/subuid has no ids for this user, so the container has one user: root, which is you"
-                ));
+                let line =
+                    "/etc/subuid has no ids for this user, so containers have one user: root, which is you";
+                tell_once(state, "no-ids", format_args!("congo: {line}"));
                 idmap::own()
             }),
         };

@@ -18,6 +18,7 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::{IdMaps, own, subordinate};
 use crate::error::{Error, Hint, Result};
+use crate::privilege::Privilege;
 use crate::process;
 use crate::syscall::{call, die_with_parent, unshare};
 
@@ -93,6 +94,7 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
     drop(parents);
     while waitpid(helper, None) == Err(Errno::EINTR) {}
     entered?;
+    Privilege::became_root();
     match message.as_slice() {
         b"+" => {}
         [] => {

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result, tell};
+use crate::privilege::Privilege;
 pub use build::{Built, build};
 use build::{cannot, set_mode};
 pub use libraries::{Libraries, libraries};
@@ -51,7 +52,7 @@ const SEARCH: [&str; 9] = [
 ///
 /// When `CONGO_HOME` is not absolute, or a user has no home folder.
 pub fn state_dir() -> Result<PathBuf> {
-    state_dir_of(|name| std::env::var_os(name), nix::unistd::geteuid().is_root())
+    state_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
 }
 
 fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
@@ -75,7 +76,7 @@ fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> R
 ///
 /// When `CONGO_HOME` is not absolute, or a user has no runtime folder.
 pub fn run_dir() -> Result<PathBuf> {
-    run_dir_of(|name| std::env::var_os(name), nix::unistd::geteuid().is_root())
+    run_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
 }
 
 fn run_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {

@@ -213,3 +213,14 @@ fn a_lock_outlives_the_copy_of_it_that_a_parent_drops() {
     drop(volume);
     assert!(lock(&folder, FlockArg::LockExclusiveNonblock).is_err());
 }
+
+#[test]
+fn what_was_told_is_remembered() {
+    let state = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        tell_once(state.path(), "a-thing", format_args!("congo: a test tells it"));
+        assert!(state.path().join("told/a-thing").exists());
+    }
+    // Where nothing can be kept, it is told, and no failure.
+    tell_once(&state.path().join("told/a-thing"), "a-thing", format_args!("congo: a test tells it"));
+}
