@@ -337,7 +337,7 @@ impl<'a> Home<'a> {
 
     /// What the container of such an image has in the folder `/t`.
     pub(crate) fn tree(&self, arguments: &[&str]) -> Result<Tree, Failure> {
-        let container = self.hold(arguments)?;
+        let container = self.hold(&[self.subject.as_host_root(), arguments].concat())?;
         Ok(tree::read(&container.first()?.path("root/t"))?)
     }
 

@@ -45,7 +45,7 @@ pub fn run_if_asked() {
         let at = arguments.next().unwrap_or_default();
         match mount(Some("tmpfs"), at.as_str(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")) {
             Ok(()) => println!("mounted"),
-            Err(error) => println!("not mounted: {error}"),
+            Err(error) => println!("refused: {error}"),
         }
         let _ = io::stdin().read_line(&mut String::new());
         std::process::exit(0);

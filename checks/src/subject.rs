@@ -81,6 +81,15 @@ impl Subject {
         self.step
     }
 
+    /// The options with which the container's root is the host's, with all its rights, as it always is before step 4: for
+    /// what is not about who it is.
+    pub fn as_host_root(&self) -> &'static [&'static str] {
+        match self.step {
+            0..4 => &[],
+            _ => &["--userns", "host", "--cap-add", "ALL"],
+        }
+    }
+
     /// Its state folder, `$CONGO_HOME`.
     pub fn home(&self) -> PathBuf {
         self.folder.path().join("home")
@@ -188,7 +197,8 @@ impl Subject {
     pub fn root(&self) -> Result<&str, Failure> {
         let path = self.folder.path().join("root");
         if self.copy_of_root.get().is_none() {
-            let container = self.hold(&[])?;
+            // With the host's owners, as they are on a disk.
+            let container = self.hold(self.as_host_root())?;
             let original = container.first()?.path("root/.");
             ensure(identity(&original)? != identity("/")?, || {
                 Failure::new("a root to copy that is not the host's", "the host's")

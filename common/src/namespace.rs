@@ -52,6 +52,17 @@ pub fn enter(namespace: &OwnedFd, kind: CloneFlags) -> Result<()> {
     )
 }
 
+/// Whether it is the user namespace that this process is in.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn is_own_user_namespace(namespace: &OwnedFd) -> Result<bool> {
+    let failed = |errno| Error::from_errno("fstat of a namespace", errno);
+    let other = nix::sys::stat::fstat(namespace).map_err(failed)?;
+    let own = nix::sys::stat::stat("/proc/self/ns/user").map_err(failed)?;
+    Ok((other.st_dev, other.st_ino) == (own.st_dev, own.st_ino))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;

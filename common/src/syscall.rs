@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write};
 use std::fs;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -289,22 +289,27 @@ pub fn setresuid(user: u32) -> Result<()> {
     )
 }
 
-/// Gives a pipe that is one of the three streams to a user: fchown(2). `/dev/stdout` is a path, and who opens it needs the
-/// right to. Other files stay whose they are.
+/// statfs(2). `libc` does not have it.
+const PIPEFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x5049_5045);
+
+/// Gives those of the three streams that are pipes to a user: fchown(2). Other files stay whose they are.
 ///
 /// # Errors
 /// EPERM without `CAP_CHOWN`.
-pub fn give_stream(stream: BorrowedFd<'_>, user: u32, group: u32) -> Result<()> {
-    let is_pipe = nix::sys::stat::fstat(stream)
-        .is_ok_and(|it| it.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits());
-    if !is_pipe {
-        return Ok(());
+pub fn give_streams(user: u32, group: u32) -> Result<()> {
+    let streams = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for stream in [streams.0.as_fd(), streams.1.as_fd(), streams.2.as_fd()] {
+        // A pipe that has a name on a disk is somebody's file.
+        let is_pipe = nix::sys::statfs::fstatfs(stream).is_ok_and(|it| it.filesystem_type() == PIPEFS_MAGIC);
+        if is_pipe {
+            call(
+                "fchown(2)",
+                || format!("fchown({}, {user}, {group})", stream.as_raw_fd()),
+                || nix::unistd::fchown(stream, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))),
+            )?;
+        }
     }
-    call(
-        "fchown(2)",
-        || format!("fchown({}, {user}, {group})", stream.as_raw_fd()),
-        || nix::unistd::fchown(stream, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))),
-    )
+    Ok(())
 }
 
 /// Whether there is anything at this path.

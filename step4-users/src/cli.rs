@@ -138,6 +138,17 @@ pub struct Limits {
     pub ulimits: Vec<Ulimit>,
 }
 
+impl Cli {
+    /// The container whose network or memory this one is to share, and the option that says so.
+    pub fn shares_with(&self) -> Option<(i32, String)> {
+        match (&self.network.network, &self.ipc.ipc) {
+            (NetworkMode::Container(pid), _) => Some((*pid, format!("--network container:{pid}"))),
+            (_, IpcMode::Container(pid)) => Some((*pid, format!("--ipc container:{pid}"))),
+            _ => None,
+        }
+    }
+}
+
 impl Limits {
     /// Whether one that needs a cgroup stands on the command line. The values do not tell: somebody may ask for a default.
     pub fn asked_for() -> bool {
@@ -379,6 +390,13 @@ pub struct Users {
     /// The user to run as, and perhaps the group, as the container knows them [default: the image's, else root].
     #[arg(short, long, value_name = "NAME|UID[:GROUP|GID]", allow_hyphen_values = true, value_parser = values::user)]
     pub user: Option<User>,
+}
+
+impl Users {
+    /// Whether any option says which ids of the host the container has.
+    pub fn ids_chosen(&self) -> bool {
+        self.userns.is_some() || self.subordinate.is_some() || !self.uid_map.is_empty()
+    }
 }
 
 /// What the container may do.

@@ -89,7 +89,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
     };
     // Before anything is made that is to have an owner.
-    let users = UserNamespace::prepare(&cli.users, &state)?;
+    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state)?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
         Some(image) => image.unpack(&state)?,
@@ -136,12 +136,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     // NEWNET, NEWIPC: unless it joins another's.
     let namespaces = namespaces | plan.network.namespace() | plan.ipc.namespace();
-    // NEWUSER: the kernel makes it first, so that all others belong to it, and its root may do what it likes with them.
-    let namespaces = namespaces | plan.users.namespace();
+    // NEWUSER, or the others later, when the child has joined that of another container.
+    let (namespaces, later) = plan.users.at_birth(namespaces);
+    plan.users.give_streams()?;
     // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
     let in_cgroup = plan.cgroup.v2_directory();
     let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent, born_in_cgroup| {
-        become_command(cli, &plan, mounts, parent, born_in_cgroup)
+        become_command(cli, &plan, mounts, later, parent, born_in_cgroup)
     })?;
     plan.users.connect(child.pid())?;
     rlimit::set(child.pid(), &cli.limits.ulimits)?;
@@ -181,6 +182,7 @@ fn become_command(
     cli: &Cli,
     plan: &Plan,
     mounts: Mounts,
+    namespaces: CloneFlags,
     parent: &mut ChildEnd,
     born_in_cgroup: bool,
 ) -> Result<Infallible> {
@@ -190,6 +192,8 @@ fn become_command(
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     plan.cgroup.join(born_in_cgroup)?;
+    let proc = filesystem::open_proc()?;
+    plan.users.join(namespaces)?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     plan.network.configure()?;
@@ -198,7 +202,6 @@ fn become_command(
     umask(0o022);
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
-    let proc = filesystem::open_proc()?;
     let sys = filesystem::open_sys(plan.network.namespace().contains(CloneFlags::CLONE_NEWNET))?;
     filesystem::enter_root(mounts.root)?;
     // What is made from here on belongs to the container's root. Until now it was nobody.

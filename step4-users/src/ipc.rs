@@ -5,6 +5,7 @@
 //! and attached when /dev is there. Man pages: ipc_namespaces(7), mq_overview(7), shm_overview(7), open_tree(2).
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use common::Result;
 use common::mount::Detached;
@@ -18,6 +19,9 @@ use crate::cli;
 
 /// Nothing in these filesystems is to be executed, opened as a device, or run with other rights.
 const ONLY_DATA: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// Where programs find POSIX shared memory, and message queues.
+const PLACES: [&str; 2] = ["/dev/shm", "/dev/mqueue"];
 
 /// With whom the container shares memory and messages.
 pub enum Ipc {
@@ -49,31 +53,33 @@ impl Ipc {
         }
     }
 
-    /// In the child, before it enters its root: joins the namespace, and returns the other's /dev/shm, attached nowhere
-    /// yet.
-    pub fn join(&self) -> Result<Option<Detached>> {
+    /// In the child, before it enters its root: joins the namespace, and returns what the other has at `PLACES`, attached
+    /// nowhere yet.
+    pub fn join(&self) -> Result<Vec<(&'static str, Detached)>> {
         match self {
-            Ipc::Private(_) => Ok(None),
-            Ipc::Host => Detached::copy_of_directory("/dev/shm").map(Some),
+            Ipc::Private(_) => Ok(Vec::new()),
+            // Not every host has the second one, and calls get by without it: mq_open(3).
+            Ipc::Host => PLACES
+                .into_iter()
+                .filter(|path| Path::new(path).is_dir())
+                .map(|path| Ok((path, Detached::copy_of_directory(path)?)))
+                .collect(),
             Ipc::Container(pid, namespace) => {
                 enter(namespace, CloneFlags::CLONE_NEWIPC)?;
-                Detached::copy_in_container(*pid, "dev/shm").map(Some)
+                PLACES.into_iter().map(|path| Ok((path, Detached::copy_in_container(*pid, path)?))).collect()
             }
         }
     }
 
     /// In the child, when /dev is there: mounts what programs reach it by.
-    pub fn mount(&self, shared: Option<Detached>) -> Result<()> {
+    pub fn mount(&self, shared: Vec<(&str, Detached)>) -> Result<()> {
         mkdir("/dev/shm", 0o1777)?;
-        match (self, shared) {
-            (_, Some(shared)) => shared.attach("/dev/shm")?,
-            (Ipc::Private(size), None) => {
-                mount("shm", "/dev/shm", "tmpfs", ONLY_DATA, &format!("mode=1777,size={size}"))?;
-            }
-            _ => {}
-        }
         mkdir("/dev/mqueue", 0o755)?;
-        // Shows the queues of the IPC namespace of the process that mounts it.
-        mount("mqueue", "/dev/mqueue", "mqueue", ONLY_DATA, "")
+        if let Ipc::Private(size) = self {
+            mount("shm", "/dev/shm", "tmpfs", ONLY_DATA, &format!("mode=1777,size={size}"))?;
+            // Shows the queues of the IPC namespace of the process that mounts it.
+            mount("mqueue", "/dev/mqueue", "mqueue", ONLY_DATA, "")?;
+        }
+        shared.into_iter().try_for_each(|(path, shared)| shared.attach(path))
     }
 }

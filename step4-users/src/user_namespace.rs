@@ -10,8 +10,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
+use common::namespace::{enter, is_own_user_namespace, open_namespace};
 use common::state::tell_once;
-use common::syscall::die_with_parent;
+use common::syscall::{die_with_parent, give_streams, unshare};
 use common::values::UsernsMode;
 use common::{Error, Result, rootfs};
 use nix::sched::CloneFlags;
@@ -34,11 +35,23 @@ pub enum UserNamespace {
         /// For as long as the runtime lives, if they are Congo's own.
         _taken: Option<HostIds>,
     },
+    /// That of another container, whose network or memory this one shares: they belong to it.
+    Joined {
+        /// Its ids, as the files on the disk see them.
+        maps: IdMaps,
+        /// The namespace.
+        namespace: OwnedFd,
+        /// Whether files have other ids on the disk.
+        shifted: bool,
+    },
 }
 
 impl UserNamespace {
     /// In the parent: finds the ids. An ordinary user is root of its own namespace from here on.
-    pub fn prepare(options: &Users, state: &Path) -> Result<UserNamespace> {
+    pub fn prepare(options: &Users, shared: Option<(i32, String)>, state: &Path) -> Result<UserNamespace> {
+        if let Some((pid, option)) = shared.filter(|_| options.userns != Some(UsernsMode::Host)) {
+            return UserNamespace::join_that_of(pid, &option, options);
+        }
         if !geteuid().is_root() {
             return UserNamespace::of_ordinary_user(options, state);
         }
@@ -60,6 +73,27 @@ impl UserNamespace {
         maps.root()?;
         let namespace = idmap::user_namespace(&maps)?;
         Ok(UserNamespace::Shifted { maps, namespace, _taken: taken })
+    }
+
+    fn join_that_of(pid: i32, option: &str, options: &Users) -> Result<UserNamespace> {
+        if options.ids_chosen() {
+            return Err(Error::new(format!("{option}: it goes with the ids of that container")).hint(
+                "leave out --userns, --uidmap, --gidmap and --subuidname, or take --userns host as root",
+            ));
+        }
+        let namespace = open_namespace(pid, "user", option)?;
+        if is_own_user_namespace(&namespace)? {
+            return Err(Error::new(format!(
+                "{option}: it is in the user namespace of the host, or in yours"
+            ))
+            .hint("share it with --userns host, if you are root"));
+        }
+        let shifted = geteuid().is_root();
+        if !shifted {
+            // The runtime of that container is root there, of the same user: all that it mounts belongs to it.
+            idmap::enter_parent_of(&namespace)?;
+        }
+        Ok(UserNamespace::Joined { maps: IdMaps::of_process(pid)?, namespace, shifted })
     }
 
     fn of_ordinary_user(options: &Users, state: &Path) -> Result<UserNamespace> {
@@ -86,23 +120,43 @@ impl UserNamespace {
 
     /// Whether the caller is no root.
     pub fn is_ordinary(&self) -> bool {
-        matches!(self, UserNamespace::Same(_))
+        matches!(self, UserNamespace::Same(_) | UserNamespace::Joined { shifted: false, .. })
     }
 
-    /// The namespace that the clone has to make.
-    pub fn namespace(&self) -> CloneFlags {
+    /// Which of these namespaces the clone has to make, and which the child itself, later: those that are to belong to a
+    /// user namespace which it has to join first. A PID namespace nobody makes for itself.
+    pub fn at_birth(&self, namespaces: CloneFlags) -> (CloneFlags, CloneFlags) {
         match self {
-            UserNamespace::Host => CloneFlags::empty(),
-            _ => CloneFlags::CLONE_NEWUSER,
+            UserNamespace::Host => (namespaces, CloneFlags::empty()),
+            UserNamespace::Joined { .. } => {
+                (namespaces & CloneFlags::CLONE_NEWPID, namespaces - CloneFlags::CLONE_NEWPID)
+            }
+            // The kernel makes it first, so that all others belong to it, and its root may do what it likes with them.
+            _ => (namespaces | CloneFlags::CLONE_NEWUSER, CloneFlags::empty()),
         }
     }
 
     /// In the parent, once the child is there.
     pub fn connect(&self, child: Pid) -> Result<()> {
         match self {
-            UserNamespace::Host => Ok(()),
+            UserNamespace::Host | UserNamespace::Joined { .. } => Ok(()),
             UserNamespace::Same(maps) | UserNamespace::Shifted { maps, .. } => maps.write(child),
         }
+    }
+
+    /// In the parent: `/dev/stdout` is a path, and who opens it must have the right to, also where it is a pipe of the
+    /// caller's.
+    pub fn give_streams(&self) -> Result<()> {
+        let Some((maps, _)) = self.shift() else { return Ok(()) };
+        let (user, group) = maps.root()?;
+        give_streams(user, group)
+    }
+
+    /// In the child: joins that of another container, and makes there the namespaces that are not made yet.
+    pub fn join(&self, namespaces: CloneFlags) -> Result<()> {
+        let UserNamespace::Joined { namespace, .. } = self else { return Ok(()) };
+        enter(namespace, CloneFlags::CLONE_NEWUSER)?;
+        unshare(namespaces)
     }
 
     /// In the child: becomes the root of it. Until then it is who it was on the host, but with no right there.
@@ -118,16 +172,17 @@ impl UserNamespace {
     pub fn has_group(&self, group: u32) -> bool {
         match self {
             UserNamespace::Host => true,
-            UserNamespace::Same(maps) | UserNamespace::Shifted { maps, .. } => {
-                maps.groups.to_host(group).is_some()
-            }
+            UserNamespace::Same(maps)
+            | UserNamespace::Shifted { maps, .. }
+            | UserNamespace::Joined { maps, .. } => maps.groups.to_host(group).is_some(),
         }
     }
 
     /// The maps and the descriptor, where what is on the disk has other ids than the container.
     pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
         match self {
-            UserNamespace::Shifted { maps, namespace, .. } => Some((maps, namespace)),
+            UserNamespace::Shifted { maps, namespace, .. }
+            | UserNamespace::Joined { maps, namespace, shifted: true } => Some((maps, namespace)),
             _ => None,
         }
     }

@@ -24,7 +24,7 @@ fn is_congo(subject: &Subject) -> Checked {
 
 fn host_unchanged(subject: &Subject) -> Checked {
     let before = host::hostname();
-    let container = subject.hold_sh(&[], "echo other > /proc/sys/kernel/hostname; echo ready; cat")?;
+    let container = subject.hold_sh(subject.as_host_root(), "hostname other; echo ready; cat")?;
     expect("the name that the container gave itself", "other", &container.first()?.hostname()?)?;
     expect("the host's name", before, host::hostname())
 }

@@ -51,7 +51,10 @@ fn commit(subject: &Subject) -> Checked {
     let script = "echo changed > /of-the-image";
     for name in ["image.tar", "image"] {
         let out = folder.join(name).display().to_string();
-        let container = subject.hold(&["--rootfs", &root, "--env", "PATH=/commands", "--commit", &out])?;
+        let container = subject.hold(
+            &[subject.as_host_root(), &["--rootfs", &root, "--env", "PATH=/commands", "--commit", &out]]
+                .concat(),
+        )?;
         fs::remove_file(container.first()?.path("root/deleted"))?;
         container.output()?.ok()?;
         let words = ["--image", &out, "--env", "PATH=/commands", "sh", "-c"];
@@ -77,7 +80,8 @@ fn round_trip(subject: &Subject) -> Checked {
     }
     let image = Layout::of(subject, "tree", &config(json!({})), &[base()?, Layer::plain(layer)])?.name();
     let out = empty(subject, "tree-out")?.join("image.tar").display().to_string();
-    let container = subject.hold(&["--image", &image, "--commit", &out])?;
+    let container =
+        subject.hold(&[subject.as_host_root(), &["--image", &image, "--commit", &out]].concat())?;
     let at = container.first()?.path("root/t");
     change(&at)?;
     let expected = crate::tree::read(&at)?;
@@ -205,7 +209,7 @@ fn tools(subject: &Subject) -> Checked {
         let commit = ["--commit", &name(out), "--env", "PATH=/commands"].map(str::to_owned);
         let mut arguments: Vec<_> = words.to_vec();
         arguments.extend(commit.iter().map(String::as_str));
-        let container = subject.hold(&arguments)?;
+        let container = subject.hold(&[subject.as_host_root(), &arguments].concat())?;
         fs::write(container.first()?.path("root/new"), "x")?;
         let tree = container_root(&container)?;
         container.output()?.ok()?;

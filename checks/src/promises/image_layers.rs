@@ -47,7 +47,7 @@ fn look(
 ) -> Checked {
     let layers: Vec<_> = [base()?].into_iter().chain(layers.into_iter().map(Layer::plain)).collect();
     let image = Layout::of(subject, name, &config(json!({})), &layers)?.name();
-    let container = subject.hold(&["--image", &image])?;
+    let container = subject.hold(&[subject.as_host_root(), &["--image", &image]].concat())?;
     let root = container.first()?.path("root/t");
     look(&root, &crate::tree::read(&root)?)
 }

@@ -64,7 +64,7 @@ pub(super) fn container_root(container: &Container) -> Result<Tree, Failure> {
 /// Fails unless a container of the image has what umoci unpacked.
 fn runs_as_unpacked(subject: &Subject, image: &str, expected: &Tree) -> Checked {
     let home = Home::new(subject, "tools-home")?;
-    let container = home.hold(&["--image", image, "/commands/cat"])?;
+    let container = home.hold(&[subject.as_host_root(), &["--image", image, "/commands/cat"]].concat())?;
     same(image, expected, &container_root(&container)?)
 }
 

@@ -107,31 +107,28 @@ fn shm_size(subject: &Subject) -> Checked {
     expect("what a file of 1 MiB and one byte more come to", "fits\nfull", output.ok()?)
 }
 
-/// Fails unless a file in the one folder is seen in the other.
-fn same_folder(one: &Path, other: &Path) -> Checked {
-    // Under the checks' own prefix, since the host's may be one of them.
-    let name = format!("{}shared", crate::subject::PREFIX);
-    fs::write(one.join(&name), "shared")?;
-    let found = fs::read_to_string(other.join(&name));
-    fs::remove_file(one.join(&name))?;
-    let found = found.map_err(|error| Failure::new("a file of the other's /dev/shm", error))?;
-    expect("a file in /dev/shm", "shared", &found)
-}
-
 fn of_container(subject: &Subject) -> Checked {
-    let one = subject.hold(&[])?;
+    let one = subject.hold_sh(&[], "echo ready > /dev/shm/shared; echo ready; cat")?;
     let first = one.first()?;
-    let other = subject.hold(&["--ipc", &format!("container:{first}")])?;
+    let options = ["--ipc", &format!("container:{first}")];
+    // It reads what the other has written, and both may.
+    let other = subject.hold_sh(&options, "cat /dev/shm/shared; echo more >> /dev/shm/shared; cat")?;
     let second = other.first()?;
     expect("the IPC namespace", first.namespace("ipc")?, second.namespace("ipc")?)?;
     shares(first, second, true)?;
     shares(second, host::myself(), false)?;
-    same_folder(&first.path("root/dev/shm"), &second.path("root/dev/shm"))
+    expect("the file of both", "ready\nmore\n", &read(second.path("root/dev/shm/shared"))?)
 }
 
 fn of_host(subject: &Subject) -> Checked {
     let container = subject.hold(&["--ipc", "host"])?;
     let first = container.first()?;
     shares(host::myself(), first, true)?;
-    same_folder(Path::new(SHARED_MEMORY), &first.path("root/dev/shm"))
+    // Under the checks' own prefix, since it is the host's.
+    let name = format!("{}shared", crate::subject::PREFIX);
+    let on_host = Path::new(SHARED_MEMORY).join(&name);
+    fs::write(&on_host, "shared")?;
+    let found = read(first.path("root/dev/shm").join(&name));
+    fs::remove_file(on_host)?;
+    expect("a file in /dev/shm", "shared", &found?)
 }

@@ -84,11 +84,13 @@ fn of_container(subject: &Subject) -> Checked {
     expect("the network namespace", first.namespace("net")?, other.first()?.namespace("net")?)?;
     Network::of(other.first()?)?.reaches("127.0.0.1:80", &listener)?;
     other.output()?.status_is(0)?;
-    // Any process will do, not only one of Congo's. And what was joined must not be taken down by who leaves.
+    // Any process will do, not only one of Congo's, but root of another user namespace may not join it. And what was joined must not be taken down by who leaves.
     Network::of(first)?.reaches("127.0.0.1:80", &listener)?;
     let mut stranger = Command::new("sleep").arg("1000").spawn()?;
     let its = Process(stranger.id().cast_signed());
-    let result = subject.hold(&["--network", &format!("container:{its}")]).and_then(|container| {
+    let network = format!("container:{its}");
+    let options = [subject.as_host_root(), &["--network", &network]].concat();
+    let result = subject.hold(&options).and_then(|container| {
         expect("the network namespace", its.namespace("net")?, container.first()?.namespace("net")?)
     });
     stranger.kill()?;

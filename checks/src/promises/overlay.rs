@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -178,6 +178,7 @@ fn odd_names(subject: &Subject) -> Checked {
 fn any_umask(subject: &Subject) -> Checked {
     // Where the root has no /etc, the runtime makes one to mount on.
     let (layer, text) = folder(subject, "layer-without-etc")?;
+    fs::set_permissions(&layer, fs::Permissions::from_mode(0o755))?;
     let whiteout = layer.join("etc");
     mknod(&whiteout, SFlag::S_IFCHR, Mode::S_IRUSR, 0).map_err(std::io::Error::from)?;
     let mut command = Command::new("sh");

@@ -55,6 +55,8 @@ pub(super) fn folder(subject: &Subject, name: &str) -> Result<(PathBuf, String),
     let path = subject.file(name);
     let _ = fs::remove_dir_all(&path);
     fs::create_dir(&path)?;
+    // From step 4 on the container's root is somebody else.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
     let text = path.display().to_string();
     Ok((path, text))
 }
@@ -84,6 +86,7 @@ fn relative(subject: &Subject) -> Checked {
 
 fn file(subject: &Subject) -> Checked {
     let file = subject.write("single", "outside")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666))?;
     let (root, options) = (format!("{file}:/etc/single"), format!("{file}:/mnt/deep/single:ro"));
     let script =
         "cat /mnt/deep/single; echo inside > /etc/single; (echo no > /mnt/deep/single) 2>/dev/null; :";
@@ -94,9 +97,9 @@ fn file(subject: &Subject) -> Checked {
 
 fn makes_source(subject: &Subject) -> Checked {
     let (path, text) = folder(subject, "makes-source")?;
-    let run = subject.sh(&["-v", &format!("{text}/two/deep:/mnt/it")], "echo x > /mnt/it/written")?;
-    run.ok()?;
-    ensure(path.join("two/deep/written").exists(), || Failure::new("the folder is made", "it is not there"))?;
+    let run = subject.sh(&["-v", &format!("{text}/two/deep:/mnt/it")], "ls -A /mnt/it")?;
+    expect("what is in it", "", run.ok()?)?;
+    ensure(path.join("two/deep").is_dir(), || Failure::new("the folder is made", "it is not there"))?;
     ensure(run.stderr.contains(&format!("{text}/two/deep")), || {
         Failure::new("a line on stderr that names the new folder", format!("{:?}", run.stderr))
     })
@@ -135,16 +138,9 @@ fn appear(subject: &Subject, propagation: &str) -> Result<(bool, bool), Failure>
         mount(None::<&str>, &path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
         let volume = format!("{text}:/mnt/it{propagation}");
         let program = crate::inside::install(Path::new(subject.root()?))?;
-        let mut container = subject.start(&[
-            "--rootfs",
-            subject.root()?,
-            "-v",
-            &volume,
-            &program,
-            crate::inside::ASKED,
-            crate::inside::MOUNT,
-            "/mnt/it/of-the-container",
-        ])?;
+        let options = ["--rootfs", subject.root()?, "-v", &volume];
+        let command = [&program, crate::inside::ASKED, crate::inside::MOUNT, "/mnt/it/of-the-container"];
+        let mut container = subject.start(&[subject.as_host_root(), &options, &command].concat())?;
         container.wait_for("mounted")?;
         let on_host = is_mounted(&Mount::of_host()?, &path.join("of-the-container"));
         mount_at(&path.join("of-the-host"))?;
@@ -220,7 +216,8 @@ fn filled_exactly(subject: &Subject) -> Checked {
     xattr::set(data.join("private"), "trusted.checked", b"\0of a folder\xff")?;
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(86400);
     fs::File::open(data.join("sticky"))?.set_modified(time)?;
-    let container = subject.hold(&["--layer", &text, "-v", "checked-exactly:/data"])?;
+    let options = ["--layer", &text, "-v", "checked-exactly:/data"];
+    let container = subject.hold(&[subject.as_host_root(), &options].concat())?;
     let found = tree::read(&container.first()?.path("root/data"))?;
     let found = differences(&tree::read(&data)?, &found);
     let found: Vec<_> = found.iter().map(|difference| difference.to_string()).collect();

@@ -58,13 +58,17 @@ impl Drop for HostIds {
         // Still locked, so nobody has taken it since.
         if self.owner == std::process::id() {
             let _ = fs::remove_file(&self.path);
+            // The folders too, if nobody else has anything there.
+            for folder in self.path.ancestors().skip(1).take(2) {
+                let _ = fs::remove_dir(folder);
+            }
         }
     }
 }
 
 fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
     let folder = run_dir.join("ids");
-    fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
+    sweep(&folder);
     let mut firsts = (0..RANGES).map(|number| FIRST + number * SIZE);
     while let Some(first) = firsts.find(|&first| !taken.iter().any(|&other| overlaps(first, other))) {
         if let Some(ids) = try_range(&folder, first)? {
@@ -75,12 +79,28 @@ fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
         .hint("end a container, or choose ids: --uidmap 0:HOST:SIZE --gidmap 0:HOST:SIZE"))
 }
 
+/// Removes what killed runtimes have left.
+fn sweep(folder: &Path) {
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let Ok(file) = File::open(&path) else { continue };
+        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            && is_at(&lock, &path)
+        {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
 /// `None` when another runtime has it.
 fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
     let path = folder.join(first.to_string());
     loop {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(|error| cannot("write", &path, &error))?;
+        fs::create_dir_all(folder).map_err(|error| cannot("make", folder, &error))?;
+        let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path) {
+            // The last one that had ids has removed the folder between the two calls.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file.map_err(|error| cannot("write", &path, &error))?,
+        };
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             // Its last owner may have removed the file between the two calls.
             Ok(lock) if !is_at(&lock, &path) => {}
@@ -140,10 +160,22 @@ mod tests {
 
     #[test]
     fn what_a_killed_runtime_has_left_is_free() {
-        let run = tempfile::tempdir().unwrap();
-        fs::create_dir(run.path().join("ids")).unwrap();
-        fs::write(run.path().join("ids").join(FIRST.to_string()), "").unwrap();
-        assert_eq!(take_from(run.path(), &[]).unwrap().first, FIRST);
+        let (run, living) = (tempfile::tempdir().unwrap(), FIRST + SIZE);
+        let folder = run.path().join("ids");
+        fs::create_dir(&folder).unwrap();
+        for number in 0..3 {
+            fs::write(folder.join((FIRST + number * SIZE).to_string()), "").unwrap();
+        }
+        let lives = File::open(folder.join(living.to_string())).unwrap();
+        let lock = Flock::lock(lives, FlockArg::LockExclusiveNonblock).unwrap();
+        let ids = take_from(run.path(), &[]).unwrap();
+        assert_eq!(ids.first, FIRST);
+        drop(ids);
+        let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [living.to_string().as_str()], "the living one's");
+        drop(lock);
+        drop(take_from(run.path(), &[]).unwrap());
+        assert!(!folder.exists());
     }
 
     #[test]

@@ -22,7 +22,9 @@ use crate::values::IdRange;
 
 pub use files::{make_files_as, restore_files};
 pub use host_ids::HostIds;
-pub use namespace::{become_root, enter_own, in_own_namespace, in_user_namespace, user_namespace};
+pub use namespace::{
+    become_root, enter_own, enter_parent_of, in_own_namespace, in_user_namespace, user_namespace,
+};
 pub use shifted::shifted_copy;
 pub use subordinate::{keep_id, own, require, subordinate, subordinate_of};
 
@@ -113,6 +115,25 @@ impl IdMaps {
     /// The same range for users and groups, from 0 on.
     pub fn from_zero(host: u32, size: u32) -> IdMaps {
         IdMaps { users: IdMap::of(0, host, size), groups: IdMap::of(0, host, size) }
+    }
+
+    /// Those of a process, with the host's ids as this process has them.
+    ///
+    /// # Errors
+    /// ENOENT when it has ended.
+    pub fn of_process(process: i32) -> Result<IdMaps> {
+        let read = |file: &str| {
+            let path = format!("/proc/{process}/{file}");
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| Error::from_io(format!("read {path}"), &error))?;
+            let range = |line: &str| {
+                let mut numbers = line.split_whitespace().filter_map(|number| number.parse().ok());
+                let mut next = || numbers.next();
+                Some(IdRange { container: next()?, host: next()?, size: next()? })
+            };
+            Ok(IdMap(text.lines().filter_map(range).collect()))
+        };
+        Ok(IdMaps { users: read("uid_map")?, groups: read("gid_map")? })
     }
 
     /// The same ids on both sides: for a namespace within the one that has these maps.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,6 +18,7 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::{IdMaps, own, subordinate};
 use crate::error::{Error, Hint, Result};
+use crate::namespace::enter;
 use crate::privilege::Privilege;
 use crate::process;
 use crate::syscall::{call, die_with_parent, unshare};
@@ -102,6 +103,29 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
         }
         _ => return Err(Error::from_bytes(&message)),
     }
+    become_root()?;
+    unshare(CloneFlags::CLONE_NEWNS)
+}
+
+/// Makes this process one of the user namespace around `namespace`, and gives it a mount namespace that belongs to that, as
+/// [`enter_own`] does. It must have one thread.
+///
+/// # Errors
+/// EPERM when it is not another runtime's of the same user.
+pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
+    let at = namespace.as_raw_fd();
+    let parent = call(
+        "ioctl_ns(2)",
+        || format!("ioctl({at}, NS_GET_PARENT)"),
+        || {
+            // SAFETY: the call takes no further argument; a new descriptor is returned.
+            Errno::result(unsafe { libc::ioctl(at, libc::NS_GET_PARENT) })
+                // SAFETY: nobody else knows of it.
+                .map(|parent| unsafe { OwnedFd::from_raw_fd(parent) })
+        },
+    )?;
+    enter(&parent, CloneFlags::CLONE_NEWUSER)?;
+    Privilege::became_root();
     become_root()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }

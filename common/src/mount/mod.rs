@@ -86,7 +86,7 @@ impl Detached {
     /// ENOENT, EPERM without `CAP_SYS_ADMIN`.
     pub fn copy_of_directory(path: &str) -> Result<Detached> {
         let root = File::open("/").map_err(|error| Error::from_io("open /", &error))?;
-        Detached::beneath(root.as_fd(), path.trim_start_matches('/'))
+        Detached::beneath(root.as_fd(), path)
     }
 
     /// The same for a directory of a container: `pid` is one of its processes, `path` begins at its root. This process,
@@ -111,7 +111,7 @@ impl Detached {
     fn beneath(root: BorrowedFd<'_>, path: &str) -> Result<Detached> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut directory = root.try_clone_to_owned().map_err(|error| Error::from_io("dup", &error))?;
-        for name in path.split('/') {
+        for name in path.trim_matches('/').split('/') {
             directory = openat(&directory, name, flags, Mode::empty())
                 .map_err(|errno| Error::from_errno(format!("open {name} of {path}"), errno))?;
         }
