@@ -16,7 +16,7 @@ use crate::values::{Protocol, Publish};
 /// socket can be bound there either.
 ///
 /// # Errors
-/// EADDRINUSE when somebody has the port, EADDRNOTAVAIL when the address is none of this host's.
+/// EACCES for an ordinary user's low port, EADDRINUSE when somebody has it, EADDRNOTAVAIL when the address is none of this host's.
 pub fn reserve(port: &Publish) -> Result<OwnedFd> {
     let kind = match port.protocol {
         Protocol::Tcp => SockType::Stream,
@@ -31,6 +31,10 @@ pub fn reserve(port: &Publish) -> Result<OwnedFd> {
             bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
             Ok(socket)
         },
+    )
+    .hint_if(
+        Errno::EACCES,
+        "ports below net.ipv4.ip_unprivileged_port_start, which is 1024 by default, are root's: choose a higher one",
     )
     .hint_if(
         Errno::EADDRINUSE,

@@ -224,6 +224,11 @@ impl Network {
         self.bridge.as_deref().unwrap_or(BRIDGE)
     }
 
+    /// Whether the bridge was named.
+    pub fn names_bridge(&self) -> bool {
+        self.bridge.is_some()
+    }
+
     /// The bridge's network.
     pub fn subnet(&self) -> Ipv4Net {
         self.subnet.unwrap_or(SUBNET)

@@ -102,7 +102,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
-    let network = Network::prepare(&cli.network)?;
+    let network = Network::prepare(&cli.network, &users, &state)?;
     let files = names::build(&cli.world.hostname, &cli.network, &network)?;
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits, &users, &state)?;
@@ -147,6 +147,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     plan.users.connect(child.pid())?;
     rlimit::set(child.pid(), &cli.limits.ulimits)?;
     plan.network.connect(child.pid())?;
+    let _speaker = plan.network.speak(child.pid())?;
     child.go()?;
     child.attach()?;
     child.stop_by(config.stop_signal);
