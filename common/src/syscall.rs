@@ -213,11 +213,9 @@ pub fn umask(mask: u32) {
 /// # Errors
 /// EPERM when `hard` would rise without `CAP_SYS_RESOURCE`, or above `/proc/sys/fs/nr_open` for RLIMIT_NOFILE.
 pub fn setrlimit(resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
-    let number =
-        |limit: rlim_t| if limit == RLIM_INFINITY { "RLIM_INFINITY".to_owned() } else { limit.to_string() };
     call(
         "setrlimit(2)",
-        || format!("setrlimit({resource:?}, {{{}, {}}})", number(soft), number(hard)),
+        || format!("setrlimit({resource:?}, {{{}, {}}})", Limit(soft), Limit(hard)),
         || nix::sys::resource::setrlimit(resource, soft, hard),
     )
 }
@@ -235,21 +233,38 @@ pub fn die_with_parent() -> Result<()> {
     )
 }
 
-/// Limits a resource of another process: prlimit(2). Otherwise as [`setrlimit`]; from outside of its user namespace.
+/// A limit as getrlimit(2) names it.
+struct Limit(rlim_t);
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == RLIM_INFINITY { f.write_str("RLIM_INFINITY") } else { self.0.fmt(f) }
+    }
+}
+
+/// Lets another process, a child in a user namespace of its own, raise its limit of a resource up to `hard`: prlimit(2). What
+/// holds for it stays as it is.
 ///
 /// # Errors
-/// As [`setrlimit`]; ESRCH when it has ended.
-pub fn prlimit(process: Pid, resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
-    let number =
-        |limit: rlim_t| if limit == RLIM_INFINITY { "RLIM_INFINITY".to_owned() } else { limit.to_string() };
+/// EPERM without `CAP_SYS_RESOURCE`; ESRCH when it has ended.
+pub fn allow_limit(process: Pid, resource: Resource, hard: rlim_t) -> Result<()> {
+    let kind = resource as libc::__rlimit_resource_t;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one structure; NULL sets nothing.
+    Errno::result(unsafe { libc::prlimit(process.as_raw(), kind, std::ptr::null(), &raw mut limit) })
+        .map_err(|errno| Error::from_errno(format!("prlimit({process}, {resource:?})"), errno))?;
+    if hard <= limit.rlim_max {
+        return Ok(());
+    }
+    limit.rlim_max = hard;
     call(
         "prlimit(2)",
-        || format!("prlimit({process}, {resource:?}, {{{}, {}}}, NULL)", number(soft), number(hard)),
+        || format!("prlimit({process}, {resource:?}, {{{}, {}}}, NULL)", Limit(limit.rlim_cur), Limit(hard)),
         || {
-            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-            let (kind, none) = (resource as libc::__rlimit_resource_t, std::ptr::null_mut());
             // SAFETY: the kernel reads one structure; NULL asks for no old value.
-            Errno::result(unsafe { libc::prlimit(process.as_raw(), kind, &raw const limit, none) }).map(drop)
+            let result =
+                unsafe { libc::prlimit(process.as_raw(), kind, &raw const limit, std::ptr::null_mut()) };
+            Errno::result(result).map(drop)
         },
     )
 }

@@ -145,7 +145,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         become_command(cli, &plan, mounts, later, parent, born_in_cgroup)
     })?;
     plan.users.connect(child.pid())?;
-    rlimit::set(child.pid(), &cli.limits.ulimits)?;
+    rlimit::allow(child.pid(), &cli.limits.ulimits)?;
     plan.network.connect(child.pid())?;
     let _speaker = plan.network.speak(child.pid())?;
     child.go()?;
@@ -217,6 +217,7 @@ fn become_command(
     hardening::hide()?;
 
     sethostname(&cli.world.hostname)?;
+    rlimit::set(&cli.limits.ulimits)?;
     // Before the container names a path: by /proc/self/fd/N one would lead to the host, through each folder of it that this
     // process has open (CVE-2024-21626).
     parent.close_all_others()?;

@@ -4,18 +4,26 @@
 //! process itself, before it becomes the command, while it has the right to raise them.
 //! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
 
-use common::syscall::prlimit;
+use common::syscall::{allow_limit, setrlimit};
 use common::values::Ulimit;
 use common::{Hint, Result};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-/// In the parent: sets these limits for the child and all that it will start. Within its user namespace nobody may raise one.
-pub fn set(child: Pid, limits: &[Ulimit]) -> Result<()> {
+/// Sets these limits for this process and all that it will start.
+pub fn set(limits: &[Ulimit]) -> Result<()> {
     limits.iter().try_for_each(|limit| {
-        prlimit(child, limit.resource, limit.soft, limit.hard).hint_if(
+        setrlimit(limit.resource, limit.soft, limit.hard).hint_if(
             Errno::EPERM,
             "--ulimit: more than this host allows; for nofile see /proc/sys/fs/nr_open",
         )
+    })
+}
+
+/// In the parent: within a user namespace nobody may raise a limit above the hard one, so that is done from outside.
+pub fn allow(child: Pid, limits: &[Ulimit]) -> Result<()> {
+    limits.iter().try_for_each(|limit| {
+        allow_limit(child, limit.resource, limit.hard)
+            .hint_if(Errno::EPERM, "--ulimit: more than this host allows, or more than this user has")
     })
 }
