@@ -164,6 +164,7 @@ impl Layers {
         // A device that an image brings along is no device here.
         mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
+            .hint_if(Errno::EPERM, "an ordinary user may mount one from Linux 5.11 on: take a newer kernel, or be root")
             .hint_if(Errno::ELOOP, "CONGO_HOME must not lie in the folder of --rootfs or of a --layer")
             .hint_if(
                 Errno::EINVAL,
