@@ -5,15 +5,15 @@
 //! Man pages: unshare(2), namespaces(7), cgroups(7).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread;
 
 use nix::sched::{CloneFlags, sched_getaffinity, unshare};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{AccessFlags, Pid, access, geteuid};
 
 use crate::machine::attempt;
-use crate::{host, kernel};
+use crate::{delegation, host, kernel, user};
 
 /// Something that a machine must have for a check to mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,14 @@ pub enum Need {
     Program(&'static str),
     /// A Debian root filesystem.
     Debian,
+    /// Lists of subordinate ids, and the programs that go by them.
+    Subordinate,
+    /// That no cgroup is the user's.
+    NoDelegation,
+    /// That a part of the cgroups can be given to a user: v2.
+    DelegableCgroup,
+    /// A way for an ordinary user to speak for its containers: pasta, and a tap device.
+    Pasta,
 }
 
 impl Need {
@@ -60,6 +68,10 @@ impl Need {
             Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
+            Need::Subordinate => subordinate(),
+            Need::NoDelegation => no_delegation(),
+            Need::DelegableCgroup => delegation::top().map(|_| ()),
+            Need::Pasta => pasta(),
         }
     }
 }
@@ -173,6 +185,35 @@ fn cpus(count: usize) -> Result<(), String> {
 pub fn allowed_cpus() -> Vec<usize> {
     let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     (0..nix::sched::CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+}
+
+fn subordinate() -> Result<(), String> {
+    program("newuidmap")?;
+    program("newgidmap")?;
+    let lists = ["/etc/subuid", "/etc/subgid"];
+    match lists.into_iter().find(|list| !Path::new(list).exists()) {
+        Some(missing) => Err(format!("there is no {missing}")),
+        None => Ok(()),
+    }
+}
+
+fn no_delegation() -> Result<(), String> {
+    // Root becomes a user to whom nothing was given.
+    match geteuid().is_root() || attempt(&["delegation"]).is_err() {
+        true => Ok(()),
+        false => Err("this user has a part of the cgroups".into()),
+    }
+}
+
+fn pasta() -> Result<(), String> {
+    program("pasta")?;
+    let device = Path::new(user::TUN);
+    match device.exists()
+        && (geteuid().is_root() || access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok())
+    {
+        true => Ok(()),
+        false => Err(format!("{} is not there for all users", user::TUN)),
+    }
 }
 
 /// Where a program of the host lies.

@@ -35,6 +35,8 @@ mod overlay;
 mod own_terminal;
 mod process;
 mod publish;
+mod rootless;
+mod rootless_network;
 mod signals;
 mod streams;
 mod sysfs;
@@ -83,6 +85,8 @@ pub(crate) const ALL: &[&[Check]] = &[
     bad_storage::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
+    rootless::CHECKS,
+    rootless_network::CHECKS,
 ];
 
 /// The part of the ids before the dot, and what is promised there.
@@ -123,4 +127,5 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("bad", "Bad input is refused in two lines"),
     ("many", "Many run at once"),
     ("death", "It dies with the runtime, and nothing stays behind"),
+    ("rootless", "All of that without root"),
 ];

@@ -328,7 +328,10 @@ impl Error {
         match self.errno() {
             Some(Errno::EROFS) => self.hint("it is mounted read-only, as in a container: run outside of it"),
             _ if version == Version::V2 => self.hint(DELEGATE),
-            _ => self.hint("control groups here belong to root: run as root"),
+            _ => self.hint(
+                "in cgroup v1 they are root's. With v2, by systemd.unified_cgroup_hierarchy=1 on the kernel's command line, \
+                 systemd gives you some: systemd-run --user --scope -p Delegate=yes COMMAND",
+            ),
         }
     }
 }

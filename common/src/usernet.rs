@@ -76,7 +76,7 @@ impl UserNetwork {
                 .hint("install pasta, of the package passt, which can"));
         }
         // The program says less about a port that it does not get. Whoever takes one from here on, wins.
-        ports.iter().try_for_each(|published| port::reserve(published).map(drop))?;
+        ports.iter().try_for_each(port::is_free)?;
         Ok(Some(UserNetwork { kind, program, subnet, address: address.unwrap_or(own), ports }))
     }
 

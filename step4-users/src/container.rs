@@ -31,7 +31,7 @@ use crate::user_namespace::UserNamespace;
 use crate::volume::Opened;
 use crate::{
     capabilities, cgroup, environment, filesystem, hardening, image, init, names, rlimit, seccomp, terminal,
-    user, volume,
+    user, user_namespace, volume,
 };
 
 /// The exit status of a command that SIGKILL ended.
@@ -84,16 +84,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let capabilities = capabilities::choose(&cli.security)?;
     let filter = seccomp::prepare(&security.seccomp, capabilities)?;
     let state = rootfs::state_dir()?;
-    let root = match &image {
-        Some(_) => None,
-        None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
-    };
     // Before anything is made that is to have an owner.
     let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state)?;
+    let roots = user_namespace::roots(&cli.users, &state);
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
-        Some(image) => image.unpack(&state)?,
-        None => root.into_iter().collect(),
+        Some(image) => image.unpack(&roots)?,
+        None => vec![cli.world.rootfs.clone().map_or_else(|| rootfs::default_root_in(&roots), Ok)?],
     };
     lower.extend(cli.root.layers.iter().cloned());
     // One of the container's own, wherever the caller has one.

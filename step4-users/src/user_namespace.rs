@@ -7,7 +7,7 @@
 //! Man pages: user_namespaces(7), subuid(5), mount_setattr(2).
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
 use common::namespace::{enter, is_own_user_namespace, open_namespace};
@@ -185,6 +185,14 @@ impl UserNamespace {
             | UserNamespace::Joined { maps, namespace, shifted: true } => Some((maps, namespace)),
             _ => None,
         }
+    }
+}
+
+/// Where the roots lie that Congo makes. With `keep-id` the caller is not their owner, so these are not the others.
+pub fn roots(options: &Users, state: &Path) -> PathBuf {
+    match options.userns {
+        Some(UsernsMode::KeepId) => state.join("keep-id"),
+        _ => state.to_owned(),
     }
 }
 

@@ -104,6 +104,7 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
         _ => return Err(Error::from_bytes(&message)),
     }
     become_root()?;
+    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
@@ -127,7 +128,14 @@ pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
     enter(&parent, CloneFlags::CLONE_NEWUSER)?;
     Privilege::became_root();
     become_root()?;
+    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
+}
+
+/// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children, are the host's
+/// root's. This one is to go on as who called it, with the rights of a user that is the caller's own.
+fn stay_readable() -> Result<()> {
+    nix::sys::prctl::set_dumpable(true).map_err(|errno| Error::from_errno("prctl(PR_SET_DUMPABLE, 1)", errno))
 }
 
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are

@@ -117,7 +117,16 @@ fn absolute(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<
 ///
 /// Those of [`state_dir`] and [`build()`]; no part of a root remains then.
 pub fn default_root() -> Result<PathBuf> {
-    let folder = state_dir()?.join("rootfs");
+    default_root_in(&state_dir()?)
+}
+
+/// The same in another folder than [`state_dir`], where its files are to have other owners.
+///
+/// # Errors
+///
+/// Those of [`build()`]; no part of a root remains then.
+pub fn default_root_in(state: &Path) -> Result<PathBuf> {
+    let folder = state.join("rootfs");
     let root = folder.join(NAME);
     if is_whole(&root) {
         return Ok(root);
