@@ -150,11 +150,16 @@ impl Cli {
 }
 
 impl Limits {
-    /// Whether one that needs a cgroup stands on the command line. The values do not tell: somebody may ask for a default.
-    pub fn asked_for() -> bool {
+    /// Whether one of this controller stands on the command line. The values do not tell: somebody may ask for a default.
+    pub fn asked_for(controller: &str) -> bool {
+        let options: &[&str] = match controller {
+            "memory" => &["memory", "memory_swap"],
+            "cpu" => &["cpus", "cpu_shares"],
+            "pids" => &["pids_limit"],
+            _ => &["cpuset_cpus"],
+        };
         let given = Cli::command().get_matches();
-        let of_cgroup = ["memory", "memory_swap", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit"];
-        of_cgroup.iter().any(|id| given.value_source(id) == Some(ValueSource::CommandLine))
+        options.iter().any(|option| given.value_source(option) == Some(ValueSource::CommandLine))
     }
 }
 
