@@ -1,19 +1,24 @@
 //! What only a process of the container can do: the checks' own executable goes into its root, and does it there.
 //!
 //! Called with [`ASKED`], an executable of the checks does what is asked instead of its own work. [`install`] copies it
-//! with the libraries that it has loaded, as the root may have others. Kernel objects: the controlling terminal, the root
+//! with the libraries that it needs, as the root may have others. Kernel objects: the controlling terminal, the root
 //! directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
 
-use std::collections::BTreeSet;
+mod acts;
+mod probe;
+
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use common::attack;
+use common::rootfs::libraries;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
-use crate::{Failure, kernel};
+use crate::Failure;
+pub use probe::Figures;
 
 /// The first argument of an executable that is to act inside.
 pub const ASKED: &str = "--inside-a-container";
@@ -23,6 +28,10 @@ pub const ESCAPE: &str = "escape";
 
 /// The second one of an executable that is to mount something at the path that the third one names, and to wait.
 pub const MOUNT: &str = "mount";
+
+pub use acts::{BIND, CALL, CALL_32_BIT, FIND_KEY, SIGNAL, STATUS, TRACE};
+/// The second one of an executable that is to print, as JSON, what it finds out about the container.
+pub const PROBE: &str = "probe";
 
 /// Its name in the container's root.
 const NAME: &str = "congo-checks-inside";
@@ -41,6 +50,13 @@ pub fn run_if_asked() {
         println!("climbed={}", content.unwrap_or_else(|_| "nothing".into()));
         std::process::exit(0);
     }
+    if text == PROBE {
+        match probe::look() {
+            Ok(figures) => println!("{}", serde_json::json!(figures)),
+            Err(error) => eprintln!("the probe: {error}"),
+        }
+        std::process::exit(0);
+    }
     if text == MOUNT {
         let at = arguments.next().unwrap_or_default();
         match mount(Some("tmpfs"), at.as_str(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")) {
@@ -48,6 +64,9 @@ pub fn run_if_asked() {
             Err(error) => println!("refused: {error}"),
         }
         let _ = io::stdin().read_line(&mut String::new());
+        std::process::exit(0);
+    }
+    if acts::act(&text, &arguments.by_ref().collect::<Vec<_>>()) {
         std::process::exit(0);
     }
     // The check looks for this line to know that it was tried at all.
@@ -86,24 +105,24 @@ fn climb(path: &str) -> io::Result<String> {
 pub fn install(root: &Path) -> Result<String, Failure> {
     let inside = root.join(NAME);
     if !inside.exists() {
-        for library in libraries()? {
-            let copy = root.join(library.strip_prefix("/").unwrap_or(&library));
+        let this = fs::read_link("/proc/self/exe")?;
+        let needs = libraries(Path::new("/"), &this).map_err(io::Error::other)?;
+        let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        for file in &needs.files {
+            let copy = at(file);
             if !copy.exists() {
                 fs::create_dir_all(copy.parent().unwrap_or(root))?;
-                fs::copy(library, copy)?;
+                fs::copy(file, copy)?;
+            }
+        }
+        for (link, to) in &needs.links {
+            let copy = at(link);
+            if fs::symlink_metadata(&copy).is_err() {
+                fs::create_dir_all(copy.parent().unwrap_or(root))?;
+                symlink(to, copy)?;
             }
         }
         fs::copy("/proc/self/exe", &inside)?;
     }
     Ok(format!("/{NAME}"))
-}
-
-/// The files of shared libraries that this process has mapped: none when it is linked statically.
-fn libraries() -> Result<BTreeSet<PathBuf>, Failure> {
-    let maps = kernel::read("/proc/self/maps")?;
-    let paths = maps.lines().filter_map(|line| line.find('/').map(|start| PathBuf::from(&line[start..])));
-    let is_library = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")) && path.is_file()
-    };
-    Ok(paths.filter(is_library).collect())
 }

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::thread;
 
@@ -13,7 +14,7 @@ use nix::sched::{CloneFlags, sched_getaffinity, unshare};
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
 
 use crate::machine::attempt;
-use crate::{delegation, host, kernel, user};
+use crate::{delegation, host, inside, kernel, user};
 
 /// Something that a machine must have for a check to mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,10 @@ pub enum Need {
     DelegableCgroup,
     /// A way for an ordinary user to speak for its containers: pasta, and a tap device.
     Pasta,
+    /// A kernel with keyrings.
+    Keyrings,
+    /// A kernel that runs 32-bit programs, and a way for ours to be one.
+    Abi32,
 }
 
 impl Need {
@@ -72,6 +77,8 @@ impl Need {
             Need::NoDelegation => no_delegation(),
             Need::DelegableCgroup => delegation::top().map(|_| ()),
             Need::Pasta => pasta(),
+            Need::Keyrings => keyrings(),
+            Need::Abi32 => abi_32(),
         }
     }
 }
@@ -165,6 +172,22 @@ fn bridge() -> Result<(), String> {
         attempt(&["veth", "bridge", "nft"]).map(|_| ())
     };
     ANSWER.get_or_init(ask).clone()
+}
+
+fn keyrings() -> Result<(), String> {
+    match fs::exists("/proc/keys") {
+        Ok(true) => Ok(()),
+        _ => Err("this kernel has no keyrings".into()),
+    }
+}
+
+fn abi_32() -> Result<(), String> {
+    let mut program = std::process::Command::new("/proc/self/exe");
+    program.args([inside::ASKED, inside::CALL_32_BIT]).stdout(Stdio::null()).stderr(Stdio::null());
+    match program.status() {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err("this kernel runs no 32-bit programs of this machine".into()),
+    }
 }
 
 fn no_swap() -> Result<(), String> {

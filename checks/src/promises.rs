@@ -4,8 +4,10 @@ use crate::Check;
 
 mod bad_input;
 mod bad_network;
+mod bad_security;
 mod bad_storage;
 mod bridge;
+mod capabilities;
 mod cgroup;
 mod cli;
 mod concurrency;
@@ -18,6 +20,7 @@ mod exit_status;
 mod explain;
 mod filesystem;
 mod hostname;
+mod idmap;
 mod image;
 mod image_commit;
 mod image_debian;
@@ -37,11 +40,17 @@ mod process;
 mod publish;
 mod rootless;
 mod rootless_network;
+mod same_user;
+mod seccomp;
+mod security_calls;
 mod signals;
 mod streams;
 mod sysfs;
 mod terminal;
+mod user;
+mod user_namespace;
 mod volume;
+mod volume_shared;
 mod volume_target;
 
 /// All checks: what everything else stands on comes first, since a learner sees the first failure.
@@ -54,6 +63,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     escape::CHECKS,
     overlay::CHECKS,
     volume::CHECKS,
+    volume_shared::CHECKS,
     volume_target::CHECKS,
     image::CHECKS,
     image_layers::CHECKS,
@@ -62,7 +72,14 @@ pub(crate) const ALL: &[&[Check]] = &[
     image_commit::CHECKS,
     image_debian::CHECKS,
     image_tools::CHECKS,
+    idmap::CHECKS,
     sysfs::CHECKS,
+    user_namespace::CHECKS,
+    user::CHECKS,
+    capabilities::CHECKS,
+    seccomp::CHECKS,
+    same_user::CHECKS,
+    security_calls::CHECKS,
     ipc::CHECKS,
     network::CHECKS,
     bridge::CHECKS,
@@ -83,6 +100,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     bad_input::CHECKS,
     bad_network::CHECKS,
     bad_storage::CHECKS,
+    bad_security::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
     rootless::CHECKS,
@@ -102,6 +120,12 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("proc", "It has a /proc of its own"),
     ("dev", "It has a minimal /dev"),
     ("sys", "It has a /sys of its own, to read"),
+    ("userns", "Its users are nobody on the host"),
+    ("user", "It runs as the user asked for"),
+    ("cap", "It has the capabilities asked for, and no more"),
+    ("seccomp", "It makes only the system calls that it needs"),
+    ("security", "What a container has no business to do is refused"),
+    ("cve", "It resists what other runtimes had to learn"),
     ("ipc", "It talks to no process of the host through shared memory or queues"),
     ("network", "It has a network of its own"),
     ("bridge", "Containers on a bridge reach whom they should, and nobody else"),

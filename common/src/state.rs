@@ -8,29 +8,24 @@
 
 #[cfg(test)]
 mod tests;
+mod volumes;
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result, tell};
 use crate::mount::mounts_beneath;
-use crate::tree::{copy_contents_at, is_empty, remove_tree};
+use crate::tree::remove_tree;
+pub use volumes::{OwnVolume, Volumes};
 
 /// How many folders of the dead one run removes: a container should not have to wait for more.
 const SWEPT_AT_ONCE: usize = 16;
-/// In a volume's folder, while it is being filled.
-const FILLING: &str = "filling";
 
 /// A container's own folder, `containers/ID/`, locked as long as the value lives. Dropped, it goes.
 #[derive(Debug)]
@@ -61,6 +56,19 @@ impl ContainerFolder {
                 return Ok(ContainerFolder { path, owner: std::process::id(), _lock: lock });
             }
         }
+    }
+
+    /// Makes a kept one of it, `kept/ID/`, and returns the name to find it by.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC.
+    pub fn keep(mut self, state: &Path) -> Result<String> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kept = make_folder(state, "kept")?.join(&name);
+        fs::rename(&self.path, &kept).map_err(|error| cannot("make", &kept, &error))?;
+        // It is not here any more.
+        self.owner = 0;
+        Ok(name)
     }
 
     /// Removes it, when nothing uses it any more.
@@ -103,94 +111,6 @@ pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
         Err(error) if error.errno() != Some(Errno::EWOULDBLOCK) => Err(error),
         _ => Err(Error::new(format!("--keep {name}: another container uses it"))
             .hint("end that container, or keep this one's layer under another name")),
-    }
-}
-
-/// A named volume. As long as it may be filled, no other runtime gets it.
-#[derive(Debug)]
-pub struct NamedVolume {
-    /// Where its data is: what is mounted.
-    pub path: PathBuf,
-    data: OwnedFd,
-    /// The volume's folder, locked; `None` as soon as it is filled. A lock belongs to the open file, which a parent and
-    /// its child share: it must not be released when the parent drops its copy of this value.
-    filling: Option<ManuallyDrop<Flock<File>>>,
-}
-
-/// The named volumes of one container, of which one may be mounted at two places.
-#[derive(Debug, Default)]
-pub struct Volumes(BTreeSet<PathBuf>);
-
-impl Volumes {
-    /// Opens the volume of that name, and makes it if it is missing. Waits while another runtime fills it. The second time the
-    /// first one fills it.
-    ///
-    /// # Errors
-    /// EACCES, EROFS, ENOSPC.
-    pub fn open(&mut self, state: &Path, name: &str) -> Result<NamedVolume> {
-        let path = state.join("volumes").join(name).join("_data");
-        if self.0.insert(path.clone()) {
-            return named_volume(state, name);
-        }
-        // Not to be locked again: this process would wait for itself.
-        let data = File::open(&path).map_err(|error| cannot("open", &path, &error))?.into();
-        Ok(NamedVolume { path, data, filling: None })
-    }
-}
-
-/// Opens the volume of that name, `volumes/NAME/_data`, and makes it if it is missing. Waits while another runtime fills
-/// it; what one has filled by half when it was killed is removed.
-///
-/// # Errors
-/// EACCES, EROFS, ENOSPC.
-fn named_volume(state: &Path, name: &str) -> Result<NamedVolume> {
-    let volumes = make_folder(state, "volumes")?;
-    let (folder, lock) = loop {
-        let folder = make_folder(&volumes, name)?;
-        if let Some(lock) = lock(&folder, FlockArg::LockExclusive)? {
-            break (folder, lock);
-        }
-    };
-    let path = folder.join("_data");
-    if folder.join(FILLING).exists() {
-        // The lock was free, so nobody has had the volume since.
-        remove_tree(&path)?;
-        remove_tree(&folder.join(FILLING))?;
-    }
-    if !path.exists() {
-        // A volume's folder has the mode of any directory in a root, until it is filled from there: whatever the umask.
-        let made =
-            fs::create_dir(&path).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
-        made.map_err(|error| cannot("make", &path, &error))?;
-    }
-    let data = File::open(&path).map_err(|error| cannot("open", &path, &error))?.into();
-    let filling = is_empty(&data)?.then(|| ManuallyDrop::new(lock));
-    Ok(NamedVolume { path, data, filling })
-}
-
-impl NamedVolume {
-    /// Whether it is empty, and no one has filled it meanwhile.
-    pub fn may_be_filled(&self) -> bool {
-        self.filling.is_some()
-    }
-
-    /// Fills it with what the directory `from` has, if it is empty, and lets other runtimes have it. Works by descriptors,
-    /// so the state folder may be out of sight; /proc may not.
-    ///
-    /// # Errors
-    /// Those of [`copy_contents`](crate::tree::copy_contents); the next runtime then removes what was copied.
-    pub fn fill(&mut self, from: &OwnedFd) -> Result<()> {
-        let Some(folder) = self.filling.take().map(ManuallyDrop::into_inner) else { return Ok(()) };
-        let mark = |what: &str, errno| Error::from_errno(format!("{what} {FILLING} of a volume"), errno);
-        let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        openat(&*folder, FILLING, flags, Mode::S_IRUSR).map_err(|errno| mark("make", errno))?;
-        copy_contents_at(from, &self.data)?;
-        unlinkat(&*folder, FILLING, UnlinkatFlags::NoRemoveDir).map_err(|errno| mark("remove", errno))
-    }
-
-    /// Lets other runtimes have it, filled or not.
-    pub fn release(&mut self) {
-        drop(self.filling.take().map(ManuallyDrop::into_inner));
     }
 }
 

@@ -19,7 +19,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{Gid, Pid, Uid};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::explain;
 use crate::path::{Kind, make_beneath};
 
@@ -269,14 +269,24 @@ pub fn allow_limit(process: Pid, resource: Resource, hard: rlim_t) -> Result<()>
     )
 }
 
-/// Sets the supplementary groups: setgroups(2).
+/// Sets the supplementary groups: setgroups(2). Where a user namespace may set none, to set none does nothing.
 ///
 /// # Errors
 /// EPERM without `CAP_SETGID`, or in a user namespace that may not; EINVAL for a group that it does not have.
 pub fn setgroups(groups: &[u32]) -> Result<()> {
+    // The price of a map that needed no help: user_namespaces(7).
+    let denied = || fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+    if groups.is_empty() && denied() {
+        return Ok(());
+    }
     let groups: Vec<_> = groups.iter().map(|&group| Gid::from_raw(group)).collect();
     call("setgroups(2)", || format!("setgroups({groups:?})"), || nix::unistd::setgroups(&groups))
+        .hint_if(Errno::EINVAL, NO_SUCH_ID)
+        .hint_if(Errno::EPERM, "--user: without ids in /etc/subuid and /etc/subgid there is no other group")
 }
+
+const NO_SUCH_ID: &str =
+    "--user: expected one of the container's ids: it has those of /proc/self/uid_map and gid_map";
 
 /// Sets all three group ids: setresgid(2).
 ///
@@ -289,6 +299,7 @@ pub fn setresgid(group: u32) -> Result<()> {
         || format!("setresgid({group}, {group}, {group})"),
         || nix::unistd::setresgid(id, id, id),
     )
+    .hint_if(Errno::EINVAL, NO_SUCH_ID)
 }
 
 /// Sets all three user ids: setresuid(2). Root's capabilities go with them, unless they are kept.
@@ -302,6 +313,7 @@ pub fn setresuid(user: u32) -> Result<()> {
         || format!("setresuid({user}, {user}, {user})"),
         || nix::unistd::setresuid(id, id, id),
     )
+    .hint_if(Errno::EINVAL, NO_SUCH_ID)
 }
 
 /// statfs(2). `libc` does not have it.
@@ -342,6 +354,19 @@ pub fn set_no_new_privs() -> Result<()> {
         "PR_SET_NO_NEW_PRIVS(2const)",
         || "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
         nix::sys::prctl::set_no_new_privs,
+    )
+}
+
+/// Keeps others of the same user from this process until it becomes another program: from its memory, by ptrace(2), and from
+/// what it has open. prctl(2), `PR_SET_DUMPABLE`.
+///
+/// # Errors
+/// None that the caller can cause.
+pub fn set_not_dumpable() -> Result<()> {
+    call(
+        "PR_SET_DUMPABLE(2const)",
+        || "prctl(PR_SET_DUMPABLE, 0)".into(),
+        || nix::sys::prctl::set_dumpable(false),
     )
 }
 

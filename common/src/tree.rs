@@ -5,6 +5,7 @@
 //! takes the set-user-ID bit and `security.capability` away. Needs /proc.
 //! Man pages: openat(2), chown(2), xattr(7), utimensat(2), hier(7).
 
+mod remove;
 #[cfg(test)]
 mod tests;
 mod xattr;
@@ -29,6 +30,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
+pub(crate) use remove::{remove_all, remove_contents};
 
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -102,26 +104,18 @@ pub fn is_opaque(path: &Path) -> bool {
     })
 }
 
-/// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine. What an ordinary
-/// user's containers have made may belong to its subordinate ids: that is removed in a user namespace.
+/// Removes a directory with all that is in it, however deep, or a file. Follows no links; that nothing is there is fine. What
+/// an ordinary user's containers have made may belong to its subordinate ids: that is removed in a user namespace.
 ///
 /// # Errors
-/// EBUSY when something is mounted in it, EACCES, EROFS, EPERM for an immutable file.
+/// EBUSY when something is mounted in it, or somebody goes on adding to it; EACCES, EROFS, EPERM for an immutable file.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
+    match remove_all(path) {
         #[cfg(feature = "idmap")]
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !geteuid().is_root() => {
+        Err(Errno::EACCES | Errno::EPERM) if !geteuid().is_root() => {
             crate::idmap::in_own_namespace(|| remove_tree(path))
         }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::from_io(format!("remove {}", path.display()), &error))
-        }
-        _ => Ok(()),
+        result => result.map_err(|errno| Error::from_errno(format!("remove {}", path.display()), errno)),
     }
 }
 
@@ -188,7 +182,10 @@ impl Copy<'_> {
         let (owner, group) = self.owners.map_or(Ok((status.st_uid, status.st_gid)), owner_of)?;
         let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
         fchownat(to, name, Some(owner), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        xattr::copy(&path_of(from, name), &path_of(to, name), self.owners)?;
+        // The file's own group has a place.
+        let user_of = |user| self.owners.and_then(|owners| owners(user, status.st_gid)).map(|(user, _)| user);
+        let users = self.owners.is_some().then_some(&user_of as xattr::Users<'_>);
+        xattr::copy(&path_of(from, name), &path_of(to, name), users)?;
         // A symbolic link has no mode. What has been made is no link, so nothing is followed.
         if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
             let mode = Mode::from_bits_truncate(status.st_mode & 0o7777);

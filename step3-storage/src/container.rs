@@ -58,9 +58,14 @@ pub fn run(cli: &Cli) -> Result<u8> {
     cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
-    image::warn_of_user(&config);
+    if let Some(user) = config.other_user() {
+        tell(format_args!("congo: the image wants to run as {user}; until step 4 it runs as root"));
+    }
     let environment = environment::build(&cli.world, &config.env)?;
     let state = rootfs::state_dir()?;
+    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
+    // While a Ctrl-C still ends us: another runtime may have one of them until it has filled it.
+    let named = volume::lock(&mounts, &state)?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
         Some(image) => image.unpack(&state)?,
@@ -78,8 +83,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits)?;
     let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
-    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
-    let volumes = volume::open(&mounts, &state, &layers.folder.path)?;
+    let volumes = volume::open(&mounts, &named, &layers.folder.path)?;
     let plan = Plan {
         layers,
         command,
@@ -129,7 +133,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        commit(target, base, &plan.layers.upper(), &plan.command)?;
+        if let Err(error) = commit(target, base, &plan.layers.upper(), &plan.command) {
+            plan.layers.rescue(&state)?;
+            return Err(error);
+        }
     }
     // The command has run, and its status is what counts.
     plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
@@ -150,6 +157,7 @@ fn become_command(
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     plan.cgroup.join(born_in_cgroup)?;
+    let proc = filesystem::open_proc()?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     plan.network.configure()?;
@@ -159,10 +167,11 @@ fn become_command(
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
     plan.layers.mount()?;
+    let sys = filesystem::open_sys()?;
     filesystem::enter_root(&plan.layers.root())?;
-    filesystem::mount_proc()?;
+    filesystem::mount_proc(proc)?;
     filesystem::mount_dev()?;
-    filesystem::mount_sys()?;
+    filesystem::mount_sys(sys)?;
     filesystem::mount_pts()?;
     names::mount_files(&plan.files)?;
     plan.ipc.mount(shared_memory)?;

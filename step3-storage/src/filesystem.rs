@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use common::Result;
+use common::mount::Detached;
 use common::syscall::{chdir, mkdir, mknod, mount, pivot_root, symlink, umask, umount2};
 use nix::mount::{MntFlags, MsFlags};
 
@@ -17,6 +18,18 @@ use nix::mount::{MntFlags, MsFlags};
 /// container's /proc and /dev would appear on the host, in the root's folder, and stay there.
 pub fn make_mounts_private() -> Result<()> {
     mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
+}
+
+/// In the child, while the host's is in sight: makes a proc filesystem, which shows the PID namespace of the process that
+/// makes it. In a user namespace, which step 4 has, the kernel gives nobody one who does not see one already.
+pub fn open_proc() -> Result<Detached> {
+    Detached::filesystem("proc", false)
+}
+
+/// The same with the kernel's own view of itself: among much else, the links of the network namespace of the process that
+/// makes it. Read-only, as most of it is the host's.
+pub fn open_sys() -> Result<Detached> {
+    Detached::filesystem("sysfs", true)
 }
 
 /// Makes the mount at `root` the root of this mount namespace, and gives up the host's.
@@ -33,12 +46,10 @@ pub fn enter_root(root: &Path) -> Result<()> {
     chdir("/")
 }
 
-/// Mounts a proc filesystem, which shows the PID namespace of the process that mounts it: the container's.
-pub fn mount_proc() -> Result<()> {
+/// Mounts the container's proc filesystem.
+pub fn mount_proc(proc: Detached) -> Result<()> {
     mkdir("/proc", 0o555)?;
-    // Nothing in /proc is to be executed, opened as a device, or run with other rights.
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount("proc", "/proc", "proc", flags, "")
+    proc.attach("/proc")
 }
 
 /// The devices that programs take for granted, with their numbers from the kernel's admin-guide/devices.
@@ -73,12 +84,10 @@ pub fn mount_dev() -> Result<()> {
     symlink("/proc/self/fd/2", "/dev/stderr")
 }
 
-/// Mounts the kernel's own view of itself: among much else, the links of the network namespace of the process that
-/// mounts it. Read-only, as most of it is the host's.
-pub fn mount_sys() -> Result<()> {
+/// Mounts the container's view of the kernel.
+pub fn mount_sys(sys: Detached) -> Result<()> {
     mkdir("/sys", 0o555)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
-    mount("sysfs", "/sys", "sysfs", flags, "")
+    sys.attach("/sys")
 }
 
 /// Mounts pseudo-terminals of the container's own: each devpts counts from 0, and shows only those opened by its

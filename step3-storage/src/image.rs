@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use common::image::Config;
-use common::tell;
 use common::values::{Mount, Propagation, Source, Volume};
 
 use crate::cli::Cli;
@@ -42,6 +41,7 @@ pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
                 target: target.clone(),
                 read_only: false,
                 propagation: Propagation::RPrivate,
+                idmap: false,
                 copy: true,
                 create_source: false,
             }));
@@ -49,13 +49,4 @@ pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
     }
     mounts.sort_by_key(|mount| mount.target().components().count());
     mounts
-}
-
-/// Says what of the image's configuration is not done yet.
-pub fn warn_of_user(config: &Config) {
-    if let Some(user) =
-        config.user.as_deref().filter(|user| !matches!(*user, "" | "0" | "root" | "0:0" | "root:root"))
-    {
-        tell(format_args!("congo: the image wants to run as {user}; until step 4 it runs as root"));
-    }
 }

@@ -5,13 +5,14 @@
 //! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
 
 use std::fs::{self, File, Permissions};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::mount::Detached;
+use common::mount::{Detached, check_propagation};
 use common::path::{self, Kind};
-use common::state::{NamedVolume, Volumes};
+use common::state::{OwnVolume, Volumes};
 use common::syscall::mount;
 use common::values::{Mount, Source, Tmpfs, Volume};
 use common::{Error, Result, tell};
@@ -20,42 +21,61 @@ use nix::mount::MsFlags;
 /// A volume whose source is open.
 pub enum Opened<'a> {
     /// A mount that is attached nowhere yet; and what may be filled.
-    Volume(&'a Volume, Detached, Option<NamedVolume>),
+    Volume(&'a Volume, Detached, Option<OwnVolume<'a>>),
     /// A tmpfs needs no source.
     Tmpfs(&'a Tmpfs),
 }
 
+/// In the parent, for as long as it lives: locks the named volumes, each of which another runtime may be filling.
+pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
+    let names = mounts.iter().filter_map(|mount| match mount {
+        Mount::Volume(Volume { source: Source::Named(name), .. }) => Some(name.as_str()),
+        _ => None,
+    });
+    Volumes::lock(state, names)
+}
+
 /// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
-pub fn open<'a>(mounts: &'a [Mount], state: &Path, container: &Path) -> Result<Vec<Opened<'a>>> {
-    let mut volumes = Volumes::default();
+pub fn open<'a>(mounts: &'a [Mount], named: &'a Volumes, container: &Path) -> Result<Vec<Opened<'a>>> {
     let mounts = mounts.iter().enumerate();
     mounts
         .map(|(number, mount)| match mount {
             Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs)),
             Mount::Volume(volume) => {
-                let named = match &volume.source {
+                let own = match &volume.source {
                     Source::Host(path) => return open_host(volume, path),
-                    Source::Named(name) => volumes.open(state, name)?,
+                    Source::Named(name) => named.open(name)?,
                     // Nobody knows its name, so it goes with the container.
-                    Source::Anonymous => volumes.open(container, &format!("anonymous-{number}"))?,
+                    Source::Anonymous => OwnVolume::anonymous(container, number)?,
                 };
-                let source = Detached::copy_of(&named.path)?;
-                prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(named)))
+                let source = Detached::copy_of(&own.path)?;
+                prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(own)))
             }
         })
         .collect()
 }
 
 fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
+    check_propagation(path, volume.propagation.flags())?;
     if volume.create_source && !path.exists() {
-        // For all users of the container, whatever the caller's umask.
-        fs::create_dir_all(path)
-            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+        make_folder(path)
             .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
     let source = prepare(volume, Detached::copy_of(path)?)?;
     Ok(Opened::Volume(volume, source, None))
+}
+
+/// Makes a folder and those above it, for all users of the container, whatever the caller's umask.
+fn make_folder(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent().filter(|above| !above.exists()) {
+        make_folder(above)?;
+    }
+    match fs::create_dir(path) {
+        // Another runtime was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))),
+    }
 }
 
 /// While it is attached nowhere, there is no moment at which it could be written to, or share too much.
@@ -73,33 +93,23 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
     for volume in volumes {
         match volume {
             Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, tmpfs)?,
-            Opened::Volume(volume, source, named) => {
-                if let Some(named) = named {
-                    fill(&root, volume, named)?;
-                }
+            Opened::Volume(volume, source, own) => {
                 let kind = if source.is_directory()? { Kind::Directory } else { Kind::File };
+                let hides = path::open_beneath(&root, &volume.target).is_ok();
                 // By descriptor: between a look at a path and the mount, somebody who shares this root could put a link
                 // in its place (CVE-2021-30465).
                 let target = path::make_beneath(&root, &volume.target, kind)?;
                 path::check_target(&root, &target, &volume.target)?;
+                match own {
+                    // One that is empty begins with what it is about to hide.
+                    Some(own) if volume.copy && hides => own.fill(&target)?,
+                    Some(own) => own.release()?,
+                    None => {}
+                }
                 source.attach_at(&target)?;
             }
         }
     }
-    Ok(())
-}
-
-/// A volume of Congo's own that is empty begins with what the root has at its place.
-fn fill(root: &OwnedFd, volume: &Volume, mut named: NamedVolume) -> Result<()> {
-    if volume.copy
-        && let Ok(from) = path::open_beneath(root, &volume.target)
-        && named.may_be_filled()
-    {
-        // Where a link leads to /proc, there is no end of what could be copied.
-        path::check_target(root, &from, &volume.target)?;
-        named.fill(&from)?;
-    }
-    named.release();
     Ok(())
 }
 

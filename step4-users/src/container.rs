@@ -17,7 +17,7 @@ use common::keyring::join_session_keyring;
 use common::mount::Detached;
 use common::process::{self, Environment, Signals};
 use common::seccomp::Filter;
-use common::syscall::{die_with_parent, set_no_new_privs, sethostname, umask, unshare};
+use common::syscall::{die_with_parent, set_no_new_privs, set_not_dumpable, sethostname, umask, unshare};
 use common::terminal::Terminal;
 use common::values::{Security, User};
 use common::{Result, explain, printable, rootfs, tell, values};
@@ -84,13 +84,22 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let capabilities = capabilities::choose(&cli.security)?;
     let filter = seccomp::prepare(&security.seccomp, capabilities)?;
     let state = rootfs::state_dir()?;
+    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
+    // While a Ctrl-C still ends us: another runtime may have one of them until it has filled it.
+    let named = volume::lock(&mounts, &state)?;
+    let root = match &image {
+        Some(_) => None,
+        None => Some(
+            cli.world.rootfs.clone().map_or_else(|| user_namespace::default_root(&cli.users, &state), Ok)?,
+        ),
+    };
     // Before anything is made that is to have an owner.
-    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state)?;
-    let roots = user_namespace::roots(&cli.users, &state);
+    let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
+    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state, folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
-        Some(image) => image.unpack(&roots)?,
-        None => vec![cli.world.rootfs.clone().map_or_else(|| rootfs::default_root_in(&roots), Ok)?],
+        Some(image) => image.unpack(&user_namespace::roots(&cli.users, &state))?,
+        None => root.into_iter().collect(),
     };
     lower.extend(cli.root.layers.iter().cloned());
     // One of the container's own, wherever the caller has one.
@@ -104,9 +113,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits, &users, &state)?;
     let devices = filesystem::open_devices()?;
-    let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
-    let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
-    let volumes = volume::open(&mounts, &state, &layers.folder.path, &users)?;
+    let layers = Layers::make(&state, lower, cli.root.keep.as_deref(), &users)?;
+    let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
     let mounts = Mounts { root: layers.detached(&users)?, devices, volumes };
     let plan = Plan {
         users,
@@ -168,7 +176,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        commit(target, base, &plan.layers.upper(), &plan.command)?;
+        let upper = plan.layers.unshifted(&plan.users)?;
+        if let Err(error) = commit(target, base, &upper, &plan.command) {
+            plan.layers.rescue(&state)?;
+            return Err(error);
+        }
     }
     // The command has run, and its status is what counts.
     plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
@@ -190,6 +202,7 @@ fn become_command(
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     plan.cgroup.join(born_in_cgroup)?;
+    // While it still has rights in the PID namespace.
     let proc = filesystem::open_proc()?;
     plan.users.join(namespaces)?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
@@ -200,7 +213,10 @@ fn become_command(
     umask(0o022);
     filesystem::make_mounts_private()?;
     let shared_memory = plan.ipc.join()?;
-    let sys = filesystem::open_sys(plan.network.namespace().contains(CloneFlags::CLONE_NEWNET))?;
+    let sys = match plan.network {
+        Network::Host => filesystem::open_host_sys()?,
+        _ => filesystem::open_sys()?,
+    };
     filesystem::enter_root(mounts.root)?;
     // What is made from here on belongs to the container's root. Until now it was nobody.
     plan.users.become_root()?;
@@ -227,6 +243,10 @@ fn become_command(
     let identity = user::resolve(plan.user.as_ref())?;
     let environment = user::at_home(plan.environment.clone(), identity.as_ref());
     let is_root = identity.as_ref().is_none_or(|identity| identity.uid == 0);
+    // It takes no_new_privs or a capability that goes with the others.
+    if !plan.no_new_privileges {
+        seccomp::load(plan.filter.as_ref())?;
+    }
     capabilities::bound(plan.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
@@ -234,14 +254,14 @@ fn become_command(
     capabilities::set(plan.capabilities, &cli.security, is_root)?;
     if plan.no_new_privileges {
         set_no_new_privs()?;
+        seccomp::load(plan.filter.as_ref())?;
     }
 
+    // No one in the container may look into what has not become another program yet.
+    set_not_dumpable()?;
     if cli.session.init {
         init::stay_behind(&plan.signals)?;
     }
     terminal::open_own(&plan.terminal, parent)?;
-    if let Some(filter) = &plan.filter {
-        filter.load()?;
-    }
     process::exec(&plan.command, &environment)
 }

@@ -22,18 +22,20 @@ pub fn make_mounts_private() -> Result<()> {
     mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
 }
 
-/// In the child, while it sees the host's: makes a proc filesystem, which shows the PID namespace of the process that makes
-/// it. The kernel does so in a user namespace only while another one is in sight: it must not show more than that.
+/// In the child, while the host's is in sight: makes a proc filesystem, which shows the PID namespace of the process that
+/// makes it. In a user namespace, which step 4 has, the kernel gives nobody one who does not see one already.
 pub fn open_proc() -> Result<Detached> {
     Detached::filesystem("proc", false)
 }
 
 /// The same with the kernel's own view of itself: among much else, the links of the network namespace of the process that
-/// makes it. Read-only, as most of it is the host's. Where the network is somebody else's, it is the host's own.
-pub fn open_sys(own_network: bool) -> Result<Detached> {
-    if own_network {
-        return Detached::filesystem("sysfs", true);
-    }
+/// makes it. Read-only, as most of it is the host's.
+pub fn open_sys() -> Result<Detached> {
+    Detached::filesystem("sysfs", true)
+}
+
+/// The host's own, for a container in a network of somebody else's, whose links nobody else may make a sysfs of.
+pub fn open_host_sys() -> Result<Detached> {
     let mut sys = Detached::copy_of(Path::new("/sys"))?;
     sys.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
     sys.make_read_only()?;
@@ -42,8 +44,8 @@ pub fn open_sys(own_network: bool) -> Result<Detached> {
 
 /// In the parent: the host's devices. In a user namespace nobody makes one, and what is one on the disk does not work.
 pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
-    let open = |path: &&'static str| {
-        let mut device = Detached::copy_of(Path::new(path))?;
+    let open = |(path, number): &(&'static str, (u64, u64))| {
+        let mut device = Detached::copy_of_device(Path::new(path), *number)?;
         device.set_propagation(MsFlags::MS_PRIVATE)?;
         Ok((*path, device))
     };
@@ -72,16 +74,24 @@ pub fn mount_proc(proc: Detached) -> Result<()> {
     proc.attach("/proc")
 }
 
-/// The devices that programs take for granted. The last one is the terminal of whoever opens it, so it may be shared.
-const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+/// The devices that programs take for granted, with their numbers from the kernel's admin-guide/devices.
+const DEVICES: [(&str, (u64, u64)); 6] = [
+    ("/dev/null", (1, 3)),
+    ("/dev/zero", (1, 5)),
+    ("/dev/full", (1, 7)),
+    ("/dev/random", (1, 8)),
+    ("/dev/urandom", (1, 9)),
+    // The terminal of whoever opens it, so it may be shared.
+    ("/dev/tty", (5, 0)),
+];
 
 /// Fills /dev with these devices, and not with the host's disks and memory.
 ///
 /// On a tmpfs, so that they are gone with the namespace and never get into the root on disk.
 pub fn mount_dev(devices: Vec<(&str, Detached)>) -> Result<()> {
     mkdir("/dev", 0o755)?;
-    // No MS_NODEV: this is the one place where devices must work.
-    mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID, "mode=755,size=65536k")?;
+    // MS_NODEV: those are mounts of their own, and no other that is made here is one.
+    mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755,size=65536k")?;
     for (path, device) in devices {
         write_file(path, "")?;
         device.attach(path)?;

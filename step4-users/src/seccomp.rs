@@ -2,8 +2,8 @@
 //!
 //! Kernel object: a filter, a small program that the kernel runs before each system call of the process and of all that it
 //! starts, and that nobody can take off again. Most holes in kernels were in calls that hardly any program needs. Order: compiled
-//! by the parent, where it costs no container's time; loaded by the child as late as can be, as what comes after has to
-//! get along with it. Which calls stand in it depends on the capabilities: who may mount is let mount.
+//! by the parent, where files are in sight; loaded by the child as late as can be, as what comes after has to get along with
+//! it, but before an init stays behind, which is in the container, too. Which calls stand in it depends on the capabilities: who may mount is let mount.
 //! Man pages: seccomp(2), bpf(2). The profile: Docker's, in `common::seccomp`.
 
 use common::Result;
@@ -18,4 +18,10 @@ pub fn prepare(profile: &SeccompProfile, capabilities: Capabilities) -> Result<O
         SeccompProfile::BuiltIn => Profile::built_in()?.compile(capabilities).map(Some),
         SeccompProfile::File(path) => Profile::read(path)?.compile(capabilities).map(Some),
     }
+}
+
+/// In the child: lays it on the process, for good. Either no_new_privs is set, or root's capabilities are still there: who
+/// could take a call away from a set-user-ID program could make it go wrong.
+pub fn load(filter: Option<&Filter>) -> Result<()> {
+    filter.map_or(Ok(()), Filter::load)
 }

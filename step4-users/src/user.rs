@@ -6,10 +6,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 
+use common::capability::keep_capabilities;
 use common::image::Config;
 use common::passwd::{self, Identity};
 use common::process::Environment;
-use common::syscall::{setgroups, setresgid, setresuid};
+use common::syscall::{give_streams, setgroups, setresgid, setresuid};
 use common::values::{self, NameOrId, User, UsernsMode};
 use common::{Error, Result};
 use nix::unistd::{getgid, getuid};
@@ -47,6 +48,10 @@ pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Env
 
 /// In the child: becomes it.
 pub fn become_it(identity: &Identity) -> Result<()> {
+    // `/dev/stdout` is a path, and who opens it must have the right to. A pipe of somebody who is nobody in here stays his.
+    let _ = give_streams(identity.uid, identity.gid);
+    // The kernel takes them from who was root and is no longer. Which are to go, the next step decides.
+    keep_capabilities()?;
     setgroups(&identity.groups)?;
     setresgid(identity.gid)?;
     setresuid(identity.uid)

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
+use common::mount::can_map_ids;
 use common::namespace::{enter, is_own_user_namespace, open_namespace};
 use common::state::tell_once;
 use common::syscall::{die_with_parent, give_streams, unshare};
@@ -47,8 +48,14 @@ pub enum UserNamespace {
 }
 
 impl UserNamespace {
-    /// In the parent: finds the ids. An ordinary user is root of its own namespace from here on.
-    pub fn prepare(options: &Users, shared: Option<(i32, String)>, state: &Path) -> Result<UserNamespace> {
+    /// In the parent: finds the ids, for a root whose layers lie in these folders. An ordinary user is root of its own
+    /// namespace from here on.
+    pub fn prepare<'a>(
+        options: &Users,
+        shared: Option<(i32, String)>,
+        state: &Path,
+        layers: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<UserNamespace> {
         if let Some((pid, option)) = shared.filter(|_| options.userns != Some(UsernsMode::Host)) {
             return UserNamespace::join_that_of(pid, &option, options);
         }
@@ -72,6 +79,12 @@ impl UserNamespace {
         };
         maps.root()?;
         let namespace = idmap::user_namespace(&maps)?;
+        if taken.is_some() && !can_map_ids(layers, &namespace)? {
+            // The layers have to be copied. For each range there would be a copy.
+            let maps = HostIds::shared()?;
+            let namespace = idmap::user_namespace(&maps)?;
+            return Ok(UserNamespace::Shifted { maps, namespace, _taken: None });
+        }
         Ok(UserNamespace::Shifted { maps, namespace, _taken: taken })
     }
 
@@ -194,6 +207,16 @@ pub fn roots(options: &Users, state: &Path) -> PathBuf {
         Some(UsernsMode::KeepId) => state.join("keep-id"),
         _ => state.to_owned(),
     }
+}
+
+/// The root that Congo makes of the host's programs. Who is to own it makes it.
+pub fn default_root(options: &Users, state: &Path) -> Result<PathBuf> {
+    let roots = roots(options, state);
+    if roots != state && !geteuid().is_root() {
+        let maps = idmap::require(idmap::keep_id()?)?;
+        idmap::in_user_namespace(&maps, || rootfs::default_root_in(&roots).map(drop))?;
+    }
+    rootfs::default_root_in(&roots)
 }
 
 fn given(options: &Users) -> Result<IdMaps> {

@@ -3,6 +3,7 @@
 //! Sources: OCI image specification, config.md, image-layout.md, image-index.md; Docker image specification v1.2.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use serde_json::{Value, json};
@@ -96,6 +97,7 @@ fn volumes(subject: &Subject) -> Checked {
     let next = subject.sh(&options, "test -e /data/new && echo there; :")?;
     expect("what the next container has of what one has written", "", next.ok()?)?;
     let host = crate::image::empty(subject, "volumes-host")?;
+    fs::set_permissions(&host, fs::Permissions::from_mode(0o777))?;
     let volume = format!("{}:/data", host.display());
     subject.sh(&[&options[..], &["-v", &volume]].concat(), "echo x > /data/new")?.ok()?;
     ensure(host.join("new").exists(), || {

@@ -30,6 +30,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// As whom, if that is not root.
+    pub fn other_user(&self) -> Option<&str> {
+        self.user.as_deref().filter(|user| !matches!(*user, "0" | "root" | "0:0" | "root:root"))
+    }
+
     /// Reads the part `config`, and says on stderr what in it cannot be followed.
     pub(super) fn new(image: &ImageConfig) -> Config {
         let default = Execution::default();

@@ -1,15 +1,18 @@
 //! Folders of this process, of others at once, and of one that is killed.
 
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::fcntl::open;
+use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
+use nix::sys::stat::Mode;
 
 use super::*;
 use crate::syscall::mount;
 use crate::testing::in_mount_namespace;
+use crate::tree::is_empty;
 
 /// In the environment of another process of these tests: the state folder.
 const STATE: &str = "CONGO_TEST_STATE";
@@ -22,10 +25,9 @@ fn other_process() {
     let state = Path::new(&state);
     let folder = ContainerFolder::create(state).unwrap();
     let _kept = kept(state, "layer").unwrap();
-    let volume = named_volume(state, "data").unwrap();
-    assert!(volume.may_be_filled());
+    let volumes = Volumes::lock(state, ["data"]).unwrap();
+    let volume = volumes.open("data").unwrap();
     // As when it is killed while it fills.
-    fs::write(volume.path.parent().unwrap().join(FILLING), "").unwrap();
     fs::write(volume.path.join("half"), "").unwrap();
     println!("\nfolder {}", folder.path.display());
     let _ = std::io::stdin().lines().count();
@@ -88,8 +90,7 @@ fn what_a_killed_runtime_has_left() {
     let own = ContainerFolder::create(state).unwrap();
     assert_eq!(containers(state), std::slice::from_ref(&own.path));
     kept(state, "layer").unwrap();
-    let volume = named_volume(state, "data").unwrap();
-    assert!(volume.may_be_filled() && !volume.path.join("half").exists());
+    assert_eq!(files_of(state), [] as [&str; 0]);
 }
 
 #[test]
@@ -140,6 +141,15 @@ fn many_at_once() {
     assert_eq!(containers(home.path()), [] as [PathBuf; 0]);
 }
 
+/// What is in the volume `data`, when it is locked by one more.
+fn files_of(state: &Path) -> Vec<String> {
+    let volumes = Volumes::lock(state, ["data"]).unwrap();
+    let entries = fs::read_dir(volumes.open("data").unwrap().path).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 fn image(home: &Path) -> OwnedFd {
     let image = home.join("image");
     fs::create_dir_all(image.join("sub")).unwrap();
@@ -156,62 +166,90 @@ fn a_volume_is_filled_once() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let mut volume = named_volume(home.path(), "data").unwrap();
-                if volume.may_be_filled() {
-                    filled.fetch_add(1, Ordering::Relaxed);
-                    volume.fill(&image).unwrap();
-                }
-                assert_eq!(fs::read_dir(&volume.path).unwrap().count(), 51, "all of it, or one has to wait");
-                assert!(!volume.may_be_filled());
+                let volumes = Volumes::lock(home.path(), ["data"]).unwrap();
+                let volume = volumes.open("data").unwrap();
+                let path = volume.path.clone();
+                filled.fetch_add(usize::from(is_empty(&volume.data).unwrap()), Ordering::Relaxed);
+                volume.fill(&image).unwrap();
+                assert_eq!(fs::read_dir(path).unwrap().count(), 51, "all of it, or one has to wait");
             });
         }
     });
     assert_eq!(filled.into_inner(), 1);
     assert_eq!(mode(&home.path().join("volumes")), 0o700);
-    // Whoever empties it gets it filled again, as in Docker.
-    let path = named_volume(home.path(), "data").unwrap().path;
-    remove_tree(&path).unwrap();
-    let mut volume = named_volume(home.path(), "data").unwrap();
-    assert!(volume.may_be_filled() && mode(&path) == 0o755);
-    volume.release();
-    assert!(named_volume(home.path(), "data").unwrap().may_be_filled());
+    // Whoever empties it gets it filled again, as in Docker; and whoever removes it.
+    let data = home.path().join("volumes/data/_data");
+    for remove in [&data, data.parent().unwrap()] {
+        remove_tree(remove).unwrap();
+        let volumes = Volumes::lock(home.path(), ["data"]).unwrap();
+        assert_eq!(mode(&data), 0o755);
+        volumes.open("data").unwrap().release().unwrap();
+        drop(volumes);
+        assert_eq!(files_of(home.path()).len(), 0);
+        let volumes = Volumes::lock(home.path(), ["data"]).unwrap();
+        volumes.open("data").unwrap().fill(&image).unwrap();
+        drop(volumes);
+        assert_eq!(files_of(home.path()).len(), 51);
+    }
 }
 
 #[test]
-fn a_volume_that_was_filled_by_half_is_filled_anew() {
+fn a_volume_that_somebody_uses_is_neither_filled_nor_emptied() {
     let home = tempfile::tempdir().unwrap();
     let image = image(home.path());
-    let mut volume = named_volume(home.path(), "data").unwrap();
+    let first = Volumes::lock(home.path(), ["data"]).unwrap();
+    let volume = first.open("data").unwrap();
+    let path = volume.path.clone();
+    volume.release().unwrap();
+    let second = Volumes::lock(home.path(), ["data"]).unwrap();
+    second.open("data").unwrap().fill(&image).unwrap();
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    fs::write(path.join("own"), "").unwrap();
+    assert_eq!(files_of(home.path()), ["own"]);
+    drop((first, second));
+    assert_eq!(files_of(home.path()), ["own"]);
+}
+
+#[test]
+fn a_volume_that_cannot_be_filled_is_empty_again() {
+    let home = tempfile::tempdir().unwrap();
+    let image = image(home.path());
+    let volumes = Volumes::lock(home.path(), ["data"]).unwrap();
+    let volume = volumes.open("data").unwrap();
+    let path = volume.path.clone();
     // Something that is in the way makes the copy fail.
-    fs::create_dir(volume.path.join("sub")).unwrap();
+    fs::create_dir(path.join("sub")).unwrap();
     assert_eq!(volume.fill(&image).unwrap_err().errno(), Some(Errno::EEXIST));
-    drop(volume);
-    let mut volume = named_volume(home.path(), "data").unwrap();
-    assert!(volume.may_be_filled());
-    volume.fill(&image).unwrap();
-    fs::write(volume.path.join("own"), "").unwrap();
-    drop(volume);
-    let volume = named_volume(home.path(), "data").unwrap();
-    assert!(!volume.may_be_filled() && volume.path.join("own").exists());
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    // At once, and not by the one who comes next: that may be one who does not fill it.
+    fs::write(path.join("own"), "").unwrap();
+    drop(volumes);
+    assert_eq!(files_of(home.path()), ["own"]);
 }
 
 #[test]
 fn a_volume_at_two_places_is_filled_once() {
     let home = tempfile::tempdir().unwrap();
-    let mut volumes = Volumes::default();
-    let first = volumes.open(home.path(), "data").unwrap();
-    let second = volumes.open(home.path(), "data").unwrap();
-    assert!(first.may_be_filled() && !second.may_be_filled());
+    let image = image(home.path());
+    let volumes = Volumes::lock(home.path(), ["data", "data"]).unwrap();
+    let (first, second) = (volumes.open("data").unwrap(), volumes.open("data").unwrap());
     assert_eq!(first.path, second.path);
+    first.release().unwrap();
+    second.fill(&image).unwrap();
+    drop(volumes);
+    assert_eq!(files_of(home.path()).len(), 0);
 }
 
 #[test]
-fn a_lock_outlives_the_copy_of_it_that_a_parent_drops() {
+fn a_volume_without_a_name_is_filled_too() {
     let home = tempfile::tempdir().unwrap();
-    let volume = named_volume(home.path(), "data").unwrap();
-    let folder = home.path().join("volumes/data");
-    drop(volume);
-    assert!(lock(&folder, FlockArg::LockExclusiveNonblock).is_err());
+    let image = image(home.path());
+    let volume = OwnVolume::anonymous(home.path(), 3).unwrap();
+    let path = volume.path.clone();
+    assert_eq!(mode(&path), 0o755);
+    volume.fill(&image).unwrap();
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 51);
+    assert_ne!(OwnVolume::anonymous(home.path(), 4).unwrap().path, path);
 }
 
 #[test]

@@ -1,0 +1,61 @@
+//! Bad input to the options of step 4: refused in two lines, before anything is made.
+
+use super::bad_input::{each, refused};
+use crate::probe::Need;
+use crate::{Check, Checked, Subject};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(4, "bad.userns", "A mode that does not exist, or is for others, is refused.", |it| {
+        each(it, "--userns", &["", "Auto", "private", "container:1", "nomap"], &["auto", "host", "keep-id"])?;
+        // Who is root already is nobody whose ids could be kept.
+        refused(it, &["--userns", "keep-id", "true"], &["--userns", "keep-id", "auto", "host"])
+    })
+    .needs(&[Need::Root])
+        .hint("The error says which there are."),
+    Check::since(4, "bad.uidmap", "Maps of another form, without root, that overlap or do not fit are refused.", maps)
+        .needs(&[Need::Root])
+        .hint("CONTAINER:HOST:SIZE; EINVAL from /proc/PID/uid_map comes too late to be understood."),
+    Check::since(4, "bad.subuidname", "A user without subordinate ids is refused, and with other maps.", |it| {
+        each(it, "--subuidname", &["", "a:b", "a b"], &["user's name"])?;
+        refused(it, &["--subuidname", "no-such-user", "true"], &["--subuidname", "no-such-user", "/etc/subuid"])?;
+        refused(it, &["--subuidname", "root", "--userns", "host", "true"], &["--subuidname", "--userns"])
+    })
+    .needs(&[Need::Root])
+        .hint("The second line says how to give a user some."),
+    Check::since(4, "bad.user", "What is neither a name nor a number of a user is refused.", |it| {
+        each(it, "--user", &["", ":", "a:", ":b", "a:b:c", "a b", "4294967295", "-1:", "a/b"], &["NAME|UID[:GROUP|GID]"])
+    })
+    .hint("NAME|UID[:GROUP|GID]; 4294967295 means nobody at all to the kernel."),
+    Check::since(4, "bad.capability", "What is no capability is refused.", |it| {
+        for option in ["--cap-add", "--cap-drop"] {
+            each(it, option, &["", "NET_ROOT", "CAP_", "12", "NET_ADMIN,SYS_TIME", "CAP_ALL"], &["capability", "NET_ADMIN"])?;
+        }
+        Ok(())
+    })
+    .hint("The second line lists them all."),
+    Check::since(4, "bad.security-opt", "What is no security option is refused.", |it| {
+        let values = ["", "x", "no-new-privileges=", "no-new-privileges=1", "seccomp", "seccomp=", "apparmor=unconfined", "label=disable"];
+        each(it, "--security-opt", &values, &["expected"])
+    })
+    .hint("no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE: what is not enforced must not be accepted."),
+];
+
+fn maps(subject: &Subject) -> Checked {
+    let bad = ["", "0", "0:1", "0:1:0", "0:1:2:3", "a:0:1", "-1:0:1", "0:4294967295:1", "0:0:4294967296"];
+    each(subject, "--uidmap", &bad, &["CONTAINER:HOST:SIZE"])?;
+    for value in bad {
+        let option = format!("--gidmap={value}");
+        refused(
+            subject,
+            &["--uidmap", "0:500000:1", &option, "true"],
+            &["--gidmap", value, "CONTAINER:HOST:SIZE"],
+        )?;
+    }
+    let two = |first, second| ["--uidmap", first, "--uidmap", second, "true"];
+    refused(subject, &two("0:500000:10", "9:600000:1"), &["--uidmap", "9:600000:1", "overlaps"])?;
+    refused(subject, &two("0:500000:10", "10:500009:1"), &["--uidmap", "10:500009:1", "overlaps"])?;
+    // Nobody would be there to mount anything.
+    refused(subject, &["--uidmap", "1:500000:10", "true"], &["user 0", "0:HOST:SIZE"])?;
+    refused(subject, &["--gidmap", "0:500000:10", "true"], &["--uidmap"])?;
+    refused(subject, &["--userns", "auto", "--uidmap", "0:500000:10", "true"], &["--userns", "--uidmap"])
+}

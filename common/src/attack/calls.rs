@@ -1,0 +1,122 @@
+//! System calls that a container has no business to make.
+//!
+//! Each has arguments with which it does nothing wherever it is let through: pointers that are NULL, descriptors that are
+//! none, flags that do not exist. What could succeed makes something of this process only, and goes with it.
+//! Man page: syscalls(2).
+
+use nix::errno::Errno;
+
+/// A bad descriptor, flag or command.
+const BAD: u64 = u64::MAX;
+
+/// Name, number, arguments.
+type Call = (&'static str, libc::c_long, [u64; 5]);
+
+const CALLS: &[Call] = &[
+    ("mount", libc::SYS_mount, [0; 5]),
+    ("umount2", libc::SYS_umount2, [0, BAD, 0, 0, 0]),
+    ("pivot_root", libc::SYS_pivot_root, [0; 5]),
+    ("fsopen", libc::SYS_fsopen, [0, BAD, 0, 0, 0]),
+    ("fsconfig", libc::SYS_fsconfig, [BAD, BAD, 0, 0, 0]),
+    ("fsmount", libc::SYS_fsmount, [BAD, BAD, 0, 0, 0]),
+    ("fspick", libc::SYS_fspick, [BAD, 0, BAD, 0, 0]),
+    ("open_tree", libc::SYS_open_tree, [BAD, 0, 0, 0, 0]),
+    ("move_mount", libc::SYS_move_mount, [BAD, 0, BAD, 0, BAD]),
+    ("mount_setattr", libc::SYS_mount_setattr, [BAD, 0, BAD, 0, 0]),
+    ("unshare(CLONE_NEWUSER)", libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0]),
+    ("unshare(CLONE_NEWNS)", libc::SYS_unshare, [libc::CLONE_NEWNS as u64, 0, 0, 0, 0]),
+    ("setns", libc::SYS_setns, [BAD, 0, 0, 0, 0]),
+    // A file system shared with a parent in another namespace: the kernel refuses the two together.
+    ("clone(CLONE_NEWUSER)", libc::SYS_clone, [(libc::CLONE_NEWUSER | libc::CLONE_FS) as u64, 0, 0, 0, 0]),
+    ("clone(CLONE_NEWNS)", libc::SYS_clone, [(libc::CLONE_NEWNS | libc::CLONE_FS) as u64, 0, 0, 0, 0]),
+    ("clone3", libc::SYS_clone3, [0; 5]),
+    ("bpf", libc::SYS_bpf, [BAD, 0, 0, 0, 0]),
+    ("perf_event_open", libc::SYS_perf_event_open, [0, 0, BAD, BAD, 0]),
+    // More segments than there may be, so that it cannot be the order to forget a kernel.
+    ("kexec_load", libc::SYS_kexec_load, [0, 1 << 20, 0, BAD, 0]),
+    ("kexec_file_load", libc::SYS_kexec_file_load, [BAD, BAD, 0, 0, BAD]),
+    ("init_module", libc::SYS_init_module, [0; 5]),
+    ("finit_module", libc::SYS_finit_module, [BAD, 0, BAD, 0, 0]),
+    ("delete_module", libc::SYS_delete_module, [0; 5]),
+    ("open_by_handle_at", libc::SYS_open_by_handle_at, [BAD, 0, 0, 0, 0]),
+    ("keyctl", libc::SYS_keyctl, [BAD, 0, 0, 0, 0]),
+    ("add_key", libc::SYS_add_key, [0; 5]),
+    ("request_key", libc::SYS_request_key, [0; 5]),
+    // A type that does not exist: no module is loaded for it.
+    ("socket(AF_ALG)", libc::SYS_socket, [libc::AF_ALG as u64, BAD, 0, 0, 0]),
+    ("socket(AF_VSOCK)", libc::SYS_socket, [libc::AF_VSOCK as u64, BAD, 0, 0, 0]),
+    ("socket(AF_INET, SOCK_RAW)", libc::SYS_socket, [libc::AF_INET as u64, libc::SOCK_RAW as u64, 1, 0, 0]),
+    ("socket(AF_PACKET)", libc::SYS_socket, [libc::AF_PACKET as u64, libc::SOCK_RAW as u64, 0, 0, 0]),
+];
+
+/// Makes the call of this name, and returns what the kernel, or a filter before it, answers. `None` for another name.
+pub fn attempt(name: &str) -> Option<nix::Result<()>> {
+    let &(_, number, [a, b, c, d, e]) = CALLS.iter().find(|(known, ..)| *known == name)?;
+    // SAFETY: no call above has a pointer that is not NULL, shares memory with a new process, or changes this one's.
+    Some(Errno::result(unsafe { libc::syscall(number, a, b, c, d, e) }).map(drop))
+}
+
+/// Makes the call getpid of the 32-bit ABI of this machine, which has the number of another call in the 64-bit one. Where the
+/// kernel or a filter does not like it, a signal ends the process.
+#[cfg(target_arch = "x86_64")]
+pub fn call_32_bit() {
+    // SAFETY: it has no arguments, and the kernel's entry keeps all registers but rax and these.
+    unsafe {
+        std::arch::asm!(
+            "int 0x80", inlateout("rax") 20_u64 => _, out("r8") _, out("r9") _, out("r10") _, out("r11") _
+        );
+    }
+}
+
+/// Elsewhere there is no way to make one from a 64-bit program.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn call_32_bit() {
+    std::process::abort();
+}
+
+/// Becomes the tracer of a process, without stopping it, until this one ends: ptrace(2), `PTRACE_SEIZE`.
+///
+/// # Errors
+/// EPERM for a process of somebody else, one that is not dumpable, or that has capabilities which the caller has not; ESRCH.
+pub fn trace(process: i32) -> nix::Result<()> {
+    // SAFETY: neither address nor data is a pointer here: both are zero.
+    Errno::result(unsafe { libc::ptrace(libc::PTRACE_SEIZE, process, 0_usize, 0_usize) }).map(drop)
+}
+
+/// Puts a key of the type `user` into this thread's session keyring: add_key(2).
+///
+/// # Errors
+/// ENOSYS from a kernel without keyrings; EDQUOT.
+pub fn add_key(name: &std::ffi::CStr, secret: &[u8]) -> nix::Result<()> {
+    // SAFETY: both strings end in NUL, and the kernel reads no more of the secret than its length.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_add_key,
+            c"user".as_ptr(),
+            name.as_ptr(),
+            secret.as_ptr(),
+            secret.len(),
+            libc::KEY_SPEC_SESSION_KEYRING,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Looks for such a key: keyctl(2), `KEYCTL_SEARCH`.
+///
+/// # Errors
+/// ENOKEY when there is none; EPERM behind a filter.
+pub fn find_key(name: &std::ffi::CStr) -> nix::Result<()> {
+    // SAFETY: both strings end in NUL.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_SEARCH,
+            libc::KEY_SPEC_SESSION_KEYRING,
+            c"user".as_ptr(),
+            name.as_ptr(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}

@@ -1,0 +1,128 @@
+//! Removing a tree, however deep it is, and whoever is still at work in it.
+//!
+//! Kernel objects: directories, a few of them open at a time, as a container can nest more of them than a process may have
+//! open. The way up is `..`, and it counts only when it leads to where the walk came from: somebody may have moved the
+//! directory meanwhile. Then the walk begins again at the top, and opens each name beneath it without following it. So
+//! nothing outside of the tree is ever removed. Order: the files of a directory, its folders, itself. Needs no /proc.
+//! Man pages: unlinkat(2), openat(2), readdir(3).
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, open, openat};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::{DIRECTORY, errno};
+
+/// How often the walk begins again without having removed anything since.
+const MAX_TRIES: usize = 64;
+
+/// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine.
+pub(crate) fn remove_all(path: &Path) -> nix::Result<()> {
+    let gone = match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => open(path, DIRECTORY, Mode::empty())
+            .and_then(|folder| remove_contents(&folder))
+            .and_then(|()| unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir)),
+        Ok(_) => unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir),
+        Err(error) => Err(errno(&error)),
+    };
+    ignore(Errno::ENOENT, gone)
+}
+
+/// Removes all that is in a directory, which stays.
+pub(crate) fn remove_contents(top: &OwnedFd) -> nix::Result<()> {
+    let mut tries = 0;
+    loop {
+        let mut removed = 0;
+        if walk(top, &mut removed)? {
+            return Ok(());
+        }
+        tries = if removed == 0 { tries + 1 } else { 0 };
+        if tries == MAX_TRIES {
+            return Err(Errno::EBUSY);
+        }
+    }
+}
+
+/// A directory on the way from the top to where the walk is.
+struct Level {
+    name: OsString,
+    /// What tells it from any other.
+    identity: (u64, u64),
+    /// Those in it that remain.
+    folders: Vec<OsString>,
+}
+
+/// Goes through the tree once. Returns whether it is gone: somebody may have added to it, or moved a part of it.
+fn walk(top: &OwnedFd, removed: &mut usize) -> nix::Result<bool> {
+    let mut here = openat(top, ".", DIRECTORY, Mode::empty())?;
+    let mut level =
+        Level { name: OsString::new(), identity: identity(&here)?, folders: files(&here, removed)? };
+    let mut above: Vec<Level> = Vec::new();
+    loop {
+        if let Some(name) = level.folders.pop() {
+            let below = match openat(&here, &*name, DIRECTORY, Mode::empty()) {
+                Ok(below) => below,
+                // Not a folder any more.
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
+                Err(errno) => return Err(errno),
+            };
+            let folders = files(&below, removed)?;
+            above.push(std::mem::replace(&mut level, Level { name, identity: identity(&below)?, folders }));
+            here = below;
+            continue;
+        }
+        let Some(parent) = above.pop() else { return Ok(true) };
+        here = openat(&here, "..", DIRECTORY, Mode::empty())?;
+        if identity(&here)? != parent.identity {
+            return Ok(false);
+        }
+        match unlinkat(&here, &*level.name, UnlinkatFlags::RemoveDir) {
+            Ok(()) => *removed += 1,
+            Err(Errno::ENOENT) => {}
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+        level = parent;
+    }
+}
+
+/// Removes what is no folder from a directory, and returns the folders.
+fn files(directory: &OwnedFd, removed: &mut usize) -> nix::Result<Vec<OsString>> {
+    let mut folders = Vec::new();
+    // All names first: which ones are still listed after a removal is for the file system to decide.
+    let mut listed = Dir::openat(directory.as_fd(), ".", DIRECTORY, Mode::empty())?;
+    let entries = listed.iter().collect::<nix::Result<Vec<_>>>()?;
+    for entry in entries {
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        // Not every file system tells the type.
+        let gone = match entry.file_type() {
+            Some(Type::Directory) => Err(Errno::EISDIR),
+            _ => unlinkat(directory, name, UnlinkatFlags::NoRemoveDir),
+        };
+        match gone {
+            Ok(()) => *removed += 1,
+            Err(Errno::EISDIR) => folders.push(name.to_owned()),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(folders)
+}
+
+fn identity(open: &OwnedFd) -> nix::Result<(u64, u64)> {
+    fstat(open).map(|status| (status.st_dev, status.st_ino))
+}
+
+fn ignore(ignored: Errno, result: nix::Result<()>) -> nix::Result<()> {
+    if result == Err(ignored) { Ok(()) } else { result }
+}
