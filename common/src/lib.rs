@@ -69,7 +69,7 @@ pub mod path;
 pub mod port;
 pub mod privilege;
 pub mod process;
-#[cfg(feature = "network")]
+#[cfg(any(feature = "idmap", feature = "network"))]
 mod program;
 pub mod pty;
 pub mod rootfs;
