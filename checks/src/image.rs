@@ -322,6 +322,13 @@ impl<'a> Home<'a> {
         command
     }
 
+    /// The same from a shell that first does this.
+    pub(crate) fn command_after(&self, first: &str, arguments: &[&str]) -> Command {
+        let mut command = self.subject.command_after(first, arguments);
+        command.env("CONGO_HOME", &self.path);
+        command
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<Output, Failure> {
         Container::start(&mut self.command(arguments))?.output()

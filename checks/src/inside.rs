@@ -1,21 +1,24 @@
 //! What only a process of the container can do: the checks' own executable goes into its root, and does it there.
 //!
 //! Called with [`ASKED`], an executable of the checks does what is asked instead of its own work. [`install`] copies it
-//! with the libraries that it has loaded, as the root may have others. Kernel objects: the controlling terminal, the root
+//! with the libraries that it needs, as the root may have others. Kernel objects: the controlling terminal, the root
 //! directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
 
 mod acts;
+mod probe;
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use common::attack;
+use common::rootfs::libraries;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
-use crate::{Failure, kernel};
+use crate::Failure;
+pub use probe::Figures;
 
 /// The first argument of an executable that is to act inside.
 pub const ASKED: &str = "--inside-a-container";
@@ -27,6 +30,8 @@ pub const ESCAPE: &str = "escape";
 pub const MOUNT: &str = "mount";
 
 pub use acts::{BIND, CALL, CALL_32_BIT, FIND_KEY, SIGNAL, STATUS, TRACE};
+/// The second one of an executable that is to print, as JSON, what it finds out about the container.
+pub const PROBE: &str = "probe";
 
 /// Its name in the container's root.
 const NAME: &str = "congo-checks-inside";
@@ -43,6 +48,13 @@ pub fn run_if_asked() {
         let content = climb(&arguments.next().unwrap_or_default());
         // Any failure is one: the check looks for the content.
         println!("climbed={}", content.unwrap_or_else(|_| "nothing".into()));
+        std::process::exit(0);
+    }
+    if text == PROBE {
+        match probe::look() {
+            Ok(figures) => println!("{}", serde_json::json!(figures)),
+            Err(error) => eprintln!("the probe: {error}"),
+        }
         std::process::exit(0);
     }
     if text == MOUNT {
@@ -93,24 +105,24 @@ fn climb(path: &str) -> io::Result<String> {
 pub fn install(root: &Path) -> Result<String, Failure> {
     let inside = root.join(NAME);
     if !inside.exists() {
-        for library in libraries()? {
-            let copy = root.join(library.strip_prefix("/").unwrap_or(&library));
+        let this = fs::read_link("/proc/self/exe")?;
+        let needs = libraries(Path::new("/"), &this).map_err(io::Error::other)?;
+        let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        for file in &needs.files {
+            let copy = at(file);
             if !copy.exists() {
                 fs::create_dir_all(copy.parent().unwrap_or(root))?;
-                fs::copy(library, copy)?;
+                fs::copy(file, copy)?;
+            }
+        }
+        for (link, to) in &needs.links {
+            let copy = at(link);
+            if fs::symlink_metadata(&copy).is_err() {
+                fs::create_dir_all(copy.parent().unwrap_or(root))?;
+                symlink(to, copy)?;
             }
         }
         fs::copy("/proc/self/exe", &inside)?;
     }
     Ok(format!("/{NAME}"))
-}
-
-/// The files of shared libraries that this process has mapped: none when it is linked statically.
-fn libraries() -> Result<BTreeSet<PathBuf>, Failure> {
-    let maps = kernel::read("/proc/self/maps")?;
-    let paths = maps.lines().filter_map(|line| line.find('/').map(|start| PathBuf::from(&line[start..])));
-    let is_library = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")) && path.is_file()
-    };
-    Ok(paths.filter(is_library).collect())
 }

@@ -20,6 +20,7 @@ mod exit_status;
 mod explain;
 mod filesystem;
 mod hostname;
+mod idmap;
 mod image;
 mod image_commit;
 mod image_debian;
@@ -69,6 +70,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     image_commit::CHECKS,
     image_debian::CHECKS,
     image_tools::CHECKS,
+    idmap::CHECKS,
     sysfs::CHECKS,
     user_namespace::CHECKS,
     user::CHECKS,

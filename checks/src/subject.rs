@@ -122,6 +122,14 @@ impl Subject {
         command
     }
 
+    /// The same from a shell that first does this: change its umask, or a limit.
+    pub(crate) fn command_after(&self, first: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]).arg(&self.binary).args(arguments);
+        command.envs(self.environment()).stdin(Stdio::null());
+        command
+    }
+
     /// What the runtime's environment has more than the checks' own.
     pub fn environment(&self) -> [(&'static str, OsString); 4] {
         [

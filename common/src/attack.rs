@@ -5,6 +5,7 @@
 //! shared memory. Man pages: TIOCSTI(2const), shmget(2), shmctl(2), sysvipc(7).
 
 mod calls;
+mod every_call;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
@@ -12,6 +13,7 @@ use std::ptr;
 use nix::errno::Errno;
 
 pub use calls::{add_key, attempt, call_32_bit, find_key, trace};
+pub use every_call::{try_sockets, try_system_calls};
 
 /// Puts a character into a terminal's input, as if somebody had typed it: ioctl(2), `TIOCSTI`.
 ///

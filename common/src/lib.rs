@@ -47,6 +47,8 @@ pub mod handshake;
 pub mod idmap;
 #[cfg(feature = "image")]
 pub mod image;
+#[cfg(any(feature = "idmap", feature = "seccomp"))]
+mod kernel;
 pub mod keyring;
 #[cfg(feature = "network")]
 pub mod lease;

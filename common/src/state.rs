@@ -56,6 +56,19 @@ impl ContainerFolder {
         }
     }
 
+    /// Makes a kept one of it, `kept/ID/`, and returns the name to find it by.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC.
+    pub fn keep(mut self, state: &Path) -> Result<String> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kept = make_folder(state, "kept")?.join(&name);
+        fs::rename(&self.path, &kept).map_err(|error| cannot("make", &kept, &error))?;
+        // It is not here any more.
+        self.owner = 0;
+        Ok(name)
+    }
+
     /// Removes it, when nothing uses it any more.
     ///
     /// # Errors

@@ -182,7 +182,10 @@ impl Copy<'_> {
         let (owner, group) = self.owners.map_or(Ok((status.st_uid, status.st_gid)), owner_of)?;
         let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
         fchownat(to, name, Some(owner), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        xattr::copy(&path_of(from, name), &path_of(to, name), self.owners)?;
+        // The file's own group has a place.
+        let user_of = |user| self.owners.and_then(|owners| owners(user, status.st_gid)).map(|(user, _)| user);
+        let users = self.owners.is_some().then_some(&user_of as xattr::Users<'_>);
+        xattr::copy(&path_of(from, name), &path_of(to, name), users)?;
         // A symbolic link has no mode. What has been made is no link, so nothing is followed.
         if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
             let mode = Mode::from_bits_truncate(status.st_mode & 0o7777);

@@ -133,7 +133,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        commit(target, base, &plan.layers.upper(), &plan.command)?;
+        if let Err(error) = commit(target, base, &plan.layers.upper(), &plan.command) {
+            plan.layers.rescue(&state)?;
+            return Err(error);
+        }
     }
     // The command has run, and its status is what counts.
     plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));

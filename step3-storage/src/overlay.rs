@@ -15,7 +15,7 @@ use common::path::{Kind, make_beneath};
 use common::state::{ContainerFolder, KeptFolder, kept};
 use common::syscall::{mkdir, mount, open, umount2};
 use common::tree::{copy_attributes, is_opaque};
-use common::{Error, Hint, Result};
+use common::{Error, Hint, Result, tell};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
@@ -48,12 +48,15 @@ impl Layers {
         let layers = Layers { lower, folder, kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
-                fs::create_dir(&path)
-                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                // What is kept must have its name only when it is as it should be.
+                let new = path.with_extension("new");
+                mkdir(&new, 0o755)?;
                 // The root of an overlay has the owner, mode and time of its uppermost layer.
                 if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
-                    copy_attributes(below, &path)?;
+                    copy_attributes(below, &new)?;
                 }
+                fs::rename(&new, &path)
+                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
             }
         }
         Ok(layers)
@@ -117,11 +120,25 @@ impl Layers {
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
-            .hint_if(Errno::ELOOP, "CONGO_HOME must not lie in the folder of --rootfs or of a --layer")
+            .hint_if(
+                Errno::ELOOP,
+                "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one",
+            )
             .hint_if(
                 Errno::EINVAL,
                 "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",
             )
+    }
+
+    /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
+    pub fn rescue(self, state: &Path) -> Result<()> {
+        if self.kept.is_none() {
+            let name = self.folder.keep(state)?;
+            tell(format_args!(
+                "congo: what the container has changed is kept: --keep {name} goes on with it"
+            ));
+        }
+        Ok(())
     }
 
     /// What there was at this path before the container ran: in the topmost layer that says anything about it.

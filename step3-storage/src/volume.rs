@@ -5,11 +5,12 @@
 //! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
 
 use std::fs::{self, File, Permissions};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::mount::Detached;
+use common::mount::{Detached, check_propagation};
 use common::path::{self, Kind};
 use common::state::{OwnVolume, Volumes};
 use common::syscall::mount;
@@ -55,15 +56,26 @@ pub fn open<'a>(mounts: &'a [Mount], named: &'a Volumes, container: &Path) -> Re
 }
 
 fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
+    check_propagation(path, volume.propagation.flags())?;
     if volume.create_source && !path.exists() {
-        // For all users of the container, whatever the caller's umask.
-        fs::create_dir_all(path)
-            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+        make_folder(path)
             .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
     let source = prepare(volume, Detached::copy_of(path)?)?;
     Ok(Opened::Volume(volume, source, None))
+}
+
+/// Makes a folder and those above it, for all users of the container, whatever the caller's umask.
+fn make_folder(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent().filter(|above| !above.exists()) {
+        make_folder(above)?;
+    }
+    match fs::create_dir(path) {
+        // Another runtime was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))),
+    }
 }
 
 /// While it is attached nowhere, there is no moment at which it could be written to, or share too much.

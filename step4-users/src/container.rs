@@ -92,7 +92,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
         None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
     };
     // Before anything is made that is to have an owner.
-    let users = UserNamespace::prepare(&cli.users, cli.shares_with())?;
+    let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
+    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
         Some(image) => image.unpack(&state)?,
@@ -110,7 +111,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits, &users)?;
     let devices = filesystem::open_devices()?;
-    let layers = Layers::make(&state, lower, cli.root.keep.as_deref())?;
+    let layers = Layers::make(&state, lower, cli.root.keep.as_deref(), &users)?;
     let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
     let mounts = Mounts { root: layers.detached(&users)?, devices, volumes };
     let plan = Plan {
@@ -172,7 +173,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        commit(target, base, &plan.layers.upper(), &plan.command)?;
+        let upper = plan.layers.unshifted(&plan.users)?;
+        if let Err(error) = commit(target, base, &upper, &plan.command) {
+            plan.layers.rescue(&state)?;
+            return Err(error);
+        }
     }
     // The command has run, and its status is what counts.
     plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));

@@ -41,6 +41,7 @@ pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
                 target: target.clone(),
                 read_only: false,
                 propagation: Propagation::RPrivate,
+                idmap: false,
                 copy: true,
                 create_source: false,
             }));

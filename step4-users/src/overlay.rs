@@ -11,14 +11,14 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use common::idmap::{make_files_as, restore_files};
-use common::mount::{Detached, in_private_namespace};
+use common::idmap::{ShiftedCopy, give, make_files_as, restore_files, shifted_copy, unshifted_copy};
+use common::mount::{Detached, can_map_ids, in_private_namespace};
 use common::path::{Kind, make_beneath};
 use common::privilege::Privilege;
 use common::state::{ContainerFolder, KeptFolder, kept};
 use common::syscall::{mkdir, mount, open, umask, umount2};
 use common::tree::{copy_attributes, is_opaque};
-use common::{Error, Hint, Result};
+use common::{Error, Hint, Result, tell};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
@@ -39,6 +39,8 @@ const MOUNT_POINTS: [(&str, Kind); 6] = [
 pub struct Layers {
     /// Lowest first; the container changes none of them.
     pub lower: Vec<PathBuf>,
+    /// What is mounted in their place, where no mount can give them to the container's users.
+    copies: Option<Vec<ShiftedCopy>>,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
     /// Where all that Congo keeps is.
@@ -49,21 +51,48 @@ pub struct Layers {
 
 impl Layers {
     /// In the parent: makes the folders that the overlay needs.
-    pub fn make(state: &Path, lower: Vec<PathBuf>, keep: Option<&str>) -> Result<Layers> {
+    pub fn make(
+        state: &Path,
+        lower: Vec<PathBuf>,
+        keep: Option<&str>,
+        users: &UserNamespace,
+    ) -> Result<Layers> {
+        let paths = || lower.iter().map(PathBuf::as_path);
+        let copies = match users.shift() {
+            Some((maps, namespace)) if !can_map_ids(paths().chain([state]), namespace)? => {
+                let store = state.join("shifted");
+                Some(paths().map(|layer| shifted_copy(layer, &store, maps)).collect::<Result<_>>()?)
+            }
+            _ => None,
+        };
         let folder = ContainerFolder::create(state)?;
         let kept = keep.map(|name| kept(state, name)).transpose()?;
-        let layers = Layers { lower, folder, state: state.to_owned(), kept };
+        let layers = Layers { lower, copies, folder, state: state.to_owned(), kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
-                fs::create_dir(&path)
-                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                // What is kept must have its name only when it is as it should be.
+                let new = path.with_extension("new");
+                mkdir(&new, 0o755)?;
                 // The root of an overlay has the owner, mode and time of its uppermost layer.
-                if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
-                    copy_attributes(below, &path)?;
+                if let Some(below) = layers.mounted().last().filter(|_| path == layers.upper()) {
+                    copy_attributes(below, &new)?;
                 }
+                fs::rename(&new, &path)
+                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
             }
         }
+        if let (Some(name), Some((maps, _)), Some(_)) = (keep, users.shift(), &layers.copies) {
+            give(&layers.upper(), maps, &format!("--keep {name}"))?;
+        }
         Ok(layers)
+    }
+
+    /// The lower layers as the overlay gets them.
+    fn mounted(&self) -> Vec<&Path> {
+        match &self.copies {
+            Some(copies) => copies.iter().map(|copy| copy.path.as_path()).collect(),
+            None => self.lower.iter().map(PathBuf::as_path).collect(),
+        }
     }
 
     /// Where the overlay is mounted.
@@ -91,7 +120,9 @@ impl Layers {
             // The caller's would keep other users of the container from what is made to mount on.
             umask(0o022);
             if let Some((maps, namespace)) = users.shift() {
-                self.shift_owners(namespace)?;
+                if self.copies.is_none() {
+                    self.shift_owners(namespace)?;
+                }
                 // An overlay makes files as the one who mounts it, who has to be one of the container.
                 make_files_as(maps)?;
             }
@@ -109,15 +140,8 @@ impl Layers {
         let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.state));
         for path in elsewhere.chain([&self.state]) {
             let mut shifted = Detached::copy_of(path)?;
-            if !shifted.map_ids(namespace)? {
-                return Err(Error::new(format!(
-                    "give {} to the container's users: no idmapped mounts here",
-                    path.display()
-                ))
-                .hint(
-                    "they need Linux 5.19 on ext4, xfs or btrfs, and 6.3 on tmpfs; or take --userns host",
-                ));
-            }
+            // Asked before: it can be done.
+            shifted.map_ids(namespace)?;
             shifted.attach_at(&open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)?;
         }
         Ok(())
@@ -148,7 +172,7 @@ impl Layers {
         // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not fit into the
         // one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
-        let lower = self.lower.iter().map(PathBuf::as_path).chain(above);
+        let lower = self.mounted().into_iter().chain(above);
         let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
         let (upper, work) = (folder(upper)?, folder(work)?);
         // The kernel wants the topmost first.
@@ -164,11 +188,33 @@ impl Layers {
         // A device that an image brings along is no device here.
         mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
-            .hint_if(Errno::ELOOP, "CONGO_HOME must not lie in the folder of --rootfs or of a --layer")
+            .hint_if(
+                Errno::ELOOP,
+                "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one",
+            )
             .hint_if(
                 Errno::EINVAL,
                 "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",
             )
+    }
+
+    /// The writable layer for an image: with the ids that the container sees.
+    pub fn unshifted(&self, users: &UserNamespace) -> Result<PathBuf> {
+        let (Some(_), Some((maps, _))) = (&self.copies, users.shift()) else { return Ok(self.upper()) };
+        let copy = self.folder.path.join("unshifted");
+        unshifted_copy(&self.upper(), &copy, maps)?;
+        Ok(copy)
+    }
+
+    /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
+    pub fn rescue(self, state: &Path) -> Result<()> {
+        if self.kept.is_none() {
+            let name = self.folder.keep(state)?;
+            tell(format_args!(
+                "congo: what the container has changed is kept: --keep {name} goes on with it"
+            ));
+        }
+        Ok(())
     }
 
     /// What there was at this path before the container ran: in the topmost layer that says anything about it.

@@ -7,8 +7,10 @@
 //! Man pages: user_namespaces(7), subuid(5), mount_setattr(2).
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
+use common::mount::can_map_ids;
 use common::namespace::{enter, is_own_user_namespace, open_namespace};
 use common::syscall::{die_with_parent, give_streams, unshare};
 use common::values::UsernsMode;
@@ -45,8 +47,13 @@ pub enum UserNamespace {
 }
 
 impl UserNamespace {
-    /// In the parent: finds the ids. An ordinary user is root of its own namespace from here on.
-    pub fn prepare(options: &Users, shared: Option<(i32, String)>) -> Result<UserNamespace> {
+    /// In the parent: finds the ids, for a root whose layers lie in these folders. An ordinary user is root of its own
+    /// namespace from here on.
+    pub fn prepare<'a>(
+        options: &Users,
+        shared: Option<(i32, String)>,
+        layers: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<UserNamespace> {
         if let Some((pid, option)) = shared.filter(|_| options.userns != Some(UsernsMode::Host)) {
             return UserNamespace::join_that_of(pid, &option, options);
         }
@@ -70,6 +77,12 @@ impl UserNamespace {
         };
         maps.root()?;
         let namespace = idmap::user_namespace(&maps)?;
+        if taken.is_some() && !can_map_ids(layers, &namespace)? {
+            // The layers have to be copied. For each range there would be a copy.
+            let maps = HostIds::shared()?;
+            let namespace = idmap::user_namespace(&maps)?;
+            return Ok(UserNamespace::Shifted { maps, namespace, _taken: None });
+        }
         Ok(UserNamespace::Shifted { maps, namespace, _taken: taken })
     }
 

@@ -30,6 +30,10 @@ pub struct Args {
     #[arg(long, value_name = "ID")]
     only: Option<String>,
 
+    /// Skip the check of this id, or all whose ids begin so; may be given more than once.
+    #[arg(long, value_name = "ID")]
+    without: Vec<String>,
+
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -54,6 +58,9 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["bin", "only", "exercise", "json", "list", "hint"])]
     matrix: bool,
 }
+
+/// How the reason of a check begins that was left out.
+pub const WITHOUT: &str = "left out by --without";
 
 /// Runs the tool. The exit status is 0 when all that could be checked passed, 1 when something failed or
 /// nothing could be checked.
@@ -172,7 +179,10 @@ fn check(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let (mut results, mut passed, mut failed, mut skipped) = (vec![], 0, 0, 0);
     for task in &tasks {
-        let outcome = (task.run)(&subject);
+        let outcome = match args.without.iter().find(|id| task.id.starts_with(id.as_str())) {
+            Some(id) => Outcome::Skipped { reason: format!("{WITHOUT} {id}") },
+            None => (task.run)(&subject),
+        };
         if !args.json {
             show(task, &outcome);
         }

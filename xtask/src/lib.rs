@@ -7,6 +7,7 @@ pub mod debian;
 pub mod diff;
 pub mod doctor;
 pub mod image;
+pub mod probe;
 pub mod prove;
 pub mod readme;
 pub mod vm;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
-use xtask::{bench, book, check, debian, diff, doctor, image, prove, readme, vm};
+use xtask::{bench, book, check, debian, diff, doctor, image, probe, prove, readme, vm};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -15,6 +15,7 @@ enum Tool {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Image(image::Args),
+    Probe(probe::Args),
     Prove(prove::Args),
     Vm(vm::Args),
     Readme(readme::Args),
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Tool::Diff(args) => diff::run(&args),
         Tool::Doctor(args) => doctor::run(&args),
         Tool::Image(args) => image::run(&args),
+        Tool::Probe(args) => probe::run(&args),
         Tool::Prove(args) => prove::run(&args),
         Tool::Vm(args) => vm::run(&args),
         Tool::Readme(args) => readme::run(&args),

@@ -1,6 +1,8 @@
 //! Bad input to the options of step 3: refused in two lines, before anything is made.
 
-use super::bad_input::{each, refused};
+use std::fs;
+
+use super::bad_input::{each, error, refused};
 use super::volume::folder;
 use crate::kernel::listing;
 use crate::{Check, Checked, Subject, expect};
@@ -95,6 +97,13 @@ pub(crate) const CHECKS: &[Check] = &[
         each(it, "--layer", &["/no/such/dir", "/etc/passwd", ""], &["directory"])
     })
     .hint("Before anything is made."),
+    Check::since(
+        3,
+        "bad.layer-overlap",
+        "A layer that is given twice, or lies in another, is refused, and the hint says so.",
+        overlap,
+    )
+    .hint("overlayfs says ELOOP for that, and for an upper layer that lies in a lower one."),
     Check::since(3, "bad.keep", "Names that could be a path, or of one character, are refused.", |it| {
         each(it, "--keep", &["", "a", "..", ".hidden", "a/b", "../x", "/abs", "a b", "-a"], &["name"])
     })
@@ -108,6 +117,16 @@ pub(crate) const CHECKS: &[Check] = &[
     .not_new()
     .hint("Look at all options before you make anything for one."),
 ];
+
+fn overlap(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "overlapping")?;
+    fs::create_dir(path.join("in-it"))?;
+    for other in [text.clone(), format!("{text}/in-it")] {
+        let run = subject.run(&["--layer", &text, "--layer", &other, "true"])?;
+        error(&run, 125, &["--layer may lie in another"])?;
+    }
+    Ok(())
+}
 
 fn nothing_made(subject: &Subject) -> Checked {
     let (path, text) = folder(subject, "nothing-made")?;

@@ -30,10 +30,25 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The options of an overlay fit into one page if each layer is named by its descriptor."),
     Check::since(3, "image.commit-killed", "A SIGKILL during --commit leaves no half image, and what it leaves the next one removes.", killed)
         .hint("Write beside, rename(2) at the end; a lock tells what a killed one has left."),
+    Check::since(3, "image.commit-failed", "When the image cannot be made after the run, what the container has changed is kept, and can be had by --keep.", failed)
+        .hint("What a command has made in hours must not go because a disk is full: rename(2) the writable layer, and say its name."),
     Check::since(3, "image.commit-tools", "skopeo and umoci take the image, with its command and its variables.", tools)
         .needs(&[Need::Program("umoci"), Need::Program("skopeo")])
         .hint("The base's config goes on; diff_ids are those of the uncompressed layers."),
 ];
+
+fn failed(subject: &Subject) -> Checked {
+    let folder = empty(subject, "commit-failed")?;
+    let (out, volume) = (folder.join("image.tar"), format!("{}:/mnt/it", folder.display()));
+    // Somebody else takes the name meanwhile.
+    let script = "echo kept > /changed; echo x > /mnt/it/image.tar";
+    let run = subject.sh(&["-v", &volume, "--commit", &out.display().to_string()], script)?;
+    run.status_is(125)?;
+    let name = run.stderr.split_once("--keep ").and_then(|(_, rest)| rest.split_whitespace().next());
+    let name = name.ok_or_else(|| Failure::new("a line with --keep NAME", format!("{:?}", run.stderr)))?;
+    expect("what the kept layer has", "kept", subject.sh(&["--keep", name], "cat /changed")?.ok()?)?;
+    expect("what is at the path of the image", "x\n", fs::read_to_string(out)?.as_str())
+}
 
 /// A small root, made anew.
 fn small_root(subject: &Subject) -> Result<String, Failure> {

@@ -11,11 +11,13 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::json;
 
+use super::bad_input::error;
 use crate::container::Container;
-use crate::image::{Archive, Home, Layer, Layout, base, config};
+use crate::image::{Archive, Home, LAYER, Layer, Layout, base, config, digest};
 use crate::kernel::eventually;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
@@ -36,6 +38,20 @@ pub(crate) const CHECKS: &[Check] = &[
         killed,
     )
     .hint("Unpack beside, rename(2) when it is whole, and sweep what has another name."),
+    Check::since(
+        3,
+        "image.hostile-depth",
+        "Of a refused layer that nests more folders than the runtime may open nothing stays.",
+        depth,
+    )
+    .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however deep it is."),
+    Check::since(
+        3,
+        "image.left-over",
+        "What a killed unpacking has left and nobody can remove keeps no image from being unpacked.",
+        left_over,
+    )
+    .hint("Say that it stays, and go on."),
 ];
 
 /// A file that only one layer has.
@@ -139,4 +155,34 @@ fn killed(subject: &Subject) -> Checked {
         )?;
     }
     ensure(amidst >= 1, || Failure::new("the check kills in the midst of unpacking at least once", amidst))
+}
+
+fn depth(subject: &Subject) -> Checked {
+    let home = Home::new(subject, "depth-home")?;
+    let sound = Layout::of(subject, "depth-sound", &config(json!({})), &[base()?])?.name();
+    home.run(&["--image", &sound])?.ok()?;
+    let before = home.listing();
+    let deep = Archive::default().record("path", "a/".repeat(500).as_bytes()).folder("x").end();
+    // Only its digest tells, when all of it has been unpacked.
+    let layer = Layer { media_type: LAYER.into(), blob: deep, diff_id: digest(b"another") };
+    let image = Layout::of(subject, "depth", &config(json!({})), &[base()?, layer])?.name();
+    let mut command = home.command_after("ulimit -n 256", &["--image", &image]);
+    error(&Container::start(&mut command)?.output()?, 125, &[])?;
+    expect("what is in the state folder, as before,", before, home.listing())
+}
+
+fn left_over(subject: &Subject) -> Checked {
+    let home = Home::new(subject, "left-over-home")?;
+    let sound = Layout::of(subject, "left-over", &config(json!({})), &[base()?])?.name();
+    let left = home.path.join("layers/.unpacking-0/upper");
+    fs::create_dir_all(&left)?;
+    // Somebody looks at it.
+    mount(Some("tmpfs"), &left, Some("tmpfs"), MsFlags::empty(), Some("size=64k"))?;
+    let run = home.run(&["--image", &sound, "sh", "-c", "echo works"]);
+    umount2(&left, MntFlags::MNT_DETACH)?;
+    let run = run?;
+    expect("what the container says", "works", run.ok()?)?;
+    ensure(run.stderr.contains(".unpacking-0"), || {
+        Failure::new("a line on stderr that names what stays", format!("{:?}", run.stderr))
+    })
 }

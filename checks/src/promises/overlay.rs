@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -38,6 +38,8 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("The mode of the upper layer is that of the root: chmod(2), or umask(2) before mkdir(2)."),
     Check::since(3, "overlay.goes", "The writable layer is gone after a run, after one that failed, and after the next run when the runtime was killed.", goes)
         .hint("A lock on the container's folder tells the next run whether its runtime still lives."),
+    Check::since(3, "overlay.deep", "It goes, too, when the container nests more folders than the runtime may open.", deep)
+        .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however deep it is."),
     Check::since(3, "overlay.keep", "With --keep NAME the next run goes on with what the last one wrote.", keep)
         .hint("The writable layer in a folder of that name."),
     Check::since(3, "overlay.keep-in-use", "At the same time only one container has the layer of a name.", keep_in_use)
@@ -178,11 +180,9 @@ fn any_umask(subject: &Subject) -> Checked {
     fs::set_permissions(&layer, fs::Permissions::from_mode(0o755))?;
     let whiteout = layer.join("etc");
     mknod(&whiteout, SFlag::S_IFCHR, Mode::S_IRUSR, 0).map_err(std::io::Error::from)?;
-    let mut command = Command::new("sh");
-    command.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(subject.binary()).envs(subject.environment());
-    command.args(["-v", "checked-umask:/new/volume", "-v", "/new/anonymous", "--workdir", "/work/dir"]);
-    command.args(["--layer", &text]);
-    let container = Container::start(command.args(["sh", "-c", "echo ready; cat"]).stdin(Stdio::piped()))?;
+    let volumes = ["-v", "checked-umask:/new/volume", "-v", "/new/anonymous", "--workdir", "/work/dir"];
+    let arguments = [&volumes[..], &["--layer", &text, "sh", "-c", "echo ready; cat"]].concat();
+    let container = Container::start(subject.command_after("umask 077", &arguments).stdin(Stdio::piped()))?;
     container.wait_for("ready")?;
     for path in ["", "etc", "new", "new/volume", "new/anonymous", "work", "work/dir"] {
         let mode = fs::metadata(container.first()?.path("root").join(path))?.mode() & 0o777;
@@ -218,6 +218,17 @@ fn goes(subject: &Subject) -> Checked {
     drop(container.output());
     subject.run(&["true"])?.ok()?;
     gone("after the runtime was killed, and the next one has run,")
+}
+
+fn deep(subject: &Subject) -> Checked {
+    let before = listing(&subject.home(), 2);
+    let script = "deep=$(for n in 1 2 3 4 5 6 7 8 9 10; do printf a/b/c/d/e/f/g/h/i/j/; done); \
+                  mkdir -p /deep/$deep$deep$deep$deep$deep$deep && echo made";
+    let mut command = subject.command_after("ulimit -n 256", &["sh", "-c", script]);
+    let run = Container::start(&mut command)?.output()?;
+    expect("what the container says", "made", run.ok()?)?;
+    expect("what the runtime says", "", &run.stderr)?;
+    expect("what is in the state folder, as before,", before, listing(&subject.home(), 2))
 }
 
 fn keep(subject: &Subject) -> Checked {

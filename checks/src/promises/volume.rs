@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::bad_input::refused;
+use crate::container::Container;
 use crate::kernel::{Mount, listing};
 use crate::tree::{self, differences};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
@@ -29,6 +30,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts private."),
     Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", rshared)
         .hint("MS_SHARED, as rslave."),
+    Check::since(3, "volume.not-shared", "A volume of a mount that shares nothing is refused with shared and slave.", not_shared)
+        .not_new()
+        .hint("The copy of a mount shares with the host what that mount shares: see the tags in mountinfo, shared:N and master:N."),
     Check::since(3, "volume.named", "A named volume is filled from the root, and kept.", named)
         .hint("Fill it before it is mounted over what it is filled from."),
     Check::since(3, "volume.filled-exactly", "What a volume is filled with keeps owners, modes, times, links and attributes.", filled_exactly)
@@ -76,7 +80,7 @@ fn relative(subject: &Subject) -> Checked {
     let arguments =
         ["-v", ".:/mnt/one", "-v", "./below:/mnt/two", "-v", "../beside:/mnt/three", "sh", "-c", script];
     let mut command = subject.command(&arguments);
-    let run = crate::container::Container::start(command.current_dir(path.join("here")))?.output()?;
+    let run = Container::start(command.current_dir(path.join("here")))?.output()?;
     expect("what the three volumes are", "here\nhere/below\nbeside", run.ok()?)
 }
 
@@ -93,9 +97,19 @@ fn file(subject: &Subject) -> Checked {
 
 fn makes_source(subject: &Subject) -> Checked {
     let (path, text) = folder(subject, "makes-source")?;
-    let run = subject.sh(&["-v", &format!("{text}/two/deep:/mnt/it")], "ls -A /mnt/it")?;
+    let volume = format!("{text}/two/deep:/mnt/it");
+    let run =
+        Container::start(&mut subject.command_after("umask 077", &["-v", &volume, "ls", "-A", "/mnt/it"]))?
+            .output()?;
     expect("what is in it", "", run.ok()?)?;
-    ensure(path.join("two/deep").is_dir(), || Failure::new("the folder is made", "it is not there"))?;
+    for made in ["two", "two/deep"] {
+        let mode = fs::metadata(path.join(made))?.mode() & 0o777;
+        expect(
+            format!("the mode of {made}, whatever the umask, in octal digits,"),
+            "755",
+            &*format!("{mode:o}"),
+        )?;
+    }
     ensure(run.stderr.contains(&format!("{text}/two/deep")), || {
         Failure::new("a line on stderr that names the new folder", format!("{:?}", run.stderr))
     })
@@ -182,6 +196,24 @@ fn rshared(subject: &Subject) -> Checked {
         expect(what, (true, true), appear(subject, propagation)?)?;
     }
     Ok(())
+}
+
+fn not_shared(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "not-shared")?;
+    mount_at(&path)?;
+    mount(None::<&str>, &path, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?;
+    let run = |options: &str| {
+        fs::create_dir_all(path.join("below"))?;
+        subject.run(&["-v", &format!("{text}/below{options}"), "true"])
+    };
+    let refused = ["rshared", "shared", "rslave", "slave"].map(|option| run(&format!(":/mnt/it:{option}")));
+    let (private, none) = (run(":/mnt/it:rprivate"), run(":/mnt/it"));
+    umount2(&path, MntFlags::MNT_DETACH)?;
+    for run in refused {
+        super::bad_input::error(&run?, 125, &["not shared", &text])?;
+    }
+    private?.ok()?;
+    none?.ok().map(drop)
 }
 
 fn named(subject: &Subject) -> Checked {

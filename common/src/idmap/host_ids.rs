@@ -25,8 +25,10 @@ use crate::passwd;
 /// As many as any image has: ids of 16 bits.
 const SIZE: u32 = 1 << 16;
 const FIRST: u32 = 0x7000_0000;
-/// How many ranges there are.
-const RANGES: u32 = 0x0ffe;
+/// How many ranges there are for one container each.
+const RANGES: u32 = 0x0ffd;
+/// The range behind them.
+const SHARED: u32 = FIRST + RANGES * SIZE;
 
 /// A range that is this runtime's for as long as the value lives. Dropped, its file goes.
 #[derive(Debug)]
@@ -45,6 +47,15 @@ impl HostIds {
     /// EACCES, EROFS where no folder may be made; all ranges are taken.
     pub fn take(run_dir: &Path) -> Result<HostIds> {
         take_from(run_dir, &taken_on_host()?)
+    }
+
+    /// The maps of all containers whose files have their ids on the disk: the same each time, or the files would have to
+    /// be given to others at each start.
+    ///
+    /// # Errors
+    /// The host has given them to somebody else.
+    pub fn shared() -> Result<IdMaps> {
+        shared(&taken_on_host()?)
     }
 
     /// The maps of a container that has them.
@@ -77,6 +88,16 @@ fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
     }
     Err(Error::new(format!("--userns auto: all {RANGES} ranges of host ids are taken"))
         .hint("end a container, or choose ids: --uidmap 0:HOST:SIZE --gidmap 0:HOST:SIZE"))
+}
+
+fn shared(taken: &[(u32, u32)]) -> Result<IdMaps> {
+    if taken.iter().any(|&other| overlaps(SHARED, other)) {
+        return Err(Error::new(format!(
+            "--userns auto: the host has given the ids from {SHARED} on to others"
+        ))
+        .hint("choose ids: --uidmap 0:HOST:SIZE --gidmap 0:HOST:SIZE"));
+    }
+    Ok(IdMaps::from_zero(SHARED, SIZE))
 }
 
 /// Removes what killed runtimes have left.
@@ -179,6 +200,14 @@ mod tests {
     }
 
     #[test]
+    fn the_shared_ids_are_no_single_containers() {
+        let first = shared(&[]).unwrap().users.to_host(0).unwrap();
+        assert_eq!(first + SIZE, 0x7ffe_0000, "up to systemd's ids for foreign images");
+        assert!((0..RANGES).all(|number| !overlaps(FIRST + number * SIZE, (first, SIZE))));
+        assert!(shared(&[(first + 9, 1)]).is_err());
+    }
+
+    #[test]
     fn ids_of_others_are_left_to_them() {
         let run = tempfile::tempdir().unwrap();
         let take = |taken: &[(u32, u32)]| take_from(run.path(), taken).map(|ids| ids.first);
@@ -186,9 +215,9 @@ mod tests {
         assert_eq!(take(&[(FIRST - 10, 11), (FIRST + SIZE, 1)]), Ok(FIRST + 2 * SIZE));
         assert_eq!(take(&[(FIRST - 10, 10)]), Ok(FIRST));
         let all = take(&[(0, u32::MAX)]).unwrap_err();
-        assert!(all.to_string().contains("4094 ranges"), "{all}");
-        let (last, foreign) = (FIRST + (RANGES - 1) * SIZE + (SIZE - 1), 0x7ffe_0000);
-        assert_eq!(last + 1, foreign, "up to systemd's ids for foreign images");
+        assert!(all.to_string().contains("4093 ranges"), "{all}");
+        let (last, foreign) = (FIRST + (RANGES - 1) * SIZE + (SIZE - 1), SHARED);
+        assert_eq!(last + 1, foreign, "up to those that are shared");
     }
 
     /// The lock is that of an open file, so threads are as good as processes here.

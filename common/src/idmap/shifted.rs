@@ -1,72 +1,172 @@
 //! What remains where the kernel or the file system has no idmapped mounts: a copy whose files belong to the container.
 //!
-//! It takes the time and the space of a copy, once for each layer and range of ids. Kernel objects: files, and a flock(2).
-//! Order: lock, remove what a killed copy left, copy beside, rename(2). So a copy under its name is whole.
-//! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), rename(2).
+//! It takes the time and the space of a copy, once for each state of a layer and each choice of ids. Kernel objects: files,
+//! locks (flock(2)) on them, and the time of change of a file, which nobody can set. Order: lock the store, remove what
+//! nobody uses any more, copy beside, rename(2), lock the copy. So a copy under its name is whole, and stays while it is used.
+//! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), inode(7), rename(2).
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::IdMaps;
+use super::{IdMap, IdMaps};
 use crate::error::{Error, Result, tell};
+use crate::mount::Detached;
 use crate::tree::{copy_layer, remove_tree};
 
 /// The id that stands for whom there is no place.
 const NOBODY: u32 = 65534;
+const UNFINISHED: &str = ".copying";
+const LOCK: &str = ".lock";
 
-/// The copy of the layer or root `from` that belongs to the container with these maps: in the folder `store`, under `name`,
-/// which says what `from` has, such as its digest, and the ids. Makes it if it is missing, and says so. Must be the host's
-/// root.
+/// A copy of a layer, which nobody removes as long as the value lives.
+#[derive(Debug)]
+pub struct ShiftedCopy {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// The copy of the layer or root `from` that belongs to the container with these maps, in the folder `store`. Makes it if it
+/// is missing, or of an earlier state of `from`, and says so. What is mounted in `from` is no part of it, as it is none of a
+/// layer. Must be the host's root.
 ///
 /// # Errors
 /// ENOSPC, EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
-pub fn shifted_copy(from: &Path, store: &Path, name: &str, maps: &IdMaps) -> Result<PathBuf> {
-    let (user, group) = maps.root()?;
-    let copy = store.join(format!("{name}@{user}-{group}"));
-    if copy.is_dir() {
-        return Ok(copy);
-    }
+pub fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
+    let real = from.canonicalize().map_err(|error| cannot("open", from, &error))?;
+    let layer = Detached::copy_of_directory(&real.to_string_lossy())?;
+    let whose = hash(&(real.as_os_str().as_bytes(), maps.users.to_string(), maps.groups.to_string()));
+    let state = state_of(layer.descriptor()).map_err(|error| cannot("read", from, &error))?;
+    let copy = store.join(format!("{whose:016x}-{state:016x}"));
+
     fs::create_dir_all(store).map_err(|error| cannot("make", store, &error))?;
     // The programs in it may be set-user-ID. No user of the host may reach them.
     let closed = fs::set_permissions(store, PermissionsExt::from_mode(0o700));
     closed.map_err(|error| cannot("make", store, &error))?;
-    let _lock = lock(&store.join(".lock"))?;
-    // Another process may have made it while this one waited.
-    if copy.is_dir() {
-        return Ok(copy);
+    let _store = lock_store(store)?;
+    if !copy.is_dir() {
+        sweep(store, &format!("{whose:016x}-"))?;
+        let unfinished = store.join(UNFINISHED);
+        let result = copy_to(layer.descriptor(), &unfinished, &|user, group| shifted(maps, user, group))
+            .and_then(|()| fs::rename(&unfinished, &copy).map_err(|error| cannot("make", &copy, &error)));
+        if result.is_err() {
+            // The error that is already there says more than one about the clean-up.
+            let _ = remove_tree(&unfinished);
+        }
+        result?;
+        tell(format_args!(
+            "congo: no idmapped mounts here, so {} was copied for the ids from {} on",
+            from.display(),
+            maps.root()?.0
+        ));
     }
-    let unfinished = store.join(".copying");
-    remove_tree(&unfinished)?;
-    let result = copy_to(from, &unfinished, maps)
-        .and_then(|()| fs::rename(&unfinished, &copy).map_err(|error| cannot("make", &copy, &error)));
-    if result.is_err() {
-        // The error that is already there says more than one about the clean-up.
-        let _ = remove_tree(&unfinished);
-    }
-    result?;
-    tell(format_args!(
-        "congo: no idmapped mounts here, so {} was copied for the ids from {user} on",
-        from.display()
-    ));
-    Ok(copy)
+    let folder = File::open(&copy).map_err(|error| cannot("open", &copy, &error))?;
+    let locked = Flock::lock(folder, FlockArg::LockShared)
+        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", copy.display()), errno))?;
+    Ok(ShiftedCopy { path: copy, _lock: locked })
 }
 
-fn copy_to(from: &Path, to: &Path, maps: &IdMaps) -> Result<()> {
+/// Copies a writable layer whose files belong to the container with these maps, to the folder `to`, which it makes: with the
+/// ids that the container sees, as an image has them.
+///
+/// # Errors
+/// ENOSPC, EROFS; EEXIST; EOVERFLOW for a file that is of none of the container's users.
+pub fn unshifted_copy(from: &Path, to: &Path, maps: &IdMaps) -> Result<()> {
+    let layer = File::open(from).map_err(|error| cannot("open", from, &error))?;
+    let owners = |user, group| maps.users.to_container(user).zip(maps.groups.to_container(group));
+    copy_to(&layer.into(), to, &owners)
+}
+
+/// Makes sure that a folder of Congo's own belongs to the container with these maps: an empty one is given to its root.
+/// `what` begins the error.
+///
+/// # Errors
+/// It has files of others.
+pub fn give(folder: &Path, maps: &IdMaps, what: &str) -> Result<()> {
+    let failed = |error| cannot("read", folder, &error);
+    let there = fs::symlink_metadata(folder).map_err(failed)?;
+    if maps.users.to_container(there.uid()).is_some() && maps.groups.to_container(there.gid()).is_some() {
+        return Ok(());
+    }
+    if fs::read_dir(folder).map_err(failed)?.next().is_some() {
+        return Err(Error::new(format!("{what}: it has files of other users than the container's")).hint(
+            "no idmapped mounts here: take the ids with which it was made, or --userns host, or another name",
+        ));
+    }
+    let (user, group) = maps.root()?;
+    std::os::unix::fs::chown(folder, Some(user), Some(group))
+        .map_err(|error| cannot("give away", folder, &error))
+}
+
+fn copy_to(from: &OwnedFd, to: &Path, owners: &dyn Fn(u32, u32) -> Option<(u32, u32)>) -> Result<()> {
     fs::create_dir(to).map_err(|error| cannot("make", to, &error))?;
-    let open = |path: &Path| File::open(path).map_err(|error| cannot("open", path, &error));
-    let or_nobody = |map: &super::IdMap, id| map.to_host(id).or_else(|| map.to_host(NOBODY));
-    let owners = |user, group| or_nobody(&maps.users, user).zip(or_nobody(&maps.groups, group));
-    copy_layer(&open(from)?.into(), &open(to)?.into(), &owners)
+    let opened = File::open(to).map_err(|error| cannot("open", to, &error))?;
+    copy_layer(from, &opened.into(), owners)
+}
+
+fn shifted(maps: &IdMaps, user: u32, group: u32) -> Option<(u32, u32)> {
+    let or_nobody = |map: &IdMap, id| map.to_host(id).or_else(|| map.to_host(NOBODY));
+    or_nobody(&maps.users, user).zip(or_nobody(&maps.groups, group))
+}
+
+/// Removes what a killed runtime has left, and the copies of earlier states that no container uses. To be called with the
+/// store locked.
+fn sweep(store: &Path, begin: &str) -> Result<()> {
+    remove_tree(&store.join(UNFINISHED))?;
+    for entry in fs::read_dir(store).map_err(|error| cannot("read", store, &error))?.flatten() {
+        if entry.file_name().as_bytes().starts_with(begin.as_bytes())
+            && let Ok(folder) = File::open(entry.path())
+            && let Ok(_unused) = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
+        {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A number that is another one when anything in the tree has changed.
+fn state_of(layer: &OwnedFd) -> io::Result<u64> {
+    let top = PathBuf::from(format!("/proc/self/fd/{}/.", layer.as_raw_fd()));
+    let (mut sum, mut folders) = (state_of_file(OsStr::new(""), &fs::metadata(&top)?), vec![PathBuf::new()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(top.join(&folder))? {
+            let entry = entry?;
+            let (path, there) = (folder.join(entry.file_name()), entry.metadata()?);
+            // A sum, as the order in which a folder is read may change.
+            sum = sum.wrapping_add(state_of_file(path.as_os_str(), &there));
+            if there.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// Whatever is done to a file, the kernel notes when.
+fn state_of_file(path: &OsStr, there: &fs::Metadata) -> u64 {
+    hash(&(path.as_bytes(), there.dev(), there.ino(), there.size(), there.ctime(), there.ctime_nsec()))
+}
+
+/// Not for what somebody might forge: a container writes to no layer that is copied.
+fn hash(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The kernel releases it when its holder ends, however it ends.
-fn lock(path: &Path) -> Result<Flock<File>> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|error| cannot("write", path, &error))?;
+fn lock_store(store: &Path) -> Result<Flock<File>> {
+    let path = store.join(LOCK);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| cannot("write", &path, &error))?;
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Error::from_errno(format!("lock {}", path.display()), errno))
 }

@@ -350,8 +350,8 @@ fn a_shifted_copy_is_a_layer_of_that_container() {
         mknod(&layer.join("gone"), SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
         // What a killed runtime has left.
         fs::create_dir_all(store.join(".copying/half")).unwrap();
-        let copy = shifted_copy(&layer, &store, "digest", &maps()).unwrap();
-        assert_eq!(copy, store.join(format!("digest@{HOST}-{HOST}")));
+        let made = shifted_copy(&layer, &store, &maps()).unwrap();
+        let copy = made.path.clone();
         assert_eq!(
             fs::metadata(&store).unwrap().mode() & 0o777,
             0o755 & fs::metadata(&store).unwrap().mode()
@@ -374,10 +374,45 @@ fn a_shifted_copy_is_a_layer_of_that_container() {
             Ok(())
         })
         .unwrap();
+        // Back again, and it is what it was.
+        let back = home.join("back");
+        unshifted_copy(&copy, &back, &maps()).unwrap();
+        assert_eq!((owner(&back), owner(&back.join("raw"))), ((0, 0), (3, 4)));
+        assert_eq!(value(&back.join("raw"), c"security.capability"), CAPABILITY);
+        assert!(crate::tree::is_opaque(&back.join("opaque")));
         // It is made once.
         fs::remove_file(copy.join("su")).unwrap();
-        assert_eq!(shifted_copy(&layer, &store, "digest", &maps()).unwrap(), copy);
+        assert_eq!(shifted_copy(&layer, &store, &maps()).unwrap().path, copy);
         assert!(!copy.join("su").exists());
+        // Others' is another, with all that the layer has.
+        let others = shifted_copy(&layer, &store, &IdMaps::from_zero(HOST + 65536, 65536)).unwrap();
+        assert!(others.path != copy && others.path.join("su").exists());
+        // When the layer changes, it is made anew; the old one goes when nobody uses it.
+        let change = |content: &str| {
+            fs::write(layer.join("stranger"), content).unwrap();
+            shifted_copy(&layer, &store, &maps()).unwrap()
+        };
+        let newer = change("newer");
+        assert_eq!(fs::read_to_string(newer.path.join("stranger")).unwrap(), "newer");
+        assert!(copy.exists() && others.path.exists(), "they are in use");
+        drop(made);
+        let newest = change("newest");
+        assert!(!copy.exists() && newer.path.exists() && others.path.exists() && newest.path.exists());
+    });
+}
+
+#[test]
+fn an_empty_folder_is_given_to_the_container_and_nothing_is_taken_from_others() {
+    in_mount_namespace(|home| {
+        let folder = home.join("folder");
+        fs::create_dir(&folder).unwrap();
+        let give = |maps: &IdMaps| give(&folder, maps, "x");
+        give(&maps()).unwrap();
+        assert_eq!(owner(&folder), (HOST, HOST));
+        fs::write(folder.join("file"), "").unwrap();
+        give(&maps()).unwrap();
+        assert!(give(&IdMaps::from_zero(HOST + 65536, 65536)).is_err());
+        assert_eq!(owner(&folder), (HOST, HOST));
     });
 }
 

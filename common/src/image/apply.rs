@@ -27,6 +27,7 @@ use super::store::Limits;
 use super::tar::{Entries, Entry, Kind};
 use super::xattr;
 use crate::privilege::Privilege;
+use crate::tree::remove_all;
 
 type Time = (i64, u32);
 
@@ -213,7 +214,7 @@ impl<'a> Tree<'a> {
         match fs::symlink_metadata(&at) {
             Ok(there) if there.is_dir() => {
                 self.made.retain(|made, _| made == path || !made.starts_with(path));
-                fs::remove_dir_all(&at)?;
+                remove_all(&at)?;
             }
             Ok(_) => fs::remove_file(&at)?,
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}

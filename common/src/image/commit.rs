@@ -27,6 +27,7 @@ use super::pack::pack;
 use super::store::cannot;
 use super::{Image, Reference};
 use crate::error::{Error, Result};
+use crate::tree::remove_tree;
 
 /// What the new layer goes on top of.
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,7 +118,7 @@ struct Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.beside);
+        _ = remove_tree(&self.beside);
     }
 }
 
@@ -135,8 +136,8 @@ impl Work {
         let failed = |error: &io::Error| cannot("make", &beside, error);
         let lock = loop {
             fs::create_dir(&beside).map_err(|error| failed(&error))?;
-            // Until it is locked, another runtime may take it for a dead one's.
-            if let Some(lock) = lock(&beside).filter(|_| beside.exists()) {
+            // Until it is locked, another runtime may take it for a dead one's: then it is gone when this one has the lock.
+            if let Some(lock) = lock(&beside, FlockArg::LockExclusive).filter(|_| beside.exists()) {
                 break lock;
             }
         };
@@ -291,14 +292,14 @@ fn sweep(target: &Path, begin: &OsStr) {
     for entry in fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
         let is_work = entry.file_name().as_bytes().starts_with(begin.as_bytes());
         // What cannot be removed must not keep an image from being made.
-        if is_work && let Some(_lock) = lock(&entry.path()) {
-            _ = fs::remove_dir_all(entry.path());
+        if is_work && let Some(_lock) = lock(&entry.path(), FlockArg::LockExclusiveNonblock) {
+            _ = remove_tree(&entry.path());
         }
     }
 }
 
-fn lock(folder: &Path) -> Option<Flock<File>> {
-    Flock::lock(File::open(folder).ok()?, FlockArg::LockExclusiveNonblock).ok()
+fn lock(folder: &Path, how: FlockArg) -> Option<Flock<File>> {
+    Flock::lock(File::open(folder).ok()?, how).ok()
 }
 
 /// A config may have no history, or `null` for it.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const MAX_NAME: usize = 4096;
 /// Its NAME_MAX.
 const MAX_PART: usize = 255;
-/// Deeper, the tree could not be removed with the usual number of descriptors.
+/// No image is as deep, and who goes through a tree opens, or remembers, each level of it.
 const MAX_DEPTH: usize = 512;
 
 /// A name as a relative path without `.` and without double slashes; empty for the root itself.

@@ -32,7 +32,7 @@ use super::source::Blob;
 use super::{Digest, Image, Layer};
 use crate::error::{Error, Result, tell};
 use crate::privilege::Privilege;
-use crate::tree::copy_attributes;
+use crate::tree::{copy_attributes, remove_tree};
 use crate::{process, syscall};
 
 /// What the name of an unfinished layer begins with.
@@ -131,13 +131,16 @@ fn lock(store: &Path) -> Result<Flock<File>> {
         .map_err(|(_, errno)| Error::from_errno(format!("lock {}", path.display()), errno))
 }
 
-/// Whoever holds the lock is the only one to unpack, so all of these are left over.
+/// Removes what was left: whoever holds the lock is the only one to unpack. What cannot be removed must not keep others from
+/// being unpacked.
 fn sweep(store: &Path) -> Result<()> {
     let entries = fs::read_dir(store).map_err(|error| cannot("read", store, &error))?;
     for entry in
         entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes()))
     {
-        fs::remove_dir_all(entry.path()).map_err(|error| cannot("remove", &entry.path(), &error))?;
+        if let Err(error) = remove_tree(&entry.path()) {
+            tell(format_args!("congo: {error}, so what a killed unpacking has left stays there"));
+        }
     }
     Ok(())
 }
@@ -173,9 +176,9 @@ impl Work<'_> {
             Ok(bytes)
         });
         // The error that is already there says more than one about the clean-up.
-        let removed = fs::remove_dir_all(&unfinished);
+        let removed = remove_tree(&unfinished);
         let bytes = result?;
-        removed.map_err(|error| cannot("remove", &unfinished, &error))?;
+        removed?;
         Ok(bytes)
     }
 

@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::libc;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
@@ -34,6 +34,29 @@ pub(crate) use mountinfo::beneath as mounts_beneath;
 pub use private::in_private_namespace;
 
 const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+
+/// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.
+#[cfg(feature = "idmap")]
+const IDMAPPED_LAYERS: (u32, u32) = (5, 19);
+
+/// Whether the folders `paths`, or those in which they will be made, can be shown with other owners, as the user namespace
+/// `userns` has them, and as layers of an overlay. Asks for each, as it is a matter of the file system.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`.
+#[cfg(feature = "idmap")]
+pub fn can_map_ids<'a>(paths: impl IntoIterator<Item = &'a Path>, userns: &OwnedFd) -> Result<bool> {
+    if crate::kernel::version()? < IDMAPPED_LAYERS {
+        return Ok(false);
+    }
+    for path in paths {
+        let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(path);
+        if !Detached::copy_of(there)?.map_ids(userns)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
 
 /// A copy of a mount, attached nowhere yet. Dropped before it is, it is gone.
 #[derive(Debug)]
@@ -123,6 +146,12 @@ impl Detached {
         copy
     }
 
+    /// What is in it can be read by this, though it is attached nowhere.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
+        &self.tree
+    }
+
     /// Follows no links.
     fn beneath(root: BorrowedFd<'_>, path: &str) -> Result<Detached> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -188,6 +217,27 @@ impl Detached {
         attributes::map_ids(&self.tree, userns)
     }
 
+    /// The same for what is at `path`, where nothing but such a mount will do.
+    ///
+    /// # Errors
+    /// This kernel, or that file system, cannot: which one it is.
+    #[cfg(feature = "idmap")]
+    pub fn must_map_ids(&mut self, userns: &OwnedFd, path: &Path) -> Result<()> {
+        if self.map_ids(userns)? {
+            return Ok(());
+        }
+        let file = crate::syscall::open(path, OFlag::O_PATH)?;
+        let kind = mountinfo::of_file(&file)?.map_or_else(|| "that file system".into(), |mount| mount.kind);
+        let (major, minor) = crate::kernel::version()?;
+        Err(Error::new(format!(
+            "{}: map its owners: Linux {major}.{minor} cannot do that on {kind}, or they are mapped already",
+            path.display()
+        ))
+        .hint(
+            "idmapped mounts need Linux 5.12 on ext4, 5.13 on xfs, 5.15 on btrfs, 6.3 on tmpfs, 6.12 on FUSE",
+        ))
+    }
+
     /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC. The copy of a
     /// shared mount is shared with the host, so this has to be done before anything is mounted in it. Before 5.12 as
     /// [`make_read_only`](Detached::make_read_only).
@@ -250,6 +300,27 @@ impl Detached {
         }
         Ok(attached)
     }
+}
+
+/// Refuses a propagation for the source at `path` that would come to nothing: a copy of a mount shares with the host only
+/// what that mount shares. Where nothing is yet, what counts is the folder in which it will be made.
+///
+/// # Errors
+/// MS_SHARED for a mount that is not shared, MS_SLAVE for one that is neither shared nor a slave; EACCES.
+pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
+    if !flags.intersects(MsFlags::MS_SHARED | MsFlags::MS_SLAVE) {
+        return Ok(());
+    }
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let opened = open(there, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|errno| Error::from_errno(format!("open {}", there.display()), errno))?;
+    let mount = mountinfo::of(&opened)?;
+    if mount.shared || mount.slave && !flags.contains(MsFlags::MS_SHARED) {
+        return Ok(());
+    }
+    let (path, point) = (path.display(), mount.point.display());
+    Err(Error::new(format!("--volume {path}: it lies on the mount {point}, which is not shared"))
+        .hint(format!("mount --make-shared {point}; or leave shared and slave away")))
 }
 
 impl Attached {

@@ -24,6 +24,23 @@ pub(super) struct Mount {
     pub(super) point: PathBuf,
     /// Its own options: `rw,nosuid,relatime`.
     pub(super) options: String,
+    /// The kind of its filesystem.
+    pub(super) kind: String,
+    /// Whether it tells others of what is mounted in it, and gets what is mounted in others.
+    pub(super) shared: bool,
+    /// Whether it gets what is mounted in others.
+    pub(super) slave: bool,
+}
+
+/// In which mount an open file lies, if that is attached.
+pub(super) fn of_file(open: &OwnedFd) -> Result<Option<Mount>> {
+    let id = id_of(open)?;
+    Ok(read()?.into_iter().find(|mount| mount.id == id))
+}
+
+/// The attached mount in which an open file lies.
+pub(super) fn of(open: &OwnedFd) -> Result<Mount> {
+    of_file(open)?.ok_or_else(|| Error::new(format!("{LIST}: an open file's mount is not in it")))
 }
 
 /// The attached mount that is open, and those below it.
@@ -66,13 +83,19 @@ fn read() -> Result<Vec<Mount>> {
     Ok(list.split(|&byte| byte == b'\n').filter_map(parse).collect())
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime …`
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - …`
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
     let point = unescape(fields.nth(2)?);
-    Some(Mount { id, parent, point, options: String::from_utf8_lossy(fields.next()?).into_owned() })
+    let text = |field| String::from_utf8_lossy(field).into_owned();
+    let options = text(fields.next()?);
+    // Any number of fields, up to a dash.
+    let tags: Vec<_> = fields.by_ref().take_while(|field| *field != b"-").collect();
+    let kind = text(fields.next()?);
+    let has = |tag: &[u8]| tags.iter().any(|field| field.starts_with(tag));
+    Some(Mount { id, parent, point, options, kind, shared: has(b"shared:"), slave: has(b"master:") })
 }
 
 /// Space, tab, newline and backslash stand there as octal numbers.
@@ -95,7 +118,11 @@ mod tests {
     fn a_line_is_read() {
         let line = b"36 35 98:0 / /a\\040b\\134c\\012\xff rw,noatime master:1 - ext3 /dev/root rw";
         let point = OsString::from_vec(b"/a b\\c\n\xff".to_vec()).into();
-        assert_eq!(parse(line), Some(Mount { id: 36, parent: 35, point, options: "rw,noatime".into() }));
+        let (options, kind) = ("rw,noatime".into(), "ext3".into());
+        let mount = Mount { id: 36, parent: 35, point, options, kind, shared: false, slave: true };
+        assert_eq!(parse(line), Some(mount));
+        let line = b"36 35 98:0 / /a rw shared:2 - ext3 master:1 rw";
+        assert_eq!(parse(line).map(|mount| (mount.shared, mount.slave)), Some((true, false)));
         assert_eq!(parse(b""), None);
         assert_eq!(unescape(b"/x\\"), Path::new("/x\\"));
     }

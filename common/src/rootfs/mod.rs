@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result, tell};
+use crate::tree::remove_tree;
 pub use build::{Built, build};
 use build::{cannot, set_mode};
 pub use libraries::{Libraries, libraries};
@@ -205,12 +206,7 @@ fn lock(path: &Path) -> Result<Flock<fs::File>> {
 /// Removes a root or what is left of one.
 fn remove(path: &Path) -> Result<()> {
     nothing_mounted_in(path)?;
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(_) => Ok(()),
-    };
-    removed.map_err(|error| cannot("remove", path, &error))
+    remove_tree(path)
 }
 
 /// Refuses to touch a root in which somebody has mounted something: to remove the root would empty that too.

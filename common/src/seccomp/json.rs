@@ -9,9 +9,10 @@ use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
 use serde::Deserialize;
 
 use super::program::errno;
-use super::rules::{Condition, Rule, Scope, version};
+use super::rules::{Condition, Rule, Scope};
 use super::{FLAGS, Profile};
 use crate::error::{Error, Result};
+use crate::kernel::parse_version;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -187,7 +188,8 @@ fn condition(arg: &Arg) -> Result<Condition, Problem> {
 
 fn scope(given: Filter) -> Result<Scope, String> {
     let kernel = given.min_kernel.filter(|text| !text.is_empty()).map(|text| {
-        version(&text).ok_or_else(|| format!("{text:?} is no version; expected two numbers such as 4.8"))
+        parse_version(&text)
+            .ok_or_else(|| format!("{text:?} is no version; expected two numbers such as 4.8"))
     });
     Ok(Scope {
         capabilities: given.caps.unwrap_or_default(),

@@ -21,6 +21,7 @@ use seccompiler::sock_filter;
 
 use crate::capability::Capabilities;
 use crate::error::{Error, Hint, Result};
+use crate::kernel;
 use crate::syscall::{call, names};
 use architecture::Architecture;
 use rules::Rule;
@@ -72,7 +73,7 @@ impl Profile {
             Error::new(format!("seccomp: Congo has no table of the calls of {}", std::env::consts::ARCH))
                 .hint("run with --security-opt seccomp=unconfined")
         })?;
-        self.compile_for(machine, rules::kernel_version()?, capabilities)
+        self.compile_for(machine, kernel::version()?, capabilities)
     }
 
     fn compile_for(&self, machine: Architecture, kernel: (u32, u32), has: Capabilities) -> Result<Filter> {

@@ -8,7 +8,6 @@ use seccompiler::SeccompCondition;
 
 use super::architecture::Architecture;
 use crate::capability::{Capabilities, by_name};
-use crate::error::{Error, Result};
 
 /// One rule: what happens to these calls, if all of this is so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,17 +96,4 @@ pub(super) fn by_number<'a>(
         }
     }
     calls
-}
-
-/// `(6, 12)` for `6.12.3-amd64`.
-pub(super) fn version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.split(|character: char| !character.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-/// This kernel's: uname(2).
-pub(super) fn kernel_version() -> Result<(u32, u32)> {
-    let name = nix::sys::utsname::uname().map_err(|errno| Error::from_errno("uname", errno))?;
-    let release = name.release().to_string_lossy();
-    version(&release).ok_or_else(|| Error::new(format!("uname: {release} is no version of a kernel")))
 }

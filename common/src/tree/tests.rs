@@ -181,3 +181,70 @@ fn a_folder_gets_the_attributes_of_another() {
     assert_eq!((one.kind_and_mode, one.modified), (other.kind_and_mode, other.modified));
     assert!(copy_attributes(&from, &folder.path().join("none")).is_err());
 }
+
+/// In the environment of another process of these tests: the folder that it works in.
+const FOLDER: &str = "CONGO_TEST_FOLDER";
+
+/// The other process: removes a tree that is deeper than it may have descriptors, and longer than a path.
+#[test]
+#[ignore = "a part of another test, which starts it"]
+fn with_few_descriptors() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    nix::sys::resource::setrlimit(limit, 40, 40).unwrap();
+    let tree = Path::new(&folder).join("tree");
+    fs::create_dir(&tree).unwrap();
+    let mut here = open(&tree, DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..2000 {
+        for name in ["ab", "cd"] {
+            mkdirat(&here, name, Mode::S_IRWXU).unwrap();
+        }
+        here = openat(&here, "ab", DIRECTORY, Mode::empty()).unwrap();
+    }
+    drop(here);
+    remove_tree(&tree).unwrap();
+    assert!(!tree.exists());
+}
+
+#[test]
+fn a_tree_may_be_deep() {
+    let home = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["tree::tests::with_few_descriptors", "--exact", "--ignored"])
+        .env(FOLDER, home.path())
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn who_moves_a_folder_leads_the_removal_nowhere_else() {
+    let home = tempfile::tempdir().unwrap();
+    let (tree, outside) = (home.path().join("tree"), home.path().join("outside"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    fs::create_dir(&outside).unwrap();
+    let lost = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Out of the tree, to where `..` is a folder with files of its own, and back.
+            while !stop.load(relaxed) {
+                let _ = fs::rename(tree.join("a/b"), outside.join("b"));
+                let _ = fs::rename(outside.join("b"), tree.join("a/b"));
+            }
+        });
+        let mut lost = 0;
+        for _ in 0..40 {
+            for number in 0..5 {
+                fs::create_dir_all(tree.join(format!("a/b/{number}"))).unwrap_or_default();
+                fs::create_dir_all(tree.join(format!("a/{number}"))).unwrap_or_default();
+                fs::create_dir_all(outside.join(format!("{number}"))).unwrap();
+                fs::write(outside.join(format!("{number}/file")), "").unwrap();
+            }
+            // That it is moved out may keep it from being removed, and that is all.
+            let _ = remove_tree(&tree);
+            lost += (0..5).filter(|number| !outside.join(format!("{number}/file")).exists()).count();
+        }
+        stop.store(true, relaxed);
+        lost
+    });
+    assert_eq!(lost, 0);
+}

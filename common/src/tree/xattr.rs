@@ -10,23 +10,24 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::Owners;
+/// Which user one is in a copy.
+pub(super) type Users<'a> = &'a dyn Fn(u32) -> Option<u32>;
 
 /// What belongs to the place and not to the file: the label that SELinux gives by place, and the overlay's own notes.
 const LEFT: [&[u8]; 3] = [b"security.selinux", b"trusted.overlay.", b"user.overlay."];
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// Gives `to` the attributes of `from`. Neither is followed when it is a link. A file system that has none of a kind gets
-/// none. With other `owners` it is a layer that is copied, which needs the overlay's notes.
-pub(super) fn copy(from: &Path, to: &Path, owners: Option<Owners<'_>>) -> nix::Result<()> {
+/// none. With other `users` it is a layer that is copied, which needs the overlay's notes.
+pub(super) fn copy(from: &Path, to: &Path, users: Option<Users<'_>>) -> nix::Result<()> {
     let (from, to) = (text(from)?, text(to)?);
-    let left = if owners.is_some() { &LEFT[..1] } else { &LEFT[..] };
+    let left = if users.is_some() { &LEFT[..1] } else { &LEFT[..] };
     for name in list(&from)? {
         if left.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
             continue;
         }
-        let read = get(&from, &name).and_then(|value| match owners {
-            Some(owners) if name.to_bytes() == CAPABILITY => of_root(value, owners).ok_or(Errno::EOVERFLOW),
+        let read = get(&from, &name).and_then(|value| match users {
+            Some(users) if name.to_bytes() == CAPABILITY => of_root(value, users).ok_or(Errno::EOVERFLOW),
             _ => Ok(value),
         });
         match read.and_then(|value| set(&to, &name, &value)) {
@@ -39,7 +40,7 @@ pub(super) fn copy(from: &Path, to: &Path, owners: Option<Owners<'_>>) -> nix::R
 
 /// Capabilities for the programs of another root: `struct vfs_ns_cap_data` of the kernel, version 3, which is version 2 with
 /// the id of that root behind it. Whose container that is, they are worth something in; anywhere else they are not.
-fn of_root(mut value: Vec<u8>, owners: Owners<'_>) -> Option<Vec<u8>> {
+fn of_root(mut value: Vec<u8>, users: Users<'_>) -> Option<Vec<u8>> {
     const VERSION_2: u8 = 2;
     const VERSION_3: u8 = 3;
     let root = match (value.get(3), value.len()) {
@@ -49,7 +50,7 @@ fn of_root(mut value: Vec<u8>, owners: Owners<'_>) -> Option<Vec<u8>> {
         _ => return Some(value),
     };
     value[3] = VERSION_3;
-    value.extend(owners(root, 0)?.0.to_le_bytes());
+    value.extend(users(root)?.to_le_bytes());
     Some(value)
 }
 

@@ -12,7 +12,7 @@ use super::volume::{
 };
 
 const KEYS: &str = "expected KEY=VALUE with keys among type, source, target, readonly, bind-propagation, \
-                    volume-nocopy, tmpfs-size and tmpfs-mode, with commas between them";
+                    idmap, volume-nocopy, tmpfs-size and tmpfs-mode, with commas between them";
 
 /// Reads a value of `--mount`: `type=bind,source=/srv,target=/srv,readonly`. Without a type it is a volume.
 ///
@@ -41,6 +41,7 @@ pub fn mount(text: OsString) -> Result<Mount, String> {
             target,
             read_only,
             propagation: given.propagation()?,
+            idmap: given.flag("idmap")?,
             copy: false,
             create_source: false,
         }),
@@ -49,6 +50,7 @@ pub fn mount(text: OsString) -> Result<Mount, String> {
             target,
             read_only,
             propagation: Propagation::default(),
+            idmap: false,
             copy: !given.flag("volume-nocopy")?,
             create_source: false,
         }),
@@ -71,7 +73,7 @@ impl Given {
             let equals = bytes.iter().position(|&byte| byte == b'=');
             let key = key(&bytes[..equals.unwrap_or(bytes.len())]).ok_or(KEYS)?;
             let value = equals.map(|at| OsStr::from_bytes(&bytes[at + 1..]).to_owned());
-            if value.is_none() && !["readonly", "volume-nocopy"].contains(&key) {
+            if value.is_none() && !["idmap", "readonly", "volume-nocopy"].contains(&key) {
                 return Err(format!("expected a value: {key}=…"));
             }
             if given.insert(key, value).is_some() {
@@ -133,6 +135,7 @@ fn key(text: &[u8]) -> Option<&'static str> {
         b"target" | b"dst" | b"destination" => "target",
         b"readonly" | b"ro" => "readonly",
         b"bind-propagation" => "bind-propagation",
+        b"idmap" => "idmap",
         b"volume-nocopy" => "volume-nocopy",
         b"tmpfs-size" => "tmpfs-size",
         b"tmpfs-mode" => "tmpfs-mode",

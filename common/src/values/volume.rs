@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// What is said of a `--volume` that has not the form at all.
 const EXPECTED: &str = "expected SRC:DST[:OPTIONS] or DST, such as /srv/www:/www:ro or data:/data";
 /// The options of `--volume`.
-const OPTIONS: &str = "expected options among ro, rw, nocopy, z, Z and one of private, slave, shared, rprivate, \
+const OPTIONS: &str = "expected options among ro, rw, idmap, nocopy, z, Z and one of private, slave, shared, rprivate, \
                        rslave, rshared, with commas between them";
 
 /// Where a volume's data is.
@@ -88,6 +88,8 @@ pub struct Volume {
     pub read_only: bool,
     /// With whom it shares later mounts.
     pub propagation: Propagation,
+    /// Whether who owns a file on the disk, by number, owns it in the container, too: Podman's word for it.
+    pub idmap: bool,
     /// Whether an empty one is filled with what the root has at the target.
     pub copy: bool,
     /// Whether a source that is missing on the host is made, as a folder.
@@ -142,6 +144,7 @@ pub fn volume(text: OsString) -> Result<Volume, String> {
         target: read_target(target)?,
         read_only: false,
         propagation: Propagation::default(),
+        idmap: false,
         copy: true,
         create_source: true,
     };
@@ -149,7 +152,7 @@ pub fn volume(text: OsString) -> Result<Volume, String> {
 }
 
 fn are_options(text: &[u8]) -> bool {
-    let known = [&b"ro"[..], b"rw", b"nocopy", b"z", b"Z"];
+    let known = [&b"ro"[..], b"rw", b"idmap", b"nocopy", b"z", b"Z"];
     text.split(|&byte| byte == b',').all(|word| known.contains(&word) || Propagation::read(word).is_some())
 }
 
@@ -168,6 +171,12 @@ fn with_options(mut volume: Volume, options: &[u8]) -> Result<Volume, String> {
                 );
             }
             b"nocopy" => volume.copy = false,
+            b"idmap" if is_host => volume.idmap = true,
+            b"idmap" => {
+                return Err("a volume of Congo's own has the container's ids by itself: expected idmap for a path of the \
+                            host only"
+                    .into());
+            }
             // Labels for SELinux, which Congo does not set.
             b"z" | b"Z" => {}
             _ => match Propagation::read(word) {

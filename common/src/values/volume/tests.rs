@@ -21,6 +21,9 @@ fn told(volume: &Volume) -> String {
     if volume.propagation != Propagation::RPrivate {
         text += &format!(" {:?}", volume.propagation);
     }
+    if volume.idmap {
+        text += " idmap";
+    }
     if !volume.copy {
         text += " nocopy";
     }
@@ -35,6 +38,7 @@ fn volumes() {
         ("/srv/www:/www:rw,rslave", "/srv/www /www rw RSlave"),
         ("/srv:/www:shared,z,ro,Z", "/srv /www ro Shared"),
         ("/:/host:rw", "/ /host rw"),
+        ("/srv:/www:idmap,ro", "/srv /www ro idmap"),
         ("data:/data", "data /data rw"),
         ("a1_.-:/data:nocopy,ro", "a1_.- /data ro nocopy"),
         ("/data", "- /data rw"),
@@ -94,6 +98,8 @@ fn what_is_no_volume() {
         ("/srv:/x:slave,shared", "expected one propagation"),
         ("data:/x:slave", "expected a propagation for a path"),
         ("/srv:/x:nocopy", "a path of the host is never filled"),
+        ("data:/x:idmap", "expected idmap for a path of the host only"),
+        ("/srv:/x:idmap=uids=0-1-10", "expected options among"),
         ("/srv\0:/x", "a path cannot have a NUL"),
     ] {
         let told = volume(text.into()).unwrap_err();
@@ -110,6 +116,8 @@ fn mounts() {
         ("type=bind,src=/srv,dst=/www,readonly", "/srv /www ro nocopy"),
         ("destination=/www,SRC=/srv,Type=BIND,ro=true", "/srv /www ro nocopy"),
         ("type=bind,src=/srv,dst=/www,ro=false", "/srv /www rw nocopy"),
+        ("type=bind,src=/srv,dst=/www,idmap", "/srv /www rw idmap nocopy"),
+        ("type=bind,src=/srv,dst=/www,idmap=false", "/srv /www rw nocopy"),
         ("type=bind,src=/srv,dst=/w,bind-propagation=shared", "/srv /w rw Shared nocopy"),
         ("type=volume,source=data,target=/data", "data /data rw"),
         ("source=data,target=/data,volume-nocopy", "data /data rw nocopy"),
@@ -161,6 +169,7 @@ fn what_is_no_mount() {
         ("target=/x,ro=yes", "expected readonly=true or readonly=false"),
         ("target=/x,bind-propagation=slave", "type=volume takes no bind-propagation"),
         ("type=bind,src=/s,target=/x,volume-nocopy", "type=bind takes no volume-nocopy"),
+        ("type=volume,source=data,target=/x,idmap", "type=volume takes no idmap"),
         ("type=bind,src=/s,target=/x,bind-propagation=x", "expected bind-propagation="),
         ("type=tmpfs,source=/s,target=/x", "type=tmpfs takes no source"),
         ("type=tmpfs,target=/x,tmpfs-size=0", "expected a size of at least"),
@@ -310,7 +319,7 @@ proptest! {
     fn what_a_volume_is_can_be_written_again(
         name in r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,20}|/[a-z/]{0,9}|",
         target in a_path(b":/."),
-        options in prop::collection::vec(prop::sample::select(&["ro", "rw", "nocopy", "z", "slave", "rshared"][..]), 0..4),
+        options in prop::collection::vec(prop::sample::select(&["ro", "rw", "idmap", "nocopy", "z", "slave", "rshared"][..]), 0..4),
     ) {
         let source = if name.is_empty() { name } else { name + ":" };
         let mut text = [source.as_bytes(), &target].concat();
@@ -322,6 +331,9 @@ proptest! {
             again.extend_from_slice(if read.read_only { b":ro" } else { b":rw" });
             if matches!(read.source, Source::Host(_)) {
                 again.extend_from_slice(format!(",{}", format!("{:?}", read.propagation).to_lowercase()).as_bytes());
+            }
+            if read.idmap {
+                again.extend_from_slice(b",idmap");
             }
             if !read.copy {
                 again.extend_from_slice(b",nocopy");
