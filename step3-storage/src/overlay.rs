@@ -112,11 +112,12 @@ impl Layers {
         // The kernel wants the topmost first.
         let lower_names: Vec<_> = lower.iter().rev().map(name).collect();
         let options = format!(
-            // Off: what makes of a layer something that only this overlay can read. It may become an image's.
-            "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off,index=off",
+            "lowerdir={},upperdir={},workdir={},{}",
             lower_names.join(":"),
             name(&upper),
-            name(&work)
+            name(&work),
+            // Off is what makes of a layer something that only this overlay can read. It may become an image's.
+            "redirect_dir=off,metacopy=off,index=off"
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
