@@ -72,6 +72,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     if cli.explain {
         explain::start()?;
     }
+    // All that this process becomes or makes executes the same file.
+    hardening::protect_own_program()?;
     // A bad value is refused before anything is made; and the files of the environment are the host's.
     cgroup::check(&cli.limits)?;
     cli.volumes.check()?;

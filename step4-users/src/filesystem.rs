@@ -43,10 +43,12 @@ pub fn open_host_sys() -> Result<Detached> {
 }
 
 /// In the parent: the host's devices. In a user namespace nobody makes one, and what is one on the disk does not work.
+/// Read-only: so nobody changes their modes and owners, which are the host's, and each can be written to as before.
 pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
     let open = |(path, number): &(&'static str, (u64, u64))| {
         let mut device = Detached::copy_of_device(Path::new(path), *number)?;
         device.set_propagation(MsFlags::MS_PRIVATE)?;
+        device.make_read_only()?;
         Ok((*path, device))
     };
     DEVICES.iter().map(open).collect()

@@ -122,7 +122,7 @@ impl UserNamespace {
             Some(UsernsMode::KeepId) => idmap::require(idmap::keep_id()?)?,
             _ => idmap::subordinate()?.unwrap_or_else(|| {
                 let line =
-                    "/etc/subuid has no ids for this user, so containers have one user: root, which is you";
+                    "no subordinate ids (/etc/subuid, /etc/subgid; package uidmap), so containers have one user: root, you";
                 tell_once(state, "no-ids", format_args!("congo: {line}"));
                 idmap::own()
             }),

@@ -34,8 +34,31 @@ use sandbox::Who;
 /// Stands between the outputs of two commands.
 const END_OF_OUTPUT: &str = "=== end of output ===\n";
 
-const MATRIX_BEGIN: &str = "<!-- matrix: begin (cargo xtask check --matrix) -->\n";
-const MATRIX_END: &str = "<!-- matrix: end -->";
+/// A table that a tool prints, and in which document it stands.
+struct Table {
+    file: &'static str,
+    begin: &'static str,
+    end: &'static str,
+    command: &'static str,
+    print: fn() -> Result<String>,
+}
+
+const TABLES: [Table; 2] = [
+    Table {
+        file: "README.md",
+        begin: "<!-- matrix: begin (cargo xtask check --matrix) -->\n",
+        end: "<!-- matrix: end -->",
+        command: "cargo xtask check --matrix",
+        print: check::matrix,
+    },
+    Table {
+        file: "step4-users/README.md",
+        begin: "<!-- security: begin (cargo xtask security --table) -->\n",
+        end: "<!-- security: end -->",
+        command: "cargo xtask security --table",
+        print: || Ok(checks::security::table()),
+    },
+];
 
 /// Run the sessions that the documentation shows, and compare what they print.
 #[derive(clap::Args)]
@@ -95,24 +118,27 @@ pub fn documents() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether the table of the top README is what `cargo xtask check --matrix` prints.
+/// Whether the tables in the documents are what the tools print.
 ///
 /// # Errors
-/// When it is not, or the README has no place for it.
-pub fn compare_matrix() -> Result<()> {
-    let text = fs::read_to_string(workspace::root().join("README.md")).context("reading README.md")?;
-    ensure!(
-        text[matrix_place(&text)?].trim() == check::matrix()?.trim(),
-        "README.md's matrix is not what `cargo xtask check --matrix` prints: run `cargo xtask readme --write`"
-    );
+/// When one is not, or its document has no place for it.
+pub fn compare_tables() -> Result<()> {
+    for Table { file, begin, end, command, print } in &TABLES {
+        let text =
+            fs::read_to_string(workspace::root().join(file)).with_context(|| format!("reading {file}"))?;
+        let place = place(&text, begin, end).with_context(|| (*file).to_owned())?;
+        ensure!(
+            text[place].trim() == print()?.trim(),
+            "{file}: a table is not what `{command}` prints: run `cargo xtask readme --write`"
+        );
+    }
     Ok(())
 }
 
-fn matrix_place(text: &str) -> Result<Range<usize>> {
-    let begin =
-        text.find(MATRIX_BEGIN).context("README.md has no line that begins the matrix")? + MATRIX_BEGIN.len();
-    let length = text[begin..].find(MATRIX_END).context("README.md has no line that ends the matrix")?;
-    Ok(begin..begin + length)
+fn place(text: &str, begin: &str, end: &str) -> Result<Range<usize>> {
+    let start = text.find(begin).with_context(|| format!("no line {begin}"))? + begin.len();
+    let length = text[start..].find(end).with_context(|| format!("no line {end}"))?;
+    Ok(start..start + length)
 }
 
 /// Replaces ranges of a file's lines, given in their order.
@@ -123,9 +149,12 @@ fn write(file: &Path, edits: Vec<(Range<usize>, Vec<String>)>) -> Result<()> {
         lines.splice(range, replacement);
     }
     let mut text = lines.join("\n") + "\n";
-    if text.contains(MATRIX_BEGIN) {
-        let place = matrix_place(&text)?;
-        text.replace_range(place, &check::matrix()?);
+    for table in &TABLES {
+        if !file.ends_with(table.file) || !text.contains(table.begin) {
+            continue;
+        }
+        let place = place(&text, table.begin, table.end)?;
+        text.replace_range(place, &(table.print)()?);
     }
     if text != old {
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;

@@ -203,6 +203,12 @@ impl Detached {
         Ok(())
     }
 
+    /// The mount itself, if it is read-only already. It is attached nowhere, and so stays as it is for good.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn into_read_only(self) -> Option<OwnedFd> {
+        (!self.later.read_only).then_some(self.tree)
+    }
+
     /// Shows its files with other owners: those that the user namespace `userns` has for them. What has user 0 on the disk
     /// belongs to that namespace's root here, and what its root makes here gets user 0 on the disk. What is mounted below
     /// stays as it is. See [`user_namespace`](crate::idmap::user_namespace).
