@@ -57,7 +57,8 @@ pub fn open<'a>(
                     Source::Anonymous => OwnVolume::anonymous(container, number)?,
                 };
                 let mut source = Detached::copy_of(&own.path)?;
-                // Congo's own has the container's ids on the disk. A folder of the host keeps its owners.
+                // In one that Congo keeps, what is the container's root's is root's on the disk, for the next container to find.
+                // A folder of the host keeps its owners.
                 if let Some((maps, namespace)) = users.shift() {
                     if !source.map_ids(namespace)? {
                         give(&own.path, maps, &format!("the volume at {}", volume.target.display()))?;
