@@ -2,7 +2,7 @@
 //!
 //! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is written goes to the
 //! writable layer, where the first change to a file copies it up, and a removal leaves a whiteout: a character device
-//! 0/0. Order: in the child, when its mounts are private, so that the host never sees it; then it becomes the root.
+//! 0/0. Order: mounted where mounts are private, so that the host never sees it; then it becomes the root.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 
 use std::collections::BTreeSet;

@@ -57,7 +57,8 @@ pub fn open<'a>(
                     Source::Anonymous => OwnVolume::anonymous(container, number)?,
                 };
                 let source = Detached::copy_of(&own.path)?;
-                // Congo's own has the container's ids on the disk. A folder of the host keeps its owners.
+                // In one that Congo keeps, what is the container's root's is root's on the disk, for the next container to find.
+                // A folder of the host keeps its owners.
                 let (source, own) = shift_owners(volume, source, own, users)?;
                 prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(own)))
             }
@@ -65,7 +66,7 @@ pub fn open<'a>(
         .collect()
 }
 
-/// What is root's on the disk becomes the container's root's: by an idmapped mount, or else for good.
+/// Makes what is root's on the disk the container's root's: by an idmapped mount, or else for good.
 fn shift_owners<'a>(
     volume: &Volume,
     mut source: Detached,
