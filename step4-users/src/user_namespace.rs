@@ -1,1 +1,229 @@
+//! Who the container's users are on the host: nobody.
+//!
+//! Kernel object: a user namespace, with a map from its ids to the host's. Its root may do everything to what belongs to
+//! the namespace, such as its mounts, its network and the files of its ids, and nothing to the host. Order: the clone makes it,
+//! together with all others, which so belong to it; the parent writes the maps, as only who stands outside may; the child
+//! becomes root. An ordinary user first becomes root of a namespace of its own, and then goes on as root does.
+//! Man pages: user_namespaces(7), subuid(5), mount_setattr(2).
 
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use common::idmap::{self, HostIds, IdMap, IdMaps};
+use common::mount::can_map_ids;
+use common::namespace::{enter, is_own_user_namespace, open_namespace};
+use common::state::tell_once;
+use common::syscall::{die_with_parent, give_streams, unshare};
+use common::values::UsernsMode;
+use common::{Error, Result, rootfs};
+use nix::sched::CloneFlags;
+use nix::unistd::{Pid, geteuid};
+
+use crate::cli::Users;
+
+/// The user namespace of a container.
+pub enum UserNamespace {
+    /// None: its root is the host's.
+    Host,
+    /// The ids of the one that the runtime itself is in, an ordinary user's: files have them already.
+    Same(IdMaps),
+    /// Other ids than the files have on the disk.
+    Shifted {
+        /// Which.
+        maps: IdMaps,
+        /// The same as a descriptor, for mounts.
+        namespace: OwnedFd,
+        /// For as long as the runtime lives, if they are Congo's own.
+        _taken: Option<HostIds>,
+    },
+    /// That of another container, whose network or memory this one shares: they belong to it.
+    Joined {
+        /// Its ids, as the files on the disk see them.
+        maps: IdMaps,
+        /// The namespace.
+        namespace: OwnedFd,
+        /// Whether files have other ids on the disk.
+        shifted: bool,
+    },
+}
+
+impl UserNamespace {
+    /// In the parent: finds the ids, for a root whose layers lie in these folders. An ordinary user is root of its own
+    /// namespace from here on.
+    pub fn prepare<'a>(
+        options: &Users,
+        shared: Option<(i32, String)>,
+        state: &Path,
+        layers: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<UserNamespace> {
+        if let Some((pid, option)) = shared.filter(|_| options.userns != Some(UsernsMode::Host)) {
+            return UserNamespace::join_that_of(pid, &option, options);
+        }
+        if !geteuid().is_root() {
+            return UserNamespace::of_ordinary_user(options, state);
+        }
+        let (maps, taken) = match (&options.userns, &options.subordinate, options.uid_map.as_slice()) {
+            (_, Some(user), _) => (idmap::subordinate_of(user)?, None),
+            (None | Some(UsernsMode::Auto), None, []) => {
+                let taken = HostIds::take(&rootfs::run_dir()?)?;
+                (taken.maps(), Some(taken))
+            }
+            (Some(UsernsMode::Host), ..) => return Ok(UserNamespace::Host),
+            (Some(UsernsMode::KeepId), ..) => {
+                return Err(Error::new(
+                    "--userns keep-id: the caller is root, whose own ids are the host's root's",
+                )
+                .hint("expected auto or host from root"));
+            }
+            _ => (given(options)?, None),
+        };
+        maps.root()?;
+        let namespace = idmap::user_namespace(&maps)?;
+        if taken.is_some() && !can_map_ids(layers, &namespace)? {
+            // The layers have to be copied. For each range there would be a copy.
+            let maps = HostIds::shared()?;
+            let namespace = idmap::user_namespace(&maps)?;
+            return Ok(UserNamespace::Shifted { maps, namespace, _taken: None });
+        }
+        Ok(UserNamespace::Shifted { maps, namespace, _taken: taken })
+    }
+
+    fn join_that_of(pid: i32, option: &str, options: &Users) -> Result<UserNamespace> {
+        if options.ids_chosen() {
+            return Err(Error::new(format!("{option}: it goes with the ids of that container")).hint(
+                "leave out --userns, --uidmap, --gidmap and --subuidname, or take --userns host as root",
+            ));
+        }
+        let namespace = open_namespace(pid, "user", option)?;
+        if is_own_user_namespace(&namespace)? {
+            return Err(Error::new(format!(
+                "{option}: it is in the user namespace of the host, or in yours"
+            ))
+            .hint("share it with --userns host, if you are root"));
+        }
+        let shifted = geteuid().is_root();
+        if !shifted {
+            // The runtime of that container is root there, of the same user: all that it mounts belongs to it.
+            idmap::enter_parent_of(&namespace)?;
+        }
+        Ok(UserNamespace::Joined { maps: IdMaps::of_process(pid)?, namespace, shifted })
+    }
+
+    fn of_ordinary_user(options: &Users, state: &Path) -> Result<UserNamespace> {
+        if !options.uid_map.is_empty() || options.subordinate.is_some() {
+            return Err(Error::new("--uidmap, --gidmap and --subuidname are for root")
+                .hint("an ordinary user has the ids that /etc/subuid and /etc/subgid give it"));
+        }
+        let maps = match options.userns {
+            Some(UsernsMode::Host) => {
+                return Err(Error::new("--userns host: the caller is not root")
+                    .hint("expected auto or keep-id from an ordinary user"));
+            }
+            Some(UsernsMode::KeepId) => idmap::require(idmap::keep_id()?)?,
+            _ => idmap::subordinate()?.unwrap_or_else(|| {
+                let line =
+                    "no subordinate ids (/etc/subuid, /etc/subgid; package uidmap), so containers have one user: root, you";
+                tell_once(state, "no-ids", format_args!("congo: {line}"));
+                idmap::own()
+            }),
+        };
+        idmap::enter_own(&maps)?;
+        Ok(UserNamespace::Same(maps.within()))
+    }
+
+    /// Whether the caller is no root.
+    pub fn is_ordinary(&self) -> bool {
+        matches!(self, UserNamespace::Same(_) | UserNamespace::Joined { shifted: false, .. })
+    }
+
+    /// Which of these namespaces the clone has to make, and which the child itself, later: those that are to belong to a
+    /// user namespace which it has to join first. A PID namespace nobody makes for itself.
+    pub fn at_birth(&self, namespaces: CloneFlags) -> (CloneFlags, CloneFlags) {
+        match self {
+            UserNamespace::Host => (namespaces, CloneFlags::empty()),
+            UserNamespace::Joined { .. } => {
+                (namespaces & CloneFlags::CLONE_NEWPID, namespaces - CloneFlags::CLONE_NEWPID)
+            }
+            // The kernel makes it first, so that all others belong to it, and its root may do what it likes with them.
+            _ => (namespaces | CloneFlags::CLONE_NEWUSER, CloneFlags::empty()),
+        }
+    }
+
+    /// In the parent, once the child is there.
+    pub fn connect(&self, child: Pid) -> Result<()> {
+        match self {
+            UserNamespace::Host | UserNamespace::Joined { .. } => Ok(()),
+            UserNamespace::Same(maps) | UserNamespace::Shifted { maps, .. } => maps.write(child),
+        }
+    }
+
+    /// In the parent: `/dev/stdout` is a path, and who opens it must have the right to, also where it is a pipe of the
+    /// caller's.
+    pub fn give_streams(&self) -> Result<()> {
+        let Some((maps, _)) = self.shift() else { return Ok(()) };
+        let (user, group) = maps.root()?;
+        give_streams(user, group)
+    }
+
+    /// In the child: joins that of another container, and makes there the namespaces that are not made yet.
+    pub fn join(&self, namespaces: CloneFlags) -> Result<()> {
+        let UserNamespace::Joined { namespace, .. } = self else { return Ok(()) };
+        enter(namespace, CloneFlags::CLONE_NEWUSER)?;
+        unshare(namespaces)
+    }
+
+    /// In the child: becomes the root of it. Until then it is who it was on the host, but with no right there.
+    pub fn become_root(&self) -> Result<()> {
+        match self {
+            UserNamespace::Host => Ok(()),
+            // A change of ids takes the wish away.
+            _ => idmap::become_root().and_then(|()| die_with_parent()),
+        }
+    }
+
+    /// Whether the container has this group.
+    pub fn has_group(&self, group: u32) -> bool {
+        match self {
+            UserNamespace::Host => true,
+            UserNamespace::Same(maps)
+            | UserNamespace::Shifted { maps, .. }
+            | UserNamespace::Joined { maps, .. } => maps.groups.to_host(group).is_some(),
+        }
+    }
+
+    /// The maps and the descriptor, where what is on the disk has other ids than the container.
+    pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
+        match self {
+            UserNamespace::Shifted { maps, namespace, .. }
+            | UserNamespace::Joined { maps, namespace, shifted: true } => Some((maps, namespace)),
+            _ => None,
+        }
+    }
+}
+
+/// Where the roots lie that Congo makes. With `keep-id` the caller is not their owner, so these are not the others.
+pub fn roots(options: &Users, state: &Path) -> PathBuf {
+    match options.userns {
+        Some(UsernsMode::KeepId) => state.join("keep-id"),
+        _ => state.to_owned(),
+    }
+}
+
+/// The root that Congo makes of the host's programs. Who is to own it makes it.
+pub fn default_root(options: &Users, state: &Path) -> Result<PathBuf> {
+    let roots = roots(options, state);
+    if roots != state && !geteuid().is_root() {
+        let maps = idmap::require(idmap::keep_id()?)?;
+        idmap::in_user_namespace(&maps, || rootfs::default_root_in(&roots).map(drop))?;
+    }
+    rootfs::default_root_in(&roots)
+}
+
+fn given(options: &Users) -> Result<IdMaps> {
+    let users = IdMap::new("--uidmap", options.uid_map.clone())?;
+    let groups = match options.gid_map.is_empty() {
+        true => users.clone(),
+        false => IdMap::new("--gidmap", options.gid_map.clone())?,
+    };
+    Ok(IdMaps { users, groups })
+}
