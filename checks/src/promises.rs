@@ -38,6 +38,8 @@ mod overlay;
 mod own_terminal;
 mod process;
 mod publish;
+mod rootless;
+mod rootless_network;
 mod same_user;
 mod seccomp;
 mod security_calls;
@@ -103,6 +105,8 @@ pub(crate) const ALL: &[&[Check]] = &[
     bad_security::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
+    rootless::CHECKS,
+    rootless_network::CHECKS,
     security_files::CHECKS,
     security_paths::CHECKS,
 ];
@@ -151,4 +155,5 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("bad", "Bad input is refused in two lines"),
     ("many", "Many run at once"),
     ("death", "It dies with the runtime, and nothing stays behind"),
+    ("rootless", "All of that without root"),
 ];

@@ -31,7 +31,7 @@ use crate::user_namespace::UserNamespace;
 use crate::volume::Opened;
 use crate::{
     capabilities, cgroup, environment, filesystem, hardening, image, init, names, rlimit, seccomp, terminal,
-    user, volume,
+    user, user_namespace, volume,
 };
 
 /// The exit status of a command that SIGKILL ended.
@@ -72,7 +72,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     if cli.explain {
         explain::start()?;
     }
-    // All that this process becomes or makes executes the same file.
+    // First of all: this process and all that it makes then execute a file that no container can change.
     hardening::protect_own_program()?;
     // A bad value is refused before anything is made; and the files of the environment are the host's.
     cgroup::check(&cli.limits)?;
@@ -91,14 +91,16 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let named = volume::lock(&mounts, &state)?;
     let root = match &image {
         Some(_) => None,
-        None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
+        None => Some(
+            cli.world.rootfs.clone().map_or_else(|| user_namespace::default_root(&cli.users, &state), Ok)?,
+        ),
     };
     // Before anything is made that is to have an owner.
     let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
-    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), folders.map(PathBuf::as_path))?;
+    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state, folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
-        Some(image) => image.unpack(&state)?,
+        Some(image) => image.unpack(&user_namespace::roots(&cli.users, &state))?,
         None => root.into_iter().collect(),
     };
     lower.extend(cli.root.layers.iter().cloned());
@@ -108,10 +110,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
-    let network = Network::prepare(&cli.network)?;
+    let network = Network::prepare(&cli.network, &users, &state)?;
     let files = names::build(&cli.world.hostname, &cli.network, &network)?;
     // Before there is a process to limit: a limit that comes later can be outrun.
-    let cgroup = cgroup::create(&cli.limits, &users)?;
+    let cgroup = cgroup::create(&cli.limits, &users, &state)?;
     let devices = filesystem::open_devices()?;
     let layers = Layers::make(&state, lower, cli.root.keep.as_deref(), &users)?;
     let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
@@ -152,6 +154,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     plan.users.connect(child.pid())?;
     rlimit::allow(child.pid(), &cli.limits.ulimits)?;
     plan.network.connect(child.pid())?;
+    let _speaker = plan.network.speak(child.pid())?;
     child.go()?;
     child.attach()?;
     child.stop_by(config.stop_signal);
@@ -201,7 +204,7 @@ fn become_command(
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     plan.cgroup.join(born_in_cgroup)?;
-    // While it still has rights in the PID namespace.
+    // While the host's is in sight, and before it joins a user namespace to which its PID namespace does not belong.
     let proc = filesystem::open_proc()?;
     plan.users.join(namespaces)?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
@@ -217,7 +220,8 @@ fn become_command(
         _ => filesystem::open_sys()?,
     };
     filesystem::enter_root(mounts.root)?;
-    // What is made from here on belongs to the container's root. Until now it was nobody.
+    // What is made from here on belongs to the container's root. Until now it was who called, for whom the way to the root
+    // is open.
     plan.users.become_root()?;
     filesystem::mount_proc(proc)?;
     filesystem::mount_dev(mounts.devices)?;
@@ -242,7 +246,7 @@ fn become_command(
     let identity = user::resolve(plan.user.as_ref())?;
     let environment = user::at_home(plan.environment.clone(), identity.as_ref());
     let is_root = identity.as_ref().is_none_or(|identity| identity.uid == 0);
-    // It takes no_new_privs or a capability that goes with the others.
+    // To load it takes no_new_privs, or else a capability that is about to go with the others.
     if !plan.no_new_privileges {
         seccomp::load(plan.filter.as_ref())?;
     }
@@ -256,7 +260,7 @@ fn become_command(
         seccomp::load(plan.filter.as_ref())?;
     }
 
-    // No one in the container may look into what has not become another program yet.
+    // Who is in the container already may not look into what is still the runtime.
     set_not_dumpable()?;
     if cli.session.init {
         init::stay_behind(&plan.signals)?;

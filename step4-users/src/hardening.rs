@@ -1,8 +1,10 @@
-//! What is left of the host in the container's own /proc and /sys.
+//! What is left of the host within a container's reach: the runtime's own file, and parts of /proc and /sys.
 //!
-//! Kernel objects: mounts over files and folders that tell, or even let change, what belongs to the whole host: its memory
-//! layout, its interrupts, its firmware. The kernel asks most often whether root *of the host* asks, but not always. Order: after
-//! the volumes, so that nothing lies over them; before the capabilities go.
+//! Kernel objects: the file that a process executes, /proc/self/exe; and mounts over files and folders that tell, or even
+//! let change, what belongs to the whole host: its memory layout, its interrupts, its firmware. For most of these the kernel
+//! asks whether it is root *of the host* who reads or writes, but not for all.
+//! Order: the own file first of all. The masks after the volumes, so that none lies over them, and before the
+//! capabilities go.
 //! Source: Docker's lists. Man pages: proc(5), mount(2).
 
 use std::fs;

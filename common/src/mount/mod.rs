@@ -228,9 +228,9 @@ impl Detached {
     /// # Errors
     /// This kernel, or that file system, cannot: which one it is.
     #[cfg(feature = "idmap")]
-    pub fn must_map_ids(&mut self, userns: &OwnedFd, path: &Path) -> Result<()> {
+    pub fn must_map_ids(mut self, userns: &OwnedFd, path: &Path) -> Result<Detached> {
         if self.map_ids(userns)? {
-            return Ok(());
+            return Ok(self);
         }
         let file = crate::syscall::open(path, OFlag::O_PATH)?;
         let kind = mountinfo::of_file(&file)?.map_or_else(|| "that file system".into(), |mount| mount.kind);
