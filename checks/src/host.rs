@@ -271,8 +271,9 @@ fn links() -> BTreeSet<String> {
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
-/// What images and options are to leave in the state folder: unpacked layers, and what has a name for the next run.
-const TO_STAY: [&str; 3] = ["layers", "kept", "volumes"];
+/// What images and options are to leave in the state folder: unpacked layers, their copies for other ids, and what has a name for the next
+/// run.
+const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
 /// The state folder but for what is in root filesystems or to stay, the subject's temporary files, and what carries
 /// Congo's name where temporary files usually are.

@@ -42,6 +42,7 @@ pub(crate) const CHECKS: &[Check] = &[
 fn failed(subject: &Subject) -> Checked {
     let folder = empty(subject, "commit-failed")?;
     let (out, volume) = (folder.join("image.tar"), format!("{}:/mnt/it", folder.display()));
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
     // Somebody else takes the name meanwhile.
     let script = "echo kept > /changed; echo x > /mnt/it/image.tar";
     let run = subject.sh(&["-v", &volume, "--commit", &out.display().to_string()], script)?;
