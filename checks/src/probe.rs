@@ -43,6 +43,8 @@ pub enum Need {
     Debian,
     /// Lists of subordinate ids, and the programs that go by them.
     Subordinate,
+    /// A kernel in which an ordinary user may mount an overlay.
+    UsersOverlay,
     /// That no cgroup is the user's.
     NoDelegation,
     /// That a part of the cgroups can be given to a user: v2.
@@ -76,6 +78,7 @@ impl Need {
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
             Need::Subordinate => subordinate(),
+            Need::UsersOverlay => users_overlay(),
             Need::NoDelegation => no_delegation(),
             Need::DelegableCgroup => delegation::top().map(|_| ()),
             Need::Pasta => pasta(),
@@ -220,6 +223,16 @@ fn subordinate() -> Result<(), String> {
     match lists.into_iter().find(|list| !Path::new(list).exists()) {
         Some(missing) => Err(format!("there is no {missing}")),
         None => Ok(()),
+    }
+}
+
+/// Since 5.11; before, whoever is root of a user namespace gets EPERM.
+pub(crate) fn users_overlay() -> Result<(), String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) < (Some(5), Some(11)) {
+        true => Err("before Linux 5.11 an ordinary user has no overlay".into()),
+        false => Ok(()),
     }
 }
 
