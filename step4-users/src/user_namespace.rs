@@ -47,6 +47,15 @@ pub enum UserNamespace {
     },
 }
 
+/// Refuses what no one could be given, before anything is made.
+pub fn check(options: &Users) -> Result<()> {
+    if options.userns == Some(UsernsMode::KeepId) && geteuid().is_root() {
+        let why = "--userns keep-id: the caller is root, whose own ids are the host's root's";
+        return Err(Error::new(why).hint("expected auto or host from root"));
+    }
+    if options.uid_map.is_empty() { Ok(()) } else { given(options)?.root().map(drop) }
+}
+
 impl UserNamespace {
     /// In the parent: finds the ids, for a root whose layers lie in these folders. An ordinary user is root of its own
     /// namespace from here on.
@@ -69,12 +78,6 @@ impl UserNamespace {
                 (taken.maps(), Some(taken))
             }
             (Some(UsernsMode::Host), ..) => return Ok(UserNamespace::Host),
-            (Some(UsernsMode::KeepId), ..) => {
-                return Err(Error::new(
-                    "--userns keep-id: the caller is root, whose own ids are the host's root's",
-                )
-                .hint("expected auto or host from root"));
-            }
             _ => (given(options)?, None),
         };
         maps.root()?;
