@@ -53,6 +53,8 @@ pub enum Need {
     Pasta,
     /// That an ordinary user may make a user namespace, and mount an overlay in it.
     Rootless,
+    /// A kernel and a file system that map the owners of files.
+    IdmappedMounts,
     /// A kernel with keyrings.
     Keyrings,
     /// A kernel that runs 32-bit programs, and a way for ours to be one.
@@ -83,6 +85,7 @@ impl Need {
             Need::DelegableCgroup => delegation::top().map(|_| ()),
             Need::Pasta => pasta(),
             Need::Rootless => rootless(),
+            Need::IdmappedMounts => idmapped_mounts(),
             Need::Keyrings => keyrings(),
             Need::Abi32 => abi_32(),
         }
@@ -188,12 +191,27 @@ fn keyrings() -> Result<(), String> {
 }
 
 fn abi_32() -> Result<(), String> {
-    let mut program = std::process::Command::new("/proc/self/exe");
-    program.args([inside::ASKED, inside::CALL_32_BIT]).stdout(Stdio::null()).stderr(Stdio::null());
-    match program.status() {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err("this kernel runs no 32-bit programs of this machine".into()),
+    match by_ourselves(&[inside::CALL_32_BIT]) {
+        Some(_) => Ok(()),
+        None => Err("this kernel runs no 32-bit programs of this machine".into()),
     }
+}
+
+/// Where the state folders of the checks lie.
+fn idmapped_mounts() -> Result<(), String> {
+    let folder = std::env::temp_dir();
+    match by_ourselves(&[inside::MAP_IDS, &folder.to_string_lossy()]) {
+        Some(answer) if answer.trim() == "map-ids=ok" => Ok(()),
+        _ => Err(format!("no idmapped mounts in {}", folder.display())),
+    }
+}
+
+/// What a process of this executable prints that acts so; nothing when it does not end well.
+fn by_ourselves(words: &[&str]) -> Option<String> {
+    let mut program = std::process::Command::new("/proc/self/exe");
+    program.arg(inside::ASKED).args(words).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = program.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn no_swap() -> Result<(), String> {

@@ -77,7 +77,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // A bad value is refused before anything is made; and the files of the environment are the host's.
     cgroup::check(&cli.limits)?;
     cli.volumes.check()?;
-    cli.users.check()?;
+    user_namespace::check(&cli.users)?;
     cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());

@@ -49,6 +49,12 @@ pub enum UserNamespace {
     },
 }
 
+/// Refuses what no one could be given, before anything is made.
+pub fn check(options: &Users) -> Result<()> {
+    options.check()?;
+    if options.uid_map.is_empty() { Ok(()) } else { given(options)?.root().map(drop) }
+}
+
 impl UserNamespace {
     /// In the parent: finds the ids, for a root whose layers lie in these folders. An ordinary user is root of its own
     /// namespace from here on.
