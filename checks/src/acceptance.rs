@@ -25,13 +25,11 @@ pub fn main(package: &str, binary: &'static str) -> ExitCode {
     // Made by the first check that runs, as `--list` runs none. No static: it must be dropped, and its folder with it.
     let subject = Arc::new(OnceLock::new());
     let new = move || Subject::new(Path::new(binary), step);
-    let trials = all().filter_map(|check| trial(check, step, &subject, new)).collect();
-    if probe::lacking(&[]).is_none()
-        && let Err(errno) = host::enter()
-    {
+    if let Err(errno) = host::enter(step) {
         eprintln!("a host of the checks' own: {errno}");
         return ExitCode::FAILURE;
     }
+    let trials = all().filter_map(|check| trial(check, step, &subject, new)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -45,7 +43,7 @@ fn trial(
     if !holds && !check.fails_in(step) {
         return None;
     }
-    let skipped = probe::lacking(check.needs);
+    let skipped = probe::lacking(check.needs, step);
     let name = match (holds, step < check.since) {
         (true, _) => check.id.to_owned(),
         (false, true) => format!("not-yet::{}", check.id),

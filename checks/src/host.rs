@@ -6,13 +6,17 @@
 //! checks become the parent of every process that outlives its runtime. Cgroups cannot be had in a copy: new
 //! ones count as left behind when they stay and nobody else's process is in them.
 //!
-//! Call [`enter`] once, before any thread is started. Man pages: mount_namespaces(7),
+//! An ordinary user gets such a host, too, in a user namespace in which it keeps its own ids: the checks have all
+//! capabilities there, and the runtime that they start has none, as exec takes them from who is not root.
+//!
+//! Call [`enter`] once, before any thread is started. Man pages: mount_namespaces(7), user_namespaces(7),
 //! PR_SET_CHILD_SUBREAPER(2const).
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +24,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Pid, gethostname};
+use nix::unistd::{Pid, getegid, geteuid, gethostname};
 
 use crate::kernel::{self, Mount, Process};
 use crate::{Checked, Failure, Subject, netlink, network, probe};
@@ -28,11 +32,59 @@ use crate::{Checked, Failure, Subject, netlink, network, probe};
 /// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Moves this thread, and what it starts, to a host of its own.
+/// Whether an ordinary user could be given a host of its own; `None` until it was tried.
+static USERS_HOST: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Moves this process, and what it starts, to a host of its own, on which a step is tried. Where it cannot be had because
+/// the caller is an ordinary user, all checks are skipped, with the reason.
 ///
 /// # Errors
-/// EPERM without `CAP_SYS_ADMIN`.
-pub fn enter() -> nix::Result<()> {
+/// EPERM for root without `CAP_SYS_ADMIN`.
+pub fn enter(step: u8) -> nix::Result<()> {
+    if geteuid().is_root() {
+        return if probe::lacking(&[], step).is_none() { enter_as_root() } else { Ok(()) };
+    }
+    if step >= probe::ROOTLESS {
+        let entered = own_ids().and_then(|()| {
+            enter_as_root()?;
+            no_subordinate_ids()
+        });
+        let _ = USERS_HOST
+            .set(entered.map_err(|errno| format!("no user namespace for a user's checks: {errno}")));
+    }
+    Ok(())
+}
+
+/// Why there is no host for an ordinary user's checks.
+pub(crate) fn users_host() -> Result<(), String> {
+    USERS_HOST.get().cloned().unwrap_or_else(|| Err("not root: run it with sudo".into()))
+}
+
+/// A user namespace that knows this one user, by its own id.
+fn own_ids() -> nix::Result<()> {
+    let (user, group) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    for (file, text) in [
+        ("setgroups", "deny".into()),
+        ("gid_map", format!("{group} {group} 1")),
+        ("uid_map", format!("{user} {user} 1")),
+    ] {
+        let written = fs::write(Path::new("/proc/self").join(file), text);
+        written.map_err(|error| nix::Error::from_raw(error.raw_os_error().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// newuidmap(1) is root's program, and there is no root in the namespace: the lists from which it reads are hidden, so that
+/// no runtime tries. Other checks have lists.
+fn no_subordinate_ids() -> nix::Result<()> {
+    for list in ["/etc/subuid", "/etc/subgid"].into_iter().filter(|list| Path::new(list).exists()) {
+        mount(Some("/dev/null"), list, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    }
+    Ok(())
+}
+
+fn enter_as_root() -> nix::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)?;
     own_network()?;
@@ -220,8 +272,9 @@ fn links() -> BTreeSet<String> {
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
-/// What images and options are to leave in the state folder: unpacked layers, and what has a name for the next run.
-const TO_STAY: [&str; 3] = ["layers", "kept", "volumes"];
+/// What images and options are to leave in the state folder: unpacked layers, their copies for other ids, and what has a name for the next
+/// run.
+const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
 /// The state folder but for what is in root filesystems or to stay, the subject's temporary files, and what carries
 /// Congo's name where temporary files usually are.

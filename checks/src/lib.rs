@@ -14,6 +14,7 @@
 //! | [`network`] | network namespaces to look from, and hosts outside |
 //! | `image` | images made by hand |
 //! | [`inside`] | what a check does from within a container |
+//! | `user` | an ordinary user; `delegation`: its part of the cgroups |
 //! | [`host`] | a host of the checks' own, and the guard |
 //! | [`probe`] | what this machine can do |
 //! | [`machine`] | what it can do for each step, with remedies |
@@ -24,6 +25,7 @@
 
 pub mod acceptance;
 pub mod container;
+pub(crate) mod delegation;
 pub mod exercises;
 pub mod host;
 pub(crate) mod image;
@@ -37,6 +39,7 @@ pub mod promises;
 pub mod subject;
 pub(crate) mod terminal;
 pub mod tree;
+pub(crate) mod user;
 
 use std::fmt::{Debug, Display};
 
@@ -197,7 +200,7 @@ pub fn run_exercise(exercise: &exercises::Exercise, subject: &Subject) -> Outcom
 }
 
 fn guarded(needs: &[Need], run: fn(&Subject) -> Checked, subject: &Subject) -> Outcome {
-    if let Some(reason) = probe::lacking(needs) {
+    if let Some(reason) = probe::lacking(needs, subject.step()) {
         return Outcome::Skipped { reason };
     }
     let before = host::Look::at(subject);

@@ -5,22 +5,24 @@
 //! Man pages: unshare(2), namespaces(7), cgroups(7).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::thread;
 
 use nix::sched::{CloneFlags, sched_getaffinity, unshare};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, access, geteuid};
 
 use crate::machine::attempt;
-use crate::{inside, kernel};
+use crate::{delegation, host, inside, kernel, user};
 
 /// Something that a machine must have for a check to mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// To be root, with its privileges.
     Root,
+    /// A host of the checks' own, for an ordinary user: see [`host::enter`].
+    UsersHost,
     /// A namespace of this kind, as `/proc/self/ns` names it.
     Namespace(&'static str),
     /// A cgroup controller that is mounted, in v1 or v2.
@@ -39,6 +41,14 @@ pub enum Need {
     Program(&'static str),
     /// A Debian root filesystem.
     Debian,
+    /// Lists of subordinate ids, and the programs that go by them.
+    Subordinate,
+    /// That no cgroup is the user's.
+    NoDelegation,
+    /// That a part of the cgroups can be given to a user: v2.
+    DelegableCgroup,
+    /// A way for an ordinary user to speak for its containers: pasta, and a tap device.
+    Pasta,
     /// A kernel with keyrings.
     Keyrings,
     /// A kernel that runs 32-bit programs, and a way for ours to be one.
@@ -53,6 +63,7 @@ impl Need {
     pub fn probe(self) -> Result<(), String> {
         match self {
             Need::Root => root(),
+            Need::UsersHost => host::users_host(),
             Need::Namespace(kind) => namespace(kind),
             Need::Controller(name) => controller(name),
             Need::SwapAccounting => swap_accounting(),
@@ -62,22 +73,28 @@ impl Need {
             Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
+            Need::Subordinate => subordinate(),
+            Need::NoDelegation => no_delegation(),
+            Need::DelegableCgroup => delegation::top().map(|_| ()),
+            Need::Pasta => pasta(),
             Need::Keyrings => keyrings(),
             Need::Abi32 => abi_32(),
         }
     }
 }
 
-/// What every check needs: steps 0 to 3 are run by root.
-const ALWAYS: [Need; 1] = [Need::Root];
+/// The first step that an ordinary user can run.
+pub const ROOTLESS: u8 = 4;
 
-/// The first reason why a check with these needs cannot run here.
-pub fn lacking(needs: &[Need]) -> Option<String> {
-    ALWAYS.iter().chain(needs).find_map(|need| need.probe().err())
+/// The first reason why a check with these needs cannot try this step here.
+pub fn lacking(needs: &[Need], step: u8) -> Option<String> {
+    // What every check needs.
+    let always = if step < ROOTLESS || geteuid().is_root() { Need::Root } else { Need::UsersHost };
+    [always].iter().chain(needs).find_map(|need| need.probe().err())
 }
 
 fn root() -> Result<(), String> {
-    if !nix::unistd::geteuid().is_root() {
+    if !geteuid().is_root() {
         return Err("not root: run it with sudo".into());
     }
     // Root of a container lacks what root of a host has.
@@ -105,6 +122,9 @@ fn try_namespaces(flags: CloneFlags) -> nix::Result<()> {
 }
 
 fn controller(name: &str) -> Result<(), String> {
+    if !geteuid().is_root() {
+        return delegated(name);
+    }
     let hierarchies = kernel::hierarchies().map_err(|failure| failure.found)?;
     if hierarchies.iter().any(|hierarchy| hierarchy.controllers.iter().any(|has| has == name)) {
         return Ok(());
@@ -115,6 +135,13 @@ fn controller(name: &str) -> Result<(), String> {
         true => format!("the cgroup controller {name} is not mounted, or not given to this cgroup"),
         false => format!("this kernel has no cgroup controller {name}"),
     })
+}
+
+/// Whether an ordinary user has a place for cgroups, in which this controller is at work.
+fn delegated(name: &str) -> Result<(), String> {
+    let place = attempt(&["delegation"])?;
+    let has = place.split_whitespace().any(|word| word == name);
+    if has { Ok(()) } else { Err(format!("no controller {name} is delegated: {place}")) }
 }
 
 fn swap_accounting() -> Result<(), String> {
@@ -138,6 +165,9 @@ fn swap_accounting() -> Result<(), String> {
 fn bridge() -> Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     let ask = || {
+        if !geteuid().is_root() {
+            return Err("a bridge needs root".into());
+        }
         program("nft")?;
         attempt(&["veth", "bridge", "nft"]).map(|_| ())
     };
@@ -178,6 +208,35 @@ fn cpus(count: usize) -> Result<(), String> {
 pub fn allowed_cpus() -> Vec<usize> {
     let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     (0..nix::sched::CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+}
+
+fn subordinate() -> Result<(), String> {
+    program("newuidmap")?;
+    program("newgidmap")?;
+    let lists = ["/etc/subuid", "/etc/subgid"];
+    match lists.into_iter().find(|list| !Path::new(list).exists()) {
+        Some(missing) => Err(format!("there is no {missing}")),
+        None => Ok(()),
+    }
+}
+
+fn no_delegation() -> Result<(), String> {
+    // Root becomes a user to whom nothing was given.
+    match geteuid().is_root() || attempt(&["delegation"]).is_err() {
+        true => Ok(()),
+        false => Err("this user has a part of the cgroups".into()),
+    }
+}
+
+fn pasta() -> Result<(), String> {
+    program("pasta")?;
+    let device = Path::new(user::TUN);
+    match device.exists()
+        && (geteuid().is_root() || access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok())
+    {
+        true => Ok(()),
+        false => Err(format!("{} is not there for all users", user::TUN)),
+    }
 }
 
 /// Where a program of the host lies.

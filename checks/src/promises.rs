@@ -38,6 +38,8 @@ mod overlay;
 mod own_terminal;
 mod process;
 mod publish;
+mod rootless;
+mod rootless_network;
 mod same_user;
 mod seccomp;
 mod security_calls;
@@ -101,6 +103,8 @@ pub(crate) const ALL: &[&[Check]] = &[
     bad_security::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
+    rootless::CHECKS,
+    rootless_network::CHECKS,
 ];
 
 /// The part of the ids before the dot, and what is promised there.
@@ -147,4 +151,5 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("bad", "Bad input is refused in two lines"),
     ("many", "Many run at once"),
     ("death", "It dies with the runtime, and nothing stays behind"),
+    ("rootless", "All of that without root"),
 ];

@@ -56,6 +56,7 @@ pub struct Cgroup {
     /// The first one is made first and removed last, so it stands for all of them: it has the lock, and it is the
     /// one that a sweep looks for.
     directories: Vec<Directory>,
+    left_out: Vec<String>,
     /// For as long as the runtime lives.
     _lock: Option<Flock<File>>,
 }
@@ -92,7 +93,7 @@ impl Cgroup {
         // One name in all hierarchies, so that a person finds what belongs together.
         let name = format!("{PREFIX}{}", random_digits()?);
         // Should a later hierarchy fail, the drop of this cgroup removes the earlier ones' directories.
-        let mut cgroup = Cgroup { directories: Vec::new(), _lock: None };
+        let mut cgroup = Cgroup { directories: Vec::new(), left_out: Vec::new(), _lock: None };
         for (hierarchy, controllers) in wanted {
             let parent = hierarchy.parent()?;
             if hierarchy.version == Version::V2 {
@@ -111,14 +112,31 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// No cgroup at all: the container stays in that of its caller, without limits of its own.
-    pub fn none() -> Cgroup {
-        Cgroup { directories: Vec::new(), _lock: None }
+    /// Whether a cgroup could be made here in which this controller is at work.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn could_have(controller: &str) -> Result<()> {
+        let hierarchies = Hierarchy::mounted()?;
+        let hierarchy = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
+        let hierarchy = hierarchy.ok_or_else(|| no_controller(controller))?;
+        let parent = hierarchy.parent()?;
+        let has = |text: String| text.split_whitespace().any(|name| name == controller);
+        if hierarchy.version == Version::V1 || has(read(&parent.join("cgroup.controllers"))?) {
+            return Ok(());
+        }
+        Err(Error::new(format!("{} has no controller {controller}", parent.display())).hint(DELEGATE))
     }
 
-    /// Whether there is none.
-    pub fn is_none(&self) -> bool {
-        self.directories.is_empty()
+    /// The same, where what is written for these controllers goes nowhere: its user does without them.
+    #[must_use]
+    pub fn without(mut self, controllers: &[&str]) -> Cgroup {
+        self.left_out = controllers.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    fn does_without(&self, controller: &str) -> bool {
+        self.left_out.iter().any(|name| name == controller)
     }
 
     /// Which interface the controller's files have here.
@@ -126,6 +144,10 @@ impl Cgroup {
     /// # Panics
     /// When the cgroup was made without this controller.
     pub fn version(&self, controller: &str) -> Version {
+        // Both have files that take the values; none is written.
+        if self.does_without(controller) {
+            return Version::V2;
+        }
         self.directory(controller).version
     }
 
@@ -137,12 +159,18 @@ impl Cgroup {
     /// # Panics
     /// When the cgroup was made without this controller.
     pub fn write(&self, controller: &str, file: &str, value: impl Display) -> Result<()> {
+        if self.does_without(controller) {
+            return Ok(());
+        }
         write(&self.directory(controller).path.join(file), &value.to_string())
             .hint_if(Errno::ENOENT, "this kernel was built or started without this limit")
     }
 
     /// The number behind `key` in a file of lines `key number`, such as `memory.events`; 0 when it is not there.
     pub fn count(&self, controller: &str, file: &str, key: &str) -> u64 {
+        if self.does_without(controller) {
+            return 0;
+        }
         let text = fs::read_to_string(self.directory(controller).path.join(file)).unwrap_or_default();
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or(0)
@@ -328,7 +356,10 @@ impl Error {
         match self.errno() {
             Some(Errno::EROFS) => self.hint("it is mounted read-only, as in a container: run outside of it"),
             _ if version == Version::V2 => self.hint(DELEGATE),
-            _ => self.hint("control groups here belong to root: run as root"),
+            _ => self.hint(
+                "in cgroup v1 they are root's. With v2, by systemd.unified_cgroup_hierarchy=1 on the kernel's command line, \
+                 systemd gives you some: systemd-run --user --scope -p Delegate=yes COMMAND",
+            ),
         }
     }
 }

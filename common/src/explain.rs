@@ -57,6 +57,12 @@ pub(crate) fn become_child() {
     IS_CHILD.store(true, Ordering::Relaxed);
 }
 
+/// From here on this process tells nothing: it is no part of the story.
+#[cfg(feature = "network")]
+pub(crate) fn be_silent() {
+    PAGE.store(ptr::null_mut(), Ordering::Release);
+}
+
 /// Writes one line: its number, who acts, the call with its arguments, what came of it, the man page.
 pub fn line(call: impl Display, result: impl Display, man: &str) {
     if let Some(turn) = Turn::take() {

@@ -30,6 +30,7 @@
 //! | [`sysctl`] | the kernel's settings in `/proc/sys` |
 //! | [`terminal`] | the caller's terminal, shared with the container or copied to and from its own |
 //! | [`tree`] | copying and removing a tree of files as it is |
+//! | `usernet` | a network for who is not root, through pasta or slirp4netns (feature `network`) |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //!
 //! All `unsafe` code of the course lives in this crate.
@@ -65,6 +66,8 @@ pub mod path;
 pub mod port;
 pub mod privilege;
 pub mod process;
+#[cfg(feature = "network")]
+mod program;
 pub mod pty;
 pub mod rootfs;
 #[cfg(feature = "seccomp")]
@@ -76,6 +79,8 @@ pub mod terminal;
 #[cfg(test)]
 mod testing;
 pub mod tree;
+#[cfg(feature = "network")]
+pub mod usernet;
 #[cfg(feature = "values")]
 pub mod values;
 

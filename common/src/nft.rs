@@ -3,19 +3,14 @@
 //! Kernel objects: the tables of this network namespace. `nft -f` makes of a whole text one transaction: all of it
 //! holds from one packet to the next, or nothing of it. See nft(8).
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-
 use crate::error::{Error, Result};
 use crate::explain::Turn;
-
-/// Where it is looked for after `PATH`: a user's, which sudo or su may keep, often lacks them.
-const SYSTEM: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+use crate::program;
 
 /// Of the rules, what a line of the narration shows.
 const SHOWN: usize = 400;
@@ -67,20 +62,13 @@ fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
     command.env("LC_ALL", "C");
     // Not our group: a Ctrl-C of somebody who waits for the end must not leave the rules as they are.
     command.process_group(0);
-    // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
-    unsafe { command.pre_exec(unblock_signals) };
+    program::unblock_signals(&mut command);
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // When nft ends before it has read all, its own message says why, better than EPIPE.
         let _ = stdin.write_all(ruleset.as_bytes());
     }
     child.wait_with_output()
-}
-
-/// The runtime blocks SIGINT, SIGTERM and others, and a new program inherits that: a hanging nft could be ended only
-/// with SIGKILL.
-fn unblock_signals() -> io::Result<()> {
-    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
 fn refused(output: &Output) -> Error {
@@ -114,18 +102,10 @@ fn summary(ruleset: &str) -> String {
 }
 
 fn program() -> Result<PathBuf> {
-    find(std::env::var_os("PATH").as_deref(), &SYSTEM).ok_or_else(|| {
+    program::find("nft").ok_or_else(|| {
         Error::new("nft: not installed")
             .hint("a bridge needs it for its rules: install the package nftables (apt install nftables)")
     })
-}
-
-fn find(path: Option<&OsStr>, system: &[&str]) -> Option<PathBuf> {
-    let folders = path.map(std::env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
-    folders
-        .chain(system.iter().map(PathBuf::from))
-        .map(|folder| folder.join("nft"))
-        .find(|file| file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
 }
 
 #[cfg(test)]
@@ -133,7 +113,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use nix::sys::signal::Signal;
+    use nix::sys::signal::{SigSet, Signal};
 
     use super::*;
     use crate::testing::{in_network_namespace, skipped};
@@ -227,20 +207,6 @@ mod tests {
         assert_eq!(error.to_string(), "nft -f -: Operation not permitted");
         let silent = script(folder.path(), "#!/bin/sh\nkill -9 $$\n");
         assert_eq!(refused(&run(&silent, "").unwrap()).to_string(), "nft -f -: signal: 9 (SIGKILL)");
-    }
-
-    #[test]
-    fn where_it_is_looked_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_str().unwrap();
-        let found = |path: &str, system: &[&str]| find(Some(OsStr::new(path)), system);
-        assert_eq!(found(path, &[]), None);
-        let file = script(folder.path(), "");
-        assert_eq!(found(&format!("/none:{path}"), &[]).as_ref(), Some(&file));
-        assert_eq!(found("/none", &[path]).as_ref(), Some(&file));
-        assert_eq!(find(None, &[path]).as_ref(), Some(&file));
-        fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
-        assert_eq!(found(path, &[]), None);
     }
 
     #[test]

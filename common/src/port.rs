@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
 
 use crate::error::{Hint, Result};
 use crate::syscall::call;
@@ -16,8 +17,21 @@ use crate::values::{Protocol, Publish};
 /// socket can be bound there either.
 ///
 /// # Errors
-/// EADDRINUSE when somebody has the port, EADDRNOTAVAIL when the address is none of this host's.
+/// EACCES for an ordinary user's low port, EADDRINUSE when somebody has it, EADDRNOTAVAIL when the address is none of this host's.
 pub fn reserve(port: &Publish) -> Result<OwnedFd> {
+    bound(port, false)
+}
+
+/// Whether a server could have the port. As servers do, it passes over connections of one that has ended, which the kernel
+/// remembers for a minute.
+///
+/// # Errors
+/// Those of [`reserve`].
+pub fn is_free(port: &Publish) -> Result<()> {
+    bound(port, port.protocol == Protocol::Tcp).map(drop)
+}
+
+fn bound(port: &Publish, reuse: bool) -> Result<OwnedFd> {
     let kind = match port.protocol {
         Protocol::Tcp => SockType::Stream,
         Protocol::Udp => SockType::Datagram,
@@ -28,9 +42,14 @@ pub fn reserve(port: &Publish) -> Result<OwnedFd> {
         || format!("--publish {port}: bind({}:{address})", port.protocol),
         || {
             let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&socket, ReuseAddr, &reuse)?;
             bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
             Ok(socket)
         },
+    )
+    .hint_if(
+        Errno::EACCES,
+        "ports below net.ipv4.ip_unprivileged_port_start, which is 1024 by default, are root's: choose a higher one",
     )
     .hint_if(
         Errno::EADDRINUSE,

@@ -6,6 +6,12 @@
 //! Man pages: user_namespaces(7), xattr(7); the kernel's filesystems/overlayfs.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::unistd::geteuid;
+
+/// Whether this process was an ordinary user's, and is root only because it has made itself so.
+static WAS_ORDINARY: AtomicBool = AtomicBool::new(false);
 
 /// Whose root this process is, if it is root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +27,17 @@ impl Privilege {
     pub fn current() -> Privilege {
         // A kernel without user namespaces has no such file.
         fs::read_to_string("/proc/self/uid_map").map_or(Privilege::Host, |map| Privilege::of(&map))
+    }
+
+    /// Whether who called this process is root: not one that became root in a user namespace of its own.
+    pub fn caller_is_root() -> bool {
+        geteuid().is_root() && !WAS_ORDINARY.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that this process was an ordinary user's.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn became_root() {
+        WAS_ORDINARY.store(true, Ordering::Relaxed);
     }
 
     /// In the first user namespace each id is itself.

@@ -2,13 +2,15 @@
 //!
 //! Kernel objects: folders, and locks on them (flock(2)), which the kernel releases when their holder ends, however it
 //! ends. So a container's folder whose lock is free was left by a runtime that was killed, and the next one removes it.
-//! In the state folder: `containers/ID/`, `kept/NAME/`, `volumes/NAME/_data`. All are for their owner only: programs in
+//! In the state folder: `containers/ID/`, `kept/NAME/`, `volumes/NAME/_data`, and `told/NAME` for what need not be said
+//! again. All are for their owner only: programs in
 //! them may be set-user-ID, and other users of the host must not reach those. Man pages: flock(2), mkdir(2).
 
 #[cfg(test)]
 mod tests;
 mod volumes;
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -109,6 +111,20 @@ pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
         Err(error) if error.errno() != Some(Errno::EWOULDBLOCK) => Err(error),
         _ => Err(Error::new(format!("--keep {name}: another container uses it"))
             .hint("end that container, or keep this one's layer under another name")),
+    }
+}
+
+/// Tells a line on stderr, if it was never told from this state folder: for what is so on this host, and a container's
+/// stderr need not hear each time. `name` says which line it is; the file `told/NAME` remembers it.
+pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
+    let told = make_folder(state, "told").and_then(|folder| {
+        let path = folder.join(name);
+        File::create_new(&path).map_err(|error| cannot("make", &path, &error))
+    });
+    match told {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+        // Rather twice than not at all.
+        _ => tell(line),
     }
 }
 

@@ -14,9 +14,12 @@
 //!
 //! Man page: cgroups(7). The files: the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
+use std::path::Path;
+
+use common::Result;
 use common::cgroupfs::{Cgroup, Version};
+use common::state::tell_once;
 use common::values::{self, Limit};
-use common::{Result, tell};
 use nix::errno::Errno;
 
 use crate::cli::Limits;
@@ -30,25 +33,16 @@ pub fn check(limits: &Limits) -> Result<()> {
     limits.memory_swap.map_or(Ok(()), |together| values::check_swap(limits.memory, together))
 }
 
-/// Makes a cgroup with these limits and nobody in it. An ordinary user who has no place for one, and asked for no limit,
-/// gets none.
-pub fn create(limits: &Limits, users: &UserNamespace) -> Result<Cgroup> {
-    match create_with(limits) {
-        Err(error) if users.is_ordinary() && !limits.asked_for() => {
-            tell(format_args!("congo: without limits: {error}"));
-            Ok(Cgroup::none())
-        }
-        result => result,
-    }
-}
-
-fn create_with(limits: &Limits) -> Result<Cgroup> {
+/// Makes a cgroup with these limits and nobody in it. An ordinary user does without those for which it has no place, if it
+/// did not ask for them.
+pub fn create(limits: &Limits, users: &UserNamespace, state: &Path) -> Result<Cgroup> {
     let mut controllers = vec!["memory", "cpu", "pids"];
     // Only for who asks: not every host has it, and each v1 hierarchy costs a directory.
     if limits.cpuset_cpus.is_some() {
         controllers.push("cpuset");
     }
-    let cgroup = Cgroup::create(&controllers)?;
+    let left_out = if users.is_ordinary() { leave_out(&mut controllers, state) } else { Vec::new() };
+    let cgroup = Cgroup::create(&controllers)?.without(&left_out);
     limit_memory(&cgroup, limits)?;
     limit_swap(&cgroup, limits)?;
     limit_cpu(&cgroup, limits)?;
@@ -56,6 +50,29 @@ fn create_with(limits: &Limits) -> Result<Cgroup> {
     pin_cpus(&cgroup, limits)?;
     limit_pids(&cgroup, limits)?;
     Ok(cgroup)
+}
+
+/// An ordinary user has what an administrator has delegated to it, which may be a part of the controllers: leaves out the
+/// others.
+fn leave_out<'a>(controllers: &mut Vec<&'a str>, state: &Path) -> Vec<&'a str> {
+    let mut why = None;
+    let is_missing = |controller: &mut &str| {
+        // Who asks for a limit is told of its absence as an error.
+        let error = Cgroup::could_have(controller).err().filter(|_| !Limits::asked_for(controller));
+        let missing = error.is_some();
+        why = why.take().or(error);
+        missing
+    };
+    let missing: Vec<_> = controllers.extract_if(.., is_missing).collect();
+    if let Some(why) = why {
+        let missing = missing.join(", ");
+        tell_once(
+            state,
+            "no-limits",
+            format_args!("congo: containers of this user have no limit of {missing}: {why}"),
+        );
+    }
+    missing
 }
 
 /// At the limit, the kernel first takes back what it can, such as cached files, then it kills a process: the
@@ -125,9 +142,6 @@ fn limit_pids(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 
 /// How many processes of the cgroup the out-of-memory killer has ended.
 pub fn out_of_memory_kills(cgroup: &Cgroup) -> u64 {
-    if cgroup.is_none() {
-        return 0;
-    }
     match cgroup.version("memory") {
         Version::V1 => cgroup.count("memory", "memory.oom_control", "oom_kill"),
         Version::V2 => cgroup.count("memory", "memory.events", "oom_kill"),

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, Parser};
 use common::Result;
 use common::capability::Named;
 use common::image::{self, Reference};
@@ -149,10 +150,16 @@ impl Cli {
 }
 
 impl Limits {
-    /// Whether any is not the default.
-    pub fn asked_for(&self) -> bool {
-        let Ok(cli) = Cli::try_parse_from(["", ""]) else { return true };
-        format!("{self:?}") != format!("{:?}", cli.limits)
+    /// Whether one of this controller stands on the command line. The values do not tell: somebody may ask for a default.
+    pub fn asked_for(controller: &str) -> bool {
+        let options: &[&str] = match controller {
+            "memory" => &["memory", "memory_swap"],
+            "cpu" => &["cpus", "cpu_shares"],
+            "pids" => &["pids_limit"],
+            _ => &["cpuset_cpus"],
+        };
+        let given = Cli::command().get_matches();
+        options.iter().any(|option| given.value_source(option) == Some(ValueSource::CommandLine))
     }
 }
 
@@ -220,6 +227,11 @@ impl Network {
     /// The bridge's name.
     pub fn bridge(&self) -> &str {
         self.bridge.as_deref().unwrap_or(BRIDGE)
+    }
+
+    /// Whether the bridge was named.
+    pub fn names_bridge(&self) -> bool {
+        self.bridge.is_some()
     }
 
     /// The bridge's network.

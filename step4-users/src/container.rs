@@ -31,7 +31,7 @@ use crate::user_namespace::UserNamespace;
 use crate::volume::Opened;
 use crate::{
     capabilities, cgroup, environment, filesystem, hardening, image, init, names, rlimit, seccomp, terminal,
-    user, volume,
+    user, user_namespace, volume,
 };
 
 /// The exit status of a command that SIGKILL ended.
@@ -89,14 +89,16 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let named = volume::lock(&mounts, &state)?;
     let root = match &image {
         Some(_) => None,
-        None => Some(cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?),
+        None => Some(
+            cli.world.rootfs.clone().map_or_else(|| user_namespace::default_root(&cli.users, &state), Ok)?,
+        ),
     };
     // Before anything is made that is to have an owner.
     let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
-    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), folders.map(PathBuf::as_path))?;
+    let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state, folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
-        Some(image) => image.unpack(&state)?,
+        Some(image) => image.unpack(&user_namespace::roots(&cli.users, &state))?,
         None => root.into_iter().collect(),
     };
     lower.extend(cli.root.layers.iter().cloned());
@@ -106,10 +108,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
     // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
     let signals = Signals::block()?;
-    let network = Network::prepare(&cli.network)?;
+    let network = Network::prepare(&cli.network, &users, &state)?;
     let files = names::build(&cli.world.hostname, &cli.network, &network)?;
     // Before there is a process to limit: a limit that comes later can be outrun.
-    let cgroup = cgroup::create(&cli.limits, &users)?;
+    let cgroup = cgroup::create(&cli.limits, &users, &state)?;
     let devices = filesystem::open_devices()?;
     let layers = Layers::make(&state, lower, cli.root.keep.as_deref(), &users)?;
     let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
@@ -150,6 +152,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     plan.users.connect(child.pid())?;
     rlimit::allow(child.pid(), &cli.limits.ulimits)?;
     plan.network.connect(child.pid())?;
+    let _speaker = plan.network.speak(child.pid())?;
     child.go()?;
     child.attach()?;
     child.stop_by(config.stop_signal);

@@ -1,4 +1,5 @@
-//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a bridge.
+//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a bridge. An
+//! ordinary user's containers have a program in the place of the bridge.
 //!
 //! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix sockets all
 //! belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by mistake; the parent
@@ -8,16 +9,20 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use common::Result;
 use common::namespace::{enter, open_namespace};
 use common::netlink::Netlink;
+use common::state::tell_once;
+use common::usernet::{Speaker, UserNetwork};
 use common::values::NetworkMode;
+use common::{Error, Result};
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
 use crate::bridge::{self, Bridge};
 use crate::cli;
+use crate::user_namespace::UserNamespace;
 
 /// The network that a container gets.
 pub enum Network {
@@ -29,13 +34,19 @@ pub enum Network {
     Container(OwnedFd),
     /// A namespace with a cable to a bridge.
     Bridge(Bridge),
+    /// An ordinary user's: a namespace, and a program that speaks for it.
+    Spoken(UserNetwork),
 }
 
 impl Network {
     /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
-    pub fn prepare(options: &cli::Network) -> Result<Network> {
+    pub fn prepare(options: &cli::Network, users: &UserNamespace, state: &Path) -> Result<Network> {
         options.check()?;
-        let swept = bridge::sweep();
+        if users.is_ordinary() && options.network == NetworkMode::Bridge {
+            return Network::of_ordinary_user(options, state);
+        }
+        // Nothing of an ordinary user is there to be swept.
+        let swept = if users.is_ordinary() { Ok(()) } else { bridge::sweep() };
         match options.network {
             NetworkMode::Bridge => swept?,
             // What others have left need not keep a container from running that needs no bridge.
@@ -51,10 +62,31 @@ impl Network {
         })
     }
 
+    /// Who is not root can lay no cable to the host, as it would change the host's network. But it can have a program read
+    /// each packet from a tap device in the container, and say the same on the host, by sockets as any program has them.
+    fn of_ordinary_user(options: &cli::Network, state: &Path) -> Result<Network> {
+        if options.names_bridge() {
+            return Err(Error::new("--bridge: an ordinary user has none")
+                .hint("leave it out: the container gets a network of its own"));
+        }
+        let ports = options.ports();
+        let publishes = !ports.is_empty();
+        match UserNetwork::find(options.subnet(), options.ip, ports)? {
+            Some(network) => Ok(Network::Spoken(network)),
+            None if publishes => Err(Error::new("--publish: neither pasta nor slirp4netns is installed")
+                .hint("an ordinary user needs one of them: install the package passt")),
+            None => {
+                let line = "neither pasta (package passt) nor slirp4netns is installed, so a user's containers have loopback only";
+                tell_once(state, "no-network", format_args!("congo: {line}"));
+                Ok(Network::None)
+            }
+        }
+    }
+
     /// The namespace that the clone has to make.
     pub fn namespace(&self) -> CloneFlags {
         match self {
-            Network::None | Network::Bridge(_) => CloneFlags::CLONE_NEWNET,
+            Network::None | Network::Bridge(_) | Network::Spoken(_) => CloneFlags::CLONE_NEWNET,
             Network::Host | Network::Container(_) => CloneFlags::empty(),
         }
     }
@@ -67,12 +99,20 @@ impl Network {
         }
     }
 
+    /// In the parent, once the child is there: starts the program that speaks for it, until what is returned is dropped.
+    pub fn speak(&self, child: Pid) -> Result<Option<Speaker>> {
+        match self {
+            Network::Spoken(network) => network.start(child).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// In the child: brings up what is in its namespace.
     pub fn configure(&self) -> Result<()> {
         match self {
             Network::Host => Ok(()),
             Network::Container(namespace) => enter(namespace, CloneFlags::CLONE_NEWNET),
-            Network::None => bring_up_loopback(),
+            Network::None | Network::Spoken(_) => bring_up_loopback(),
             Network::Bridge(bridge) => bring_up_loopback().and_then(|()| bridge.configure()),
         }
     }
@@ -81,6 +121,7 @@ impl Network {
     pub fn address(&self) -> Option<Ipv4Addr> {
         match self {
             Network::Bridge(bridge) => Some(bridge.address()),
+            Network::Spoken(network) => Some(network.address()),
             _ => None,
         }
     }

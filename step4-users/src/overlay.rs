@@ -188,6 +188,7 @@ impl Layers {
         // A device that an image brings along is no device here.
         mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
+            .hint_if(Errno::EPERM, "an ordinary user may mount one from Linux 5.11 on: take a newer kernel, or be root")
             .hint_if(
                 Errno::ELOOP,
                 "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one",

@@ -11,15 +11,20 @@ use common::image::Config;
 use common::passwd::{self, Identity};
 use common::process::Environment;
 use common::syscall::{give_streams, setgroups, setresgid, setresuid};
-use common::values::{self, User};
+use common::values::{self, NameOrId, User, UsernsMode};
 use common::{Error, Result};
+use nix::unistd::{getgid, getuid};
 
 use crate::cli::Cli;
 
-/// Whom the option asks for, else the image.
+/// Whom the option asks for, else the caller where it is to be itself, else the image.
 pub fn choose(cli: &Cli, config: &Config) -> Result<Option<User>> {
     if cli.users.user.is_some() {
         return Ok(cli.users.user.clone());
+    }
+    if cli.users.userns == Some(UsernsMode::KeepId) {
+        let (user, group) = (NameOrId::Id(getuid().as_raw()), NameOrId::Id(getgid().as_raw()));
+        return Ok(Some(User { user, group: Some(group) }));
     }
     let named = config.user.as_deref().filter(|user| !user.is_empty());
     let read = |user: &str| {

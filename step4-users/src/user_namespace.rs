@@ -7,14 +7,15 @@
 //! Man pages: user_namespaces(7), subuid(5), mount_setattr(2).
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
 use common::mount::can_map_ids;
 use common::namespace::{enter, is_own_user_namespace, open_namespace};
+use common::state::tell_once;
 use common::syscall::{die_with_parent, give_streams, unshare};
 use common::values::UsernsMode;
-use common::{Error, Result, rootfs, tell};
+use common::{Error, Result, rootfs};
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, geteuid};
 
@@ -52,13 +53,14 @@ impl UserNamespace {
     pub fn prepare<'a>(
         options: &Users,
         shared: Option<(i32, String)>,
+        state: &Path,
         layers: impl IntoIterator<Item = &'a Path>,
     ) -> Result<UserNamespace> {
         if let Some((pid, option)) = shared.filter(|_| options.userns != Some(UsernsMode::Host)) {
             return UserNamespace::join_that_of(pid, &option, options);
         }
         if !geteuid().is_root() {
-            return UserNamespace::of_ordinary_user(options);
+            return UserNamespace::of_ordinary_user(options, state);
         }
         let (maps, taken) = match (&options.userns, &options.subordinate, options.uid_map.as_slice()) {
             (_, Some(user), _) => (idmap::subordinate_of(user)?, None),
@@ -107,7 +109,7 @@ impl UserNamespace {
         Ok(UserNamespace::Joined { maps: IdMaps::of_process(pid)?, namespace, shifted })
     }
 
-    fn of_ordinary_user(options: &Users) -> Result<UserNamespace> {
+    fn of_ordinary_user(options: &Users, state: &Path) -> Result<UserNamespace> {
         if !options.uid_map.is_empty() || options.subordinate.is_some() {
             return Err(Error::new("--uidmap, --gidmap and --subuidname are for root")
                 .hint("an ordinary user has the ids that /etc/subuid and /etc/subgid give it"));
@@ -119,9 +121,9 @@ impl UserNamespace {
             }
             Some(UsernsMode::KeepId) => idmap::require(idmap::keep_id()?)?,
             _ => idmap::subordinate()?.unwrap_or_else(|| {
-                tell(format_args!(
-                    "congo: /etc/subuid has no ids for this user, so the container has one user: root, which is you"
-                ));
+                let line =
+                    "/etc/subuid has no ids for this user, so containers have one user: root, which is you";
+                tell_once(state, "no-ids", format_args!("congo: {line}"));
                 idmap::own()
             }),
         };
@@ -197,6 +199,24 @@ impl UserNamespace {
             _ => None,
         }
     }
+}
+
+/// Where the roots lie that Congo makes. With `keep-id` the caller is not their owner, so these are not the others.
+pub fn roots(options: &Users, state: &Path) -> PathBuf {
+    match options.userns {
+        Some(UsernsMode::KeepId) => state.join("keep-id"),
+        _ => state.to_owned(),
+    }
+}
+
+/// The root that Congo makes of the host's programs. Who is to own it makes it.
+pub fn default_root(options: &Users, state: &Path) -> Result<PathBuf> {
+    let roots = roots(options, state);
+    if roots != state && !geteuid().is_root() {
+        let maps = idmap::require(idmap::keep_id()?)?;
+        idmap::in_user_namespace(&maps, || rootfs::default_root_in(&roots).map(drop))?;
+    }
+    rootfs::default_root_in(&roots)
 }
 
 fn given(options: &Users) -> Result<IdMaps> {

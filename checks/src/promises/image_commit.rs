@@ -23,6 +23,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "image.commit-and-run", "--commit makes an image that --image runs, with the root and the change.", commit)
         .hint("The root and the writable layer, each as a layer; a whiteout becomes a file .wh.NAME."),
     Check::since(3, "image.commit-tree", "What a container has added, changed and deleted is so in the image that it becomes.", round_trip)
+        // To give files away.
+        .needs(&[Need::Root])
         .hint("overlayfs's whiteouts and opaque folders become .wh.NAME and .wh..wh..opq; hard links and attributes are kept."),
     Check::since(3, "image.commit-tags", "--commit adds to a layout that is there, and refuses, before the run, what is anything else.", targets)
         .hint("Look at the path first: what was done in the container would be lost."),
@@ -33,13 +35,14 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "image.commit-failed", "When the image cannot be made after the run, what the container has changed is kept, and can be had by --keep.", failed)
         .hint("What a command has made in hours must not go because a disk is full: rename(2) the writable layer, and say its name."),
     Check::since(3, "image.commit-tools", "skopeo and umoci take the image, with its command and its variables.", tools)
-        .needs(&[Need::Program("umoci"), Need::Program("skopeo")])
+        .needs(&[Need::Root, Need::Program("umoci"), Need::Program("skopeo")])
         .hint("The base's config goes on; diff_ids are those of the uncompressed layers."),
 ];
 
 fn failed(subject: &Subject) -> Checked {
     let folder = empty(subject, "commit-failed")?;
     let (out, volume) = (folder.join("image.tar"), format!("{}:/mnt/it", folder.display()));
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
     // Somebody else takes the name meanwhile.
     let script = "echo kept > /changed; echo x > /mnt/it/image.tar";
     let run = subject.sh(&["-v", &volume, "--commit", &out.display().to_string()], script)?;

@@ -87,7 +87,9 @@ fn shared(subject: &Subject) -> Checked {
     }
     let mut containers = Vec::new();
     for number in 0..20 {
-        containers.push(home.hold(&["--image", &images[number % 2], "--cpus", "2"])?);
+        // All at once they take their time; who is not root has no such limit.
+        let faster: &[&str] = if nix::unistd::geteuid().is_root() { &["--cpus", "2"] } else { &[] };
+        containers.push(home.hold(&[&["--image", images[number % 2].as_str()], faster].concat())?);
     }
     for (number, container) in containers.iter().enumerate() {
         let own = fs::read_to_string(container.first()?.path("root/t/own"))?;

@@ -20,7 +20,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "The root of an image that umoci made, and of skopeo's copies of it, is what umoci unpacks.",
         umoci,
     )
-    .needs(&[Need::Program("umoci"), Need::Program("skopeo")])
+    .needs(&[Need::Root, Need::Program("umoci"), Need::Program("skopeo")])
     .hint("The difference names the path: look at what each layer says about it."),
     Check::since(
         3,
@@ -28,7 +28,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "The root of an image that buildah made is what umoci unpacks.",
         buildah,
     )
-    .needs(&[Need::Program("umoci"), Need::Program("buildah"), Need::Program("unshare")])
+    .needs(&[Need::Root, Need::Program("umoci"), Need::Program("buildah"), Need::Program("unshare")])
     .hint("buildah whites out each file of a folder that is gone, also where a file has taken its place."),
 ];
 

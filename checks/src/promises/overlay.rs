@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::geteuid;
 
 use super::bad_input::error;
 use super::volume::folder;
@@ -103,7 +104,9 @@ fn layer_untouched(subject: &Subject) -> Checked {
 fn hide(layer: &Path, whiteout: &str, opaque: &str) -> Checked {
     mknod(&layer.join(whiteout), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?;
     fs::create_dir(layer.join(opaque))?;
-    Ok(xattr::set(layer.join(opaque), "trusted.overlay.opaque", b"y")?)
+    // What an ordinary user's overlay looks for, as trusted attributes are for root only.
+    let attribute = if geteuid().is_root() { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+    Ok(xattr::set(layer.join(opaque), attribute, b"y")?)
 }
 
 fn layers(subject: &Subject) -> Checked {

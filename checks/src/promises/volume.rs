@@ -11,7 +11,7 @@ use super::bad_input::refused;
 use crate::container::Container;
 use crate::kernel::{Mount, listing};
 use crate::tree::{self, differences};
-use crate::{Check, Checked, Failure, Subject, ensure, expect};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.bind", "A host's folder is mounted, and what is written goes there.", bind)
@@ -29,6 +29,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.rslave", "With rslave what is mounted on the host later appears, and not the other way round.", rslave)
         .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts private."),
     Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", rshared)
+        // The kernel lets nothing out of a user namespace.
+        .needs(&[Need::Root])
         .hint("MS_SHARED, as rslave."),
     Check::since(3, "volume.not-shared", "A volume of a mount that shares nothing is refused with shared and slave.", not_shared)
         .not_new()
@@ -36,6 +38,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.named", "A named volume is filled from the root, and kept.", named)
         .hint("Fill it before it is mounted over what it is filled from."),
     Check::since(3, "volume.filled-exactly", "What a volume is filled with keeps owners, modes, times, links and attributes.", filled_exactly)
+        // To give files away.
+        .needs(&[Need::Root])
         .hint("For each file: owner, extended attributes, mode, times, in this order, as each changes one that comes later."),
     Check::since(3, "volume.filled-once", "A volume that is not empty is not filled, and none with nocopy.", filled_once)
         .hint("Look whether it is empty; what somebody has deleted in it is to stay deleted."),

@@ -19,6 +19,7 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use super::{IdMaps, own, subordinate};
 use crate::error::{Error, Hint, Result};
 use crate::namespace::enter;
+use crate::privilege::Privilege;
 use crate::process;
 use crate::syscall::{call, die_with_parent, unshare};
 
@@ -94,6 +95,7 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
     drop(parents);
     while waitpid(helper, None) == Err(Errno::EINTR) {}
     entered?;
+    Privilege::became_root();
     match message.as_slice() {
         b"+" => {}
         [] => {
@@ -102,6 +104,7 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
         _ => return Err(Error::from_bytes(&message)),
     }
     become_root()?;
+    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
@@ -123,8 +126,16 @@ pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
         },
     )?;
     enter(&parent, CloneFlags::CLONE_NEWUSER)?;
+    Privilege::became_root();
     become_root()?;
+    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
+}
+
+/// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children, are the host's
+/// root's. This one is to go on as who called it, with the rights of a user that is the caller's own.
+fn stay_readable() -> Result<()> {
+    nix::sys::prctl::set_dumpable(true).map_err(|errno| Error::from_errno("prctl(PR_SET_DUMPABLE, 1)", errno))
 }
 
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are

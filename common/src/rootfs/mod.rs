@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result, tell};
+use crate::privilege::Privilege;
 use crate::tree::remove_tree;
 pub use build::{Built, build};
 use build::{cannot, set_mode};
@@ -52,7 +53,7 @@ const SEARCH: [&str; 9] = [
 ///
 /// When `CONGO_HOME` is not absolute, or a user has no home folder.
 pub fn state_dir() -> Result<PathBuf> {
-    state_dir_of(|name| std::env::var_os(name), nix::unistd::geteuid().is_root())
+    state_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
 }
 
 fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
@@ -76,7 +77,7 @@ fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> R
 ///
 /// When `CONGO_HOME` is not absolute, or a user has no runtime folder.
 pub fn run_dir() -> Result<PathBuf> {
-    run_dir_of(|name| std::env::var_os(name), nix::unistd::geteuid().is_root())
+    run_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
 }
 
 fn run_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
@@ -117,7 +118,16 @@ fn absolute(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<
 ///
 /// Those of [`state_dir`] and [`build()`]; no part of a root remains then.
 pub fn default_root() -> Result<PathBuf> {
-    let folder = state_dir()?.join("rootfs");
+    default_root_in(&state_dir()?)
+}
+
+/// The same in another folder than [`state_dir`], where its files are to have other owners.
+///
+/// # Errors
+///
+/// Those of [`build()`]; no part of a root remains then.
+pub fn default_root_in(state: &Path) -> Result<PathBuf> {
+    let folder = state.join("rootfs");
     let root = folder.join(NAME);
     if is_whole(&root) {
         return Ok(root);

@@ -251,3 +251,14 @@ fn a_volume_without_a_name_is_filled_too() {
     assert_eq!(fs::read_dir(&path).unwrap().count(), 51);
     assert_ne!(OwnVolume::anonymous(home.path(), 4).unwrap().path, path);
 }
+
+#[test]
+fn what_was_told_is_remembered() {
+    let state = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        tell_once(state.path(), "a-thing", format_args!("congo: a test tells it"));
+        assert!(state.path().join("told/a-thing").exists());
+    }
+    // Where nothing can be kept, it is told, and no failure.
+    tell_once(&state.path().join("told/a-thing"), "a-thing", format_args!("congo: a test tells it"));
+}

@@ -1,0 +1,82 @@
+//! A part of cgroup v2 that belongs to an ordinary user, as systemd gives one: cgroups(7), "Delegation".
+//!
+//! Kernel objects: a cgroup at the top of v2, which is the user's with the files that it may write to, and in it one for
+//! the processes that start there: a cgroup that passes controllers on has no processes of its own.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use crate::kernel::{eventually, hierarchies};
+use crate::{Failure, host};
+
+/// The controllers that are passed on.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// Where v2 is mounted, with these controllers.
+///
+/// # Errors
+/// In words, when it is not.
+pub(crate) fn top() -> Result<PathBuf, String> {
+    let all = hierarchies().map_err(|failure| failure.found)?;
+    let v2 = all.into_iter().find(|hierarchy| hierarchy.v2).ok_or("cgroup v2 is not mounted")?;
+    match CONTROLLERS.iter().find(|name| !v2.controllers.iter().any(|has| has == *name)) {
+        Some(missing) => Err(format!("cgroup v2 has no controller {missing} here")),
+        None => Ok(v2.point),
+    }
+}
+
+/// The user's part. Dropped, it goes.
+#[derive(Debug)]
+pub(crate) struct Delegated(PathBuf);
+
+impl Delegated {
+    /// Makes it. For root only.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn new(user: u32) -> Result<Delegated, Failure> {
+        let top = top().map_err(|why| Failure::new("a part of cgroup v2", why))?;
+        let words = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
+        fs::write(top.join("cgroup.subtree_control"), &words)?;
+        let delegated = Delegated(top.join("congo-checks-delegated"));
+        for folder in [&delegated.0, &delegated.started()] {
+            fs::create_dir(folder)?;
+            for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+                chown(folder.join(file), Some(user), Some(user))?;
+            }
+        }
+        Ok(delegated)
+    }
+
+    /// Where the cgroups of its containers are to be.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    fn started(&self) -> PathBuf {
+        self.0.join("started")
+    }
+
+    /// Starts something there: the checks are in it themselves for as long.
+    ///
+    /// # Errors
+    /// When they cannot go there, or what `start` fails at.
+    pub(crate) fn within<T>(&self, start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let own = host::myself().cgroup()?;
+        let own = own.folder("memory")?.to_owned();
+        fs::write(self.started().join("cgroup.procs"), "0")?;
+        let started = start();
+        fs::write(own.join("cgroup.procs"), "0")?;
+        started
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        // What was started there is about to end.
+        for folder in [self.started(), self.0.clone()] {
+            eventually(std::time::Duration::from_secs(5), || fs::remove_dir(&folder).is_ok());
+        }
+    }
+}

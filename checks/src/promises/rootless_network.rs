@@ -1,0 +1,180 @@
+//! A network without root: a program speaks for the container. All that it talks to lies in namespaces of the checks.
+//!
+//! Man pages: pasta(1), network_namespaces(7).
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::bad_input::error;
+use crate::container::Container;
+use crate::kernel::eventually;
+use crate::network::{Network, Outside, default_gateway};
+use crate::user::{User, with_tap};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::since(4, "rootless.reaches-outside", "An ordinary user's container on a bridge reaches hosts outside, from the address asked for.", reaches_outside)
+        .needs(&[Need::Pasta, Need::Veth])
+        .hint("pasta --config-net with the container's user and network namespace, before the command runs."),
+    Check::since(4, "rootless.publish", "Its published ports lead into it, over TCP and UDP, at the address asked for, and no others do.", publish)
+        .needs(&[Need::Pasta, Need::Veth])
+        .hint("pasta publishes all that the container listens on, unless told which: --tcp-ports, --udp-ports."),
+    Check::since(4, "rootless.no-way-to-loopback", "It reaches no listener on the host's loopback interface.", no_way_to_loopback)
+        .needs(&[Need::Pasta, Need::Veth])
+        .hint("By default pasta takes its gateway's address for the host's loopback, and the container's loopback too: --no-map-gw, --tcp-ns none, --udp-ns none."),
+    Check::since(4, "rootless.speaker-ends", "What speaks for it ends with it, and with a runtime that is killed; none of its descriptors are the container's.", speaker_ends)
+        .needs(&[Need::Pasta, Need::Veth])
+        .hint("A process beside the runtime that waits for its end. The wish to die with the parent does not outlive a change of the user namespace."),
+    Check::since(4, "rootless.publish-refused", "A port that is taken, or is root's, is refused.", publish_refused)
+        .needs(&[Need::Pasta, Need::Veth])
+        .hint("bind(2) says why, before anything is made."),
+    Check::since(4, "rootless.no-speaker", "Where nothing is installed that could speak for it, it has loopback, which is said once; --publish is refused.", no_speaker)
+        .hint("pasta is in the package passt."),
+];
+
+/// Does something beside a host outside, to which all ways lead.
+fn outside<T: Send>(
+    subject: &Subject,
+    action: impl FnOnce(&Outside) -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    let outside = Outside::new()?;
+    crate::netlink::add_route([0, 0, 0, 0].into(), 0, Outside::ADDRESS)?;
+    with_tap(subject, || action(&outside))
+}
+
+/// The network of a container's.
+fn of(container: &Container) -> Result<Network, Failure> {
+    Network::of(container.first()?)
+}
+
+fn reaches_outside(subject: &Subject) -> Checked {
+    let user = User::new(subject, "reaches-outside")?;
+    outside(subject, |outside| {
+        let (tcp, udp) = (outside.network.tcp("0.0.0.0:80")?, outside.network.udp("0.0.0.0:53")?);
+        for (options, address) in [
+            (&["--network", "bridge"][..], "10.44.0.2/16"),
+            (&["--network", "bridge", "--subnet", "10.99.7.0/24", "--ip", "10.99.7.9"], "10.99.7.9/24"),
+        ] {
+            let container = user.hold(options)?;
+            let network = of(&container)?;
+            // As the host sees it, it is the host who speaks.
+            expect(
+                "who comes by TCP",
+                Outside::HOST.to_string(),
+                network.reaches("192.0.2.2:80", &tcp)?.to_string(),
+            )?;
+            let by_udp = network.reaches_by_udp("192.0.2.2:53", &udp)?;
+            expect("who comes by UDP", Outside::HOST.to_string(), by_udp.to_string())?;
+            expect("its address", vec![address.to_owned()], network.link("eth0")?.addresses)?;
+            ensure(network.link("lo")?.up, || Failure::new("loopback is up", "it is down"))?;
+            ensure(default_gateway(container.first()?)?.is_some(), || Failure::new("a gateway", "none"))?;
+        }
+        Ok(())
+    })
+}
+
+fn publish(subject: &Subject) -> Checked {
+    let user = User::new(subject, "publish")?;
+    outside(subject, |outside| {
+        let ports =
+            ["--publish", "8080-8081:80-81", "--publish", "5353:53/udp", "--publish", "127.0.0.1:8090:80"];
+        let container = user.hold(&[&["--network", "bridge"][..], &ports].concat())?;
+        let (network, host) = (of(&container)?, Network::of_host()?);
+        let (first, second) = (network.tcp("0.0.0.0:80")?, network.tcp("0.0.0.0:81")?);
+        let udp = network.udp("0.0.0.0:53")?;
+        outside.network.reaches("192.0.2.1:8080", &first)?;
+        outside.network.reaches("192.0.2.1:8081", &second)?;
+        host.reaches("127.0.0.1:8080", &first)?;
+        outside.network.reaches_by_udp("192.0.2.1:5353", &udp)?;
+        host.reaches("127.0.0.1:8090", &first)?;
+        outside.network.does_not_reach("192.0.2.1:8090")?;
+        let other = user.hold(&["--network", "bridge"])?;
+        let _unasked = of(&other)?.tcp("0.0.0.0:8070")?;
+        // pasta looks once a second for what it could publish unasked.
+        std::thread::sleep(Duration::from_millis(1500));
+        outside.network.does_not_reach("192.0.2.1:8070")
+    })
+}
+
+fn no_way_to_loopback(subject: &Subject) -> Checked {
+    let user = User::new(subject, "loopback")?;
+    outside(subject, |_| {
+        let host = Network::of_host()?;
+        let listener = host.tcp("127.0.0.1:8060")?;
+        host.reaches("127.0.0.1:8060", &listener)?;
+        let container = user.hold(&["--network", "bridge"])?;
+        let network = of(&container)?;
+        let gateway = default_gateway(container.first()?)?;
+        let gateway = gateway.ok_or_else(|| Failure::new("a gateway", "none"))?;
+        std::thread::sleep(Duration::from_millis(1500));
+        for address in ["127.0.0.1".to_owned(), gateway.to_string(), "10.44.0.2".into()] {
+            network.does_not_reach(&format!("{address}:8060"))?;
+        }
+        Ok(())
+    })
+}
+
+fn speaker_ends(subject: &Subject) -> Checked {
+    let user = User::new(subject, "speaker-ends")?;
+    outside(subject, |_| {
+        let options = ["--network", "bridge", "--publish", "8050:80"];
+        for killed in [false, true] {
+            let container = user.hold(&options)?;
+            let descriptors = container.first()?.descriptors()?;
+            expect("the container's descriptors", vec![0, 1, 2], descriptors.into_iter().collect())?;
+            let first = container.first()?;
+            let others: Vec<_> =
+                container.runtime().descendants().into_iter().filter(|it| *it != first).collect();
+            let speaks = others.iter().any(|it| it.command_line().contains("pasta"));
+            ensure(speaks, || Failure::new("pasta among the runtime's descendants", "none"))?;
+            if killed {
+                container.signal(Signal::SIGKILL)?;
+            } else {
+                container.output()?.ok()?;
+            }
+            let gone = || others.iter().all(|it| !it.is_alive());
+            let ended = if killed { eventually(Duration::from_secs(5), gone) } else { gone() };
+            ensure(ended, || Failure::new("nothing of it is left", "what spoke for it lives"))?;
+        }
+        Ok(())
+    })
+}
+
+fn publish_refused(subject: &Subject) -> Checked {
+    let user = User::new(subject, "publish-refused")?;
+    user.run(&["true"])?.ok()?;
+    outside(subject, |_| {
+        let _taken = Network::of_host()?.tcp("0.0.0.0:8040")?;
+        for (port, words) in [
+            ("8040:80", &["8040", "EADDRINUSE", "another"][..]),
+            ("80:80", &["EACCES", "ip_unprivileged_port_start"]),
+            ("203.0.113.1:8030:80", &["203.0.113.1", "EADDRNOTAVAIL"]),
+        ] {
+            error(&user.run(&["--network", "bridge", "--publish", port, "true"])?, 125, words)?;
+        }
+        let run = user.run(&["--network", "bridge", "--bridge", "mine", "true"])?;
+        error(&run, 125, &["--bridge", "ordinary user"])
+    })
+}
+
+fn no_speaker(subject: &Subject) -> Checked {
+    let user = User::new(subject, "no-speaker")?;
+    let run = |options: &[&str]| {
+        let mut command =
+            user.command(&[&["--network", "bridge"], options, &["cat", "/proc/net/dev"]].concat());
+        command.env("PATH", "/nonexistent");
+        Container::start(&mut command)?.output()
+    };
+    let missing =
+        ["/usr/sbin/pasta", "/sbin/pasta", "/usr/local/sbin/pasta"].iter().all(|it| !Path::new(it).exists());
+    ensure(missing, || Failure::new("pasta where programs for all users are", "among root's"))?;
+    let first = run(&[])?;
+    let links =
+        first.ok()?.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect::<Vec<_>>();
+    expect("its links", vec!["lo"], links)?;
+    ensure(first.stderr.contains("loopback only"), || Failure::new("a line that says so", &first.stderr))?;
+    expect("what the second one says", "", run(&[])?.stderr.as_str())?;
+    error(&run(&["--publish", "8080:80"])?, 125, &["--publish", "passt"])
+}
