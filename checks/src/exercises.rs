@@ -3,13 +3,18 @@
 //! One file for each step. They look from outside, as the [promises](crate::promises) do, and the same guard is around
 //! them. What solves them lies in `exercises/STEP/NAME.patch`.
 
+use std::fs;
+use std::path::PathBuf;
+
 use crate::probe::Need;
-use crate::{Checked, Subject};
+use crate::subject::Output;
+use crate::{Checked, Failure, Subject, ensure};
 
 mod step0;
 mod step1;
 mod step2;
 mod step3;
+mod step4;
 
 /// One exercise.
 #[derive(Debug, Clone, Copy)]
@@ -30,5 +35,21 @@ pub struct Exercise {
 
 /// All exercises, in the order of the lessons.
 pub fn all() -> impl Iterator<Item = &'static Exercise> {
-    [step0::EXERCISES, step1::EXERCISES, step2::EXERCISES, step3::EXERCISES].into_iter().flatten()
+    [step0::EXERCISES, step1::EXERCISES, step2::EXERCISES, step3::EXERCISES, step4::EXERCISES]
+        .into_iter()
+        .flatten()
+}
+
+/// A folder on the host, empty.
+fn folder(subject: &Subject, name: &str) -> Result<PathBuf, Failure> {
+    let path = subject.file(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir(&path)?;
+    Ok(path)
+}
+
+fn is_refused(output: &Output, word: &str) -> Checked {
+    ensure(output.status == 125 && output.stderr.contains(word), || {
+        Failure::new(format!("it is refused with 125 and an error that names {word}"), format!("{output:?}"))
+    })
 }

@@ -5,6 +5,7 @@
 //! directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
 
 mod acts;
+pub mod files;
 mod probe;
 
 use std::fs::{self, File};
@@ -66,7 +67,12 @@ pub fn run_if_asked() {
         let _ = io::stdin().read_line(&mut String::new());
         std::process::exit(0);
     }
-    if acts::act(&text, &arguments.by_ref().collect::<Vec<_>>()) {
+    let arguments: Vec<_> = arguments.collect();
+    if let Some(found) = files::act(&text, &mut arguments.iter().cloned()) {
+        println!("{found}");
+        std::process::exit(0);
+    }
+    if acts::act(&text, &arguments) {
         std::process::exit(0);
     }
     // The check looks for this line to know that it was tried at all.

@@ -19,6 +19,7 @@
 //! | [`probe`] | what this machine can do |
 //! | [`machine`] | what it can do for each step, with remedies |
 //! | [`tree`] | what is in a folder, and how two of them differ |
+//! | [`security`] | what other runtimes had to learn, as a table |
 //! | [`acceptance`] | the checks as `cargo test` |
 
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ mod netlink;
 pub mod network;
 pub mod probe;
 pub mod promises;
+pub mod security;
 pub mod subject;
 pub(crate) mod terminal;
 pub mod tree;

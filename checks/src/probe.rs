@@ -49,6 +49,8 @@ pub enum Need {
     DelegableCgroup,
     /// A way for an ordinary user to speak for its containers: pasta, and a tap device.
     Pasta,
+    /// That an ordinary user may make a user namespace, and mount an overlay in it.
+    Rootless,
     /// A kernel with keyrings.
     Keyrings,
     /// A kernel that runs 32-bit programs, and a way for ours to be one.
@@ -77,6 +79,7 @@ impl Need {
             Need::NoDelegation => no_delegation(),
             Need::DelegableCgroup => delegation::top().map(|_| ()),
             Need::Pasta => pasta(),
+            Need::Rootless => rootless(),
             Need::Keyrings => keyrings(),
             Need::Abi32 => abi_32(),
         }
@@ -249,6 +252,28 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
         .ok_or_else(|| format!("{name} is not installed"))
+}
+
+fn rootless() -> Result<(), String> {
+    let says = |name: &str, value: &str| {
+        fs::read_to_string(format!("/proc/sys/{name}")).is_ok_and(|text| text.trim() == value)
+    };
+    let switched_off = [
+        ("user/max_user_namespaces", "0"),
+        ("kernel/unprivileged_userns_clone", "0"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ];
+    if let Some((name, value)) = switched_off.into_iter().find(|(name, value)| says(name, value)) {
+        return Err(format!("ordinary users may make no user namespace: /proc/sys/{name} is {value}"));
+    }
+    let name = nix::sys::utsname::uname().map_err(|errno| errno.to_string())?;
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (5, 11) {
+        return Err(format!("Linux {release}: in a user namespace it mounts no overlay, 5.11 is the first"));
+    }
+    Ok(())
 }
 
 /// The Debian root filesystem that `cargo xtask debian` has made.

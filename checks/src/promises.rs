@@ -43,6 +43,8 @@ mod rootless_network;
 mod same_user;
 mod seccomp;
 mod security_calls;
+mod security_files;
+mod security_paths;
 mod signals;
 mod streams;
 mod sysfs;
@@ -105,6 +107,8 @@ pub(crate) const ALL: &[&[Check]] = &[
     death::CHECKS,
     rootless::CHECKS,
     rootless_network::CHECKS,
+    security_files::CHECKS,
+    security_paths::CHECKS,
 ];
 
 /// The part of the ids before the dot, and what is promised there.

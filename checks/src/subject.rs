@@ -23,7 +23,7 @@ use crate::{Checked, Failure, ensure};
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// The first run builds the root filesystem.
-const FIRST_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const FIRST_LIMIT: Duration = Duration::from_secs(120);
 
 /// How the checks' own temporary folders begin.
 pub(crate) const PREFIX: &str = "congo-checks-";

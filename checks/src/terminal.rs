@@ -2,7 +2,6 @@
 //!
 //! Dropped, all of it is ended. Touches nothing else. Man pages: pty(7), tty(4), termios(3).
 
-use std::fs;
 use std::io::Write;
 use std::process::Child;
 use std::sync::Arc;
@@ -135,12 +134,14 @@ impl Terminal {
     /// The runtime that a shell at the terminal has started.
     pub fn runtime(&self, subject: &Subject) -> Result<Process, Failure> {
         let shell = self.child.id().to_string();
+        // Not by its file: a runtime may execute itself anew, from a copy.
+        let name = subject.binary().display().to_string();
         let mut found = None;
         eventually(LIMIT, || {
             let below = Process(self.child.id().cast_signed()).descendants();
             found = below.into_iter().find(|it| {
                 let is_child = it.status("PPid").is_ok_and(|parent| parent == shell);
-                is_child && fs::read_link(it.path("exe")).is_ok_and(|exe| exe == subject.binary())
+                is_child && it.command_line().starts_with(&name)
             });
             found.is_some()
         });

@@ -6,6 +6,7 @@
 
 mod calls;
 mod every_call;
+pub mod handle;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;

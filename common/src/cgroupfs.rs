@@ -118,8 +118,8 @@ impl Cgroup {
     /// Why not.
     pub fn could_have(controller: &str) -> Result<()> {
         let hierarchies = Hierarchy::mounted()?;
-        let hierarchy = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
-        let hierarchy = hierarchy.ok_or_else(|| no_controller(controller))?;
+        let found = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
+        let hierarchy = found.ok_or_else(|| no_controller(controller))?;
         let parent = hierarchy.parent()?;
         let has = |text: String| text.split_whitespace().any(|name| name == controller);
         if hierarchy.version == Version::V1 || has(read(&parent.join("cgroup.controllers"))?) {

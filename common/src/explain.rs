@@ -21,7 +21,11 @@ struct Page {
 static PAGE: AtomicPtr<Page> = AtomicPtr::new(ptr::null_mut());
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
-/// Begins to narrate. Call it before the clone, so that the child inherits the shared page.
+/// In which variable a program that executes itself anew tells how many lines it has told.
+const LINES: &str = "CONGO_EXPLAINED_LINES";
+
+/// Begins to narrate. Call it before the clone, so that the child inherits the shared page. After
+/// `hand_over` it goes on.
 ///
 /// # Errors
 /// When the kernel has no memory for one page.
@@ -44,7 +48,19 @@ pub fn start() -> Result<()> {
     }
     // The kernel's zeroes are a valid page: not taken, no lines.
     PAGE.store(address.cast::<Page>(), Ordering::Release);
+    let told = std::env::var(LINES).ok().and_then(|lines| lines.parse().ok());
+    if let (Some(page), Some(told)) = (page(), told) {
+        page.lines.store(told, Ordering::Relaxed);
+    }
     Ok(())
+}
+
+/// For a program that executes itself anew, with one line more: the variable by which its narration goes on. `None` when
+/// the narration is off.
+#[cfg(feature = "idmap")]
+pub(crate) fn hand_over() -> Option<(std::ffi::OsString, std::ffi::OsString)> {
+    let lines = page()?.lines.load(Ordering::Relaxed) + 1;
+    Some((LINES.into(), lines.to_string().into()))
 }
 
 /// Whether `--explain` was asked for.

@@ -17,6 +17,7 @@
 //! | [`namespace`] | joining the namespaces of another process |
 //! | `netlink` | links, addresses and routes: what `ip` does (feature `network`) |
 //! | `nft` | the firewall's rules, through the program `nft` (feature `network`) |
+//! | `own_program` | the runtime's own file, as nobody can change it (feature `idmap`) |
 //! | `passwd` | who a user is, as the container's own `/etc/passwd` says (feature `idmap`) |
 //! | [`path`] | resolving a path beneath a root, so that nothing leads outside |
 //! | `port` | a port of the host, kept from others (feature `network`) |
@@ -60,13 +61,15 @@ pub mod netlink;
 #[cfg(feature = "network")]
 pub mod nft;
 #[cfg(feature = "idmap")]
+pub mod own_program;
+#[cfg(feature = "idmap")]
 pub mod passwd;
 pub mod path;
 #[cfg(feature = "network")]
 pub mod port;
 pub mod privilege;
 pub mod process;
-#[cfg(feature = "network")]
+#[cfg(any(feature = "idmap", feature = "network"))]
 mod program;
 pub mod pty;
 pub mod rootfs;

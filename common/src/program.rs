@@ -3,11 +3,11 @@
 //! Kernel object: the mask of blocked signals, which a new program inherits. Man pages: execve(2), sigprocmask(2).
 
 use std::ffi::OsStr;
-use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+#[cfg(feature = "network")]
+use std::{io, os::unix::process::CommandExt, process::Command};
 
+#[cfg(feature = "network")]
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 /// Where a program is looked for after `PATH`: a user's, which sudo or su may keep, often lacks them.
@@ -28,11 +28,13 @@ fn find_in(name: &str, path: Option<&OsStr>, system: &[&str]) -> Option<PathBuf>
 
 /// Lets the program get all signals. The runtime blocks SIGINT, SIGTERM and others, and a program that inherits that could
 /// be ended only with SIGKILL.
+#[cfg(feature = "network")]
 pub(crate) fn unblock_signals(command: &mut Command) {
     // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
     unsafe { command.pre_exec(unblock) };
 }
 
+#[cfg(feature = "network")]
 fn unblock() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }

@@ -32,7 +32,7 @@ pub fn open_sys() -> Result<Detached> {
     Detached::filesystem("sysfs", true)
 }
 
-/// Makes the mount at `root` the root of this mount namespace, and gives up the host's.
+/// Makes the mount `root` the root of this mount namespace, and gives up the host's.
 ///
 /// chroot would only change where paths begin, and leave the host mounted, for a root process to climb back to. Here the
 /// host's root is unmounted from the namespace, so no path and no `..` of the container leads there. What this process still

@@ -2,7 +2,7 @@
 //!
 //! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is written goes to the
 //! writable layer, where the first change to a file copies it up, and a removal leaves a whiteout: a character device
-//! 0/0. Order: in the child, when its mounts are private, so that the host never sees it; then it becomes the root.
+//! 0/0. Order: mounted where mounts are private, so that the host never sees it; then it becomes the root.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 
 use std::collections::BTreeSet;
@@ -112,11 +112,12 @@ impl Layers {
         // The kernel wants the topmost first.
         let lower_names: Vec<_> = lower.iter().rev().map(name).collect();
         let options = format!(
-            // Off: what makes of a layer something that only this overlay can read. It may become an image's.
-            "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off,index=off",
+            "lowerdir={},upperdir={},workdir={},{}",
             lower_names.join(":"),
             name(&upper),
-            name(&work)
+            name(&work),
+            // Off is what makes of a layer something that only this overlay can read. It may become an image's.
+            "redirect_dir=off,metacopy=off,index=off"
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")

@@ -62,8 +62,8 @@ fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
             .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
-    let source = prepare(volume, Detached::copy_of(path)?)?;
-    Ok(Opened::Volume(volume, source, None))
+    let source = Detached::copy_of(path)?;
+    Ok(Opened::Volume(volume, prepare(volume, source)?, None))
 }
 
 /// Makes a folder and those above it, for all users of the container, whatever the caller's umask.

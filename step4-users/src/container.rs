@@ -72,9 +72,12 @@ pub fn run(cli: &Cli) -> Result<u8> {
     if cli.explain {
         explain::start()?;
     }
+    // First of all: this process and all that it makes then execute a file that no container can change.
+    hardening::protect_own_program()?;
     // A bad value is refused before anything is made; and the files of the environment are the host's.
     cgroup::check(&cli.limits)?;
     cli.volumes.check()?;
+    cli.users.check()?;
     cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
@@ -202,7 +205,7 @@ fn become_command(
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     plan.cgroup.join(born_in_cgroup)?;
-    // While it still has rights in the PID namespace.
+    // While the host's is in sight, and before it joins a user namespace to which its PID namespace does not belong.
     let proc = filesystem::open_proc()?;
     plan.users.join(namespaces)?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
@@ -218,7 +221,8 @@ fn become_command(
         _ => filesystem::open_sys()?,
     };
     filesystem::enter_root(mounts.root)?;
-    // What is made from here on belongs to the container's root. Until now it was nobody.
+    // What is made from here on belongs to the container's root. Until now it was who called, for whom the way to the root
+    // is open.
     plan.users.become_root()?;
     filesystem::mount_proc(proc)?;
     filesystem::mount_dev(mounts.devices)?;
@@ -243,7 +247,7 @@ fn become_command(
     let identity = user::resolve(plan.user.as_ref())?;
     let environment = user::at_home(plan.environment.clone(), identity.as_ref());
     let is_root = identity.as_ref().is_none_or(|identity| identity.uid == 0);
-    // It takes no_new_privs or a capability that goes with the others.
+    // To load it takes no_new_privs, or else a capability that is about to go with the others.
     if !plan.no_new_privileges {
         seccomp::load(plan.filter.as_ref())?;
     }
@@ -257,7 +261,7 @@ fn become_command(
         seccomp::load(plan.filter.as_ref())?;
     }
 
-    // No one in the container may look into what has not become another program yet.
+    // Who is in the container already may not look into what is still the runtime.
     set_not_dumpable()?;
     if cli.session.init {
         init::stay_behind(&plan.signals)?;

@@ -34,7 +34,8 @@ pub fn open_sys() -> Result<Detached> {
     Detached::filesystem("sysfs", true)
 }
 
-/// The host's own, for a container in a network of somebody else's, whose links nobody else may make a sysfs of.
+/// The host's own, for a container in the host's network: only who is root of the network namespace's owner may make a
+/// sysfs that shows its links.
 pub fn open_host_sys() -> Result<Detached> {
     let mut sys = Detached::copy_of(Path::new("/sys"))?;
     sys.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
@@ -42,11 +43,14 @@ pub fn open_host_sys() -> Result<Detached> {
     Ok(sys)
 }
 
-/// In the parent: the host's devices. In a user namespace nobody makes one, and what is one on the disk does not work.
+/// In the parent: the host's devices, as mounts. In a user namespace nobody makes a device, and one that lies on the disk does
+/// not work there. Read-only: that keeps their modes and owners, which are the host's, and does not keep anybody from
+/// writing to the device itself.
 pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
     let open = |(path, number): &(&'static str, (u64, u64))| {
         let mut device = Detached::copy_of_device(Path::new(path), *number)?;
         device.set_propagation(MsFlags::MS_PRIVATE)?;
+        device.make_read_only()?;
         Ok((*path, device))
     };
     DEVICES.iter().map(open).collect()
@@ -59,7 +63,7 @@ pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
 /// has open does, until it is closed.
 pub fn enter_root(root: Detached) -> Result<()> {
     root.enter()?;
-    // Over the host's: a path for which no right is needed.
+    // Over the host's root: the one path for which no right is needed.
     root.attach("/")?;
     // "." for both: no folder is needed in the new root to put the old one. It then lies on top of the new one, and is
     // what "." means, until it is detached.
@@ -90,7 +94,7 @@ const DEVICES: [(&str, (u64, u64)); 6] = [
 /// On a tmpfs, so that they are gone with the namespace and never get into the root on disk.
 pub fn mount_dev(devices: Vec<(&str, Detached)>) -> Result<()> {
     mkdir("/dev", 0o755)?;
-    // MS_NODEV: those are mounts of their own, and no other that is made here is one.
+    // MS_NODEV: the devices are mounts of their own. Any other that is made in here is none.
     mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755,size=65536k")?;
     for (path, device) in devices {
         write_file(path, "")?;
@@ -115,8 +119,8 @@ pub fn mount_sys(sys: Detached) -> Result<()> {
 /// `ptmx`.
 pub fn mount_pts(users: &UserNamespace) -> Result<()> {
     mkdir("/dev/pts", 0o755)?;
-    // The group tty, in every distribution: who writes to another user's terminal must be in it. A namespace with a
-    // single user has none.
+    // gid 5 is the group tty, in every distribution: who writes to another user's terminal must be in it.
+    // A namespace with a single user has none.
     let tty = if users.has_group(5) { ",gid=5" } else { "" };
     let options = format!("newinstance,ptmxmode=666,mode=620{tty}");
     mount("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, &options)?;

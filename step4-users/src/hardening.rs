@@ -1,14 +1,19 @@
-//! What is left of the host in the container's own /proc and /sys.
+//! What is left of the host within a container's reach: the runtime's own file, and parts of /proc and /sys.
 //!
-//! Kernel objects: mounts over files and folders that tell, or even let change, what belongs to the whole host: its memory
-//! layout, its interrupts, its firmware. The kernel asks most often whether root *of the host* asks, but not always. Order: after
-//! the volumes, so that nothing lies over them; before the capabilities go.
+//! Kernel objects: the file that a process executes, /proc/self/exe; and mounts over files and folders that tell, or even
+//! let change, what belongs to the whole host: its memory layout, its interrupts, its firmware. For most of these the kernel
+//! asks whether it is root *of the host* who reads or writes, but not for all.
+//! Order: the own file first of all. The masks after the volumes, so that none lies over them, and before the
+//! capabilities go.
 //! Source: Docker's lists. Man pages: proc(5), mount(2).
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use common::Result;
-use common::syscall::{exists, mount};
+use common::mount::Detached;
+use common::syscall::{exists, mount, open};
+use common::{Result, own_program};
+use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 
 /// Not to be read at all.
@@ -30,16 +35,31 @@ const MASKED: [&str; 12] = [
 /// Not to be written to: sysctls, SysRq, the host's buses and interrupts.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Goes on as the same program, in a file that no container can change.
+///
+/// By /proc/self/exe each process finds the file that it executes, even where its root has no such path. In a container
+/// that is the runtime's own until exec, and after it, if the command begins with `#!/proc/self/exe`. Who is root there, or
+/// the ordinary user who owns that file, could change what the host executes next time (CVE-2019-5736).
+pub fn protect_own_program() -> Result<()> {
+    if own_program::is_read_only()? {
+        return Ok(());
+    }
+    own_program::execute(&own_program::read_only()?).map(|never| match never {})
+}
+
 /// Hides what is not to be read, and makes read-only what is not to be written.
 pub fn hide() -> Result<()> {
-    for path in MASKED.map(Path::new) {
+    let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let of_cpus = cpus.map(|cpu| cpu.path().join("thermal_throttle"));
+    for path in MASKED.iter().map(PathBuf::from).chain(of_cpus) {
         // Which of them there are depends on the kernel.
         if path.is_dir() {
             mount("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")?;
-        } else if exists(path) {
-            // The container's own, which is a device of the kernel and cannot be anything else (CVE-2025-31133): /dev is
-            // a filesystem of ours.
-            mount("/dev/null", path, "", MsFlags::MS_BIND, "")?;
+        } else if exists(&path) {
+            // By descriptor, and seen to be that device: a volume over /dev may have another file of that name, or a link
+            // to one, which would lie here, to be read and written (CVE-2025-31133).
+            Detached::copy_of_device(Path::new("/dev/null"), (1, 3))?
+                .attach_at(&open(&path, OFlag::O_PATH)?)?;
         }
     }
     for path in READ_ONLY.map(Path::new).into_iter().filter(|path| exists(path)) {

@@ -1,5 +1,5 @@
-//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a bridge. An
-//! ordinary user's containers have a program in the place of the bridge.
+//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a bridge.
+//! An ordinary user's containers have a program in the place of the bridge.
 //!
 //! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix sockets all
 //! belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by mistake; the parent

@@ -2,8 +2,11 @@
 //!
 //! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is written goes to the
 //! writable layer, where the first change to a file copies it up, and a removal leaves a whiteout: a character device
-//! 0/0. Order: in the child, when its mounts are private, so that the host never sees it; then it becomes the root.
+//! 0/0. Order: mounted where mounts are private, so that the host never sees it; then it becomes the root.
+//! With a user namespace it is the parent who mounts it, in a mount namespace for this alone: root of the container may
+//! mount no layers that are the host's. The layers are mounted anew before, with the container's owners, or copied.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
+//! On owners: mount_setattr(2), the kernel's filesystems/idmappings.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -134,13 +137,14 @@ impl Layers {
         })
     }
 
-    /// Mounts over each folder of a layer the same folder, in which what is root's on the disk is the container's root's.
+    /// Mounts each folder that has layers once more, over itself. In that mount, what is root's on the disk belongs to
+    /// the container's root, and so on.
     fn shift_owners(&self, namespace: &OwnedFd) -> Result<()> {
         // Most lie in the state folder: one mount for all of these.
         let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.state));
         for path in elsewhere.chain([&self.state]) {
             let mut shifted = Detached::copy_of(path)?;
-            // Asked before: it can be done.
+            // `make` has asked whether it can be done.
             shifted.map_ids(namespace)?;
             shifted.attach_at(&open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)?;
         }
@@ -199,7 +203,7 @@ impl Layers {
             )
     }
 
-    /// The writable layer for an image: with the ids that the container sees.
+    /// The writable layer for an image: with the ids that the container sees. Where layers are copied, the disk has others.
     pub fn unshifted(&self, users: &UserNamespace) -> Result<PathBuf> {
         let (Some(_), Some((maps, _))) = (&self.copies, users.shift()) else { return Ok(self.upper()) };
         let copy = self.folder.path.join("unshifted");

@@ -44,6 +44,8 @@ pub enum UserNamespace {
         namespace: OwnedFd,
         /// Whether files have other ids on the disk.
         shifted: bool,
+        /// For as long as the runtime lives, if they are Congo's own.
+        _shared: Option<HostIds>,
     },
 }
 
@@ -69,12 +71,6 @@ impl UserNamespace {
                 (taken.maps(), Some(taken))
             }
             (Some(UsernsMode::Host), ..) => return Ok(UserNamespace::Host),
-            (Some(UsernsMode::KeepId), ..) => {
-                return Err(Error::new(
-                    "--userns keep-id: the caller is root, whose own ids are the host's root's",
-                )
-                .hint("expected auto or host from root"));
-            }
             _ => (given(options)?, None),
         };
         maps.root()?;
@@ -106,23 +102,17 @@ impl UserNamespace {
             // The runtime of that container is root there, of the same user: all that it mounts belongs to it.
             idmap::enter_parent_of(&namespace)?;
         }
-        Ok(UserNamespace::Joined { maps: IdMaps::of_process(pid)?, namespace, shifted })
+        let maps = IdMaps::of_process(pid)?;
+        let shared = if shifted { HostIds::share(&rootfs::run_dir()?, &maps) } else { None };
+        Ok(UserNamespace::Joined { maps, namespace, shifted, _shared: shared })
     }
 
     fn of_ordinary_user(options: &Users, state: &Path) -> Result<UserNamespace> {
-        if !options.uid_map.is_empty() || options.subordinate.is_some() {
-            return Err(Error::new("--uidmap, --gidmap and --subuidname are for root")
-                .hint("an ordinary user has the ids that /etc/subuid and /etc/subgid give it"));
-        }
         let maps = match options.userns {
-            Some(UsernsMode::Host) => {
-                return Err(Error::new("--userns host: the caller is not root")
-                    .hint("expected auto or keep-id from an ordinary user"));
-            }
             Some(UsernsMode::KeepId) => idmap::require(idmap::keep_id()?)?,
             _ => idmap::subordinate()?.unwrap_or_else(|| {
                 let line =
-                    "/etc/subuid has no ids for this user, so containers have one user: root, which is you";
+                    "no subordinate ids (/etc/subuid, /etc/subgid; package uidmap), so containers have one user: root, you";
                 tell_once(state, "no-ids", format_args!("congo: {line}"));
                 idmap::own()
             }),
@@ -195,7 +185,7 @@ impl UserNamespace {
     pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
         match self {
             UserNamespace::Shifted { maps, namespace, .. }
-            | UserNamespace::Joined { maps, namespace, shifted: true } => Some((maps, namespace)),
+            | UserNamespace::Joined { maps, namespace, shifted: true, .. } => Some((maps, namespace)),
             _ => None,
         }
     }

@@ -50,24 +50,36 @@ pub fn open<'a>(
         .map(|(number, mount)| match mount {
             Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs)),
             Mount::Volume(volume) => {
-                let mut own = match &volume.source {
+                let own = match &volume.source {
                     Source::Host(path) => return open_host(volume, path, users),
                     Source::Named(name) => named.open(name)?,
                     // Nobody knows its name, so it goes with the container.
                     Source::Anonymous => OwnVolume::anonymous(container, number)?,
                 };
-                let mut source = Detached::copy_of(&own.path)?;
-                // Congo's own has the container's ids on the disk. A folder of the host keeps its owners.
-                if let Some((maps, namespace)) = users.shift() {
-                    if !source.map_ids(namespace)? {
-                        give(&own.path, maps, &format!("the volume at {}", volume.target.display()))?;
-                    }
-                    own.data = source.open_directory()?;
-                }
+                let source = Detached::copy_of(&own.path)?;
+                // In one that Congo keeps, what is the container's root's is root's on the disk, for the next container to find.
+                // A folder of the host keeps its owners.
+                let (source, own) = shift_owners(volume, source, own, users)?;
                 prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(own)))
             }
         })
         .collect()
+}
+
+/// Makes what is root's on the disk the container's root's: by an idmapped mount, or else for good.
+fn shift_owners<'a>(
+    volume: &Volume,
+    mut source: Detached,
+    mut own: OwnVolume<'a>,
+    users: &UserNamespace,
+) -> Result<(Detached, OwnVolume<'a>)> {
+    if let Some((maps, namespace)) = users.shift() {
+        if !source.map_ids(namespace)? {
+            give(&own.path, maps, &format!("the volume at {}", volume.target.display()))?;
+        }
+        own.data = source.open_directory()?;
+    }
+    Ok((source, own))
 }
 
 fn open_host<'a>(volume: &'a Volume, path: &Path, users: &UserNamespace) -> Result<Opened<'a>> {
@@ -82,11 +94,12 @@ fn open_host<'a>(volume: &'a Volume, path: &Path, users: &UserNamespace) -> Resu
             .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
-    let mut source = Detached::copy_of(path)?;
+    let source = Detached::copy_of(path)?;
     // Where the container has no ids of its own, they are the host's anyway.
-    if let Some((_, namespace)) = users.shift().filter(|_| volume.idmap) {
-        source.must_map_ids(namespace, path)?;
-    }
+    let source = match users.shift() {
+        Some((_, namespace)) if volume.idmap => source.must_map_ids(namespace, path)?,
+        _ => source,
+    };
     Ok(Opened::Volume(volume, prepare(volume, source)?, None))
 }
 

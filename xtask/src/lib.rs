@@ -10,5 +10,6 @@ pub mod image;
 pub mod probe;
 pub mod prove;
 pub mod readme;
+pub mod security;
 pub mod vm;
 pub mod workspace;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::Signal;
-use xtask::{bench, book, check, debian, diff, doctor, image, probe, prove, readme, vm};
+use xtask::{bench, book, check, debian, diff, doctor, image, probe, prove, readme, security, vm};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -19,6 +19,7 @@ enum Tool {
     Prove(prove::Args),
     Vm(vm::Args),
     Readme(readme::Args),
+    Security(security::Args),
     Book(book::Args),
     Bench(bench::Args),
     Debian(debian::Args),
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Tool::Prove(args) => prove::run(&args),
         Tool::Vm(args) => vm::run(&args),
         Tool::Readme(args) => readme::run(&args),
+        Tool::Security(args) => security::run(&args),
         Tool::Book(args) => book::run(&args),
         Tool::Bench(args) => bench::run(&args),
         Tool::Debian(args) => debian::run(&args),

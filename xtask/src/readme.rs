@@ -11,37 +11,54 @@
 //!
 //! All commands of a block go to one shell, so variables, files and `$?` last. Each block has a folder of its
 //! own, in which the workspace lies as in a clone, and as root a network of its own. `console,root` runs only as
-//! root; `console,ignore=REASON` never. What is shown as a session without being marked so is an error, since nobody would run it.
+//! root; `console,user` only as an ordinary user, which root becomes for it; `console,ignore=REASON` never. What is shown as a
+//! session without being marked so is an error, since nobody would run it.
+
+mod sandbox;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 use regex::Regex;
-use tempfile::TempDir;
 
 use crate::check;
-use crate::workspace::{self, Build};
-
-/// How long a block may take. The programs are built before the first one starts.
-const TIME_LIMIT: Duration = Duration::from_secs(120);
+use crate::workspace;
+pub use sandbox::Sandbox;
+use sandbox::Who;
 
 /// Stands between the outputs of two commands.
 const END_OF_OUTPUT: &str = "=== end of output ===\n";
 
-const MATRIX_BEGIN: &str = "<!-- matrix: begin (cargo xtask check --matrix) -->\n";
-const MATRIX_END: &str = "<!-- matrix: end -->";
+/// A table that a tool prints, and in which document it stands.
+struct Table {
+    file: &'static str,
+    begin: &'static str,
+    end: &'static str,
+    command: &'static str,
+    print: fn() -> Result<String>,
+}
+
+const TABLES: [Table; 2] = [
+    Table {
+        file: "README.md",
+        begin: "<!-- matrix: begin (cargo xtask check --matrix) -->\n",
+        end: "<!-- matrix: end -->",
+        command: "cargo xtask check --matrix",
+        print: check::matrix,
+    },
+    Table {
+        file: "step4-users/README.md",
+        begin: "<!-- security: begin (cargo xtask security --table) -->\n",
+        end: "<!-- security: end -->",
+        command: "cargo xtask security --table",
+        print: || Ok(checks::security::table()),
+    },
+];
 
 /// Run the sessions that the documentation shows, and compare what they print.
 #[derive(clap::Args)]
@@ -101,24 +118,27 @@ pub fn documents() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether the table of the top README is what `cargo xtask check --matrix` prints.
+/// Whether the tables in the documents are what the tools print.
 ///
 /// # Errors
-/// When it is not, or the README has no place for it.
-pub fn compare_matrix() -> Result<()> {
-    let text = fs::read_to_string(workspace::root().join("README.md")).context("reading README.md")?;
-    ensure!(
-        text[matrix_place(&text)?].trim() == check::matrix()?.trim(),
-        "README.md's matrix is not what `cargo xtask check --matrix` prints: run `cargo xtask readme --write`"
-    );
+/// When one is not, or its document has no place for it.
+pub fn compare_tables() -> Result<()> {
+    for Table { file, begin, end, command, print } in &TABLES {
+        let text =
+            fs::read_to_string(workspace::root().join(file)).with_context(|| format!("reading {file}"))?;
+        let place = place(&text, begin, end).with_context(|| (*file).to_owned())?;
+        ensure!(
+            text[place].trim() == print()?.trim(),
+            "{file}: a table is not what `{command}` prints: run `cargo xtask readme --write`"
+        );
+    }
     Ok(())
 }
 
-fn matrix_place(text: &str) -> Result<Range<usize>> {
-    let begin =
-        text.find(MATRIX_BEGIN).context("README.md has no line that begins the matrix")? + MATRIX_BEGIN.len();
-    let length = text[begin..].find(MATRIX_END).context("README.md has no line that ends the matrix")?;
-    Ok(begin..begin + length)
+fn place(text: &str, begin: &str, end: &str) -> Result<Range<usize>> {
+    let start = text.find(begin).with_context(|| format!("no line {begin}"))? + begin.len();
+    let length = text[start..].find(end).with_context(|| format!("no line {end}"))?;
+    Ok(start..start + length)
 }
 
 /// Replaces ranges of a file's lines, given in their order.
@@ -129,9 +149,12 @@ fn write(file: &Path, edits: Vec<(Range<usize>, Vec<String>)>) -> Result<()> {
         lines.splice(range, replacement);
     }
     let mut text = lines.join("\n") + "\n";
-    if text.contains(MATRIX_BEGIN) {
-        let place = matrix_place(&text)?;
-        text.replace_range(place, &check::matrix()?);
+    for table in &TABLES {
+        if !file.ends_with(table.file) || !text.contains(table.begin) {
+            continue;
+        }
+        let place = place(&text, table.begin, table.end)?;
+        text.replace_range(place, &(table.print)()?);
     }
     if text != old {
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
@@ -139,138 +162,12 @@ fn write(file: &Path, edits: Vec<(Range<usize>, Vec<String>)>) -> Result<()> {
     Ok(())
 }
 
-/// What all blocks share: the built programs, and one state folder, so that the root filesystem is made once.
-pub struct Sandbox {
-    folder: TempDir,
-    target: PathBuf,
-    limit: Duration,
-}
-
-impl Sandbox {
-    /// Builds the steps, and as root runs the first one, so that no block has to show what a first run prints.
-    ///
-    /// # Errors
-    /// When cargo fails, or the first step does not run.
-    pub fn new() -> Result<Self> {
-        // One by one: together, cargo would give `common` the features of all, and `cargo run` builds again.
-        let mut target = PathBuf::new();
-        for step in workspace::steps()? {
-            target = workspace::build(&[&step.name], Build::Debug)?;
-        }
-        workspace::build(&["xtask"], Build::Debug)?;
-        let target = target.parent().context("the workspace has no step")?.to_owned();
-
-        let folder = tempfile::Builder::new().prefix("congo-readme-").tempdir()?;
-        // A step may go on as an ordinary user, who has to get in here.
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        // The commands stand in the text as one types them in a clone. But here the current folder is another
-        // one, and cargo must still build the workspace at its own place, or it would build all of it anew.
-        let cargo = format!(
-            "#!/bin/sh\ncommand=$1; shift\ncase $command in\n\
-             xtask) exec '{cargo}' run --quiet --manifest-path '{root}/Cargo.toml' --package xtask -- \"$@\" ;;\n\
-             *) exec '{cargo}' \"$command\" --manifest-path '{root}/Cargo.toml' \"$@\" ;;\nesac\n",
-            cargo = workspace::cargo().get_program().display(),
-            root = workspace::root().display(),
-        );
-        fs::create_dir(folder.path().join("bin"))?;
-        fs::write(folder.path().join("bin/cargo"), cargo)?;
-        fs::set_permissions(folder.path().join("bin/cargo"), fs::Permissions::from_mode(0o755))?;
-
-        let sandbox = Sandbox { folder, target, limit: TIME_LIMIT };
-        if geteuid().is_root() {
-            let output = sandbox.shell("cargo run -p step0-basic -- true; echo status $?");
-            ensure!(output.ends_with("status 0\n"), "step 0 does not run:\n{output}");
-        }
-        Ok(sandbox)
-    }
-
-    /// Runs a script in a folder of its own, and returns what it printed, on stdout and stderr.
-    fn shell(&self, script: &str) -> String {
-        match self.try_shell(script) {
-            Ok(output) => output,
-            Err(error) => format!("(the session could not be run: {error:#})\n"),
-        }
-    }
-
-    fn try_shell(&self, script: &str) -> Result<String> {
-        let folder = tempfile::tempdir_in(self.folder.path())?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        for entry in workspace::root().read_dir()? {
-            let entry = entry?;
-            if entry.file_name() != "target" && entry.file_name() != ".git" {
-                symlink(entry.path(), folder.path().join(entry.file_name()))?;
-            }
-        }
-        symlink(&self.target, folder.path().join("target"))?;
-
-        let mut path = self.folder.path().join("bin").into_os_string();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
-        let mut shell = Command::new("sh");
-        // What cargo sets for us, a learner's shell does not have; and it would make cargo build again.
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if name.starts_with("CARGO") && !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&&*name) {
-                shell.env_remove(&*name);
-            }
-        }
-        let (mut reader, writer) = std::io::pipe()?;
-        shell
-            .args(["-c", script])
-            .current_dir(folder.path())
-            .env("PATH", path)
-            .env("PWD", folder.path())
-            .env("CONGO_HOME", self.folder.path().join("state"))
-            .env("CARGO_TERM_QUIET", "true")
-            .env("TERM", "xterm")
-            .env("LC_ALL", "C.UTF-8")
-            .stdin(Stdio::null())
-            .stdout(writer.try_clone()?)
-            .stderr(writer)
-            .process_group(0);
-        let mut child = start(&mut shell).context("starting sh")?;
-        drop(shell); // It holds the pipe's other end, for which the reader waits.
-
-        let (send, output) = mpsc::channel();
-        thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = reader.read_to_end(&mut bytes);
-            let _ = send.send(String::from_utf8_lossy(&bytes).into_owned());
-        });
-        let group = Pid::from_raw(child.id().cast_signed());
-        let output = output.recv_timeout(self.limit).unwrap_or_else(|_| {
-            // The whole group: a command that runs in the background holds the pipe open, too.
-            let _ = killpg(group, Signal::SIGKILL);
-            let late = output.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
-            format!("{late}(ended after {} seconds)\n", self.limit.as_secs())
-        });
-        child.wait()?;
-        Ok(output)
-    }
-}
-
-/// Starts a session; as root in a network namespace of its own: what it shows of bridges and rules must not touch the
-/// host's.
-fn start(shell: &mut Command) -> Result<Child> {
-    if !geteuid().is_root() {
-        return Ok(shell.spawn()?);
-    }
-    let started = thread::scope(|scope| {
-        let in_own_network = || {
-            checks::host::own_network()?;
-            Ok(shell.spawn()?)
-        };
-        scope.spawn(in_own_network).join()
-    });
-    started.unwrap_or_else(|_| bail!("the thread that starts it broke off"))
-}
-
 /// One session in a document.
 #[derive(Debug)]
 pub struct Block {
     /// Where it stands: `step0-basic/README.md:13`.
     pub name: String,
-    needs_root: bool,
+    who: Who,
     needs_no_swap: bool,
     ignored: Option<String>,
     indent: String,
@@ -319,14 +216,19 @@ fn parse(file: &str, text: &str) -> Result<Vec<Block>> {
         }
         let ignored = options.strip_prefix("ignore=").map(str::to_owned);
         ensure!(
-            matches!(options, "" | "root" | "root,no-swap")
+            matches!(options, "" | "root" | "root,no-swap" | "user")
                 || ignored.as_ref().is_some_and(|reason| !reason.is_empty()),
-            "{name}: `{options}`: expected `root` or `ignore=REASON`"
+            "{name}: `{options}`: expected `root`, `user` or `ignore=REASON`"
         );
+        let who = match options {
+            "user" => Who::User,
+            _ if options.starts_with("root") => Who::Root,
+            _ => Who::Caller,
+        };
         let commands = typed(&body).with_context(|| name.clone())?;
         blocks.push(Block {
             name,
-            needs_root: options.starts_with("root"),
+            who,
             needs_no_swap: options == "root,no-swap",
             ignored,
             indent: indent.to_owned(),
@@ -365,7 +267,7 @@ impl Block {
     pub fn skipped(&self) -> Option<String> {
         match &self.ignored {
             Some(reason) => Some(reason.clone()),
-            None if self.needs_root && !geteuid().is_root() => Some("needs root".to_owned()),
+            None if self.who == Who::Root && !geteuid().is_root() => Some("needs root".to_owned()),
             None if self.needs_no_swap => checks::Need::NoSwap.probe().err(),
             None => None,
         }
@@ -388,7 +290,7 @@ impl Block {
             script += &command.script;
             script += "\nend\n";
         }
-        let printed = sandbox.shell(&script);
+        let printed = sandbox.shell(&script, self.who);
         let mut outputs: Vec<_> = printed.split(END_OF_OUTPUT).map(lines_of).collect();
         // After the last marker comes nothing, unless the shell itself ended early.
         if outputs.len() > self.commands.len() {
@@ -482,6 +384,8 @@ fn pattern(line: &str) -> Regex {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn fitted(expected: &str, found: &str) -> (usize, String) {
@@ -529,11 +433,12 @@ mod tests {
         let blocks = parse("A.md", text).unwrap();
         assert_eq!(blocks.len(), 1);
         let block = &blocks[0];
-        assert_eq!((block.name.as_str(), block.needs_root, block.indent.as_str()), ("A.md:3", true, "  "));
+        assert_eq!((block.name.as_str(), block.who, block.indent.as_str()), ("A.md:3", Who::Root, "  "));
         let commands: Vec<_> = block.commands.iter().map(|c| (c.script.as_str(), c.lines.clone())).collect();
         assert_eq!(commands, [("cat <<E\na\n\nE", 7..9), ("true", 10..10)]);
         assert_eq!(block.commands[0].expected, ["a", ""]);
 
+        assert_eq!(parse("A.md", "```console,user\n$ x\n```\n").unwrap()[0].who, Who::User);
         let ignored = &parse("A.md", "```console,ignore=needs a terminal\n$ x\n```\n").unwrap()[0];
         assert_eq!(ignored.skipped().as_deref(), Some("needs a terminal"));
     }

@@ -8,7 +8,7 @@ use xtask::readme::{self, Sandbox};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let mut trials = vec![Trial::test("README.md: matrix", || Ok(readme::compare_matrix()?))];
+    let mut trials = vec![Trial::test("tables", || Ok(readme::compare_tables()?))];
     let mut blocks = Vec::new();
     for file in readme::documents().unwrap() {
         // A malformed document is one failed test, and the others still run.

@@ -6,14 +6,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::statvfs;
 
-use super::Exercise;
+use super::{Exercise, folder, is_refused};
 use crate::kernel::{Mount, listing};
-use crate::subject::Output;
 use crate::{Checked, Failure, Subject, ensure, expect, tree};
 
 pub(super) const EXERCISES: &[Exercise] = &[
@@ -50,20 +49,6 @@ pub(super) const EXERCISES: &[Exercise] = &[
         run: storage_size,
     },
 ];
-
-/// A folder on the host, empty.
-fn folder(subject: &Subject, name: &str) -> Result<PathBuf, Failure> {
-    let path = subject.file(name);
-    let _ = fs::remove_dir_all(&path);
-    fs::create_dir(&path)?;
-    Ok(path)
-}
-
-fn is_refused(output: &Output, word: &str) -> Checked {
-    ensure(output.status == 125 && output.stderr.contains(word), || {
-        Failure::new(format!("it is refused with 125 and an error that names {word}"), format!("{output:?}"))
-    })
-}
 
 fn bind_nonrecursive(subject: &Subject) -> Checked {
     let path = folder(subject, "recursive")?;

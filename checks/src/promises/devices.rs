@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 use nix::sys::stat::{major, minor};
 
@@ -29,6 +30,8 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("Begin with an empty tmpfs, not with the host's /dev."),
     Check::since(0, "dev.works", "The devices do what they are for.", works)
         .hint("A mount with MS_NODEV has nodes that nobody can open."),
+    Check::since(0, "dev.host-unchanged", "The container changes no mode, owner or time of a device of the host.", host_unchanged)
+        .hint("What is bound is the host's own file: bind it read-only, which keeps nobody from reading and writing the device."),
     Check::since(2, "dev.pts", "/dev/pts is a devpts of the container's own, and /dev/ptmx opens terminals in it.", pts)
         .hint("devpts with newinstance, for kernels before 4.7, and ptmxmode=0666; /dev/ptmx is a link to pts/ptmx."),
 ];
@@ -113,6 +116,23 @@ fn works(subject: &Subject) -> Checked {
     let words: Vec<_> = output.ok()?.split_whitespace().collect();
     expect("what the devices give", vec!["00", "00", "00", "5", "5", "full", "written", "read"], words)?;
     expect("what went to /dev/stderr", "complaint\n", &output.stderr)
+}
+
+fn host_unchanged(subject: &Subject) -> Checked {
+    let look = || -> Result<Vec<_>, Failure> {
+        let of = |(name, _): &(&str, _)| {
+            let it = fs::metadata(Path::new("/dev").join(name))?;
+            Ok((it.mode(), it.uid(), it.gid(), it.ctime(), it.ctime_nsec()))
+        };
+        NODES.iter().map(of).collect()
+    };
+    let before = look()?;
+    // What they are already, so that nothing is lost where it works; but the time of the change tells.
+    let script = "cd /dev; chmod 666 null zero full random urandom tty; chown 0:0 null zero full random urandom; \
+                  echo written > null && head -c 3 zero | od -An -tx1";
+    let run = subject.sh(super::security_files::host_users(subject), &format!("exec 2>&1; {script}"))?;
+    ensure(run.stdout.contains("00 00 00"), || Failure::new("devices that work", &run.stdout))?;
+    expect("the modes, owners and times of the host's devices", before, look()?)
 }
 
 fn pts(subject: &Subject) -> Checked {

@@ -25,7 +25,7 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// The descriptors of the runtime that could be a folder of the host.
-const DESCRIPTORS: std::ops::Range<i32> = 3..13;
+pub(super) const DESCRIPTORS: std::ops::Range<i32> = 3..13;
 
 fn escape(subject: &Subject) -> Checked {
     let secret = subject.write("to-be-read", "of the host")?;
@@ -73,7 +73,7 @@ fn command_by_descriptor(subject: &Subject) -> Checked {
 }
 
 /// Does something with a link in the root, in the place of what was there.
-fn with_link(subject: &Subject, at: &str, to: &str, act: impl FnOnce() -> Checked) -> Checked {
+pub(super) fn with_link(subject: &Subject, at: &str, to: &str, act: impl FnOnce() -> Checked) -> Checked {
     let link = Path::new(subject.root()?).join(at);
     let aside = Path::new(subject.root()?).join("put-aside");
     let was_there = fs::rename(&link, &aside).is_ok();

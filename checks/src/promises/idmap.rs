@@ -14,16 +14,21 @@ use super::bad_input::refused;
 use super::volume::folder;
 use crate::container::Container;
 use crate::image::{Home, Programs, empty};
-use crate::{Check, Checked, Failure, Subject, ensure, expect, kernel};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, kernel};
 
 pub(crate) const CHECKS: &[Check] = &[
+    // An ordinary user cannot map the ids of a mount, so no question arises.
     Check::since(4, "volume.idmap", "With :idmap a host's folder has the same owners inside; without, what is root's is nobody's.", volume)
+        .needs(&[Need::Root])
         .hint("mount_setattr(2) with MOUNT_ATTR_IDMAP and the container's user namespace, while the mount is attached nowhere."),
     Check::since(4, "bad.idmap", "Where owners cannot be mapped, :idmap is refused, and the error names the file system.", refusal)
+        .needs(&[Need::Root])
         .hint("EINVAL from mount_setattr(2) must not pass for success: the container's root would be nobody there."),
     Check::since(4, "overlay.without-idmap", "Where no mount can map owners, the files of the root still are the container's.", root)
+        .needs(&[Need::Root])
         .hint("A copy with chown(2), once: and again only when the original has changed."),
     Check::since(4, "image.commit-without-idmap", "What such a container becomes as an image has the owners that it saw.", commit)
+        .needs(&[Need::Root])
         .hint("What is on the disk are the host's ids: map them back."),
 ];
 

@@ -9,7 +9,7 @@ use crate::container::Container;
 use crate::kernel::{Process, eventually};
 use crate::subject::LIMIT;
 use crate::terminal::Terminal;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, host};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "init.is-one", "With --init, PID 1 is an init, and the command its child.", is_one)
@@ -23,8 +23,12 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "init.ends-all", "With --init, the container ends with the command, whoever else still runs.", ends_all)
         .hint("PID 1 ends as soon as its child, the command, has ended: the kernel ends the rest."),
     Check::since(2, "init.gives-nothing-away", "With --init, PID 1 has neither the caller's streams nor its variables.", gives_nothing_away)
+        // What PID 1 keeps closed to others, only root can look at.
+        .needs(&[Need::Root])
         .hint("Whoever is root inside can open /proc/1/fd/0 and read /proc/1/environ."),
     Check::since(2, "init.descriptors", "With --init, neither PID 1 nor the command has a descriptor above 2.", descriptors)
+        // What PID 1 keeps closed to others, only root can look at.
+        .needs(&[Need::Root])
         .hint("PID 1 never calls execve(2), which would close them."),
     Check::since(2, "init.terminal", "With --init, a shell at the terminal has job control.", terminal)
         .hint("The command's process group must be the terminal's foreground group, in a session that has it as its controlling terminal."),

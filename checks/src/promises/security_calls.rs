@@ -140,6 +140,9 @@ fn refused_to_host_root(subject: &Subject, calls: &[&str]) -> Checked {
 
 fn clone3(subject: &Subject) -> Checked {
     expect("clone3 as a rule", "clone3=ENOSYS", act(subject, &[], &[inside::CALL, "clone3"])?.as_str())?;
+    if !geteuid().is_root() {
+        return Ok(());
+    }
     expect(
         "clone3 without walls",
         "clone3=EINVAL",

@@ -2,7 +2,7 @@
 //! openat2(2), move_mount(2), renameat2(2).
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,12 +154,18 @@ fn exchange(folder: &Path, stop: &AtomicBool) -> Checked {
 }
 
 fn race(subject: &Subject) -> Checked {
+    let (_, volume) = folder(subject, "mounted-in-shared")?;
+    raced(subject, &volume, "deep")
+}
+
+/// Mounts a volume at a path below the folder that is exchanged, again and again; nothing may happen on the host.
+pub(super) fn raced(subject: &Subject, volume: &str, below: &str) -> Checked {
     let (shared, shared_text) = folder(subject, "shared")?;
-    let (_, volume_text) = folder(subject, "mounted-in-shared")?;
     let (outside, outside_text) = folder(subject, "outside-of-all")?;
     fs::create_dir(shared.join("exchanged"))?;
+    fs::set_permissions(shared.join("exchanged"), fs::Permissions::from_mode(0o777))?;
     symlink(&outside_text, shared.join("link"))?;
-    let volumes = [format!("{shared_text}:/mnt/shared"), format!("{volume_text}:/mnt/shared/exchanged/deep")];
+    let volumes = [format!("{shared_text}:/mnt/shared"), format!("{volume}:/mnt/shared/exchanged/{below}")];
     let before = Mount::of_host()?;
     let stop = AtomicBool::new(false);
     let end = Instant::now() + Duration::from_secs(1);

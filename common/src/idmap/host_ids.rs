@@ -30,14 +30,16 @@ const RANGES: u32 = 0x0ffd;
 /// The range behind them.
 const SHARED: u32 = FIRST + RANGES * SIZE;
 
-/// A range that is this runtime's for as long as the value lives. Dropped, its file goes.
+/// A range that no other container gets for as long as the value lives. When the last one of its containers ends, its file
+/// goes.
 #[derive(Debug)]
 pub struct HostIds {
     first: u32,
     path: PathBuf,
     /// Who gives it back: not a child that has a copy of this value.
     owner: u32,
-    _lock: Flock<File>,
+    /// Shared: with those who have called [`share`](HostIds::share).
+    lock: Flock<File>,
 }
 
 impl HostIds {
@@ -47,6 +49,15 @@ impl HostIds {
     /// EACCES, EROFS where no folder may be made; all ranges are taken.
     pub fn take(run_dir: &Path) -> Result<HostIds> {
         take_from(run_dir, &taken_on_host()?)
+    }
+
+    /// Keeps the range of another container, which this one is to share, from being given away when that one ends. `None` when
+    /// those ids are not Congo's to give, or that container has ended.
+    pub fn share(run_dir: &Path, maps: &IdMaps) -> Option<HostIds> {
+        let first = maps.users.to_host(0)?;
+        let path = run_dir.join("ids").join(first.to_string());
+        let lock = Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock).ok()?;
+        is_at(&lock, &path).then(|| HostIds { first, path, owner: std::process::id(), lock })
     }
 
     /// The maps of all containers whose files have their ids on the disk: the same each time, or the files would have to
@@ -66,8 +77,11 @@ impl HostIds {
 
 impl Drop for HostIds {
     fn drop(&mut self) {
-        // Still locked, so nobody has taken it since.
-        if self.owner == std::process::id() {
+        // Who has it alone is the last one. Still locked, so nobody has taken it since.
+        if self.owner == std::process::id()
+            && self.lock.relock(FlockArg::LockExclusiveNonblock).is_ok()
+            && is_at(&self.lock, &self.path)
+        {
             let _ = fs::remove_file(&self.path);
             // The folders too, if nobody else has anything there.
             for folder in self.path.ancestors().skip(1).take(2) {
@@ -123,10 +137,12 @@ fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
             file => file.map_err(|error| cannot("write", &path, &error))?,
         };
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // The kernel gives up the one kind of lock before it takes the other, so somebody may have come in between.
+            Ok(lock) if lock.relock(FlockArg::LockSharedNonblock).is_err() => return Ok(None),
             // Its last owner may have removed the file between the two calls.
             Ok(lock) if !is_at(&lock, &path) => {}
             Ok(lock) => {
-                return Ok(Some(HostIds { first, path, owner: std::process::id(), _lock: lock }));
+                return Ok(Some(HostIds { first, path, owner: std::process::id(), lock }));
             }
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(Error::from_errno(format!("flock({path:?}, LOCK_EX)"), errno)),
@@ -177,6 +193,19 @@ mod tests {
         drop(one);
         assert!(!run.path().join("ids").join(FIRST.to_string()).exists());
         assert_eq!(take().first, FIRST, "what an ended one had is free again");
+    }
+
+    #[test]
+    fn what_is_shared_is_taken_until_the_last_one_ends() {
+        let run = tempfile::tempdir().unwrap();
+        let take = || take_from(run.path(), &[]).unwrap();
+        let one = take();
+        let other = HostIds::share(run.path(), &one.maps()).unwrap();
+        drop(one);
+        assert_eq!(take().first, FIRST + SIZE);
+        drop(other);
+        assert_eq!(take().first, FIRST);
+        assert!(HostIds::share(run.path(), &IdMaps::from_zero(1000, SIZE)).is_none());
     }
 
     #[test]

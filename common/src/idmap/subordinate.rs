@@ -12,8 +12,8 @@ use nix::unistd::{getgid, getuid};
 
 use super::{IdMap, IdMaps};
 use crate::error::{Error, Result};
-use crate::passwd;
 use crate::values::IdRange;
+use crate::{passwd, program};
 
 pub(super) const SUBUID: &str = "/etc/subuid";
 pub(super) const SUBGID: &str = "/etc/subgid";
@@ -35,7 +35,7 @@ pub fn own() -> IdMaps {
 }
 
 /// For an ordinary user: the container's root is the caller, and the other users are the caller's subordinate ones.
-/// `None` when the caller has none.
+/// `None` when the caller has none, or the programs are not installed that could give them to a container.
 ///
 /// # Errors
 /// One of the lists cannot be read.
@@ -88,6 +88,9 @@ pub fn require(maps: Option<IdMaps>) -> Result<IdMaps> {
 }
 
 fn callers_lines() -> Result<Option<(Vec<Line>, Vec<Line>)>> {
+    if ["newuidmap", "newgidmap"].iter().any(|name| program::find(name).is_none()) {
+        return Ok(None);
+    }
     let names = callers_names();
     let names: Vec<_> = names.iter().map(Vec::as_slice).collect();
     let (users, groups) =

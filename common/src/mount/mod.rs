@@ -203,6 +203,12 @@ impl Detached {
         Ok(())
     }
 
+    /// The mount itself, if it is read-only already. It is attached nowhere, and so stays as it is for good.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn into_read_only(self) -> Option<OwnedFd> {
+        (!self.later.read_only).then_some(self.tree)
+    }
+
     /// Shows its files with other owners: those that the user namespace `userns` has for them. What has user 0 on the disk
     /// belongs to that namespace's root here, and what its root makes here gets user 0 on the disk. What is mounted below
     /// stays as it is. See [`user_namespace`](crate::idmap::user_namespace).
@@ -222,9 +228,9 @@ impl Detached {
     /// # Errors
     /// This kernel, or that file system, cannot: which one it is.
     #[cfg(feature = "idmap")]
-    pub fn must_map_ids(&mut self, userns: &OwnedFd, path: &Path) -> Result<()> {
+    pub fn must_map_ids(mut self, userns: &OwnedFd, path: &Path) -> Result<Detached> {
         if self.map_ids(userns)? {
-            return Ok(());
+            return Ok(self);
         }
         let file = crate::syscall::open(path, OFlag::O_PATH)?;
         let kind = mountinfo::of_file(&file)?.map_or_else(|| "that file system".into(), |mount| mount.kind);
