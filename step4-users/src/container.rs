@@ -179,8 +179,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        let upper = plan.layers.unshifted(&plan.users)?;
-        if let Err(error) = commit(target, base, &upper, &plan.command) {
+        let upper = plan.layers.unshifted(&plan.users);
+        if let Err(error) = upper.and_then(|upper| commit(target, base, &upper, &plan.command)) {
             plan.layers.rescue(&state)?;
             return Err(error);
         }
