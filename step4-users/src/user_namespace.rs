@@ -73,7 +73,7 @@ impl UserNamespace {
         let (maps, taken) = match (&options.userns, &options.subordinate, options.uid_map.as_slice()) {
             (_, Some(user), _) => (idmap::subordinate_of(user)?, None),
             (None | Some(UsernsMode::Auto), None, []) => {
-                let taken = HostIds::take(&rootfs::run_dir()?)?;
+                let taken = HostIds::take()?;
                 (taken.maps(), Some(taken))
             }
             (Some(UsernsMode::Host), ..) => return Ok(UserNamespace::Host),
@@ -109,7 +109,7 @@ impl UserNamespace {
             idmap::enter_parent_of(&namespace)?;
         }
         let maps = IdMaps::of_process(pid)?;
-        let shared = if shifted { HostIds::share(&rootfs::run_dir()?, &maps) } else { None };
+        let shared = if shifted { HostIds::share(&maps) } else { None };
         Ok(UserNamespace::Joined { maps, namespace, shifted, _shared: shared })
     }
 
