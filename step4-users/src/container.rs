@@ -96,12 +96,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
             cli.world.rootfs.clone().map_or_else(|| user_namespace::default_root(&cli.users, &state), Ok)?,
         ),
     };
+    let roots = user_namespace::roots(&cli.users, &state);
     // Before anything is made that is to have an owner.
     let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
     let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state, folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
-        Some(image) => image.unpack(&user_namespace::roots(&cli.users, &state))?,
+        Some(image) => image.unpack(&roots)?,
         None => root.into_iter().collect(),
     };
     lower.extend(cli.root.layers.iter().cloned());
@@ -116,7 +117,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits, &users, &state)?;
     let devices = filesystem::open_devices()?;
-    let layers = Layers::make(&state, lower, cli.root.keep.as_deref(), &users)?;
+    let layers = Layers::make(&roots, lower, cli.root.keep.as_deref(), &users)?;
     let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
     let mounts = Mounts { root: layers.detached(&users)?, devices, volumes };
     let plan = Plan {
@@ -254,6 +255,9 @@ fn become_command(
     capabilities::bound(plan.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
+        // With the user the wish to die with the parent is gone, and it may have died since.
+        die_with_parent()?;
+        parent.must_live()?;
     }
     capabilities::set(plan.capabilities, &cli.security, is_root)?;
     if plan.no_new_privileges {

@@ -1,9 +1,10 @@
 //! Which system calls the container may make at all.
 //!
 //! Kernel object: a filter, a small program that the kernel runs before each system call of the process and of all that it
-//! starts, and that nobody can take off again. Most holes in kernels were in calls that hardly any program needs. Order: compiled
-//! by the parent, where files are in sight; loaded by the child as late as can be, as what comes after has to get along with
-//! it, but before an init stays behind, which is in the container, too. Which calls stand in it depends on the capabilities: who may mount is let mount.
+//! starts, and that nobody can take off again. Many holes in kernels were in calls that hardly any program needs. Which calls
+//! it lets through depends on the capabilities: who may mount is let mount.
+//! Order: compiled by the parent, where files are in sight; loaded by the child as late as can be, as what comes after has to
+//! get along with it, but before an init stays behind, which is in the container, too.
 //! Man pages: seccomp(2), bpf(2). The profile: Docker's, in `common::seccomp`.
 
 use common::Result;

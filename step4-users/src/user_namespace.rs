@@ -38,7 +38,7 @@ pub enum UserNamespace {
     },
     /// That of another container, whose network or memory this one shares: they belong to it.
     Joined {
-        /// Its ids, as the files on the disk see them.
+        /// Its ids, and which of the host they are.
         maps: IdMaps,
         /// The namespace.
         namespace: OwnedFd,
@@ -73,7 +73,7 @@ impl UserNamespace {
         let (maps, taken) = match (&options.userns, &options.subordinate, options.uid_map.as_slice()) {
             (_, Some(user), _) => (idmap::subordinate_of(user)?, None),
             (None | Some(UsernsMode::Auto), None, []) => {
-                let taken = HostIds::take(&rootfs::run_dir()?)?;
+                let taken = HostIds::take()?;
                 (taken.maps(), Some(taken))
             }
             (Some(UsernsMode::Host), ..) => return Ok(UserNamespace::Host),
@@ -109,7 +109,7 @@ impl UserNamespace {
             idmap::enter_parent_of(&namespace)?;
         }
         let maps = IdMaps::of_process(pid)?;
-        let shared = if shifted { HostIds::share(&rootfs::run_dir()?, &maps) } else { None };
+        let shared = if shifted { HostIds::share(&maps) } else { None };
         Ok(UserNamespace::Joined { maps, namespace, shifted, _shared: shared })
     }
 
@@ -145,7 +145,7 @@ impl UserNamespace {
         }
     }
 
-    /// In the parent, once the child is there.
+    /// In the parent, once the child is there: writes its maps, which can be done once.
     pub fn connect(&self, child: Pid) -> Result<()> {
         match self {
             UserNamespace::Host | UserNamespace::Joined { .. } => Ok(()),
@@ -153,8 +153,8 @@ impl UserNamespace {
         }
     }
 
-    /// In the parent: `/dev/stdout` is a path, and who opens it must have the right to, also where it is a pipe of the
-    /// caller's.
+    /// In the parent: gives the container's root the pipes that it has from the caller. `/dev/stdout` is a
+    /// path, and who opens it must have the right to.
     pub fn give_streams(&self) -> Result<()> {
         let Some((maps, _)) = self.shift() else { return Ok(()) };
         let (user, group) = maps.root()?;
@@ -168,11 +168,12 @@ impl UserNamespace {
         unshare(namespaces)
     }
 
-    /// In the child: becomes the root of it. Until then it is who it was on the host, but with no right there.
+    /// In the child: becomes the root of it. Until then it is who called, to whom the host's files are open, but without any
+    /// capability for them.
     pub fn become_root(&self) -> Result<()> {
         match self {
             UserNamespace::Host => Ok(()),
-            // A change of ids takes the wish away.
+            // A change of ids takes away the wish to die with the parent.
             _ => idmap::become_root().and_then(|()| die_with_parent()),
         }
     }
@@ -197,7 +198,8 @@ impl UserNamespace {
     }
 }
 
-/// Where the roots lie that Congo makes. With `keep-id` the caller is not their owner, so these are not the others.
+/// Where the roots lie that Congo makes. With `keep-id` the container's root is not the caller but a subordinate id, so
+/// these have another owner on the disk, and another folder.
 pub fn roots(options: &Users, state: &Path) -> PathBuf {
     match options.userns {
         Some(UsernsMode::KeepId) => state.join("keep-id"),
@@ -205,7 +207,8 @@ pub fn roots(options: &Users, state: &Path) -> PathBuf {
     }
 }
 
-/// The root that Congo makes of the host's programs. Who is to own it makes it.
+/// The root that Congo makes of the host's programs. It belongs to who makes it, and with `keep-id` that must be the
+/// container's root.
 pub fn default_root(options: &Users, state: &Path) -> Result<PathBuf> {
     let roots = roots(options, state);
     if roots != state && !geteuid().is_root() {
