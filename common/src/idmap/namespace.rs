@@ -104,7 +104,6 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
         _ => return Err(Error::from_bytes(&message)),
     }
     become_root()?;
-    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
@@ -128,18 +127,18 @@ pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
     enter(&parent, CloneFlags::CLONE_NEWUSER)?;
     Privilege::became_root();
     become_root()?;
-    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
 /// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children, are the host's
-/// root's. This one is to go on as who called it, with the rights of a user that is the caller's own.
+/// root's. Before Linux 5.14 it cannot even read there itself in which mount a file lies that it has open.
 fn stay_readable() -> Result<()> {
     nix::sys::prctl::set_dumpable(true).map_err(|errno| Error::from_errno("prctl(PR_SET_DUMPABLE, 1)", errno))
 }
 
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are
-/// those of before, which may be nobody's there. Takes away the wish to die with the parent: ask for that afterwards.
+/// those of before, which may be nobody's there. Takes away the wish to die with the parent: ask for that afterwards. The
+/// process stays open to others of its user, such as to itself: see [`set_not_dumpable`](crate::syscall::set_not_dumpable).
 ///
 /// # Errors
 /// EINVAL when the maps have no 0.
@@ -156,7 +155,8 @@ pub fn become_root() -> Result<()> {
         .hint_if(Errno::EINVAL, zero)?;
     let root = Uid::from_raw(0);
     call("setresuid(2)", || "setresuid(0, 0, 0)".into(), || setresuid(root, root, root))
-        .hint_if(Errno::EINVAL, zero)
+        .hint_if(Errno::EINVAL, zero)?;
+    stay_readable()
 }
 
 /// A forked process in a new user namespace, which waits for its maps.
