@@ -41,6 +41,8 @@ pub enum Need {
     Program(&'static str),
     /// A Debian root filesystem.
     Debian,
+    /// Idmapped mounts of whatever file system the checks' folders lie on.
+    IdmappedMounts,
     /// Lists of subordinate ids, and the programs that go by them.
     Subordinate,
     /// That no cgroup is the user's.
@@ -75,6 +77,7 @@ impl Need {
             Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
+            Need::IdmappedMounts => idmapped_mounts(),
             Need::Subordinate => subordinate(),
             Need::NoDelegation => no_delegation(),
             Need::DelegableCgroup => delegation::top().map(|_| ()),
@@ -191,6 +194,17 @@ fn abi_32() -> Result<(), String> {
         Ok(status) if status.success() => Ok(()),
         _ => Err("this kernel runs no 32-bit programs of this machine".into()),
     }
+}
+
+/// The first kernel that maps owners on tmpfs does so on ext4, xfs and btrfs, too.
+fn idmapped_mounts() -> Result<(), String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map_while(|it| it.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) >= (Some(6), Some(3)) {
+        return Ok(());
+    }
+    Err("before Linux 6.3 not all file systems have idmapped mounts, and containers share one range of ids"
+        .into())
 }
 
 fn no_swap() -> Result<(), String> {
