@@ -147,6 +147,14 @@ impl Detached {
         copy
     }
 
+    /// The same for a directory that is open.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn copy_of_open(directory: &OwnedFd) -> Result<Detached> {
+        let at = directory.as_raw_fd();
+        let tell = || format!("open_tree({at}, \"\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH)");
+        open_tree(at, c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+    }
+
     /// What is in it can be read by this, though it is attached nowhere.
     #[cfg(feature = "idmap")]
     pub(crate) fn descriptor(&self) -> &OwnedFd {
