@@ -41,8 +41,6 @@ pub enum Need {
     Program(&'static str),
     /// A Debian root filesystem.
     Debian,
-    /// Idmapped mounts of whatever file system the checks' folders lie on.
-    IdmappedMounts,
     /// Lists of subordinate ids, and the programs that go by them.
     Subordinate,
     /// A kernel in which an ordinary user may mount an overlay.
@@ -81,7 +79,6 @@ impl Need {
             Need::Veth => attempt(&["veth"]).map(|_| ()),
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
-            Need::IdmappedMounts => idmapped_mounts(),
             Need::Subordinate => subordinate(),
             Need::UsersOverlay => users_overlay(),
             Need::NoDelegation => no_delegation(),
