@@ -104,6 +104,10 @@ impl UserNamespace {
             .hint("share it with --userns host, if you are root"));
         }
         let shifted = geteuid().is_root();
+        if idmap::owner_of(&namespace)? != geteuid() {
+            return Err(Error::new(format!("{option}: the container is another user's"))
+                .hint("who has made its user namespace may do what it likes in there, and to who joins it"));
+        }
         if !shifted {
             // The runtime of that container is root there, of the same user: all that it mounts belongs to it.
             idmap::enter_parent_of(&namespace)?;

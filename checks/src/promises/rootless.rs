@@ -25,6 +25,9 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.keep-id", "With --userns keep-id the caller has its own id inside, too.", keep_id)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("The subordinate ids around the caller's own one; root is one of them."),
+    Check::since(4, "rootless.not-joined", "Root does not share the network of a user's container, in whose user namespace that user may do everything.", not_joined)
+        .needs(&[Need::Root, Need::UsersOverlay])
+        .hint("ioctl_ns(2), NS_GET_OWNER_UID."),
     Check::since(4, "rootless.image-owners", "With subordinate ids the files of an image have the owners that the image says.", image_owners)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("Unpacked as root of a user namespace with the container's ids: chown(2) works there."),
@@ -125,6 +128,17 @@ fn keep_id(subject: &Subject) -> Checked {
         let run = user.run(&["--userns", "keep-id", "sh", "-c", "id -u; stat -c %u /bin/sh /"])?;
         expect("who it is inside, and whose the root is", format!("{id}\n0\n0").as_str(), run.ok()?)
     })
+}
+
+fn not_joined(subject: &Subject) -> Checked {
+    let user = User::new(subject, "not-joined")?;
+    let container = user.hold(&["--network", "none"])?;
+    let network = format!("container:{}", container.first()?);
+    super::bad_input::refused(
+        subject,
+        &["--network", &network, "true"],
+        &["--network", &network, "another user's"],
+    )
 }
 
 /// An image with files of several owners, one of them set-user-ID.

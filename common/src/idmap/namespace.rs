@@ -107,6 +107,25 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
+/// Who has made this user namespace, and so may do everything in it.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn owner_of(namespace: &OwnedFd) -> Result<Uid> {
+    let mut owner: libc::uid_t = 0;
+    call(
+        "ioctl_ns(2)",
+        || format!("ioctl({}, NS_GET_OWNER_UID)", namespace.as_raw_fd()),
+        || {
+            // SAFETY: the kernel writes one number.
+            let result =
+                unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut owner) };
+            Errno::result(result).map(drop)
+        },
+    )?;
+    Ok(Uid::from_raw(owner))
+}
+
 /// Makes this process one of the user namespace around `namespace`, and gives it a mount namespace that belongs to that, as
 /// [`enter_own`] does. It must have one thread.
 ///
