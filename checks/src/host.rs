@@ -45,12 +45,11 @@ pub fn enter(step: u8) -> nix::Result<()> {
         return if probe::lacking(&[], step).is_none() { enter_as_root() } else { Ok(()) };
     }
     if step >= probe::ROOTLESS {
-        let entered = own_ids().and_then(|()| {
-            enter_as_root()?;
-            no_subordinate_ids()
+        let why = |errno| format!("no user namespace for a user's checks: {errno}");
+        let entered = probe::users_overlay().and_then(|()| {
+            own_ids().and_then(|()| enter_as_root()).and_then(|()| no_subordinate_ids()).map_err(why)
         });
-        let _ = USERS_HOST
-            .set(entered.map_err(|errno| format!("no user namespace for a user's checks: {errno}")));
+        let _ = USERS_HOST.set(entered);
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub const ESCAPE: &str = "escape";
 /// The second one of an executable that is to mount something at the path that the third one names, and to wait.
 pub const MOUNT: &str = "mount";
 
-pub use acts::{BIND, CALL, CALL_32_BIT, FIND_KEY, SIGNAL, STATUS, TRACE};
+pub use acts::{BIND, CALL, CALL_32_BIT, FIND_KEY, MAP_IDS, SIGNAL, STATUS, TRACE};
 /// The second one of an executable that is to print, as JSON, what it finds out about the container.
 pub const PROBE: &str = "probe";
 

@@ -43,6 +43,8 @@ pub enum Need {
     Debian,
     /// Lists of subordinate ids, and the programs that go by them.
     Subordinate,
+    /// A kernel in which an ordinary user may mount an overlay.
+    UsersOverlay,
     /// That no cgroup is the user's.
     NoDelegation,
     /// That a part of the cgroups can be given to a user: v2.
@@ -51,6 +53,8 @@ pub enum Need {
     Pasta,
     /// That an ordinary user may make a user namespace, and mount an overlay in it.
     Rootless,
+    /// A kernel and a file system that map the owners of files.
+    IdmappedMounts,
     /// A kernel with keyrings.
     Keyrings,
     /// A kernel that runs 32-bit programs, and a way for ours to be one.
@@ -76,10 +80,12 @@ impl Need {
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
             Need::Subordinate => subordinate(),
+            Need::UsersOverlay => users_overlay(),
             Need::NoDelegation => no_delegation(),
             Need::DelegableCgroup => delegation::top().map(|_| ()),
             Need::Pasta => pasta(),
             Need::Rootless => rootless(),
+            Need::IdmappedMounts => idmapped_mounts(),
             Need::Keyrings => keyrings(),
             Need::Abi32 => abi_32(),
         }
@@ -185,12 +191,27 @@ fn keyrings() -> Result<(), String> {
 }
 
 fn abi_32() -> Result<(), String> {
-    let mut program = std::process::Command::new("/proc/self/exe");
-    program.args([inside::ASKED, inside::CALL_32_BIT]).stdout(Stdio::null()).stderr(Stdio::null());
-    match program.status() {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err("this kernel runs no 32-bit programs of this machine".into()),
+    match by_ourselves(&[inside::CALL_32_BIT]) {
+        Some(_) => Ok(()),
+        None => Err("this kernel runs no 32-bit programs of this machine".into()),
     }
+}
+
+/// Where the state folders of the checks lie.
+fn idmapped_mounts() -> Result<(), String> {
+    let folder = std::env::temp_dir();
+    match by_ourselves(&[inside::MAP_IDS, &folder.to_string_lossy()]) {
+        Some(answer) if answer.trim() == "map-ids=ok" => Ok(()),
+        _ => Err(format!("no idmapped mounts in {}", folder.display())),
+    }
+}
+
+/// What a process of this executable prints that acts so; nothing when it does not end well.
+fn by_ourselves(words: &[&str]) -> Option<String> {
+    let mut program = std::process::Command::new("/proc/self/exe");
+    program.arg(inside::ASKED).args(words).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = program.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn no_swap() -> Result<(), String> {
@@ -220,6 +241,16 @@ fn subordinate() -> Result<(), String> {
     match lists.into_iter().find(|list| !Path::new(list).exists()) {
         Some(missing) => Err(format!("there is no {missing}")),
         None => Ok(()),
+    }
+}
+
+/// Since 5.11; before, whoever is root of a user namespace gets EPERM.
+pub(crate) fn users_overlay() -> Result<(), String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) < (Some(5), Some(11)) {
+        true => Err("before Linux 5.11 an ordinary user has no overlay".into()),
+        false => Ok(()),
     }
 }
 

@@ -125,14 +125,24 @@ impl ChildEnd {
         self.socket
             .read_exact(&mut go)
             .map_err(|error| Error::new(format!("the runtime ended before the container began: {error}")))?;
-        // The parent may have died after its "go", but before this process asked to die with it. A socket whose other
-        // end is closed is "hung up", which poll(2) tells without being asked for it.
+        // It may have died after its "go", but before this process asked to die with it.
+        self.must_live()?;
+        self.may_go = true;
+        explain::line("recv(socket)", "\"go\"", "unix(7)");
+        Ok(())
+    }
+
+    /// Looks whether the parent still lives. After [`die_with_parent`](crate::syscall::die_with_parent), there is no moment at
+    /// which its death could be missed.
+    ///
+    /// # Errors
+    /// When it has died.
+    pub fn must_live(&self) -> Result<()> {
+        // A socket whose other end is closed is "hung up", which poll(2) tells without being asked for it.
         let mut hung_up = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
         if poll(&mut hung_up, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
             return Err(Error::new("the runtime ended before the container began"));
         }
-        self.may_go = true;
-        explain::line("recv(socket)", "\"go\"", "unix(7)");
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 use std::process::exit;
 
 use common::Result;
-use common::process::{Signals, close_descriptors, fork, reap_any, send, wipe_environment};
+use common::process::{Signals, close_descriptors, fork, reap_any, send, wipe_arguments_and_environment};
 use common::pty::use_as_stream;
 use common::syscall::open;
 use nix::fcntl::OFlag;
@@ -25,8 +25,8 @@ pub fn stay_behind(signals: &Signals) -> Result<()> {
         use_as_stream(&nothing, stream)?;
     }
     close_descriptors()?;
-    // And by /proc/1/environ it could read the host's variables.
-    wipe_environment()?;
+    // And by /proc/1/environ it could read the host's variables, and by /proc/1/cmdline what the runtime was asked for.
+    wipe_arguments_and_environment()?;
     // So that `ps` tells what it is.
     let _ = set_name(c"init");
     loop {

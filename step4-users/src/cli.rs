@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, Parser};
+use common::Error;
 use common::Result;
 use common::capability::Named;
 use common::image::{self, Reference};
 use common::values::{self, Cpus, Cpuset, IpcMode, Limit, NetworkMode, Publish, Published, Ulimit, Variable};
 use common::values::{ExtraHost, IdRange, Ipv4Net, Mount, SecurityOption, Tmpfs, User, UsernsMode, Volume};
+use nix::unistd::geteuid;
 
 /// Runs a command in a container, as `docker run` does, without a daemon.
 #[derive(Debug, Parser)]
@@ -403,6 +405,26 @@ pub struct Users {
 }
 
 impl Users {
+    /// Refuses what only root may ask for, or only an ordinary user.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: &str, hint: &str| Err(Error::new(what).hint(hint));
+        match (geteuid().is_root(), self.userns) {
+            (true, Some(UsernsMode::KeepId)) => wrong(
+                "--userns keep-id: the caller is root, whose own ids are the host's root's",
+                "expected auto or host from root",
+            ),
+            (false, Some(UsernsMode::Host)) => wrong(
+                "--userns host: the caller is not root",
+                "expected auto or keep-id from an ordinary user",
+            ),
+            (false, _) if !self.uid_map.is_empty() || self.subordinate.is_some() => wrong(
+                "--uidmap, --gidmap and --subuidname are for root",
+                "an ordinary user has the ids that /etc/subuid and /etc/subgid give it",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether any option says which ids of the host the container has.
     pub fn ids_chosen(&self) -> bool {
         self.userns.is_some() || self.subordinate.is_some() || !self.uid_map.is_empty()

@@ -77,6 +77,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // A bad value is refused before anything is made; and the files of the environment are the host's.
     cgroup::check(&cli.limits)?;
     cli.volumes.check()?;
+    user_namespace::check(&cli.users)?;
     cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
@@ -95,12 +96,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
             cli.world.rootfs.clone().map_or_else(|| user_namespace::default_root(&cli.users, &state), Ok)?,
         ),
     };
+    let roots = user_namespace::roots(&cli.users, &state);
     // Before anything is made that is to have an owner.
     let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
     let users = UserNamespace::prepare(&cli.users, cli.shares_with(), &state, folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
-        Some(image) => image.unpack(&user_namespace::roots(&cli.users, &state))?,
+        Some(image) => image.unpack(&roots)?,
         None => root.into_iter().collect(),
     };
     lower.extend(cli.root.layers.iter().cloned());
@@ -115,7 +117,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // Before there is a process to limit: a limit that comes later can be outrun.
     let cgroup = cgroup::create(&cli.limits, &users, &state)?;
     let devices = filesystem::open_devices()?;
-    let layers = Layers::make(&state, lower, cli.root.keep.as_deref(), &users)?;
+    let layers = Layers::make(&roots, lower, cli.root.keep.as_deref(), &users)?;
     let volumes = volume::open(&mounts, &named, &layers.folder.path, &users)?;
     let mounts = Mounts { root: layers.detached(&users)?, devices, volumes };
     let plan = Plan {
@@ -178,8 +180,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
         // An image's own layers go on as they are.
         let folders = if image.is_some() { &cli.root.layers } else { &plan.layers.lower };
         let base = Base { image: image.as_ref(), folders };
-        let upper = plan.layers.unshifted(&plan.users)?;
-        if let Err(error) = commit(target, base, &upper, &plan.command) {
+        let upper = plan.layers.unshifted(&plan.users);
+        if let Err(error) = upper.and_then(|upper| commit(target, base, &upper, &plan.command)) {
             plan.layers.rescue(&state)?;
             return Err(error);
         }
@@ -253,6 +255,9 @@ fn become_command(
     capabilities::bound(plan.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
+        // With the user the wish to die with the parent is gone, and it may have died since.
+        die_with_parent()?;
+        parent.must_live()?;
     }
     capabilities::set(plan.capabilities, &cli.security, is_root)?;
     if plan.no_new_privileges {

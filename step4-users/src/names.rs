@@ -40,10 +40,10 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> Result<St
     for (name, address) in &options.add_host {
         let address = match address {
             HostAddress::Ip(address) => *address,
-            HostAddress::Gateway if network.address().is_some() => gateway(options.subnet()).into(),
+            HostAddress::Gateway if matches!(network, Network::Bridge(_)) => gateway(options.subnet()).into(),
             HostAddress::Gateway => {
                 return Err(Error::new(format!("--add-host {name}:host-gateway: there is no gateway"))
-                    .hint("it goes with --network bridge"));
+                    .hint("it goes with a bridge, which root has: --network bridge"));
             }
         };
         let _ = writeln!(hosts, "{address}\t{name}");

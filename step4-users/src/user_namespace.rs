@@ -44,7 +44,15 @@ pub enum UserNamespace {
         namespace: OwnedFd,
         /// Whether files have other ids on the disk.
         shifted: bool,
+        /// For as long as the runtime lives, if they are Congo's own.
+        _shared: Option<HostIds>,
     },
+}
+
+/// Refuses what no one could be given, before anything is made.
+pub fn check(options: &Users) -> Result<()> {
+    options.check()?;
+    if options.uid_map.is_empty() { Ok(()) } else { given(options)?.root().map(drop) }
 }
 
 impl UserNamespace {
@@ -65,16 +73,10 @@ impl UserNamespace {
         let (maps, taken) = match (&options.userns, &options.subordinate, options.uid_map.as_slice()) {
             (_, Some(user), _) => (idmap::subordinate_of(user)?, None),
             (None | Some(UsernsMode::Auto), None, []) => {
-                let taken = HostIds::take(&rootfs::run_dir()?)?;
+                let taken = HostIds::take()?;
                 (taken.maps(), Some(taken))
             }
             (Some(UsernsMode::Host), ..) => return Ok(UserNamespace::Host),
-            (Some(UsernsMode::KeepId), ..) => {
-                return Err(Error::new(
-                    "--userns keep-id: the caller is root, whose own ids are the host's root's",
-                )
-                .hint("expected auto or host from root"));
-            }
             _ => (given(options)?, None),
         };
         maps.root()?;
@@ -102,23 +104,21 @@ impl UserNamespace {
             .hint("share it with --userns host, if you are root"));
         }
         let shifted = geteuid().is_root();
+        if idmap::owner_of(&namespace)? != geteuid() {
+            return Err(Error::new(format!("{option}: the container is another user's"))
+                .hint("who has made its user namespace may do what it likes in there, and to who joins it"));
+        }
         if !shifted {
             // The runtime of that container is root there, of the same user: all that it mounts belongs to it.
             idmap::enter_parent_of(&namespace)?;
         }
-        Ok(UserNamespace::Joined { maps: IdMaps::of_process(pid)?, namespace, shifted })
+        let maps = IdMaps::of_process(pid)?;
+        let shared = if shifted { HostIds::share(&maps) } else { None };
+        Ok(UserNamespace::Joined { maps, namespace, shifted, _shared: shared })
     }
 
     fn of_ordinary_user(options: &Users, state: &Path) -> Result<UserNamespace> {
-        if !options.uid_map.is_empty() || options.subordinate.is_some() {
-            return Err(Error::new("--uidmap, --gidmap and --subuidname are for root")
-                .hint("an ordinary user has the ids that /etc/subuid and /etc/subgid give it"));
-        }
         let maps = match options.userns {
-            Some(UsernsMode::Host) => {
-                return Err(Error::new("--userns host: the caller is not root")
-                    .hint("expected auto or keep-id from an ordinary user"));
-            }
             Some(UsernsMode::KeepId) => idmap::require(idmap::keep_id()?)?,
             _ => idmap::subordinate()?.unwrap_or_else(|| {
                 let line =
@@ -196,7 +196,7 @@ impl UserNamespace {
     pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
         match self {
             UserNamespace::Shifted { maps, namespace, .. }
-            | UserNamespace::Joined { maps, namespace, shifted: true } => Some((maps, namespace)),
+            | UserNamespace::Joined { maps, namespace, shifted: true, .. } => Some((maps, namespace)),
             _ => None,
         }
     }

@@ -121,6 +121,11 @@ fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
     if volume.read_only {
         source.make_read_only()?;
     }
+    // There may be any device of the host in a folder, and with --userns host even root in here can make one. A volume that
+    // is a device itself was asked for.
+    if source.is_directory()? {
+        source.forbid_devices()?;
+    }
     Ok(source)
 }
 

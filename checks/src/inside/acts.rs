@@ -7,8 +7,11 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
+use std::path::Path;
 
 use common::attack;
+use common::idmap::{IdMaps, user_namespace};
+use common::mount::Detached;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
@@ -28,6 +31,9 @@ pub const BIND: &str = "bind";
 pub const STATUS: &str = "status";
 /// On the host: becomes who is root in the container of the first process, and sends SIGTERM to the second.
 pub const SIGNAL: &str = "signal";
+
+/// On the host: maps the owners of the files in that folder, by a mount that nobody sees.
+pub const MAP_IDS: &str = "map-ids";
 
 /// Does it, if the word is one of these.
 pub(super) fn act(word: &str, arguments: &[String]) -> bool {
@@ -59,6 +65,11 @@ pub(super) fn act(word: &str, arguments: &[String]) -> bool {
                 println!("{field}={}", value.unwrap_or("none").trim().replace('\t', " "));
             }
         }
+        MAP_IDS => match map_ids(Path::new(first)) {
+            Ok(true) => answer(word, Ok(())),
+            Ok(false) => println!("{word}=no"),
+            Err(error) => println!("{word}={error}"),
+        },
         SIGNAL => {
             let target = Pid::from_raw(arguments.get(1).map_or(-1, |text| number(text)));
             match become_root_of(first) {
@@ -91,4 +102,9 @@ fn become_root_of(process: &str) -> io::Result<()> {
     }
     setresgid(Gid::from_raw(0), Gid::from_raw(0), Gid::from_raw(0))?;
     Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?)
+}
+
+fn map_ids(folder: &Path) -> common::Result<bool> {
+    let namespace = user_namespace(&IdMaps::from_zero(0x7000_0000, 65536))?;
+    Detached::copy_of(folder)?.map_ids(&namespace)
 }

@@ -17,6 +17,9 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "death.with-runtime", "When the runtime is killed, the whole container dies.", with_runtime)
         .hint("prctl(PR_SET_PDEATHSIG, SIGKILL) in the child; with PID 1 all others die."),
+    Check::since(4, "death.with-user", "It dies with the runtime also when its command runs as another user than root.", with_user)
+        .not_new()
+        .hint("The kernel forgets PR_SET_PDEATHSIG when a process changes its user: ask for it again."),
     Check::since(0, "death.at-any-moment", "The container dies with the runtime also while it is being made.", at_any_moment)
         .hint("The parent may be dead before the child calls prctl(2): ask for it first, then find out whether the parent still lives, by the socket or getppid(2)."),
     Check::since(0, "death.swept", "The run after a killed one removes its cgroup.", swept)
@@ -48,6 +51,17 @@ fn with_runtime(subject: &Subject) -> Checked {
     all_dead(&processes)?;
     drop(container);
     // So that nothing is left for the guard to find.
+    subject.run(&["true"])?.ok()?;
+    Ok(())
+}
+
+fn with_user(subject: &Subject) -> Checked {
+    for more in [&[][..], &["--init"], &["--userns", "host"]] {
+        let container = subject.hold(&[&["--user", "65534"], more].concat())?;
+        let processes = container.processes()?;
+        container.signal(SIGKILL)?;
+        all_dead(&processes)?;
+    }
     subject.run(&["true"])?.ok()?;
     Ok(())
 }

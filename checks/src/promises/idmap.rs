@@ -14,7 +14,7 @@ use super::bad_input::refused;
 use super::volume::folder;
 use crate::container::Container;
 use crate::image::{Home, Programs, empty};
-use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, kernel};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     // An ordinary user cannot map the ids of a mount, so no question arises.
@@ -47,20 +47,12 @@ fn owner(path: impl AsRef<Path>) -> Result<(u32, u32), Failure> {
     Ok((there.uid(), there.gid()))
 }
 
-/// Whether this kernel maps owners on what the checks' folder may lie on.
-fn can_map() -> Result<bool, Failure> {
-    let release = kernel::read("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map_while(|it| it.parse::<u32>().ok());
-    // The first with tmpfs, and all others had it by then.
-    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(3)))
-}
-
 fn volume(subject: &Subject) -> Checked {
     let text = owned(subject, "idmapped")?;
     let without = subject.sh(&["-v", &format!("{text}:/mnt/it")], "cat /mnt/it/roots 2>/dev/null; :")?;
     expect("what the container's root reads of root's without idmap", "", without.ok()?)?;
     let option = format!("{text}:/mnt/it:idmap");
-    if !can_map()? {
+    if Need::IdmappedMounts.probe().is_err() {
         return refused(subject, &["-v", &option, "true"], &[&text, "Linux"]);
     }
     let script =

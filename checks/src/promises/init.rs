@@ -22,7 +22,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("128 and the signal's number when a signal ended it. Errors of execve(2) must reach the runtime from the grandchild, too."),
     Check::since(2, "init.ends-all", "With --init, the container ends with the command, whoever else still runs.", ends_all)
         .hint("PID 1 ends as soon as its child, the command, has ended: the kernel ends the rest."),
-    Check::since(2, "init.gives-nothing-away", "With --init, PID 1 has neither the caller's streams nor its variables.", gives_nothing_away)
+    Check::since(2, "init.gives-nothing-away", "With --init, PID 1 has neither the caller's streams nor its variables and arguments.", gives_nothing_away)
         // What PID 1 keeps closed to others, only root can look at.
         .needs(&[Need::Root])
         .hint("Whoever is root inside can open /proc/1/fd/0 and read /proc/1/environ."),
@@ -115,6 +115,7 @@ fn gives_nothing_away(subject: &Subject) -> Checked {
             Failure::new(format!("stream {stream} of PID 1 is /dev/null"), file.display())
         })?;
     }
+    expect("the command line of PID 1", "", first.command_line().trim())?;
     let left: Vec<_> = first.environment()?.into_iter().filter(|variable| !variable.is_empty()).collect();
     ensure(left.is_empty(), || Failure::new("no variable in PID 1's environment", left.join(" ")))
 }

@@ -11,35 +11,42 @@ use super::bad_input::error;
 use crate::container::Container;
 use crate::image::{Archive, Entry, Layer, Layout, base, config};
 use crate::kernel::Process;
+use crate::probe;
 use crate::user::{SUBORDINATE, User, with_subordinate_ids};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.one-user", "Without subordinate ids the container has one user, root, who is its caller on the host; that is said once.", one_user)
+        .needs(&[Need::UsersOverlay])
         .hint("/proc/PID/uid_map with one id; setgroups must be denied before gid_map is written: user_namespaces(7)."),
     Check::since(4, "rootless.many-users", "With subordinate ids root is the caller, and each other user one of them.", many_users)
-        .needs(&[Need::Root, Need::Subordinate])
+        .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("newuidmap and newgidmap, run by who is outside of the new namespace."),
     Check::since(4, "rootless.keep-id", "With --userns keep-id the caller has its own id inside, too.", keep_id)
-        .needs(&[Need::Root, Need::Subordinate])
+        .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("The subordinate ids around the caller's own one; root is one of them."),
+    Check::since(4, "rootless.not-joined", "Root does not share the network of a user's container, in whose user namespace that user may do everything.", not_joined)
+        .needs(&[Need::Root, Need::UsersOverlay])
+        .hint("ioctl_ns(2), NS_GET_OWNER_UID."),
     Check::since(4, "rootless.image-owners", "With subordinate ids the files of an image have the owners that the image says.", image_owners)
-        .needs(&[Need::Root, Need::Subordinate])
+        .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("Unpacked as root of a user namespace with the container's ids: chown(2) works there."),
     Check::since(4, "rootless.image-one-owner", "Without them all files are root's, with the modes that the image says; that is said once.", image_one_owner)
+        .needs(&[Need::UsersOverlay])
         .hint("chown(2) to an id without a place fails with EINVAL. Most images work all the same."),
     Check::since(4, "rootless.state", "What a user's containers leave lies in the user's own folders, as XDG has them.", state)
+        .needs(&[Need::UsersOverlay])
         .hint("$XDG_DATA_HOME/congo, else ~/.local/share/congo. Root of a user namespace is still that user."),
     Check::since(4, "rootless.overlay", "The root is an overlay, or the error says which kernel has one for users.", overlay)
         .hint("Linux 5.11: the option userxattr."),
     Check::since(4, "rootless.limit-refused", "A limit that is asked for and cannot be had is refused, with what helps.", limit_refused)
-        .needs(&[Need::NoDelegation])
+        .needs(&[Need::UsersOverlay, Need::NoDelegation])
         .hint("systemd-run --user --scope -p Delegate=yes."),
     Check::since(4, "rootless.limit-missing", "Where none is asked for, it is said once that there are none.", limit_missing)
-        .needs(&[Need::NoDelegation])
+        .needs(&[Need::UsersOverlay, Need::NoDelegation])
         .hint("A container without its default limits is better than none, if its user knows."),
     Check::since(4, "rootless.limit-delegated", "In a part of cgroup v2 that is the user's, limits hold, and no cgroup stays.", limit_delegated)
-        .needs(&[Need::Root, Need::DelegableCgroup])
+        .needs(&[Need::Root, Need::UsersOverlay, Need::DelegableCgroup])
         .hint("The nearest cgroup above one's own that may be written to, with its cgroup.procs: cgroups(7), \"delegation\"."),
 ];
 
@@ -123,6 +130,17 @@ fn keep_id(subject: &Subject) -> Checked {
     })
 }
 
+fn not_joined(subject: &Subject) -> Checked {
+    let user = User::new(subject, "not-joined")?;
+    let container = user.hold(&["--network", "none"])?;
+    let network = format!("container:{}", container.first()?);
+    super::bad_input::refused(
+        subject,
+        &["--network", &network, "true"],
+        &["--network", &network, "another user's"],
+    )
+}
+
 /// An image with files of several owners, one of them set-user-ID.
 fn owned(subject: &Subject, name: &str) -> Result<String, Failure> {
     let layer = Archive::default()
@@ -192,9 +210,9 @@ fn state(subject: &Subject) -> Checked {
 
 fn overlay(subject: &Subject) -> Checked {
     let user = User::new(subject, "overlay")?;
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    if (numbers.next(), numbers.next()) < (Some(5), Some(11)) {
+    if probe::users_overlay().is_err() {
+        // What is said once comes with the first.
+        user.run(&["true"])?;
         return error(&user.run(&["true"])?, 125, &["overlay", "5.11"]);
     }
     let container = user.hold(&[])?;

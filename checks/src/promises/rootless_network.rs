@@ -16,21 +16,22 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.reaches-outside", "An ordinary user's container on a bridge reaches hosts outside, from the address asked for.", reaches_outside)
-        .needs(&[Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
         .hint("pasta --config-net with the container's user and network namespace, before the command runs."),
     Check::since(4, "rootless.publish", "Its published ports lead into it, over TCP and UDP, at the address asked for, and no others do.", publish)
-        .needs(&[Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
         .hint("pasta publishes all that the container listens on, unless told which: --tcp-ports, --udp-ports."),
     Check::since(4, "rootless.no-way-to-loopback", "It reaches no listener on the host's loopback interface.", no_way_to_loopback)
-        .needs(&[Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
         .hint("By default pasta takes its gateway's address for the host's loopback, and the container's loopback too: --no-map-gw, --tcp-ns none, --udp-ns none."),
     Check::since(4, "rootless.speaker-ends", "What speaks for it ends with it, and with a runtime that is killed; none of its descriptors are the container's.", speaker_ends)
-        .needs(&[Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
         .hint("A process beside the runtime that waits for its end. The wish to die with the parent does not outlive a change of the user namespace."),
     Check::since(4, "rootless.publish-refused", "A port that is taken, or is root's, is refused.", publish_refused)
-        .needs(&[Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
         .hint("bind(2) says why, before anything is made."),
     Check::since(4, "rootless.no-speaker", "Where nothing is installed that could speak for it, it has loopback, which is said once; --publish is refused.", no_speaker)
+        .needs(&[Need::UsersOverlay])
         .hint("pasta is in the package passt."),
 ];
 

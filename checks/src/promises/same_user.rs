@@ -76,16 +76,27 @@ fn signal(subject: &Subject, target: Process) -> Checked {
 
 fn device(subject: &Subject) -> Checked {
     // The kernel's zeros: a disk would be no different to the kernel, but to us.
-    let script = "for at in / /dev/; do
+    let (folder, text) = super::volume::folder(subject, "for-devices")?;
+    let volumes = ["-v", &format!("{text}:/mnt/host"), "-v", "for-devices:/mnt/named"];
+    let script = "for at in / /dev/ /mnt/host/ /mnt/named/; do
         mknod ${at}zeros c 1 5 && echo made
         head -c 2 ${at}zeros | od -An -tx1
         done 2>/dev/null; echo tried";
-    let made =
-        |options: &[&str]| -> Result<String, Failure> { Ok(subject.sh(options, script)?.ok()?.to_owned()) };
+    let made = |options: &[&str]| -> Result<String, Failure> {
+        Ok(subject.sh(&[options, &volumes].concat(), script)?.ok()?.to_owned())
+    };
     expect("what comes of a new device", "tried", made(&[])?.as_str())?;
     // Root of the host's is let make one, which then is none: a mount can have that said.
     let host = ["--userns", "host"];
-    expect(format!("what comes of it with {host:?}"), "made\nmade\ntried", made(&host)?.as_str())
+    expect(
+        format!("what comes of it with {host:?}"),
+        "made\nmade\nmade\nmade\ntried",
+        made(&host)?.as_str(),
+    )?;
+    // Nor does one that is there already, and is for everybody.
+    fs::set_permissions(folder.join("zeros"), fs::Permissions::from_mode(0o666))?;
+    let found = subject.sh(&volumes, "head -c 2 /mnt/host/zeros 2>/dev/null | od -An -tx1; echo tried")?;
+    expect("what a device in a folder of the host's gives", "tried", found.ok()?)
 }
 
 fn sysctl(subject: &Subject) -> Checked {

@@ -22,10 +22,10 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Root])
         .hint("clone(2) with CLONE_NEWUSER; the parent writes /proc/PID/uid_map and gid_map, once, before the child goes on."),
     Check::since(4, "userns.own-range", "Two containers have different ids, and what one had is free when it has ended.", own_range)
-        .needs(&[Need::Root])
+        .needs(&[Need::Root, Need::IdmappedMounts])
         .hint("A file for each range, and a lock on it, which the kernel releases whatever happens: flock(2)."),
     Check::since(4, "userns.no-strangers", "A range that has an owner on the host is given to no container.", no_strangers)
-        .needs(&[Need::Root])
+        .needs(&[Need::Root, Need::IdmappedMounts])
         .hint("Look at /etc/passwd, /etc/group, /etc/subuid and /etc/subgid first."),
     Check::since(4, "userns.host", "With --userns host it has no user namespace of its own.", of_host)
         .needs(&[Need::Root])
@@ -38,7 +38,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("Each line USER:FIRST:COUNT of the user's, one after the other, from the container's 0 on."),
     Check::since(4, "userns.root-files", "Files of its root have their owners inside, and what it makes has its own ids on the disk.", root_files)
         .not_new()
-        .needs(&[Need::Root])
+        .needs(&[Need::Root, Need::IdmappedMounts])
         .hint("Idmapped mounts of the layers, mount_setattr(2): without them all files are nobody's."),
     Check::since(4, "userns.image-files", "Files of an image have the image's owners inside.", image_files)
         .not_new()

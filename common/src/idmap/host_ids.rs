@@ -5,8 +5,9 @@
 //! programs count with a sign, and Podman has its own. So this is what systemd's list of ids calls unused.
 //!
 //! Kernel objects: a folder with a file for each range that is taken, and locks on them (flock(2)), which the kernel
-//! releases when their holder ends, however it ends: a file whose lock is free is free. Nothing on a disk has these ids
-//! (see mount_setattr(2), idmapped mounts), so a range can be given away again at once.
+//! releases when their holder ends, however it ends: a file whose lock is free is free. What Congo keeps on a disk does not
+//! have these ids (see mount_setattr(2), idmapped mounts), so a range can be given away again at once. What a container
+//! has left in a folder of the host's, the next one with its range finds as its own.
 //! Source: systemd, "Users, Groups, UIDs and GIDs on systemd Systems". Man pages: flock(2), subuid(5).
 
 use std::fs::{self, File, OpenOptions};
@@ -27,26 +28,36 @@ const SIZE: u32 = 1 << 16;
 const FIRST: u32 = 0x7000_0000;
 /// How many ranges there are for one container each.
 const RANGES: u32 = 0x0ffd;
+/// Where the list is: one for the host, as its ids are, and not one for each state folder.
+const RUN: &str = "/run/congo";
 /// The range behind them.
 const SHARED: u32 = FIRST + RANGES * SIZE;
 
-/// A range that is this runtime's for as long as the value lives. Dropped, its file goes.
+/// A range that no other container gets for as long as the value lives. When the last one of its containers ends, its file
+/// goes.
 #[derive(Debug)]
 pub struct HostIds {
     first: u32,
     path: PathBuf,
     /// Who gives it back: not a child that has a copy of this value.
     owner: u32,
-    _lock: Flock<File>,
+    /// Shared: with those who have called [`share`](HostIds::share).
+    lock: Flock<File>,
 }
 
 impl HostIds {
-    /// Takes the lowest range that is free. `run_dir` is that of [`run_dir`](crate::rootfs::run_dir).
+    /// Takes the lowest range that is free.
     ///
     /// # Errors
     /// EACCES, EROFS where no folder may be made; all ranges are taken.
-    pub fn take(run_dir: &Path) -> Result<HostIds> {
-        take_from(run_dir, &taken_on_host()?)
+    pub fn take() -> Result<HostIds> {
+        take_from(Path::new(RUN), &taken_on_host()?)
+    }
+
+    /// Keeps the range of another container, which this one is to share, from being given away when that one ends. `None` when
+    /// those ids are not Congo's to give, or that container has ended.
+    pub fn share(maps: &IdMaps) -> Option<HostIds> {
+        share_in(Path::new(RUN), maps)
     }
 
     /// The maps of all containers whose files have their ids on the disk: the same each time, or the files would have to
@@ -66,8 +77,11 @@ impl HostIds {
 
 impl Drop for HostIds {
     fn drop(&mut self) {
-        // Still locked, so nobody has taken it since.
-        if self.owner == std::process::id() {
+        // Who has it alone is the last one. Still locked, so nobody has taken it since.
+        if self.owner == std::process::id()
+            && self.lock.relock(FlockArg::LockExclusiveNonblock).is_ok()
+            && is_at(&self.lock, &self.path)
+        {
             let _ = fs::remove_file(&self.path);
             // The folders too, if nobody else has anything there.
             for folder in self.path.ancestors().skip(1).take(2) {
@@ -88,6 +102,13 @@ fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
     }
     Err(Error::new(format!("--userns auto: all {RANGES} ranges of host ids are taken"))
         .hint("end a container, or choose ids: --uidmap 0:HOST:SIZE --gidmap 0:HOST:SIZE"))
+}
+
+fn share_in(run_dir: &Path, maps: &IdMaps) -> Option<HostIds> {
+    let first = maps.users.to_host(0)?;
+    let path = run_dir.join("ids").join(first.to_string());
+    let lock = Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock).ok()?;
+    is_at(&lock, &path).then(|| HostIds { first, path, owner: std::process::id(), lock })
 }
 
 fn shared(taken: &[(u32, u32)]) -> Result<IdMaps> {
@@ -123,10 +144,12 @@ fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
             file => file.map_err(|error| cannot("write", &path, &error))?,
         };
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // The kernel gives up the one kind of lock before it takes the other, so somebody may have come in between.
+            Ok(lock) if lock.relock(FlockArg::LockSharedNonblock).is_err() => return Ok(None),
             // Its last owner may have removed the file between the two calls.
             Ok(lock) if !is_at(&lock, &path) => {}
             Ok(lock) => {
-                return Ok(Some(HostIds { first, path, owner: std::process::id(), _lock: lock }));
+                return Ok(Some(HostIds { first, path, owner: std::process::id(), lock }));
             }
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(Error::from_errno(format!("flock({path:?}, LOCK_EX)"), errno)),
@@ -177,6 +200,19 @@ mod tests {
         drop(one);
         assert!(!run.path().join("ids").join(FIRST.to_string()).exists());
         assert_eq!(take().first, FIRST, "what an ended one had is free again");
+    }
+
+    #[test]
+    fn what_is_shared_is_taken_until_the_last_one_ends() {
+        let run = tempfile::tempdir().unwrap();
+        let take = || take_from(run.path(), &[]).unwrap();
+        let one = take();
+        let other = share_in(run.path(), &one.maps()).unwrap();
+        drop(one);
+        assert_eq!(take().first, FIRST + SIZE);
+        drop(other);
+        assert_eq!(take().first, FIRST);
+        assert!(share_in(run.path(), &IdMaps::from_zero(1000, SIZE)).is_none());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::values::IdRange;
 pub use files::{make_files_as, restore_files};
 pub use host_ids::HostIds;
 pub use namespace::{
-    become_root, enter_own, enter_parent_of, in_own_namespace, in_user_namespace, user_namespace,
+    become_root, enter_own, enter_parent_of, in_own_namespace, in_user_namespace, owner_of, user_namespace,
 };
 pub use shifted::{ShiftedCopy, give, shifted_copy, unshifted_copy};
 pub use subordinate::{keep_id, own, require, subordinate, subordinate_of};

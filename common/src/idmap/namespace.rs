@@ -104,8 +104,26 @@ pub fn enter_own(maps: &IdMaps) -> Result<()> {
         _ => return Err(Error::from_bytes(&message)),
     }
     become_root()?;
-    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
+}
+
+/// Who has made this user namespace, and so may do everything in it.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn owner_of(namespace: &OwnedFd) -> Result<Uid> {
+    let mut owner: libc::uid_t = 0;
+    call(
+        "ioctl_ns(2)",
+        || format!("ioctl({}, NS_GET_OWNER_UID)", namespace.as_raw_fd()),
+        || {
+            // SAFETY: the kernel writes one number.
+            let result =
+                unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut owner) };
+            Errno::result(result).map(drop)
+        },
+    )?;
+    Ok(Uid::from_raw(owner))
 }
 
 /// Makes this process one of the user namespace around `namespace`, and gives it a mount namespace that belongs to that, as
@@ -128,18 +146,18 @@ pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
     enter(&parent, CloneFlags::CLONE_NEWUSER)?;
     Privilege::became_root();
     become_root()?;
-    stay_readable()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
 /// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children, are the host's
-/// root's. This one is to go on as who called it, with the rights of a user that is the caller's own.
+/// root's. Before Linux 5.14 it cannot even read there itself in which mount a file lies that it has open.
 fn stay_readable() -> Result<()> {
     nix::sys::prctl::set_dumpable(true).map_err(|errno| Error::from_errno("prctl(PR_SET_DUMPABLE, 1)", errno))
 }
 
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are
-/// those of before, which may be nobody's there. Takes away the wish to die with the parent: ask for that afterwards.
+/// those of before, which may be nobody's there. Takes away the wish to die with the parent: ask for that afterwards. The
+/// process stays open to others of its user, such as to itself: see [`set_not_dumpable`](crate::syscall::set_not_dumpable).
 ///
 /// # Errors
 /// EINVAL when the maps have no 0.
@@ -156,7 +174,8 @@ pub fn become_root() -> Result<()> {
         .hint_if(Errno::EINVAL, zero)?;
     let root = Uid::from_raw(0);
     call("setresuid(2)", || "setresuid(0, 0, 0)".into(), || setresuid(root, root, root))
-        .hint_if(Errno::EINVAL, zero)
+        .hint_if(Errno::EINVAL, zero)?;
+    stay_readable()
 }
 
 /// A forked process in a new user namespace, which waits for its maps.

@@ -42,7 +42,8 @@ pub struct ShiftedCopy {
 /// ENOSPC, EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
 pub fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
     let real = from.canonicalize().map_err(|error| cannot("open", from, &error))?;
-    let layer = Detached::copy_of_directory(&real.to_string_lossy())?;
+    let open = File::open(&real).map_err(|error| cannot("open", from, &error))?;
+    let layer = Detached::copy_of_open(&open.into())?;
     let whose = hash(&(real.as_os_str().as_bytes(), maps.users.to_string(), maps.groups.to_string()));
     let state = state_of(layer.descriptor()).map_err(|error| cannot("read", from, &error))?;
     let copy = store.join(format!("{whose:016x}-{state:016x}"));

@@ -380,6 +380,14 @@ fn a_shifted_copy_is_a_layer_of_that_container() {
         assert_eq!((owner(&back), owner(&back.join("raw"))), ((0, 0), (3, 4)));
         assert_eq!(value(&back.join("raw"), c"security.capability"), CAPABILITY);
         assert!(crate::tree::is_opaque(&back.join("opaque")));
+        // A path may be any bytes, and what is mounted in it is no part of it.
+        let odd = home.join(std::ffi::OsStr::new("o:d,d"));
+        let odd = odd.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff \\"));
+        fs::create_dir_all(odd.join("below")).unwrap();
+        mount("none", odd.join("below"), "tmpfs", MsFlags::empty(), "").unwrap();
+        fs::write(odd.join("below/file"), "").unwrap();
+        let odd = shifted_copy(&odd, &store, &maps()).unwrap();
+        assert!(odd.path.join("below").is_dir() && !odd.path.join("below/file").exists());
         // It is made once.
         fs::remove_file(copy.join("su")).unwrap();
         assert_eq!(shifted_copy(&layer, &store, &maps()).unwrap().path, copy);

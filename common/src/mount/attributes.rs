@@ -21,6 +21,11 @@ pub(super) fn make_read_only(tree: &OwnedFd) -> Result<bool> {
     set(tree, true, "attr_set=MOUNT_ATTR_RDONLY", |attributes| attributes.attr_set = libc::MOUNT_ATTR_RDONLY)
 }
 
+/// Lets no device in the tree work. `false` when this kernel has no such call.
+pub(super) fn forbid_devices(tree: &OwnedFd) -> Result<bool> {
+    set(tree, true, "attr_set=MOUNT_ATTR_NODEV", |attributes| attributes.attr_set = libc::MOUNT_ATTR_NODEV)
+}
+
 /// Sets the propagation of the tree, or without MS_REC of its topmost mount. `false` when this kernel has no such call.
 pub(super) fn set_propagation(tree: &OwnedFd, flags: MsFlags) -> Result<bool> {
     let kind = flags.difference(MsFlags::MS_REC);
@@ -87,10 +92,10 @@ fn set(
 ///
 /// # Errors
 /// EPERM; and when a mount below cannot be reached, as one that stayed writable must not pass for read-only.
-pub(super) fn remount_each_read_only(tree: &OwnedFd) -> Result<()> {
+pub(super) fn remount_each(tree: &OwnedFd, with: MsFlags) -> Result<()> {
     let (top, below) = mountinfo::of_tree(tree)?;
-    remount_read_only(tree, &top)?;
-    below.iter().try_for_each(|mount| remount_read_only(&open_mount(mount)?, mount))
+    remount(tree, &top, with)?;
+    below.iter().try_for_each(|mount| remount(&open_mount(mount)?, mount, with))
 }
 
 /// The older way, for an attached tree.
@@ -98,8 +103,8 @@ pub(super) fn remount_propagation(tree: &OwnedFd, flags: MsFlags) -> Result<()> 
     mount("none", path_of(tree), "", flags, "")
 }
 
-fn remount_read_only(open: &OwnedFd, listed: &Mount) -> Result<()> {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | kept_flags(&listed.options);
+fn remount(open: &OwnedFd, listed: &Mount, with: MsFlags) -> Result<()> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | with | kept_flags(&listed.options);
     mount("none", path_of(open), "", flags, "")
 }
 
@@ -107,6 +112,7 @@ fn remount_read_only(open: &OwnedFd, listed: &Mount) -> Result<()> {
 fn kept_flags(options: &str) -> MsFlags {
     const NO_SYMLINKS: MsFlags = MsFlags::from_bits_retain(1 << 8);
     let flag = |option| match option {
+        "ro" => MsFlags::MS_RDONLY,
         "nosuid" => MsFlags::MS_NOSUID,
         "nodev" => MsFlags::MS_NODEV,
         "noexec" => MsFlags::MS_NOEXEC,
@@ -124,7 +130,7 @@ fn kept_flags(options: &str) -> MsFlags {
 
 /// Opens a mount by its path, and makes sure that it is that mount: a folder on the way may have been renamed.
 fn open_mount(wanted: &Mount) -> Result<OwnedFd> {
-    let what = || format!("make {} read-only", wanted.point.display());
+    let what = || format!("remount {}", wanted.point.display());
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened =
         open(&wanted.point, flags, Mode::empty()).map_err(|errno| Error::from_errno(what(), errno))?;

@@ -69,6 +69,7 @@ pub struct Detached {
 #[derive(Debug, Default)]
 struct Later {
     read_only: bool,
+    no_devices: bool,
     propagation: Option<MsFlags>,
 }
 
@@ -146,6 +147,14 @@ impl Detached {
         copy
     }
 
+    /// The same for a directory that is open.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn copy_of_open(directory: &OwnedFd) -> Result<Detached> {
+        let at = directory.as_raw_fd();
+        let tell = || format!("open_tree({at}, \"\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH)");
+        open_tree(at, c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+    }
+
     /// What is in it can be read by this, though it is attached nowhere.
     #[cfg(feature = "idmap")]
     pub(crate) fn descriptor(&self) -> &OwnedFd {
@@ -200,6 +209,15 @@ impl Detached {
     /// EPERM without `CAP_SYS_ADMIN`.
     pub fn make_read_only(&mut self) -> Result<()> {
         self.later.read_only = !attributes::make_read_only(&self.tree)?;
+        Ok(())
+    }
+
+    /// Lets no device in it work, nor in what is mounted below it. Before 5.12 as [`make_read_only`](Detached::make_read_only).
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN`.
+    pub fn forbid_devices(&mut self) -> Result<()> {
+        self.later.no_devices = !attributes::forbid_devices(&self.tree)?;
         Ok(())
     }
 
@@ -301,6 +319,9 @@ impl Detached {
         if let Some(flags) = self.later.propagation {
             attached.set_propagation(flags)?;
         }
+        if self.later.no_devices {
+            attributes::remount_each(&attached.0, MsFlags::MS_NODEV)?;
+        }
         if self.later.read_only {
             attached.make_read_only()?;
         }
@@ -338,7 +359,7 @@ impl Attached {
         if attributes::make_read_only(&self.0)? {
             return Ok(());
         }
-        attributes::remount_each_read_only(&self.0)
+        attributes::remount_each(&self.0, MsFlags::MS_RDONLY)
     }
 
     /// Sets with whom it shares later mounts, as [`Detached::set_propagation`].

@@ -141,7 +141,11 @@ fn read_only_as_soon_as_it_is_attached() {
     in_mount_namespace(|home| {
         let folders = Folders::new(home);
         let mut tree = Detached::copy_of(&folders.source).unwrap();
-        tree.later = Later { read_only: true, propagation: Some(MsFlags::MS_SLAVE | MsFlags::MS_REC) };
+        tree.later = Later {
+            read_only: true,
+            no_devices: true,
+            propagation: Some(MsFlags::MS_SLAVE | MsFlags::MS_REC),
+        };
         tree.attach_at(&path_descriptor(&folders.target)).unwrap();
         folders.assert_read_only();
     });
@@ -171,7 +175,7 @@ fn read_only_in_the_older_way_and_all_other_flags_stay() {
         let attached = tree.attach_at(&path_descriptor(&folders.target)).unwrap();
         let before = options(&folders.target);
         assert_eq!(before, ["rw,nosuid,noatime", "rw,nosuid,nodev,noexec,relatime", "rw"]);
-        attributes::remount_each_read_only(&attached.0).unwrap();
+        attributes::remount_each(&attached.0, MsFlags::MS_RDONLY).unwrap();
         folders.assert_read_only();
         let expected: Vec<_> = before.iter().map(|options| options.replace("rw", "ro")).collect();
         assert_eq!(options(&folders.target), expected);
@@ -187,7 +191,7 @@ fn the_older_way_cannot_reach_a_covered_mount_and_says_so() {
         tmpfs(&folders.source.join("below"), DATA);
         let tree = Detached::copy_of(&folders.source).unwrap();
         let attached = tree.attach_at(&path_descriptor(&folders.target)).unwrap();
-        let error = attributes::remount_each_read_only(&attached.0).unwrap_err();
+        let error = attributes::remount_each(&attached.0, MsFlags::MS_RDONLY).unwrap_err();
         assert!(error.to_string().ends_with("something else is there now"), "{error}");
     });
 }
