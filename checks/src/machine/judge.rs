@@ -22,11 +22,12 @@ const AS_ROOT: &[Step] = &["step 4 as root"];
 
 const OLDEST: (u32, u32) = (5, 4);
 /// What later kernels have brought.
-const BROUGHT: [((u32, u32), &str); 4] = [
+const BROUGHT: [((u32, u32), &str); 5] = [
     ((5, 7), "CLONE_INTO_CGROUP"),
     ((5, 11), "overlay for ordinary users, CLOSE_RANGE_CLOEXEC"),
     ((5, 12), "mount_setattr with id-mapped mounts"),
     ((5, 14), "cgroup.kill"),
+    ((5, 19), "overlays of id-mapped layers"),
 ];
 
 const OTHER_KERNEL: &str = "boot another kernel, or use a virtual machine: cargo xtask vm";
