@@ -142,12 +142,17 @@ pub struct Limits {
 
 impl Cli {
     /// The container whose network or memory this one is to share, and the option that says so.
-    pub fn shares_with(&self) -> Option<(i32, String)> {
-        match (&self.network.network, &self.ipc.ipc) {
+    pub fn shares_with(&self) -> Result<Option<(i32, String)>> {
+        Ok(match (&self.network.network, &self.ipc.ipc) {
             (NetworkMode::Container(pid), _) => Some((*pid, format!("--network container:{pid}"))),
+            (NetworkMode::Bridge, IpcMode::Container(pid)) => {
+                // Its network is made only when the container has joined the other's user namespace: too late for a cable.
+                return Err(Error::new(format!("--ipc container:{pid} --network bridge: not both"))
+                    .hint(format!("share that container's network, too: --network container:{pid}")));
+            }
             (_, IpcMode::Container(pid)) => Some((*pid, format!("--ipc container:{pid}"))),
             _ => None,
-        }
+        })
     }
 }
 

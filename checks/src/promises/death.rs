@@ -19,7 +19,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("prctl(PR_SET_PDEATHSIG, SIGKILL) in the child; with PID 1 all others die."),
     Check::since(4, "death.with-user", "It dies with the runtime also when its command runs as another user than root.", with_user)
         .not_new()
-        // An ordinary user's container may have one user only.
+        // Who has no subordinate ids has no second user.
         .needs(&[Need::Root])
         .hint("The kernel forgets PR_SET_PDEATHSIG when a process changes its user: ask for it again."),
     Check::since(0, "death.at-any-moment", "The container dies with the runtime also while it is being made.", at_any_moment)

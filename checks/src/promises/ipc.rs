@@ -117,6 +117,10 @@ fn of_container(subject: &Subject) -> Checked {
     expect("the IPC namespace", first.namespace("ipc")?, second.namespace("ipc")?)?;
     shares(first, second, true)?;
     shares(second, host::myself(), false)?;
+    if subject.step() >= 4 {
+        let both = ["--ipc", &format!("container:{first}"), "--network", "bridge", "true"];
+        super::bad_input::refused(subject, &both, &["--ipc container", "--network bridge"])?;
+    }
     expect("the file of both", "ready\nmore\n", &read(second.path("root/dev/shm/shared"))?)
 }
 

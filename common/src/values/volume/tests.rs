@@ -98,7 +98,7 @@ fn what_is_no_volume() {
         ("/srv:/x:slave,shared", "expected one propagation"),
         ("data:/x:slave", "expected a propagation for a path"),
         ("/srv:/x:nocopy", "a path of the host is never filled"),
-        ("data:/x:idmap", "expected idmap for a path of the host only"),
+        ("data:/x:idmap", "a volume of Congo's own has the container's ids by itself"),
         ("/srv:/x:idmap=uids=0-1-10", "expected options among"),
         ("/srv\0:/x", "a path cannot have a NUL"),
     ] {
