@@ -41,6 +41,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "overlay.goes", "The writable layer is gone after a run, after one that failed, and after the next run when the runtime was killed.", goes)
         .hint("A lock on the container's folder tells the next run whether its runtime still lives."),
     Check::since(3, "overlay.deep", "It goes, too, when the container nests more folders than the runtime may open.", deep)
+        .not_new()
         .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however deep it is."),
     Check::since(3, "overlay.keep", "With --keep NAME the next run goes on with what the last one wrote.", keep)
         .hint("The writable layer in a folder of that name."),
