@@ -183,7 +183,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         let base = Base { image: image.as_ref(), folders };
         let upper = plan.layers.unshifted(&plan.users);
         if let Err(error) = upper.and_then(|upper| commit(target, base, &upper, &plan.command)) {
-            plan.layers.rescue(&state)?;
+            plan.layers.rescue(&roots)?;
             return Err(error);
         }
     }
