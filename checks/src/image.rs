@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -19,9 +19,9 @@ use tar::{EntryType, Header};
 pub(crate) use programs::{Programs, base};
 
 use crate::container::Container;
-use crate::subject::Output;
+use crate::subject::{Output, state_folder};
 use crate::tree::{self, Tree};
-use crate::{Checked, Failure, Subject, ensure, kernel};
+use crate::{Checked, Failure, Subject, ensure};
 
 /// The media types of OCI.
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -350,8 +350,7 @@ impl<'a> Home<'a> {
 
     /// The paths in it, relative, but not what is in unpacked layers.
     pub(crate) fn listing(&self) -> BTreeSet<PathBuf> {
-        let all = kernel::listing(&self.path, 2).into_iter();
-        all.filter_map(|path| path.strip_prefix(&self.path).map(Path::to_owned).ok()).collect()
+        state_folder(&self.path)
     }
 }
 

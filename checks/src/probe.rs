@@ -297,14 +297,7 @@ fn rootless() -> Result<(), String> {
     if let Some((name, value)) = switched_off.into_iter().find(|(name, value)| says(name, value)) {
         return Err(format!("ordinary users may make no user namespace: /proc/sys/{name} is {value}"));
     }
-    let name = nix::sys::utsname::uname().map_err(|errno| errno.to_string())?;
-    let release = name.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < (5, 11) {
-        return Err(format!("Linux {release}: in a user namespace it mounts no overlay, 5.11 is the first"));
-    }
-    Ok(())
+    users_overlay()
 }
 
 /// The Debian root filesystem that `cargo xtask debian` has made.

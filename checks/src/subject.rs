@@ -2,9 +2,11 @@
 //!
 //! Every run has a time limit: no check can hang. Touches the state folder and what the binary touches.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +18,7 @@ use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
 use crate::container::Container;
-use crate::kernel::{Cgroup, Mount, identity};
+use crate::kernel::{Cgroup, Mount, identity, listing};
 use crate::{Checked, Failure, ensure};
 
 /// How long a run may take. Generous: the machine may be busy, and nothing waits for it when all is well.
@@ -231,6 +233,15 @@ impl Subject {
         let path = self.copy_of_root.get_or_init(|| path);
         path.to_str().ok_or_else(|| Failure::new("a temporary folder with a plain name", path.display()))
     }
+}
+
+/// The paths in a state folder, relative, but not what is in roots and unpacked layers.
+pub(crate) fn state_folder(home: &Path) -> BTreeSet<PathBuf> {
+    let all = listing(home, 2).into_iter();
+    let all = all.filter_map(|path| path.strip_prefix(home).map(Path::to_owned).ok());
+    // Where there are no idmapped mounts: copies of layers, whose names tell of what. An unfinished one begins with a dot.
+    all.filter(|path| !path.starts_with("shifted") || path.as_os_str().as_bytes().starts_with(b"shifted/."))
+        .collect()
 }
 
 /// Removes the folders of checks that were killed.

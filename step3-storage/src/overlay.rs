@@ -30,6 +30,10 @@ const MOUNT_POINTS: [(&str, Kind); 6] = [
     ("etc/resolv.conf", Kind::File),
 ];
 
+/// What overlayfs refuses.
+const NO_OVERLAP: &str =
+    "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one";
+
 /// The layers of one container.
 pub struct Layers {
     /// Lowest first; the container changes none of them.
@@ -121,10 +125,7 @@ impl Layers {
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
-            .hint_if(
-                Errno::ELOOP,
-                "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one",
-            )
+            .hint_if(Errno::ELOOP, NO_OVERLAP)
             .hint_if(
                 Errno::EINVAL,
                 "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",

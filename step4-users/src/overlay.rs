@@ -14,7 +14,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use common::idmap::{ShiftedCopy, give, make_files_as, restore_files, shifted_copy, unshifted_copy};
+use common::idmap::{ShiftedCopy, give, make_files_as, restore_files, shifted_copies, unshifted_copy};
 use common::mount::{Detached, can_map_ids, in_private_namespace};
 use common::path::{Kind, make_beneath};
 use common::privilege::Privilege;
@@ -37,6 +37,10 @@ const MOUNT_POINTS: [(&str, Kind); 6] = [
     ("etc/hostname", Kind::File),
     ("etc/resolv.conf", Kind::File),
 ];
+
+/// What overlayfs refuses.
+const NO_OVERLAP: &str =
+    "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one";
 
 /// The layers of one container.
 pub struct Layers {
@@ -64,7 +68,7 @@ impl Layers {
         let copies = match users.shift() {
             Some((maps, namespace)) if !can_map_ids(paths().chain([state]), namespace)? => {
                 let store = state.join("shifted");
-                Some(paths().map(|layer| shifted_copy(layer, &store, maps)).collect::<Result<_>>()?)
+                Some(shifted_copies(paths(), &store, maps).hint_if(Errno::ELOOP, NO_OVERLAP)?)
             }
             _ => None,
         };
@@ -193,10 +197,7 @@ impl Layers {
         mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
             .hint_if(Errno::EPERM, "an ordinary user may mount one from Linux 5.11 on: take a newer kernel, or be root")
-            .hint_if(
-                Errno::ELOOP,
-                "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one",
-            )
+            .hint_if(Errno::ELOOP, NO_OVERLAP)
             .hint_if(
                 Errno::EINVAL,
                 "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
 use nix::sys::signal::Signal::SIGKILL;
 
 use crate::container::Container;
-use crate::kernel::listing;
 use crate::probe::Need;
+use crate::subject::state_folder;
 use crate::{Check, Checked, Failure, Subject, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -72,7 +72,7 @@ fn interrupted(subject: &Subject) -> Checked {
     let (mut command, home) = first_run(subject, "interrupted")?;
     let start = Instant::now();
     Container::start(&mut command)?.output()?.ok()?;
-    let (whole, took) = (names(&home), start.elapsed());
+    let (whole, took) = (state_folder(&home), start.elapsed());
     fs::remove_dir_all(&home)?;
     fs::create_dir(&home)?;
     for tenth in 0..10 {
@@ -83,13 +83,8 @@ fn interrupted(subject: &Subject) -> Checked {
     let output = Container::start(&mut command)?.output();
     // Once more, since the kernel may still have been ending the last one's processes when this one began.
     Container::start(&mut command)?.output()?.ok()?;
-    let found = names(&home);
+    let found = state_folder(&home);
     fs::remove_dir_all(home)?;
     expect("what the run after them writes", "works", output?.ok()?)?;
     expect("what is in the state folder then, as after one run that nobody killed,", whole, found)
-}
-
-/// What is in a state folder, but not in the roots that are in it.
-fn names(home: &Path) -> BTreeSet<PathBuf> {
-    listing(home, 2).iter().filter_map(|path| Some(path.strip_prefix(home).ok()?.to_owned())).collect()
 }

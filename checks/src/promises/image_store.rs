@@ -96,7 +96,7 @@ fn shared(subject: &Subject) -> Checked {
         expect("what the image's own layer has", ["one", "two"][number % 2], own.as_str())?;
     }
     let mut found = BTreeMap::new();
-    files(&home.path, &mut found)?;
+    files(&home.path.join("layers"), &mut found)?;
     let copies = found.get(&(SIZE as u64)).map_or(0, BTreeSet::len);
     expect("how many copies of the shared layer's file are on disk", 1, copies)
 }

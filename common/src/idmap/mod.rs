@@ -25,7 +25,7 @@ pub use host_ids::HostIds;
 pub use namespace::{
     become_root, enter_own, enter_parent_of, in_own_namespace, in_user_namespace, owner_of, user_namespace,
 };
-pub use shifted::{ShiftedCopy, give, shifted_copy, unshifted_copy};
+pub use shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
 pub use subordinate::{keep_id, own, require, subordinate, subordinate_of};
 
 /// How many lines the kernel takes, since 4.15.

@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{IdMap, IdMaps};
@@ -34,13 +35,35 @@ pub struct ShiftedCopy {
     _lock: Flock<File>,
 }
 
+/// The copies of these layers that belong to the container with these maps, in the folder `store`: [`shifted_copy`] of each.
+///
+/// # Errors
+/// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied.
+pub fn shifted_copies<'a>(
+    layers: impl Iterator<Item = &'a Path>,
+    store: &Path,
+    maps: &IdMaps,
+) -> Result<Vec<ShiftedCopy>> {
+    let real = |layer: &Path| layer.canonicalize().map_err(|error| cannot("open", layer, &error));
+    let layers = layers.map(real).collect::<Result<Vec<_>>>()?;
+    for (number, one) in layers.iter().enumerate() {
+        for other in &layers[..number] {
+            if one.starts_with(other) || other.starts_with(one) {
+                let what = format!("lay {} over {}", one.display(), other.display());
+                return Err(Error::from_errno(what, Errno::ELOOP));
+            }
+        }
+    }
+    layers.iter().map(|layer| shifted_copy(layer, store, maps)).collect()
+}
+
 /// The copy of the layer or root `from` that belongs to the container with these maps, in the folder `store`. Makes it if it
 /// is missing, or of an earlier state of `from`, and says so. What is mounted in `from` is no part of it, as it is none of a
 /// layer. Must be the host's root.
 ///
 /// # Errors
 /// ENOSPC, EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
-pub fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
+pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
     let real = from.canonicalize().map_err(|error| cannot("open", from, &error))?;
     let open = File::open(&real).map_err(|error| cannot("open", from, &error))?;
     let layer = Detached::copy_of_open(&open.into())?;

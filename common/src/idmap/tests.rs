@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{getgid, getuid};
 use proptest::prelude::*;
 
+use super::shifted::shifted_copy;
 use super::subordinate::{Line, around, in_a_row, parse};
 use super::*;
 use crate::mount::{Detached, in_private_namespace};
@@ -333,6 +334,21 @@ fn what_fails_in_a_private_namespace_is_told() {
 
 /// `cap_net_raw+ep`, version 2 of the kernel's structure.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn copies_of_layers_that_overlap_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (layer, inner) = (home.path().join("layer"), home.path().join("layer/inner"));
+    fs::create_dir_all(&inner).unwrap();
+    for other in [&layer, &inner] {
+        for pair in [[&layer, other], [other, &layer]] {
+            let store = home.path().join("store");
+            let error = shifted_copies(pair.into_iter().map(|it| it.as_path()), &store, &maps()).unwrap_err();
+            assert_eq!(error.errno(), Some(nix::errno::Errno::ELOOP));
+            assert!(!store.exists());
+        }
+    }
+}
 
 #[test]
 fn a_shifted_copy_is_a_layer_of_that_container() {

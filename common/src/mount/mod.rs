@@ -232,7 +232,7 @@ impl Detached {
     /// stays as it is. See [`user_namespace`](crate::idmap::user_namespace).
     ///
     /// Returns whether that could be done: not before Linux 5.12, nor on each file system; nor twice. Then the tree is as it
-    /// was, and [`shifted_copy`](crate::idmap::shifted_copy) is what remains.
+    /// was, and [`shifted_copies`](crate::idmap::shifted_copies) are what remains.
     ///
     /// # Errors
     /// EBADF and the like, for what is no user namespace.

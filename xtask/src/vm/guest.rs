@@ -68,8 +68,20 @@ const MODULES: &str = "virtio_pci virtio_console overlay loop tun veth bridge \
 
 /// The host's programs that the guest has: the checks need them, and busybox has no such one, or one that can do less.
 /// Also what starts others, since busybox's takes its own `ip`, whatever PATH says. What the host lacks, the guest
-/// lacks: then the checks that need it are skipped.
-const TOOLS: [&str; 7] = ["ip", "ipcmk", "nft", "nsenter", "sh", "strace", "unshare"];
+/// lacks: then the checks that need it are skipped. On a processor that has AVX2, pasta becomes its second program.
+const TOOLS: [&str; 11] = [
+    "ip",
+    "ipcmk",
+    "newgidmap",
+    "newuidmap",
+    "nft",
+    "nsenter",
+    "pasta",
+    "pasta.avx2",
+    "sh",
+    "strace",
+    "unshare",
+];
 
 /// The ports, in the order of their numbers, from 1; `init.sh` knows them by number.
 const PORTS: [&str; 4] = ["stdin", "stdout", "stderr", "status"];
@@ -228,8 +240,12 @@ impl Guest {
             archive.program("congo", program)?;
         }
         let etc = [
-            ("passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"),
-            ("group", "root:x:0:\ntty:x:5:\nuser:x:1000:\n"),
+            (
+                "passwd",
+                "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n\
+                 nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+            ),
+            ("group", "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n"),
             ("subuid", "user:100000:65536\n"),
             ("subgid", "user:100000:65536\n"),
             ("hosts", "127.0.0.1 localhost lab\n::1 localhost\n"),

@@ -99,7 +99,8 @@ impl Archive {
             let reading = || format!("reading {}", file.display());
             let mode = fs::metadata(file).with_context(reading)?.permissions().mode();
             let content = fs::read(file).with_context(reading)?;
-            self.file(path, if mode & 0o111 == 0 { 0o644 } else { 0o755 }, &content);
+            // newuidmap(1) is nothing without its set-user-ID bit.
+            self.file(path, if mode & 0o111 == 0 { 0o644 } else { 0o755 | mode & 0o6000 }, &content);
         }
         Ok(())
     }

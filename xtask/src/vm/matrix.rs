@@ -64,7 +64,7 @@ const SKIPS: [Skip; 7] = [
     // Those are the ones above.
     Skip { reason: WITHOUT, guests: &[""] },
     Skip { reason: NO_MEMORY, guests: &["6.12/v1"] },
-    Skip { reason: "in a user namespace it mounts no overlay", guests: &["5.10"] },
+    Skip { reason: "before Linux 5.11 an ordinary user has no overlay", guests: &["5.10"] },
     // All its files lie in a tmpfs, or in a kernel without such mounts.
     Skip { reason: "no idmapped mounts in ", guests: &["5.10", "6.1"] },
     // Larger than the guest's memory; where the checks run on the host, it is there.
