@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
+use nix::sys::stat::fstat;
 
 use crate::error::{Error, Result};
 use crate::syscall::{call, names};
@@ -57,10 +58,19 @@ pub fn enter(namespace: &OwnedFd, kind: CloneFlags) -> Result<()> {
 /// # Errors
 /// None that the arguments can cause.
 pub fn is_own_user_namespace(namespace: &OwnedFd) -> Result<bool> {
+    let own = File::open("/proc/self/ns/user")
+        .map_err(|error| Error::from_io("open /proc/self/ns/user", &error))?;
+    is_same_namespace(namespace, &own.into())
+}
+
+/// Whether two namespaces are one.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn is_same_namespace(one: &OwnedFd, other: &OwnedFd) -> Result<bool> {
     let failed = |errno| Error::from_errno("fstat of a namespace", errno);
-    let other = nix::sys::stat::fstat(namespace).map_err(failed)?;
-    let own = nix::sys::stat::stat("/proc/self/ns/user").map_err(failed)?;
-    Ok((other.st_dev, other.st_ino) == (own.st_dev, own.st_ino))
+    let [one, other] = [fstat(one).map_err(failed)?, fstat(other).map_err(failed)?];
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 #[cfg(test)]

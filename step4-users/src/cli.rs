@@ -13,7 +13,6 @@ use common::capability::Named;
 use common::image::{self, Reference};
 use common::values::{self, Cpus, Cpuset, IpcMode, Limit, NetworkMode, Publish, Published, Ulimit, Variable};
 use common::values::{ExtraHost, IdRange, Ipv4Net, Mount, SecurityOption, Tmpfs, User, UsernsMode, Volume};
-use nix::unistd::geteuid;
 
 /// Runs a command in a container, as `docker run` does, without a daemon.
 #[derive(Debug, Parser)]
@@ -141,18 +140,21 @@ pub struct Limits {
 }
 
 impl Cli {
-    /// The container whose network or memory this one is to share, and the option that says so.
-    pub fn shares_with(&self) -> Result<Option<(i32, String)>> {
-        Ok(match (&self.network.network, &self.ipc.ipc) {
-            (NetworkMode::Container(pid), _) => Some((*pid, format!("--network container:{pid}"))),
-            (NetworkMode::Bridge, IpcMode::Container(pid)) => {
+    /// The containers whose network or memory this one is to share, and the options that say so.
+    pub fn shares_with(&self) -> Result<Vec<(i32, String)>> {
+        let mut shared = Vec::new();
+        if let NetworkMode::Container(pid) = self.network.network {
+            shared.push((pid, format!("--network container:{pid}")));
+        }
+        if let IpcMode::Container(pid) = self.ipc.ipc {
+            if matches!(self.network.network, NetworkMode::Bridge) {
                 // Its network is made only when the container has joined the other's user namespace: too late for a cable.
                 return Err(Error::new(format!("--ipc container:{pid} --network bridge: not both"))
                     .hint(format!("share that container's network, too: --network container:{pid}")));
             }
-            (_, IpcMode::Container(pid)) => Some((*pid, format!("--ipc container:{pid}"))),
-            _ => None,
-        })
+            shared.push((pid, format!("--ipc container:{pid}")));
+        }
+        Ok(shared)
     }
 }
 
@@ -410,26 +412,6 @@ pub struct Users {
 }
 
 impl Users {
-    /// Refuses what only root may ask for, or only an ordinary user.
-    pub fn check(&self) -> Result<()> {
-        let wrong = |what: &str, hint: &str| Err(Error::new(what).hint(hint));
-        match (geteuid().is_root(), self.userns) {
-            (true, Some(UsernsMode::KeepId)) => wrong(
-                "--userns keep-id: the caller is root, whose own ids are the host's root's",
-                "expected auto or host from root",
-            ),
-            (false, Some(UsernsMode::Host)) => wrong(
-                "--userns host: the caller is not root",
-                "expected auto or keep-id from an ordinary user",
-            ),
-            (false, _) if !self.uid_map.is_empty() || self.subordinate.is_some() => wrong(
-                "--uidmap, --gidmap and --subuidname are for root",
-                "an ordinary user has the ids that /etc/subuid and /etc/subgid give it",
-            ),
-            _ => Ok(()),
-        }
-    }
-
     /// Whether any option says which ids of the host the container has.
     pub fn ids_chosen(&self) -> bool {
         self.userns.is_some() || self.subordinate.is_some() || !self.uid_map.is_empty()

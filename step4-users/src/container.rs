@@ -77,8 +77,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // A bad value is refused before anything is made; and the files of the environment are the host's.
     cgroup::check(&cli.limits)?;
     cli.volumes.check()?;
-    user_namespace::check(&cli.users)?;
     let shared = cli.shares_with()?;
+    user_namespace::check(&cli.users, &shared)?;
     cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
@@ -100,7 +100,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let roots = user_namespace::roots(&cli.users, &state);
     // Before anything is made that is to have an owner.
     let folders = [&state].into_iter().chain(&root).chain(&cli.root.layers);
-    let users = UserNamespace::prepare(&cli.users, shared, &state, folders.map(PathBuf::as_path))?;
+    let users = UserNamespace::prepare(&cli.users, &shared, &state, folders.map(PathBuf::as_path))?;
     // Lowest first: what everything stands on, then what was asked for on top.
     let mut lower = match &image {
         Some(image) => image.unpack(&roots)?,

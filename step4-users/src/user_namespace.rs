@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
 use common::mount::can_map_ids;
-use common::namespace::{enter, is_own_user_namespace, open_namespace};
+use common::namespace::{enter, is_own_user_namespace, is_same_namespace, open_namespace};
 use common::state::tell_once;
 use common::syscall::{die_with_parent, give_streams, unshare};
 use common::values::UsernsMode;
@@ -49,9 +49,39 @@ pub enum UserNamespace {
     },
 }
 
-/// Refuses what no one could be given, before anything is made.
-pub fn check(options: &Users) -> Result<()> {
-    options.check()?;
+/// Refuses what no one could be given, before anything is made: ids for a container that shares something with others.
+pub fn check(options: &Users, shared: &[(i32, String)]) -> Result<()> {
+    let wrong = |what: &str, hint: &str| Err(Error::new(what).hint(hint));
+    match (geteuid().is_root(), options.userns) {
+        (true, Some(UsernsMode::KeepId)) => wrong(
+            "--userns keep-id: the caller is root, whose own ids are the host's root's",
+            "expected auto or host from root",
+        ),
+        (false, Some(UsernsMode::Host)) => {
+            wrong("--userns host: the caller is not root", "expected auto or keep-id from an ordinary user")
+        }
+        (false, _) if !options.uid_map.is_empty() || options.subordinate.is_some() => wrong(
+            "--uidmap, --gidmap and --subuidname are for root",
+            "an ordinary user has the ids that /etc/subuid and /etc/subgid give it",
+        ),
+        _ => Ok(()),
+    }?;
+    let others = shared.iter().map(|(pid, option)| open_namespace(*pid, "user", option));
+    let others = others.collect::<Result<Vec<_>>>()?;
+    // A process is in one user namespace, and with its rights there it enters only what belongs to that.
+    if let ([one, other], Some((_, option)), true) =
+        (others.as_slice(), shared.last(), options.userns != Some(UsernsMode::Host))
+        && !is_same_namespace(one, other)?
+    {
+        return Err(Error::new(format!(
+            "{option}: it has other users than the container of {}",
+            shared[0].1
+        ))
+        .hint("share both with one container, or let that one share the other's"));
+    }
+    if let Some(user) = &options.subordinate {
+        idmap::subordinate_of(user)?;
+    }
     if options.uid_map.is_empty() { Ok(()) } else { given(options)?.root().map(drop) }
 }
 
@@ -60,12 +90,12 @@ impl UserNamespace {
     /// namespace from here on.
     pub fn prepare<'a>(
         options: &Users,
-        shared: Option<(i32, String)>,
+        shared: &[(i32, String)],
         state: &Path,
         layers: impl IntoIterator<Item = &'a Path>,
     ) -> Result<UserNamespace> {
-        if let Some((pid, option)) = shared.filter(|_| options.userns != Some(UsernsMode::Host)) {
-            return UserNamespace::join_that_of(pid, &option, options);
+        if let Some((pid, option)) = shared.first().filter(|_| options.userns != Some(UsernsMode::Host)) {
+            return UserNamespace::join_that_of(*pid, option, options);
         }
         if !geteuid().is_root() {
             return UserNamespace::of_ordinary_user(options, state);

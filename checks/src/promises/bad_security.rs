@@ -1,8 +1,11 @@
 //! Bad input to the options of step 4: refused in two lines, before anything is made.
 
-use super::bad_input::{each, refused};
+use std::fs;
+
+use super::bad_input::{each, error, refused};
+use crate::container::Container;
 use crate::probe::Need;
-use crate::{Check, Checked, Subject};
+use crate::{Check, Checked, Subject, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "bad.userns", "A mode that does not exist, or is for others, is refused.", |it| {
@@ -38,7 +41,46 @@ pub(crate) const CHECKS: &[Check] = &[
         each(it, "--security-opt", &values, &["expected"])
     })
     .hint("no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE: what is not enforced must not be accepted."),
+    Check::since(4, "bad.shared-with-two", "To share the network of one container and the memory of another that has other users is refused.", with_two)
+        .needs(&[Need::Root])
+        .hint("setns(2) says EPERM: who has joined the users of the one has no rights over what is the other's."),
+    Check::since(4, "bad.before-the-root", "Ids and containers that are not there are refused before a root is built.", before_the_root)
+        .needs(&[Need::Root])
+        .hint("A first run that is refused leaves the state folder empty."),
 ];
+
+fn with_two(subject: &Subject) -> Checked {
+    let [one, other] = [subject.hold(&["--network", "none"])?, subject.hold(&["--network", "none"])?];
+    let (network, ipc) = (format!("container:{}", one.first()?), format!("container:{}", other.first()?));
+    let options = ["--network", network.as_str(), "--ipc", ipc.as_str(), "true"];
+    refused(subject, &options, &["--ipc", &ipc, "other users"])
+}
+
+fn before_the_root(subject: &Subject) -> Checked {
+    let home = subject.file("before-the-root");
+    fs::create_dir_all(&home)?;
+    for (option, value) in [
+        ("--subuidname", "no-such-user"),
+        ("--network", "container:2147483647"),
+        ("--ipc", "container:2147483647"),
+    ] {
+        // Without a bridge, which does not go with the last one.
+        let network: &[&str] = if option == "--network" { &[] } else { &["--network", "none"] };
+        let mut command = subject.command(&[network, &[option, value, "true"]].concat());
+        command.env("CONGO_HOME", &home);
+        error(
+            &Container::start(&mut command)?.output()?,
+            125,
+            &[option, value.trim_start_matches("container:")],
+        )?;
+        expect(
+            format!("what {option} {value} has left in the state folder"),
+            0,
+            fs::read_dir(&home)?.count(),
+        )?;
+    }
+    Ok(fs::remove_dir(home)?)
+}
 
 fn maps(subject: &Subject) -> Checked {
     let bad = ["", "0", "0:1", "0:1:0", "0:1:2:3", "a:0:1", "-1:0:1", "0:4294967295:1", "0:0:4294967296"];

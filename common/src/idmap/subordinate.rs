@@ -74,21 +74,28 @@ pub fn subordinate_of(name: &str) -> Result<IdMaps> {
     Ok(IdMaps { users: map(SUBUID)?, groups: map(SUBGID)? })
 }
 
-/// Says what helps who has no subordinate ids.
+/// Says what is missing where there are no maps, and what helps.
 ///
 /// # Errors
 /// Always: for where the maps are needed and there are none.
 pub fn require(maps: Option<IdMaps>) -> Result<IdMaps> {
     maps.ok_or_else(|| {
-        let user = callers_names().first().map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned());
-        Error::new(format!("{SUBUID} and {SUBGID} have no ids for the user {user}")).hint(format!(
-            "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}; and install the package uidmap"
-        ))
+        if let Some(program) = missing_program() {
+            return Error::new(format!(
+                "{program} is not installed: only it can give a container a user's ids"
+            ))
+            .hint("install the package uidmap (Fedora: shadow-utils; Arch, Alpine: shadow)");
+        }
+        let user = callers_names()
+            .first()
+            .map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned());
+        Error::new(format!("{SUBUID} and {SUBGID} have no ids for the user {user}"))
+            .hint(format!("as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"))
     })
 }
 
 fn callers_lines() -> Result<Option<(Vec<Line>, Vec<Line>)>> {
-    if ["newuidmap", "newgidmap"].iter().any(|name| program::find(name).is_none()) {
+    if missing_program().is_some() {
         return Ok(None);
     }
     let names = callers_names();
@@ -96,6 +103,10 @@ fn callers_lines() -> Result<Option<(Vec<Line>, Vec<Line>)>> {
     let (users, groups) =
         (lines_of(read(Path::new(SUBUID))?, &names), lines_of(read(Path::new(SUBGID))?, &names));
     Ok((!users.is_empty() && !groups.is_empty()).then_some((users, groups)))
+}
+
+fn missing_program() -> Option<&'static str> {
+    ["newuidmap", "newgidmap"].into_iter().find(|name| program::find(name).is_none())
 }
 
 /// What the caller is called in the lists: by name, by number.
