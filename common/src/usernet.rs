@@ -145,6 +145,9 @@ impl UserNetwork {
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         add(&["--foreground", "--quiet", "--config-net", "--ns-ifname", LINK]);
+        // Else pasta learns it from the first packet that the container sends, and who connects to a published port before
+        // that is not heard.
+        add(&["--ns-mac-addr", &hardware_address(self.address)]);
         add(&["--address", &self.address.to_string(), "--netmask", &self.subnet.prefix_len().to_string()]);
         add(&["--gateway", &gateway(self.subnet).to_string()]);
         // Without this, what the container sends to the gateway would reach the host's loopback, where services trust
@@ -168,6 +171,12 @@ impl UserNetwork {
 
 fn after(address: Ipv4Addr, number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(address.to_bits().saturating_add(number))
+}
+
+/// Of the range that everybody may give: 02:42 and the address, as Docker does it.
+fn hardware_address(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 impl Speaker {
@@ -217,6 +226,7 @@ mod tests {
         {
             assert!(arguments.contains(words), "{arguments}");
         }
+        assert!(arguments.contains("--ns-mac-addr 02:42:0a:2c:00:09"), "{arguments}");
         assert!(arguments.contains("--address 10.44.0.9 --netmask 16 --gateway 10.44.0.1"), "{arguments}");
         assert!(arguments.ends_with("--userns /proc/7/ns/user --netns /proc/7/ns/net"), "{arguments}");
     }

@@ -83,6 +83,8 @@ fn publish(subject: &Subject) -> Checked {
             ["--publish", "8080-8081:80-81", "--publish", "5353:53/udp", "--publish", "127.0.0.1:8090:80"];
         let container = user.hold(&[&["--network", "bridge"][..], &ports].concat())?;
         let (network, host) = (of(&container)?, Network::of_host()?);
+        // pasta has to know it before the container has sent anything, or the first connection is lost at times.
+        expect("its hardware address", Some([2, 0x42, 10, 44, 0, 2]), network.link("eth0")?.hardware)?;
         let (first, second) = (network.tcp("0.0.0.0:80")?, network.tcp("0.0.0.0:81")?);
         let udp = network.udp("0.0.0.0:53")?;
         outside.network.reaches("192.0.2.1:8080", &first)?;
