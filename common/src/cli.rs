@@ -34,6 +34,8 @@ pub(crate) fn in_two_lines(error: &clap::Error, program: &str) -> Error {
     let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
     let what = what.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let tip = paragraphs.find_map(|paragraph| paragraph.trim().strip_prefix("tip: "));
+    // After an option that is none, `--` would make a command of it.
+    let tip = tip.filter(|tip| !(what.starts_with("unexpected argument") && tip.contains("as a value")));
     let hint = tip.and_then(|tip| tip.lines().next()).map(str::to_owned);
     Error::new(what).hint(hint.unwrap_or_else(|| format!("'{program} --help' lists the options")))
 }

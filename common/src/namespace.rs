@@ -35,7 +35,7 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
         Some(Errno::ENOENT | Errno::ESRCH) => Error::from_errno(option, Errno::ESRCH)
             .hint("expected the PID of a process that runs, as the host numbers it"),
         Some(errno) => Error::from_errno(format!("{option}: open {path}"), errno)
-            .hint("its namespaces may be opened by root, or by its own user"),
+            .hint("its namespaces may be opened by root, or by its own user; those of an --init by root only: take the PID of its command"),
         None => error,
     })
 }
@@ -53,13 +53,13 @@ pub fn enter(namespace: &OwnedFd, kind: CloneFlags) -> Result<()> {
     )
 }
 
-/// Whether it is the user namespace that this process is in.
+/// Whether this process is in it. `kind` is its name in `/proc/PID/ns`.
 ///
 /// # Errors
-/// None that the arguments can cause.
-pub fn is_own_user_namespace(namespace: &OwnedFd) -> Result<bool> {
-    let own = File::open("/proc/self/ns/user")
-        .map_err(|error| Error::from_io("open /proc/self/ns/user", &error))?;
+/// When `/proc` is not mounted.
+pub fn is_own_namespace(namespace: &OwnedFd, kind: &str) -> Result<bool> {
+    let path = format!("/proc/self/ns/{kind}");
+    let own = File::open(&path).map_err(|error| Error::from_io(format!("open {path}"), &error))?;
     is_same_namespace(namespace, &own.into())
 }
 

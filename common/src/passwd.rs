@@ -70,7 +70,7 @@ pub fn resolve(root: &OwnedFd, user: &User) -> Result<Identity> {
 }
 
 fn nobody(kind: &str, name: &str, file: &str) -> Error {
-    Error::new(format!("--user: no {kind} {name:?} in the container's {file}"))
+    Error::new(format!("--user, or the image's User: no {kind} {name:?} in the container's {file}"))
         .hint("expected NAME|UID[:GROUP|GID]: a name that stands there, or any number")
 }
 

@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use common::Result;
-use common::mount::Detached;
-use common::namespace::{enter, open_namespace};
+use common::mount::{ContainerMounts, Detached};
+use common::namespace::{enter, is_own_namespace, open_namespace};
 use common::syscall::{mkdir, mount};
 use common::values::IpcMode;
 use nix::mount::MsFlags;
@@ -29,8 +29,8 @@ pub enum Ipc {
     Private(u64),
     /// With the host.
     Host,
-    /// With another container, whose PID and namespace these are.
-    Container(i32, OwnedFd),
+    /// With another container: its namespace, and where its files are.
+    Container(OwnedFd, ContainerMounts),
 }
 
 impl Ipc {
@@ -40,7 +40,13 @@ impl Ipc {
             IpcMode::Private => Ipc::Private(options.shm_size),
             IpcMode::Host => Ipc::Host,
             IpcMode::Container(pid) => {
-                Ipc::Container(pid, open_namespace(pid, "ipc", &format!("--ipc container:{pid}"))?)
+                let option = format!("--ipc container:{pid}");
+                let namespace = open_namespace(pid, "ipc", &option)?;
+                match is_own_namespace(&namespace, "ipc")? {
+                    // It shares the host's itself.
+                    true => Ipc::Host,
+                    false => Ipc::Container(namespace, ContainerMounts::open(pid, &option)?),
+                }
             }
         })
     }
@@ -56,19 +62,22 @@ impl Ipc {
     /// In the child, before it enters its root: joins the namespace, and returns what the other has at `PLACES`, attached
     /// nowhere yet.
     pub fn join(&self) -> Result<Vec<(&'static str, Detached)>> {
-        match self {
-            Ipc::Private(_) => Ok(Vec::new()),
+        let mut shared: Vec<_> = match self {
+            Ipc::Private(_) => Vec::new(),
             // Not every host has the second one, and calls get by without it: mq_open(3).
             Ipc::Host => PLACES
                 .into_iter()
                 .filter(|path| Path::new(path).is_dir())
                 .map(|path| Ok((path, Detached::copy_of_directory(path)?)))
-                .collect(),
-            Ipc::Container(pid, namespace) => {
+                .collect::<Result<_>>()?,
+            Ipc::Container(namespace, mounts) => {
                 enter(namespace, CloneFlags::CLONE_NEWIPC)?;
-                PLACES.into_iter().map(|path| Ok((path, Detached::copy_in_container(*pid, path)?))).collect()
+                PLACES.into_iter().map(|path| Ok((path, mounts.copy(path)?))).collect::<Result<_>>()?
             }
-        }
+        };
+        // Not every host's have ONLY_DATA.
+        shared.iter_mut().try_for_each(|(_, shared)| shared.forbid_devices())?;
+        Ok(shared)
     }
 
     /// In the child, when /dev is there: mounts what programs reach it by.

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use common::Result;
-use common::namespace::{enter, open_namespace};
+use common::namespace::{enter, is_own_namespace, open_namespace};
 use common::netlink::Netlink;
 use common::values::NetworkMode;
 use nix::sched::CloneFlags;
@@ -45,7 +45,13 @@ impl Network {
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,
             NetworkMode::Container(pid) => {
-                Network::Container(open_namespace(pid, "net", &format!("--network container:{pid}"))?)
+                let namespace = open_namespace(pid, "net", &format!("--network container:{pid}"))?;
+                // It may be in the host's itself.
+                if is_own_namespace(&namespace, "net")? {
+                    Network::Host
+                } else {
+                    Network::Container(namespace)
+                }
             }
             NetworkMode::Bridge => Network::Bridge(Bridge::join(options)?),
         })

@@ -173,7 +173,7 @@ fn become_command(
     filesystem::mount_dev()?;
     filesystem::mount_sys(sys)?;
     filesystem::mount_pts()?;
-    names::mount_files(&plan.files)?;
+    names::mount_files(&plan.files, cli.root.read_only)?;
     plan.ipc.mount(shared_memory)?;
     volume::attach(volumes)?;
 

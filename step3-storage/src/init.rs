@@ -26,8 +26,8 @@ pub fn stay_behind(signals: &Signals) -> Result<()> {
     }
     close_descriptors()?;
     // And by /proc/1/environ it could read the host's variables, and by /proc/1/cmdline what the runtime was asked for.
-    wipe_arguments_and_environment()?;
-    // So that `ps` tells what it is.
+    wipe_arguments_and_environment("init")?;
+    // So that `ps` tells what it is, without -f, too.
     let _ = set_name(c"init");
     loop {
         match signals.wait()? {

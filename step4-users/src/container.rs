@@ -230,7 +230,7 @@ fn become_command(
     filesystem::mount_dev(mounts.devices)?;
     filesystem::mount_sys(sys)?;
     filesystem::mount_pts(&plan.users)?;
-    names::mount_files(&plan.files)?;
+    names::mount_files(&plan.files, cli.root.read_only)?;
     plan.ipc.mount(shared_memory)?;
     volume::attach(mounts.volumes)?;
     hardening::hide()?;

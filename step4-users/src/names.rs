@@ -70,7 +70,7 @@ fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
 }
 
 /// In the child, in its root, with /dev there: mounts them.
-pub fn mount_files(files: &[File]) -> Result<()> {
+pub fn mount_files(files: &[File], read_only: bool) -> Result<()> {
     // In a tmpfs, so that they are gone with the container. Where it is mounted does not matter, as it is unmounted
     // again: what keeps a filesystem alive are its mounts, and each file will be one.
     let folder = Path::new("/dev/shm");
@@ -82,6 +82,9 @@ pub fn mount_files(files: &[File]) -> Result<()> {
         write_file(&source, content)?;
         make_mount_point(path)?;
         mount(source, path, "", MsFlags::MS_BIND, "")?;
+        if read_only {
+            mount("", path, "", MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags, "")?;
+        }
     }
     umount2(folder, MntFlags::MNT_DETACH)
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use common::idmap::{self, HostIds, IdMap, IdMaps};
 use common::mount::can_map_ids;
-use common::namespace::{enter, is_own_user_namespace, is_same_namespace, open_namespace};
+use common::namespace::{enter, is_own_namespace, is_same_namespace, open_namespace};
 use common::state::tell_once;
 use common::syscall::{die_with_parent, give_streams, unshare};
 use common::values::UsernsMode;
@@ -127,7 +127,7 @@ impl UserNamespace {
             ));
         }
         let namespace = open_namespace(pid, "user", option)?;
-        if is_own_user_namespace(&namespace)? {
+        if is_own_namespace(&namespace, "user")? {
             return Err(Error::new(format!(
                 "{option}: it is in the user namespace of the host, or in yours"
             ))

@@ -40,7 +40,7 @@ pub(crate) const CHECKS: &[Check] = &[
             )
         },
     )
-    .hint("[SRC:]DST[:OPTIONS]; a path begins with /, ./ or ../, all else is a name."),
+    .hint("[SOURCE:]TARGET[:OPTIONS]; a path begins with /, ./ or ../, all else is a name."),
     Check::since(
         3,
         "bad.mount",

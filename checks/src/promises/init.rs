@@ -115,7 +115,7 @@ fn gives_nothing_away(subject: &Subject) -> Checked {
             Failure::new(format!("stream {stream} of PID 1 is /dev/null"), file.display())
         })?;
     }
-    expect("the command line of PID 1", "", first.command_line().trim())?;
+    expect("the command line of PID 1", "init", first.command_line().trim())?;
     let left: Vec<_> = first.environment()?.into_iter().filter(|variable| !variable.is_empty()).collect();
     ensure(left.is_empty(), || Failure::new("no variable in PID 1's environment", left.join(" ")))
 }

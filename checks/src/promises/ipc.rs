@@ -7,6 +7,7 @@ use std::path::Path;
 use common::attack::{make_segment, remove_segment};
 use nix::mqueue::{MQ_OFlag, MqAttr, mq_close, mq_open, mq_unlink};
 use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
 use crate::host::{self, SHARED_MEMORY};
 use crate::kernel::{Process, read};
@@ -121,13 +122,31 @@ fn of_container(subject: &Subject) -> Checked {
         let both = ["--ipc", &format!("container:{first}"), "--network", "bridge", "true"];
         super::bad_input::refused(subject, &both, &["--ipc container", "--network bridge"])?;
     }
-    expect("the file of both", "ready\nmore\n", &read(second.path("root/dev/shm/shared"))?)
+    expect("the file of both", "ready\nmore\n", &read(second.path("root/dev/shm/shared"))?)?;
+    if !geteuid().is_root() {
+        // An init of this user's is closed to everybody but root.
+        return Ok(());
+    }
+    let one = subject.hold_sh(&["--init"], "echo with init > /dev/shm/shared; echo ready; cat")?;
+    let run = subject.sh(&["--ipc", &format!("container:{}", one.first()?)], "cat /dev/shm/shared")?;
+    expect("the file of one that has an init, by the PID of that", "with init", run.ok()?)
 }
 
 fn of_host(subject: &Subject) -> Checked {
     let container = subject.hold(&["--ipc", "host"])?;
     let first = container.first()?;
     shares(host::myself(), first, true)?;
+    let mounts = first.mounts()?;
+    for place in [SHARED_MEMORY, "/dev/mqueue"] {
+        if let Some(mount) = mounts.iter().rfind(|mount| mount.point == place) {
+            let options = &mount.options;
+            ensure(options.split(',').any(|option| option == "nodev"), || {
+                Failure::new(format!("nodev on {place}, wherever it comes from"), options)
+            })?;
+        }
+    }
+    let other = subject.hold(&["--ipc", &format!("container:{first}")])?;
+    shares(host::myself(), other.first()?, true)?;
     // Under the checks' own prefix, since it is the host's.
     let name = format!("{}shared", crate::subject::PREFIX);
     let on_host = Path::new(SHARED_MEMORY).join(&name);

@@ -86,6 +86,10 @@ fn of_container(subject: &Subject) -> Checked {
     other.output()?.status_is(0)?;
     // Any process will do, not only one of Congo's, but root of another user namespace may not join it. And what was joined must not be taken down by who leaves.
     Network::of(first)?.reaches("127.0.0.1:80", &listener)?;
+    let of_host = subject.hold(&["--network", "host"])?;
+    let with_it = subject.hold(&["--network", &format!("container:{}", of_host.first()?)])?;
+    let (expected, found) = (host::myself().namespace("net")?, with_it.first()?.namespace("net")?);
+    expect("the network namespace of who joins one that is in the host's", expected, found)?;
     if !nix::unistd::geteuid().is_root() {
         // Nothing of a user's is outside of all user namespaces, and what is in another one is closed to it.
         return Ok(());

@@ -270,7 +270,7 @@ fn read_only(subject: &Subject) -> Checked {
     let (_, source) = folder(subject, "beside-read-only")?;
     let volume = format!("{source}:/mnt/it");
     let options = ["--read-only", "--workdir", "/made/for/it", "-v", &volume, "--tmpfs", "/mnt/memory"];
-    let script = "pwd; for f in /x /etc/x /made/for/it/x /dev/shm/x /dev/x /dev/null /mnt/it/x /mnt/memory/x; do \
+    let script = "pwd; for f in /x /etc/x /etc/hosts /made/for/it/x /dev/shm/x /dev/x /dev/null /mnt/it/x /mnt/memory/x; do \
                   (echo x > $f) 2>/dev/null && echo $f; done; :";
     let expected = "/made/for/it\n/dev/shm/x\n/dev/x\n/dev/null\n/mnt/it/x\n/mnt/memory/x";
     expect("where it is, and what it can write", expected, subject.sh(&options, script)?.ok()?)?;

@@ -43,7 +43,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("For each file: owner, extended attributes, mode, times, in this order, as each changes one that comes later."),
     Check::since(3, "volume.filled-once", "A volume that is not empty is not filled, and none with nocopy.", filled_once)
         .hint("Look whether it is empty; what somebody has deleted in it is to stay deleted."),
-    Check::since(3, "volume.anonymous", "DST alone is a volume that is filled, and gone after the run.", anonymous)
+    Check::since(3, "volume.anonymous", "TARGET alone is a volume that is filled, and gone after the run.", anonymous)
         .hint("In the container's own folder."),
     Check::since(3, "volume.mount-option", "--mount knows type, source, target, readonly and the other keys.", mount_option)
         .hint("Docker's names: src, dst, destination and ro are others for the same."),

@@ -21,17 +21,17 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.target-links", "A symbolic link in the root does not lead a volume to the host.", target_links)
         .hint("openat2(2), RESOLVE_IN_ROOT."),
-    Check::since(3, "volume.target-made", "Where nothing is at DST, it is made, with the folders above it, and where a link leads that leads nowhere.", target_made)
+    Check::since(3, "volume.target-made", "Where nothing is at TARGET, it is made, with the folders above it, and where a link leads that leads nowhere.", target_made)
         .hint("Walk from name to name, and follow links by hand: O_CREAT with O_EXCL follows none."),
     Check::since(3, "volume.nested", "A volume can lie in another, in whatever order they are given.", nested)
-        .hint("Docker sorts by the number of names in DST."),
+        .hint("Docker sorts by the number of names in TARGET."),
     Check::since(3, "volume.over-files", "A volume can lie over a file in /dev, and over /etc/hosts.", over_files)
         .hint("The volumes come last."),
     Check::since(3, "volume.refused", "A volume over /, /proc or /sys is refused, even through a link, and nothing is left of those before it.", refused)
         .not_new()
         .hint("Look at where the target leads, when it is open: statfs(2) tells procfs and sysfs."),
     Check::since(3, "volume.race", "Somebody who shares a volume, and exchanges a folder in it and a link, cannot lead a mount to the host.", race)
-        .hint("Look DST up and mount on it by the same descriptor, when the host is out of sight (CVE-2021-30465)."),
+        .hint("Look TARGET up and mount on it by the same descriptor, when the host is out of sight (CVE-2021-30465)."),
     Check::since(3, "volume.old-kernel", "Without mount_setattr(2) and openat2(2) it is the same: links lead nowhere, and :ro is recursive.", old_kernel)
         .needs(&[Need::Program("strace")])
         .hint("ENOSYS: before 5.12 remount each mount below it, before 5.6 walk from name to name with O_PATH|O_NOFOLLOW."),

@@ -27,7 +27,7 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::error::{Error, Hint, Result};
-use crate::namespace::enter;
+use crate::namespace::{enter, open_namespace};
 use crate::syscall::call;
 pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
@@ -73,6 +73,42 @@ struct Later {
     propagation: Option<MsFlags>,
 }
 
+/// What is mounted in a container, to be copied from there.
+#[derive(Debug)]
+pub struct ContainerMounts {
+    root: File,
+    namespace: OwnedFd,
+}
+
+impl ContainerMounts {
+    /// Opens them by one of the container's processes. `option` is what the user wrote, for the error.
+    ///
+    /// # Errors
+    /// As [`open_namespace`].
+    pub fn open(pid: i32, option: &str) -> Result<ContainerMounts> {
+        let namespace = open_namespace(pid, "mnt", option)?;
+        let path = format!("/proc/{pid}/root");
+        let root =
+            File::open(&path).map_err(|error| Error::from_io(format!("{option}: open {path}"), &error))?;
+        Ok(ContainerMounts { root, namespace })
+    }
+
+    /// Copies the directory at `path`, which begins at the container's root, as
+    /// [`copy_of_directory`](Detached::copy_of_directory). This process, which must have one thread, visits that container's
+    /// mount namespace for it, as the kernel copies mounts of the caller's namespace only. It comes back to `/`.
+    ///
+    /// # Errors
+    /// ENOTDIR, ELOOP when a part of the path is no directory: a link could lead out of that container.
+    pub fn copy(&self, path: &str) -> Result<Detached> {
+        let here = File::open("/proc/self/ns/mnt")
+            .map_err(|error| Error::from_io("open /proc/self/ns/mnt", &error))?;
+        enter(&self.namespace, CloneFlags::CLONE_NEWNS)?;
+        let copy = Detached::beneath(self.root.as_fd(), path);
+        enter(&here.into(), CloneFlags::CLONE_NEWNS)?;
+        copy
+    }
+}
+
 /// A mount that is attached, as a descriptor: whatever is mounted over it or renamed, it is still meant.
 #[derive(Debug)]
 pub struct Attached(OwnedFd);
@@ -99,14 +135,14 @@ impl Detached {
     /// # Errors
     /// As [`copy_of`](Detached::copy_of); it is another file.
     pub fn copy_of_device(path: &Path, (major, minor): (u64, u64)) -> Result<Detached> {
-        let copy = Detached::copy_of(path)?;
+        const HIDDEN: &str = "something else lies there: the host's own, or a volume over /dev or in it";
+        let copy = Detached::copy_of(path).hint_if(Errno::ENOENT, HIDDEN)?;
         let found = fstat(&copy.tree).map_err(|errno| Error::from_errno("fstat", errno))?;
         let is_character_device = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
         if is_character_device && found.st_rdev == nix::sys::stat::makedev(major, minor) {
             return Ok(copy);
         }
-        Err(Error::new(format!("{}: not the character device {major}:{minor}", path.display()))
-            .hint("this host's /dev is not as the kernel's list of devices has it"))
+        Err(Error::new(format!("{}: not the character device {major}:{minor}", path.display())).hint(HIDDEN))
     }
 
     /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device, or run with
@@ -127,24 +163,6 @@ impl Detached {
     pub fn copy_of_directory(path: &str) -> Result<Detached> {
         let root = File::open("/").map_err(|error| Error::from_io("open /", &error))?;
         Detached::beneath(root.as_fd(), path)
-    }
-
-    /// The same for a directory of a container: `pid` is one of its processes, `path` begins at its root. This process,
-    /// which must have one thread, visits that container's mount namespace for it, as the kernel copies mounts of the
-    /// caller's namespace only. It comes back to `/`.
-    ///
-    /// # Errors
-    /// ESRCH when the process has ended; ENOTDIR, ELOOP when a part of the path is no directory: a link could lead out
-    /// of that container.
-    pub fn copy_in_container(pid: i32, path: &str) -> Result<Detached> {
-        let open =
-            |path: String| File::open(&path).map_err(|error| Error::from_io(format!("open {path}"), &error));
-        let root = open(format!("/proc/{pid}/root"))?;
-        let (here, there) = (open("/proc/self/ns/mnt".into())?, open(format!("/proc/{pid}/ns/mnt"))?);
-        enter(&there.into(), CloneFlags::CLONE_NEWNS)?;
-        let copy = Detached::beneath(root.as_fd(), path);
-        enter(&here.into(), CloneFlags::CLONE_NEWNS)?;
-        copy
     }
 
     /// The same for a directory that is open.

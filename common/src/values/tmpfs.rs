@@ -39,7 +39,7 @@ impl Tmpfs {
     }
 }
 
-/// Reads a value of `--tmpfs`: `DST[:OPTIONS]`.
+/// Reads a value of `--tmpfs`: `TARGET[:OPTIONS]`.
 ///
 /// # Errors
 ///

@@ -16,7 +16,7 @@ use super::tmpfs::Tmpfs;
 use crate::error::{Error, Result};
 
 /// What is said of a `--volume` that has not the form at all.
-const EXPECTED: &str = "expected SRC:DST[:OPTIONS] or DST, such as /srv/www:/www:ro or data:/data";
+const EXPECTED: &str = "expected SOURCE:TARGET[:OPTIONS] or TARGET, such as /srv/www:/www:ro or data:/data";
 /// The options of `--volume`.
 const OPTIONS: &str = "expected options among ro, rw, idmap, nocopy, z, Z and one of private, slave, shared, rprivate, \
                        rslave, rshared, with commas between them";
@@ -115,7 +115,7 @@ impl Mount {
     }
 }
 
-/// Reads a value of `--volume`: `SRC:DST[:OPTIONS]`, or `DST[:OPTIONS]` for an anonymous volume.
+/// Reads a value of `--volume`: `SOURCE:TARGET[:OPTIONS]`, or `TARGET[:OPTIONS]` for an anonymous volume.
 ///
 /// # Errors
 ///
@@ -237,7 +237,7 @@ pub(super) fn read_name(text: &[u8]) -> Result<String, String> {
 pub(super) fn read_target(text: &[u8]) -> Result<PathBuf, String> {
     let path = Path::new(OsStr::from_bytes(text));
     if !path.is_absolute() {
-        return Err("expected an absolute path in the container, such as /data, as DST".into());
+        return Err("expected an absolute path in the container, such as /data, as TARGET".into());
     }
     let mut cleaned = PathBuf::from("/");
     for component in path.components() {
@@ -249,12 +249,12 @@ pub(super) fn read_target(text: &[u8]) -> Result<PathBuf, String> {
     }
     if cleaned.parent().is_none() {
         return Err(
-            "expected another path than / as DST: the container's root is no place for a volume".into()
+            "expected another path than / as TARGET: the container's root is no place for a volume".into()
         );
     }
     if ["/proc", "/sys"].iter().any(|own| cleaned.starts_with(own)) {
         return Err(
-            "expected a path outside of /proc and /sys as DST: they show what limits the container".into()
+            "expected a path outside of /proc and /sys as TARGET: they show what limits the container".into(),
         );
     }
     Ok(cleaned)
@@ -282,8 +282,8 @@ pub fn keep_name(text: &str) -> Result<String, String> {
 pub fn check_targets<'a>(targets: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let mut seen = BTreeSet::new();
     match targets.into_iter().find(|target| !seen.insert(*target)) {
-        Some(twice) => Err(Error::new(format!("{}: two volumes have this DST", twice.display()))
-            .hint("give each --volume, --mount and --tmpfs a DST of its own")),
+        Some(twice) => Err(Error::new(format!("{}: two volumes have this TARGET", twice.display()))
+            .hint("give each --volume, --mount and --tmpfs a TARGET of its own")),
         None => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ fn bytes(bytes: &[u8]) -> OsString {
     OsString::from_vec(bytes.to_vec())
 }
 
-/// `SRC DST ro|rw`, and what differs from what holds without options.
+/// `SOURCE TARGET ro|rw`, and what differs from what holds without options.
 fn told(volume: &Volume) -> String {
     let source = match &volume.source {
         Source::Host(path) => path.display().to_string(),
@@ -70,11 +70,11 @@ fn volumes() {
 #[test]
 fn what_is_no_volume() {
     for (text, error) in [
-        ("", "expected SRC:DST"),
-        (":", "expected SRC:DST"),
-        (":/x", "expected SRC:DST"),
-        ("/x:", "expected SRC:DST"),
-        ("/a:/b:ro:x", "expected SRC:DST"),
+        ("", "expected SOURCE:TARGET"),
+        (":", "expected SOURCE:TARGET"),
+        (":/x", "expected SOURCE:TARGET"),
+        ("/x:", "expected SOURCE:TARGET"),
+        ("/a:/b:ro:x", "expected SOURCE:TARGET"),
         ("data", "expected an absolute path"),
         ("data:x", "expected an absolute path"),
         ("/srv:x", "expected an absolute path"),
@@ -234,7 +234,7 @@ fn a_target_twice() {
     let targets = ["/a", "/a/b", "/b"].map(Path::new);
     assert_eq!(check_targets(targets), Ok(()));
     let error = check_targets(targets.into_iter().chain([Path::new("/a/b")])).unwrap_err();
-    assert_eq!(error.to_string(), "/a/b: two volumes have this DST");
+    assert_eq!(error.to_string(), "/a/b: two volumes have this TARGET");
 }
 
 /// A path of any bytes but NUL, and without what has a meaning in `forbidden`.
