@@ -580,6 +580,9 @@ fn exec_failed(file: &Path, line: String, errno: Errno) -> Error {
         }
         Errno::EACCES if file.is_dir() => error.hint("it is a directory").with_status(CANNOT_EXECUTE),
         Errno::EACCES => error.hint("it has no execute permission: chmod +x").with_status(CANNOT_EXECUTE),
+        Errno::EPERM => {
+            error.hint("a seccomp profile or a security module forbids it").with_status(CANNOT_EXECUTE)
+        }
         Errno::ENOEXEC => error
             .hint("no program of this machine's architecture, and no \"#!\" line")
             .with_status(CANNOT_EXECUTE),
