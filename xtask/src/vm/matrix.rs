@@ -60,11 +60,14 @@ const ON_THE_HOST: [&str; 11] = [
 ];
 
 /// All of them. What is not here must run.
-const SKIPS: [Skip; 7] = [
+const SKIPS: [Skip; 9] = [
     // Those are the ones above.
     Skip { reason: WITHOUT, guests: &[""] },
     Skip { reason: NO_MEMORY, guests: &["6.12/v1"] },
     Skip { reason: "before Linux 5.11 an ordinary user has no overlay", guests: &["5.10"] },
+    // Limits without root need v2, with the controllers in it.
+    Skip { reason: "cgroup v2 has no controller ", guests: &["6.1/hybrid", "6.12/hybrid"] },
+    Skip { reason: "cgroup v2 is not mounted", guests: &["6.1/v1"] },
     // All its files lie in a tmpfs, or in a kernel without such mounts.
     Skip { reason: "no idmapped mounts in ", guests: &["5.10", "6.1"] },
     // Larger than the guest's memory; where the checks run on the host, it is there.
