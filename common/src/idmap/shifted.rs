@@ -35,10 +35,12 @@ pub struct ShiftedCopy {
     _lock: Flock<File>,
 }
 
-/// The copies of these layers that belong to the container with these maps, in the folder `store`: [`shifted_copy`] of each.
+/// The copies of these layers that belong to the container with these maps, in the folder `store`. Each is made if it is
+/// missing, or of an earlier state of its layer, and that is said. Must be the host's root.
 ///
 /// # Errors
-/// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied.
+/// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied; ENOSPC, EROFS;
+/// EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
 pub fn shifted_copies<'a>(
     layers: impl Iterator<Item = &'a Path>,
     store: &Path,
@@ -57,12 +59,7 @@ pub fn shifted_copies<'a>(
     layers.iter().map(|layer| shifted_copy(layer, store, maps)).collect()
 }
 
-/// The copy of the layer or root `from` that belongs to the container with these maps, in the folder `store`. Makes it if it
-/// is missing, or of an earlier state of `from`, and says so. What is mounted in `from` is no part of it, as it is none of a
-/// layer. Must be the host's root.
-///
-/// # Errors
-/// ENOSPC, EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
+/// The copy of one. What is mounted in `from` is no part of it, as it is none of a layer.
 pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
     let real = from.canonicalize().map_err(|error| cannot("open", from, &error))?;
     let open = File::open(&real).map_err(|error| cannot("open", from, &error))?;

@@ -332,9 +332,6 @@ fn what_fails_in_a_private_namespace_is_told() {
     });
 }
 
-/// `cap_net_raw+ep`, version 2 of the kernel's structure.
-const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-
 #[test]
 fn copies_of_layers_that_overlap_are_refused() {
     let home = tempfile::tempdir().unwrap();
@@ -349,6 +346,9 @@ fn copies_of_layers_that_overlap_are_refused() {
         }
     }
 }
+
+/// `cap_net_raw+ep`, version 2 of the kernel's structure.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[test]
 fn a_shifted_copy_is_a_layer_of_that_container() {
