@@ -80,8 +80,8 @@ fn have_none_of(terminal: &Terminal) -> Checked {
     let first = terminal.first()?;
     for process in [vec![first], first.descendants()].concat() {
         let numbers = match process.descriptors() {
-            // One that has just ended is closed to an ordinary user.
-            Err(_) if !process.is_alive() => continue,
+            // One that has just ended is closed to an ordinary user; one that is ending has its descriptors no more.
+            Err(_) if eventually(SOON, || !process.is_alive()) => continue,
             numbers => numbers?,
         };
         for number in numbers {
