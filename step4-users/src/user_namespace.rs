@@ -49,7 +49,8 @@ pub enum UserNamespace {
     },
 }
 
-/// Refuses what no one could be given, before anything is made: ids for a container that shares something with others.
+/// Refuses what no one could be given, before anything is made. `shared` are the containers with which this one is to share
+/// something.
 pub fn check(options: &Users, shared: &[(i32, String)]) -> Result<()> {
     let wrong = |what: &str, hint: &str| Err(Error::new(what).hint(hint));
     match (geteuid().is_root(), options.userns) {
@@ -69,15 +70,13 @@ pub fn check(options: &Users, shared: &[(i32, String)]) -> Result<()> {
     let others = shared.iter().map(|(pid, option)| open_namespace(*pid, "user", option));
     let others = others.collect::<Result<Vec<_>>>()?;
     // A process is in one user namespace, and with its rights there it enters only what belongs to that.
-    if let ([one, other], Some((_, option)), true) =
-        (others.as_slice(), shared.last(), options.userns != Some(UsernsMode::Host))
+    if let [one, other] = others.as_slice()
+        && options.userns != Some(UsernsMode::Host)
         && !is_same_namespace(one, other)?
     {
-        return Err(Error::new(format!(
-            "{option}: it has other users than the container of {}",
-            shared[0].1
-        ))
-        .hint("share both with one container, or let that one share the other's"));
+        let (first, second) = (&shared[0].1, &shared[1].1);
+        return Err(Error::new(format!("{second}: it has other users than the one of {first}"))
+            .hint("share both with one container, or let that one share the other's"));
     }
     if let Some(user) = &options.subordinate {
         idmap::subordinate_of(user)?;

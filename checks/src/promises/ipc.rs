@@ -123,12 +123,13 @@ fn of_container(subject: &Subject) -> Checked {
         super::bad_input::refused(subject, &both, &["--ipc container", "--network bridge"])?;
     }
     expect("the file of both", "ready\nmore\n", &read(second.path("root/dev/shm/shared"))?)?;
+    let one = subject.hold_sh(&["--init"], "echo with init > /dev/shm/shared; echo ready; cat")?;
+    let by_init = format!("container:{}", one.first()?);
     if !geteuid().is_root() {
         // An init of this user's is closed to everybody but root.
-        return Ok(());
+        return super::bad_input::refused(subject, &["--ipc", &by_init, "true"], &["--ipc", "--init"]);
     }
-    let one = subject.hold_sh(&["--init"], "echo with init > /dev/shm/shared; echo ready; cat")?;
-    let run = subject.sh(&["--ipc", &format!("container:{}", one.first()?)], "cat /dev/shm/shared")?;
+    let run = subject.sh(&["--ipc", &by_init], "cat /dev/shm/shared")?;
     expect("the file of one that has an init, by the PID of that", "with init", run.ok()?)
 }
 

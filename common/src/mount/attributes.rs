@@ -88,7 +88,7 @@ fn set(
     }
 }
 
-/// The older way: each mount of an attached tree by itself.
+/// The older way: adds the flags `with` to each mount of an attached tree by itself.
 ///
 /// # Errors
 /// EPERM; and when a mount below cannot be reached, as one that stayed writable must not pass for read-only.
