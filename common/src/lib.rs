@@ -54,6 +54,7 @@ mod kernel;
 pub mod keyring;
 #[cfg(feature = "network")]
 pub mod lease;
+mod lock;
 pub mod mount;
 pub mod namespace;
 #[cfg(feature = "network")]

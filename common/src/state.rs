@@ -13,13 +13,14 @@ mod volumes;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result, tell};
+use crate::lock::is_at;
 use crate::mount::mounts_beneath;
 use crate::tree::remove_tree;
 pub use volumes::{OwnVolume, Volumes};
@@ -176,12 +177,7 @@ fn lock(folder: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
     };
     let lock = Flock::lock(file, how)
         .map_err(|(_, errno)| Error::from_errno(format!("lock {}", folder.display()), errno))?;
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let same = match (lock.metadata(), fs::symlink_metadata(folder)) {
-        (Ok(locked), Ok(there)) => identity(locked) == identity(there),
-        _ => false,
-    };
-    Ok(same.then_some(lock))
+    Ok(is_at(&lock, folder).then_some(lock))
 }
 
 /// Twelve digits that nobody can guess.

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::IdMaps;
 use super::subordinate::{SUBGID, SUBUID, read};
 use crate::error::{Error, Result};
+use crate::lock::{is_at, make_folder};
 use crate::passwd;
 
 /// As many as any image has: ids of 16 bits.
@@ -137,7 +138,7 @@ fn sweep(folder: &Path) {
 fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
     let path = folder.join(first.to_string());
     loop {
-        fs::create_dir_all(folder).map_err(|error| cannot("make", folder, &error))?;
+        make_folder(folder)?;
         let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path) {
             // The last one that had ids has removed the folder between the two calls.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -170,15 +171,6 @@ fn taken_on_host() -> Result<Vec<(u32, u32)>> {
 fn overlaps(first: u32, (other, count): (u32, u32)) -> bool {
     u64::from(first) < u64::from(other) + u64::from(count)
         && u64::from(other) < u64::from(first) + u64::from(SIZE)
-}
-
-/// Whether the file is the one that is at this path now.
-fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(file), Ok(there)) => identity(file) == identity(there),
-        _ => false,
-    }
 }
 
 fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {

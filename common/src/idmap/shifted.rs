@@ -6,12 +6,12 @@
 //! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), inode(7), rename(2).
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{IdMap, IdMaps};
 use crate::error::{Error, Result, tell};
+use crate::lock;
 use crate::mount::Detached;
 use crate::tree::{copy_layer, remove_tree};
 
@@ -72,7 +73,7 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
     // The programs in it may be set-user-ID. No user of the host may reach them.
     let closed = fs::set_permissions(store, PermissionsExt::from_mode(0o700));
     closed.map_err(|error| cannot("make", store, &error))?;
-    let _store = lock_store(store)?;
+    let _store = lock::alone(&store.join(LOCK))?;
     if !copy.is_dir() {
         sweep(store, &format!("{whose:016x}-"))?;
         let unfinished = store.join(UNFINISHED);
@@ -181,15 +182,6 @@ fn hash(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
-}
-
-/// The kernel releases it when its holder ends, however it ends.
-fn lock_store(store: &Path) -> Result<Flock<File>> {
-    let path = store.join(LOCK);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|error| cannot("write", &path, &error))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", path.display()), errno))
 }
 
 fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {

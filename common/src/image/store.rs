@@ -8,18 +8,17 @@
 //! hold the lock, and the second dies with the first: who gets the lock is alone.
 //! Man pages: mount_namespaces(7), chroot(2), flock(2); Documentation/filesystems/overlayfs.rst of the kernel.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
@@ -33,7 +32,7 @@ use super::{Digest, Image, Layer};
 use crate::error::{Error, Result, tell};
 use crate::privilege::Privilege;
 use crate::tree::{copy_attributes, remove_tree};
-use crate::{process, syscall};
+use crate::{lock, process, syscall};
 
 /// What the name of an unfinished layer begins with.
 const UNFINISHED: &str = ".unpacking-";
@@ -75,7 +74,8 @@ pub(super) fn unpack(image: &Image, state: &Path, limits: Limits) -> Result<Vec<
     }
     // The layers have other users' files and programs with a setuid bit. No user of the host may reach them.
     set_mode(&store, 0o700)?;
-    let _lock = lock(&store)?;
+    // Waits until no other process unpacks.
+    let _lock = lock::alone(&store.join(".lock"))?;
     sweep(&store)?;
     if image.layers.is_empty() {
         // Under its name only when it is as it should be.
@@ -119,16 +119,6 @@ fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
         chain.push(chain.last().map_or(diff_id, |below: &Digest| below.chain(diff_id)));
     }
     chain
-}
-
-/// Waits until no other process unpacks. The kernel releases the lock when the last of its holders ends.
-fn lock(store: &Path) -> Result<Flock<File>> {
-    let path = store.join(".lock");
-    // Open for writing, because NFS grants no exclusive lock otherwise.
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|error| cannot("write", &path, &error))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", path.display()), errno))
 }
 
 /// Removes what was left: whoever holds the lock is the only one to unpack. What cannot be removed must not keep others from

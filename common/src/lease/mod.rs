@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result};
+use crate::lock::{is_at, make_folder};
 pub use crate::rootfs::run_dir;
 use crate::syscall::call;
 use crate::values::{Publish, check_ip, container_addresses, publish};
@@ -97,14 +98,8 @@ impl Leases {
     fn lock_in(run_dir: &Path) -> Result<Leases> {
         let folder = run_dir.join(namespace_name()?);
         loop {
-            // Another runtime may remove the folder between these two, and the one above it as well; or while the first
-            // looks at what is there already.
-            match fs::create_dir_all(&folder) {
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
-                        && run_dir.parent().is_some_and(Path::exists) => {}
-                result => result.map_err(|error| cannot("make", &folder, &error))?,
-            }
+            // Another runtime may remove the folder between these two, and the one above it as well.
+            make_folder(&folder)?;
             if let Some(leases) = Leases::lock_folder(&folder)? {
                 return Ok(leases);
             }
@@ -351,15 +346,6 @@ fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> 
 /// Two prefixes overlap when the shorter one contains the other's beginning.
 fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
-}
-
-/// Whether the file is the one that is at this path now.
-fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(file), Ok(there)) => identity(file) == identity(there),
-        _ => false,
-    }
 }
 
 fn flock(file: File, path: &Path, how: FlockArg) -> Result<Flock<File>> {

@@ -13,14 +13,13 @@ mod libraries;
 mod tests;
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-
 use crate::error::{Error, Result, tell};
+use crate::lock;
 use crate::privilege::Privilege;
 use crate::tree::remove_tree;
 pub use build::{Built, build};
@@ -167,12 +166,13 @@ fn is_whole(root: &Path) -> bool {
 fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>> {
     for directory in [folder.parent().unwrap_or(folder), folder] {
         if !directory.exists() {
-            fs::create_dir_all(directory).map_err(|error| cannot("make", directory, &error))?;
+            lock::make_folder(directory)?;
             set_mode(directory, 0o755)?;
         }
     }
     let root = folder.join(NAME);
-    let _lock = lock(&folder.join(format!(".{NAME}.lock")))?;
+    // Waits until no other process builds.
+    let _lock = lock::alone(&folder.join(format!(".{NAME}.lock")))?;
     // Another process may have built it while this one waited.
     if is_whole(&root) {
         return Ok(None);
@@ -202,15 +202,6 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
         _ = remove(&building);
     }
     built.map(Some)
-}
-
-/// Waits until no other process builds. The kernel releases the lock when its holder ends, however it ends.
-fn lock(path: &Path) -> Result<Flock<fs::File>> {
-    // Open for writing, because NFS grants no exclusive lock otherwise.
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|error| cannot("write", path, &error))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", path.display()), errno))
 }
 
 /// Removes a root or what is left of one.
