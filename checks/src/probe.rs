@@ -49,8 +49,8 @@ pub enum Need {
     NoDelegation,
     /// That a part of the cgroups can be given to a user: v2.
     DelegableCgroup,
-    /// A way for an ordinary user to speak for its containers: pasta, and a tap device.
-    Pasta,
+    /// A tap device, with which an ordinary user's program speaks for a container.
+    Tap,
     /// That an ordinary user may make a user namespace, and mount an overlay in it.
     Rootless,
     /// A kernel and a file system that map the owners of files.
@@ -83,7 +83,7 @@ impl Need {
             Need::UsersOverlay => users_overlay(),
             Need::NoDelegation => no_delegation(),
             Need::DelegableCgroup => delegation::top().map(|_| ()),
-            Need::Pasta => pasta(),
+            Need::Tap => tap(),
             Need::Rootless => rootless(),
             Need::IdmappedMounts => idmapped_mounts(),
             Need::Keyrings => keyrings(),
@@ -262,8 +262,7 @@ fn no_delegation() -> Result<(), String> {
     }
 }
 
-fn pasta() -> Result<(), String> {
-    program("pasta")?;
+fn tap() -> Result<(), String> {
     let device = Path::new(user::TUN);
     match device.exists()
         && (geteuid().is_root() || access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok())

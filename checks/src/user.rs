@@ -5,7 +5,7 @@
 //! Man pages: credentials(7), subuid(5), mount_namespaces(7).
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,8 +17,9 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{geteuid, getuid};
 
 use crate::container::Container;
+use crate::probe::program;
 use crate::subject::Output;
-use crate::{Failure, Subject, image};
+use crate::{Failure, Subject, ensure, image};
 
 /// Whom root becomes. It is in every /etc/passwd, which newuidmap(1) insists on.
 const NOBODY: u32 = 65534;
@@ -34,6 +35,8 @@ pub(crate) const TUN: &str = "/dev/net/tun";
 pub(crate) struct User<'a> {
     subject: &'a Subject,
     binary: PathBuf,
+    /// Where its programs are, if not where everybody's are.
+    programs: Option<PathBuf>,
     pub(crate) folder: PathBuf,
     /// Its id on the host.
     pub(crate) id: u32,
@@ -47,7 +50,8 @@ impl<'a> User<'a> {
     pub(crate) fn new(subject: &'a Subject, name: &str) -> Result<User<'a>, Failure> {
         let folder = image::empty(subject, name)?;
         if !geteuid().is_root() {
-            return Ok(User { subject, binary: subject.binary().to_owned(), folder, id: getuid().as_raw() });
+            let binary = subject.binary().to_owned();
+            return Ok(User { subject, binary, programs: None, folder, id: getuid().as_raw() });
         }
         chown(&folder, Some(NOBODY), Some(NOBODY))?;
         // The folder in which it was built may be closed to others.
@@ -56,7 +60,28 @@ impl<'a> User<'a> {
             fs::copy(subject.binary(), &binary)?;
             fs::set_permissions(&binary, PermissionsExt::from_mode(0o755))?;
         }
-        Ok(User { subject, binary, folder, id: NOBODY })
+        Ok(User { subject, binary, programs: None, folder, id: NOBODY })
+    }
+
+    /// The same on a host that has, of all that the runtime could start, these programs only.
+    ///
+    /// # Errors
+    /// When one is not installed, or for all users in a folder that is searched whatever PATH says.
+    pub(crate) fn with_programs_only(mut self, names: &[&str]) -> Result<User<'a>, Failure> {
+        let folder = image::empty(self.subject, "programs")?;
+        for name in names {
+            let program = program(name).map_err(|missing| Failure::new(*name, missing))?;
+            symlink(program, folder.join(name))?;
+        }
+        for name in ["pasta", "slirp4netns"] {
+            let found = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(|it| Path::new(it).join(name));
+            let missing = names.contains(&name) || found.iter().all(|it| !it.exists());
+            ensure(missing, || {
+                Failure::new(format!("{name} where programs for all users are"), "among root's")
+            })?;
+        }
+        self.programs = Some(folder);
+        Ok(self)
     }
 
     /// The runtime, started by the user.
@@ -64,6 +89,9 @@ impl<'a> User<'a> {
         let mut command = Command::new(&self.binary);
         command.args(arguments).envs(self.subject.environment()).stdin(Stdio::null());
         command.env("CONGO_HOME", &self.folder).env("TMPDIR", &self.folder).current_dir("/");
+        if let Some(folder) = &self.programs {
+            command.env("PATH", folder);
+        }
         if geteuid().is_root() {
             // The supplementary groups go, too.
             command.uid(self.id).gid(self.id);

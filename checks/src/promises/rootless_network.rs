@@ -1,8 +1,7 @@
 //! A network without root: a program speaks for the container. All that it talks to lies in namespaces of the checks.
 //!
-//! Man pages: pasta(1), network_namespaces(7).
+//! Man pages: pasta(1), slirp4netns(1), network_namespaces(7).
 
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -16,20 +15,23 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.reaches-outside", "An ordinary user's container on a bridge reaches hosts outside, from the address asked for.", reaches_outside)
-        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("pasta --config-net with the container's user and network namespace, before the command runs."),
     Check::since(4, "rootless.publish", "Its published ports lead into it, over TCP and UDP, at the address asked for, and no others do.", publish)
-        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("pasta publishes all that the container listens on, unless told which: --tcp-ports, --udp-ports."),
     Check::since(4, "rootless.no-way-to-loopback", "It reaches no listener on the host's loopback interface.", no_way_to_loopback)
-        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("By default pasta takes its gateway's address for the host's loopback, and the container's loopback too: --no-map-gw, --tcp-ns none, --udp-ns none."),
     Check::since(4, "rootless.speaker-ends", "What speaks for it ends with it, and with a runtime that is killed; none of its descriptors are the container's.", speaker_ends)
-        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("A process beside the runtime that waits for its end. The wish to die with the parent does not outlive a change of the user namespace."),
     Check::since(4, "rootless.publish-refused", "A port that is taken, or is root's, is refused.", publish_refused)
-        .needs(&[Need::UsersOverlay, Need::Pasta, Need::Veth])
+        .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("bind(2) says why, before anything is made."),
+    Check::since(4, "rootless.slirp4netns", "With slirp4netns instead of pasta it reaches hosts outside, but not the host's loopback, and its published ports lead into it.", slirp4netns)
+        .needs(&[Need::UsersOverlay, Need::Program("slirp4netns"), Need::Tap, Need::Veth])
+        .hint("slirp4netns --configure --disable-host-loopback; it publishes by orders on its socket, --api-socket."),
     Check::since(4, "rootless.no-speaker", "Where nothing is installed that could speak for it, it has loopback, which is said once; --publish is refused.", no_speaker)
         .needs(&[Need::UsersOverlay])
         .hint("pasta is in the package passt."),
@@ -162,17 +164,44 @@ fn publish_refused(subject: &Subject) -> Checked {
     })
 }
 
+fn slirp4netns(subject: &Subject) -> Checked {
+    let user = User::new(subject, "slirp4netns")?.with_programs_only(&["slirp4netns"])?;
+    outside(subject, |outside| {
+        let (host, far) = (Network::of_host()?, outside.network.tcp("0.0.0.0:80")?);
+        let near = host.tcp("127.0.0.1:8020")?;
+        let ports = ["--publish", "8010:80", "--publish", "5354:53/udp"];
+        let container =
+            user.hold(&[&["--network", "bridge", "--subnet", "10.99.7.0/24"][..], &ports].concat())?;
+        let network = of(&container)?;
+        expect("its address", vec!["10.99.7.100/24".to_owned()], network.link("eth0")?.addresses)?;
+        let who = network.reaches("192.0.2.2:80", &far)?;
+        expect("who comes by TCP", Outside::HOST.to_string(), who.to_string())?;
+        let (tcp, udp) = (network.tcp("0.0.0.0:80")?, network.udp("0.0.0.0:53")?);
+        outside.network.reaches("192.0.2.1:8010", &tcp)?;
+        host.reaches("127.0.0.1:8010", &tcp)?;
+        outside.network.reaches_by_udp("192.0.2.1:5354", &udp)?;
+        host.reaches("127.0.0.1:8020", &near)?;
+        let gateway =
+            default_gateway(container.first()?)?.ok_or_else(|| Failure::new("a gateway", "none"))?;
+        for address in ["127.0.0.1".to_owned(), gateway.to_string()] {
+            network.does_not_reach(&format!("{address}:8020"))?;
+        }
+        let first = container.first()?;
+        let others: Vec<_> =
+            container.runtime().descendants().into_iter().filter(|it| *it != first).collect();
+        container.output()?.ok()?;
+        ensure(others.iter().all(|it| !it.is_alive()), || {
+            Failure::new("nothing of it is left", "what spoke for it lives")
+        })?;
+        let run = user.run(&["--network", "bridge", "--ip", "10.44.0.9", "true"])?;
+        error(&run, 125, &["--ip", "10.44.0.100"])
+    })
+}
+
 fn no_speaker(subject: &Subject) -> Checked {
-    let user = User::new(subject, "no-speaker")?;
-    let run = |options: &[&str]| {
-        let mut command =
-            user.command(&[&["--network", "bridge"], options, &["cat", "/proc/net/dev"]].concat());
-        command.env("PATH", "/nonexistent");
-        Container::start(&mut command)?.output()
-    };
-    let missing =
-        ["/usr/sbin/pasta", "/sbin/pasta", "/usr/local/sbin/pasta"].iter().all(|it| !Path::new(it).exists());
-    ensure(missing, || Failure::new("pasta where programs for all users are", "among root's"))?;
+    let user = User::new(subject, "no-speaker")?.with_programs_only(&[])?;
+    let run =
+        |options: &[&str]| user.run(&[&["--network", "bridge"], options, &["cat", "/proc/net/dev"]].concat());
     let first = run(&[])?;
     let links =
         first.ok()?.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect::<Vec<_>>();

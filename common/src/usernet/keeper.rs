@@ -151,8 +151,9 @@ impl Program {
     /// Why it has ended, in its own words: the last ones, as warnings come before.
     fn complaint(&self, network: &UserNetwork) -> Error {
         let text = String::from_utf8_lossy(&self.said);
-        // pasta's own trouble with a log that is not there.
-        let last = text.lines().rfind(|line| !line.trim().is_empty() && !line.contains("to syslog"));
+        // pasta's own trouble with a log that is not there; and slirp4netns's last word after the one that says why.
+        let more = |line: &str| line.contains("to syslog") || line.starts_with("child failed");
+        let last = text.lines().rfind(|line| !line.trim().is_empty() && !more(line));
         let last = last.unwrap_or("it has ended without a word").trim();
         let error = Error::new(format!("{}: {last}", network.name()));
         if last.contains("tun") || last.contains("tap") {

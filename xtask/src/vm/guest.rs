@@ -69,7 +69,7 @@ const MODULES: &str = "virtio_pci virtio_console overlay loop tun veth bridge \
 /// The host's programs that the guest has: the checks need them, and busybox has no such one, or one that can do less.
 /// Also what starts others, since busybox's takes its own `ip`, whatever PATH says. What the host lacks, the guest
 /// lacks: then the checks that need it are skipped. On a processor that has AVX2, pasta becomes its second program.
-const TOOLS: [&str; 11] = [
+const TOOLS: [&str; 12] = [
     "ip",
     "ipcmk",
     "newgidmap",
@@ -79,6 +79,7 @@ const TOOLS: [&str; 11] = [
     "pasta",
     "pasta.avx2",
     "sh",
+    "slirp4netns",
     "strace",
     "unshare",
 ];
