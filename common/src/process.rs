@@ -1,28 +1,34 @@
-//! The life of the container's first process: clone, signals while it runs, its exit status, exec.
+//! The life of the container's first process: clone, signals while it runs, its exit status; and its exec.
 //!
 //! Order: [`Signals::block`], [`clone`], [`Child::go`], [`Child::attach`], [`Child::wait`]. The signals are blocked before
 //! the clone, so that not even a child that ends at once can end unseen.
 //! See clone(2), pid_namespaces(7), signal(7), execve(2).
 
-use std::collections::BTreeMap;
+mod descriptors;
+mod ended;
+mod exec;
+
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::{fs, mem, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
-use crate::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result, tell};
+pub(crate) use descriptors::close_all_but;
+pub use descriptors::{close_descriptors, close_descriptors_on_exec};
+pub use ended::reap_any;
+use ended::{killed_before_exec, shell_status};
+pub use exec::{Environment, exec};
+
+use crate::error::{Error, Result, tell};
 use crate::explain::{self, Turn};
 use crate::handshake::{self, ChildEnd, ParentEnd};
-use crate::syscall::{call, list, names};
+use crate::syscall::{call, names};
 use crate::terminal::{Relay, Terminal};
 
 /// The signals that are passed on to the container.
@@ -297,16 +303,17 @@ impl Child<'_> {
     /// (pid_namespaces(7)). So who presses Ctrl-C in vain gets out by pressing it three times.
     ///
     /// # Errors
-    /// What the child failed at before it became the command.
+    /// What the child failed at before it became the command, or the signal that ended it there.
     pub fn wait(mut self, signals: &Signals) -> Result<u8> {
         let mut interrupts = 0;
         loop {
             let (signal, from_terminal) = signals.next()?;
             if signal == Signal::SIGCHLD {
+                let killed = killed_before_exec(self.pid);
                 if let Some(status) = self.reap(WaitPidFlag::WNOHANG)? {
                     self.restore_terminal();
                     self.socket.failure()?;
-                    return Ok(status);
+                    return killed.map_or(Ok(status), Err);
                 }
                 continue;
             }
@@ -359,28 +366,6 @@ impl Child<'_> {
     }
 }
 
-/// How a process ended, as a shell tells it; `None` if it has not.
-fn shell_status(status: WaitStatus) -> Option<u8> {
-    let code = match status {
-        WaitStatus::Exited(_, code) => code,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        _ => return None,
-    };
-    Some(code as u8)
-}
-
-/// Takes note of a child that has ended: its pid, and how it ended, as a shell tells it. `None` when none has.
-///
-/// # Errors
-/// None that can be caused.
-pub fn reap_any() -> Result<Option<(Pid, u8)>> {
-    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        Ok(status) => Ok(status.pid().zip(shell_status(status))),
-        Err(Errno::ECHILD) => Ok(None),
-        Err(errno) => Err(Error::from_errno("waitpid(-1)", errno)),
-    }
-}
-
 /// Sends a signal. That the process may have ended is no failure: SIGCHLD comes next.
 pub fn send(process: Pid, signal: Signal) {
     let sent = kill(process, signal);
@@ -396,82 +381,6 @@ impl Drop for Child<'_> {
             self.restore_terminal();
         }
     }
-}
-
-/// Marks every descriptor above 2 close-on-exec, so that the command inherits only stdin, stdout and stderr. A
-/// descriptor of a host directory would be a way out of the container.
-///
-/// # Errors
-/// On kernels before 5.11, when `/proc` is not mounted.
-pub fn close_descriptors_on_exec() -> Result<()> {
-    // Marked, not closed: the socket on which a failure of exec is told must live until exec.
-    let result = close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
-    match result {
-        // ENOSYS: before 5.9. EINVAL: before 5.11, which brought the flag.
-        Err(error) if matches!(error.errno(), Some(Errno::ENOSYS | Errno::EINVAL)) => {
-            for descriptor in open_descriptors()? {
-                // SAFETY: the call changes a flag of a descriptor and no memory.
-                unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
-            }
-            Ok(())
-        }
-        result => result,
-    }
-}
-
-/// Closes every descriptor above 2, for a process that goes on without exec: its copies of the runtime's sockets, locks
-/// and directories. What owns one of them must not be used or dropped any more.
-///
-/// # Errors
-/// On kernels before 5.9, when `/proc` is not mounted.
-pub fn close_descriptors() -> Result<()> {
-    close_all_but(None)
-}
-
-pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<()> {
-    let kept = kept.map(|descriptor| descriptor.as_raw_fd());
-    let result = match kept {
-        Some(kept) if kept > 2 => {
-            let kept = kept.cast_unsigned();
-            let below = if kept > 3 { close_range(3, kept - 1, 0) } else { Ok(()) };
-            below.and_then(|()| close_range(kept + 1, libc::c_uint::MAX, 0))
-        }
-        _ => close_range(3, libc::c_uint::MAX, 0),
-    };
-    match result {
-        Err(error) if error.errno() == Some(Errno::ENOSYS) => {
-            for descriptor in open_descriptors()?.into_iter().filter(|&descriptor| Some(descriptor) != kept) {
-                // SAFETY: the caller said that nothing of this process uses it any more.
-                unsafe { libc::close(descriptor) };
-            }
-            Ok(())
-        }
-        result => result,
-    }
-}
-
-fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> Result<()> {
-    call(
-        "close_range(2)",
-        || {
-            let last = if last == libc::c_uint::MAX { "~0U".to_owned() } else { last.to_string() };
-            let flags = if flags == 0 { "0" } else { "CLOSE_RANGE_CLOEXEC" };
-            format!("close_range({first}, {last}, {flags})")
-        },
-        || {
-            // SAFETY: the call touches no memory; the callers say why the descriptors may go.
-            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-            Errno::result(result).map(drop)
-        },
-    )
-}
-
-/// The open descriptors above 2.
-fn open_descriptors() -> Result<Vec<RawFd>> {
-    let what = "reading /proc/self/fd to close the descriptors above 2";
-    let entries = fs::read_dir("/proc/self/fd").map_err(|error| Error::from_io(what, &error))?;
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    Ok(numbers.filter(|&descriptor| descriptor > 2).collect())
 }
 
 /// Writes zeroes over this process's arguments and variables, as they lie in its memory since its own exec, and `name` in
@@ -498,94 +407,4 @@ pub fn wipe_arguments_and_environment(name: &str) -> Result<()> {
         unsafe { ptr::copy_nonoverlapping(name.as_ptr(), range[0] as *mut u8, length) };
     }
     Ok(())
-}
-
-/// The variables of a command by name, and so sorted: the same options always give the same environment.
-pub type Environment = BTreeMap<OsString, OsString>;
-
-/// Becomes the command: execve(2). A name without `/` is looked for in the `PATH` of `environment`, as
-/// execvp(3) does. Signals are as in a new process again.
-///
-/// # Errors
-/// With Docker's exit status: 127 when there is no such command, 126 when it cannot be executed.
-pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallible> {
-    let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
-    let file = find(name, environment)?;
-    default_signals()?;
-
-    let nul = |_| Error::new(format!("{name:?}: a NUL byte in an argument or in the environment"));
-    let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(nul);
-    let c_file = c_string(file.as_os_str().as_bytes().to_vec())?;
-    let arguments = command.iter().map(|argument| c_string(argument.as_bytes().to_vec()));
-    let arguments = arguments.collect::<Result<Vec<_>>>()?;
-    let variables =
-        environment.iter().map(|(key, value)| c_string([key.as_bytes(), b"=", value.as_bytes()].concat()));
-    let variables = variables.collect::<Result<Vec<_>>>()?;
-    let pointers = |strings: &[CString]| -> Vec<_> {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
-    };
-
-    let line = || format!("execve({file:?}, {}, {} variables)", list(command), environment.len());
-    // Told before it is done: nobody is left to tell it afterwards.
-    explain::line(line(), "(the command runs)", "execve(2)");
-    // SAFETY: both lists are null-terminated arrays of NUL-terminated strings that live until the call returns,
-    // which it does only when it failed.
-    unsafe { libc::execve(c_file.as_ptr(), pointers(&arguments).as_ptr(), pointers(&variables).as_ptr()) };
-    Err(exec_failed(&file, line(), Errno::last()))
-}
-
-/// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The standard
-/// library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head -1` in it would
-/// end with an error message.
-fn default_signals() -> Result<()> {
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action is no handler that could break an invariant.
-        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
-            .map_err(|errno| Error::from_errno(format!("signal({signal}, SIG_DFL)"), errno))?;
-    }
-    explain::line("sigaction(each signal, SIG_DFL)", 0, "sigaction(2)");
-    call(
-        "sigprocmask(2)",
-        || "sigprocmask(SIG_SETMASK, [])".into(),
-        || sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None),
-    )
-}
-
-/// The file that a command's name means.
-fn find(name: &OsStr, environment: &Environment) -> Result<PathBuf> {
-    if name.as_bytes().contains(&b'/') {
-        return Ok(name.into());
-    }
-    let path = environment.get(OsStr::new("PATH")).map_or(&b""[..], |path| path.as_bytes());
-    let candidates =
-        path.split(|&byte| byte == b':').map(|folder| Path::new(OsStr::from_bytes(folder)).join(name));
-    let there: Vec<_> = candidates.filter(|file| file.is_file()).collect();
-    let executable = |file: &&PathBuf| nix::unistd::access(*file, nix::unistd::AccessFlags::X_OK).is_ok();
-    // As a shell: the first that may be executed, else the first that is there, whose exec says why not.
-    there.iter().find(executable).or(there.first()).cloned().ok_or_else(|| {
-        Error::new(format!("{name:?}: command not found"))
-            .hint(format!("looked in the container's PATH, {}", String::from_utf8_lossy(path)))
-            .with_status(NOT_FOUND)
-    })
-}
-
-fn exec_failed(file: &Path, line: String, errno: Errno) -> Error {
-    let error = Error::from_errno(line, errno);
-    match errno {
-        Errno::ENOENT if file.exists() => error
-            .hint("the file is there, but not the interpreter of its first line, or its dynamic loader")
-            .with_status(NOT_FOUND),
-        Errno::ENOENT | Errno::ENOTDIR => {
-            error.hint("the container's root has no such file").with_status(NOT_FOUND)
-        }
-        Errno::EACCES if file.is_dir() => error.hint("it is a directory").with_status(CANNOT_EXECUTE),
-        Errno::EACCES => error.hint("it has no execute permission: chmod +x").with_status(CANNOT_EXECUTE),
-        Errno::EPERM => {
-            error.hint("a seccomp profile or a security module forbids it").with_status(CANNOT_EXECUTE)
-        }
-        Errno::ENOEXEC => error
-            .hint("no program of this machine's architecture, and no \"#!\" line")
-            .with_status(CANNOT_EXECUTE),
-        _ => error.with_status(CANNOT_EXECUTE),
-    }
 }

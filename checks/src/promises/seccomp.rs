@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::bad_input::refused;
+use super::bad_input::{error, refused};
 use super::capabilities::{possible, with_init};
 use crate::probe::Need;
 use crate::{Check, Checked, Subject, expect, inside};
@@ -34,6 +34,13 @@ pub(crate) const CHECKS: &[Check] = &[
         bad_file,
     )
     .hint("Exit status 125, before anything is made: the file, the field, what is accepted."),
+    Check::since(
+        4,
+        "seccomp.kills-the-runtime",
+        "A profile that ends the runtime before the command begins is an error; a signal that ends the command is not.",
+        kills_the_runtime,
+    )
+    .hint("Both end by SIGSYS. Until its exec a process has the flag PF_FORKNOEXEC in /proc/PID/stat, also as a zombie."),
     Check::since(
         4,
         "seccomp.by-capability",
@@ -134,6 +141,22 @@ fn bad_file(subject: &Subject) -> Checked {
         refused(subject, &["--security-opt", &format!("seccomp={path}"), "true"], &[&path, word])?;
     }
     refused(subject, &["--security-opt", "seccomp=/no/such/file", "true"], &["/no/such/file"])
+}
+
+fn kills_the_runtime(subject: &Subject) -> Checked {
+    let profile = |call: &str| {
+        let name = format!("kills-{call}.json");
+        let rule = format!(r#"[{{"names": ["{call}"], "action": "SCMP_ACT_KILL_PROCESS"}}]"#);
+        let path =
+            subject.write(&name, format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": {rule}}}"#))?;
+        Ok::<_, crate::Failure>(format!("seccomp={path}"))
+    };
+    let (execve, kill) = (profile("execve")?, profile("kill")?);
+    let run = subject.run(&["--security-opt", &execve, "true"])?;
+    error(&run, 125, &["SIGSYS", "the runtime", "seccomp"])?;
+    let run = subject.sh(&["--security-opt", &kill], "kill -0 $$")?;
+    expect("the status of a command that is killed", 128 + 31, run.status)?;
+    expect("what the runtime says", "", run.stderr.trim())
 }
 
 fn by_capability(subject: &Subject) -> Checked {
