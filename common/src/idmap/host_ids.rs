@@ -138,7 +138,7 @@ fn sweep(folder: &Path) {
 fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
     let path = folder.join(first.to_string());
     loop {
-        make_folder(folder)?;
+        make_folder(folder).map_err(|error| cannot("make", folder, &error))?;
         let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path) {
             // The last one that had ids has removed the folder between the two calls.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

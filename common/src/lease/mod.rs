@@ -99,7 +99,7 @@ impl Leases {
         let folder = run_dir.join(namespace_name()?);
         loop {
             // Another runtime may remove the folder between these two, and the one above it as well.
-            make_folder(&folder)?;
+            make_folder(&folder).map_err(|error| cannot("make", &folder, &error))?;
             if let Some(leases) = Leases::lock_folder(&folder)? {
                 return Ok(leases);
             }

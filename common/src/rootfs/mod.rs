@@ -166,7 +166,7 @@ fn is_whole(root: &Path) -> bool {
 fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>> {
     for directory in [folder.parent().unwrap_or(folder), folder] {
         if !directory.exists() {
-            lock::make_folder(directory)?;
+            lock::make_folder(directory).map_err(|error| cannot("make", directory, &error))?;
             set_mode(directory, 0o755)?;
         }
     }
