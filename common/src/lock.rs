@@ -11,8 +11,6 @@ use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::error::{Error, Result};
-
 /// How often a folder is made that others remove at once. Fifty that end together have never taken more than a few.
 const TRIES: usize = 1000;
 
@@ -47,12 +45,10 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
 ///
 /// # Errors
 /// EACCES, EROFS, ENOSPC; ENOLCK where the file system has no locks.
-pub(crate) fn alone(path: &Path) -> Result<Flock<File>> {
+pub(crate) fn alone(path: &Path) -> io::Result<Flock<File>> {
     // Open for writing, because NFS grants no exclusive lock otherwise.
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|error| Error::from_io(format!("write {}", path.display()), &error))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", path.display()), errno))
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
     // The programs in it may be set-user-ID. No user of the host may reach them.
     let closed = fs::set_permissions(store, PermissionsExt::from_mode(0o700));
     closed.map_err(|error| cannot("make", store, &error))?;
-    let _store = lock::alone(&store.join(LOCK))?;
+    let _store = lock::alone(&store.join(LOCK)).map_err(|error| cannot("lock", store, &error))?;
     if !copy.is_dir() {
         sweep(store, &format!("{whose:016x}-"))?;
         let unfinished = store.join(UNFINISHED);

@@ -75,7 +75,7 @@ pub(super) fn unpack(image: &Image, state: &Path, limits: Limits) -> Result<Vec<
     // The layers have other users' files and programs with a setuid bit. No user of the host may reach them.
     set_mode(&store, 0o700)?;
     // Waits until no other process unpacks.
-    let _lock = lock::alone(&store.join(".lock"))?;
+    let _lock = lock::alone(&store.join(".lock")).map_err(|error| cannot("lock", &store, &error))?;
     sweep(&store)?;
     if image.layers.is_empty() {
         // Under its name only when it is as it should be.

@@ -172,7 +172,8 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
     }
     let root = folder.join(NAME);
     // Waits until no other process builds.
-    let _lock = lock::alone(&folder.join(format!(".{NAME}.lock")))?;
+    let lock = folder.join(format!(".{NAME}.lock"));
+    let _lock = lock::alone(&lock).map_err(|error| cannot("lock", &lock, &error))?;
     // Another process may have built it while this one waited.
     if is_whole(&root) {
         return Ok(None);
