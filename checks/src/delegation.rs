@@ -39,7 +39,7 @@ impl Delegated {
         let top = top().map_err(|why| Failure::new("a part of cgroup v2", why))?;
         let words = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
         fs::write(top.join("cgroup.subtree_control"), &words)?;
-        let delegated = Delegated(top.join("congo-checks-delegated"));
+        let delegated = Delegated(top.join(format!("congo-checks-delegated-{}", std::process::id())));
         for folder in [&delegated.0, &delegated.started()] {
             fs::create_dir(folder)?;
             for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {

@@ -93,8 +93,8 @@ const STORIES: &[Story] = &[
         &["cve.2022-0492", "security.mount", "security.user-namespace"],
     ),
     (
-        "CVE-2022-29162",
-        "runc, Docker: the inheritable set was not empty, and a file with inheritable capabilities gave them to any user",
+        "CVE-2022-24769, CVE-2022-29162",
+        "Docker, and later `runc exec`: the inheritable set was not empty, and a file with inheritable capabilities gave them to any user",
         "the inheritable set is empty for root, and holds only what was added for another user",
         &["cve.2022-29162"],
     ),

@@ -22,7 +22,7 @@ use crate::kernel::{Cgroup, Mount, identity, listing};
 use crate::{Checked, Failure, ensure};
 
 /// How long a run may take. Generous: the machine may be busy, and nothing waits for it when all is well.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// The first run builds the root filesystem.
 pub(crate) const FIRST_LIMIT: Duration = Duration::from_secs(120);

@@ -90,6 +90,11 @@ impl Terminal {
         Ok(())
     }
 
+    /// Whether `text` has appeared by now.
+    pub fn shows(&self, text: &str) -> bool {
+        self.screen.text().contains(text)
+    }
+
     /// Waits until a process of the container was started as `command_line`, and is in the state: `S`, `T` …
     pub fn until(&self, command_line: &str, state: char) -> Result<Process, Failure> {
         let mut found = None;

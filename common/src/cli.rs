@@ -6,13 +6,14 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::error::{Error, RUNTIME_FAILED, Result};
+use crate::process::heed_children;
 
 /// The whole of a runtime's `main`: parses the command line into `C`, runs, and turns the outcome into an exit
 /// status. Errors go to stderr after the program's name, which is given, as clap would have to build all of its
 /// tables a second time to tell it.
 pub fn main<C: Parser>(program: &str, run: impl FnOnce(&C) -> Result<u8>) -> ExitCode {
     let status = match C::try_parse() {
-        Ok(cli) => run(&cli),
+        Ok(cli) => heed_children().and_then(|()| run(&cli)),
         // `--help` and `--version` arrive as errors, too.
         Err(help) if matches!(help.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return if help.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(RUNTIME_FAILED) };

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// How often a folder is made that others remove at once. Fifty that end together have never taken more than a few.
+/// How often a folder is made that others remove at once: each time one of them must have ended just then.
 const TRIES: usize = 1000;
 
 /// Makes a folder and those above it, also where others remove them when nothing is in them. Then it may be gone again

@@ -56,10 +56,6 @@ impl Signals {
     /// # Errors
     /// None that the arguments can cause.
     pub fn block() -> Result<Signals> {
-        // A parent may have left SIGCHLD ignored. Then the kernel would throw away our child's exit status.
-        // SAFETY: the default action is no handler that could break an invariant.
-        unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
-            .map_err(|errno| Error::from_errno("signal(SIGCHLD, SIG_DFL)", errno))?;
         // Who starts us with nohup(1) wants us to outlive the terminal.
         let nohup = ignores(Signal::SIGHUP);
         let mut set: SigSet = FORWARDED.into_iter().filter(|&it| it != Signal::SIGHUP || !nohup).collect();
@@ -110,6 +106,17 @@ pub fn require_root() -> Result<()> {
     }
     Err(Error::new("not root: only root may make namespaces and control groups without a user namespace")
         .hint("run it with sudo; step4-users needs no root"))
+}
+
+/// Undoes what a parent may have left, SIGCHLD ignored: then the kernel would throw away how a child has ended.
+///
+/// # Errors
+/// None that can be caused.
+pub(crate) fn heed_children() -> Result<()> {
+    // SAFETY: the default action is no handler that could break an invariant.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
+        .map(drop)
+        .map_err(|errno| Error::from_errno("signal(SIGCHLD, SIG_DFL)", errno))
 }
 
 /// Whether a signal is ignored, as our parent left it.

@@ -184,7 +184,8 @@ fn spin(subject: &Subject, options: &[&str], limit: f64) -> Checked {
     thread::sleep(Duration::from_millis(200));
     let mut share = 0.0;
     for _ in 0..3 {
-        let (before, start) = (cpu_time(&container)?, Instant::now());
+        // In this order: when this process has to wait between the two, it is too little that is found.
+        let (start, before) = (Instant::now(), cpu_time(&container)?);
         thread::sleep(Duration::from_millis(1600));
         share = (cpu_time(&container)? - before).as_secs_f64() / start.elapsed().as_secs_f64();
         if share >= limit * 0.8 {

@@ -1,12 +1,14 @@
 //! A small init as PID 1, that does for the command what PID 1 has to. pid_namespaces(7), wait(2).
 
 use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
 
 use crate::container::Container;
 use crate::kernel::{Process, eventually};
+use crate::probe::program;
 use crate::subject::LIMIT;
 use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, host};
@@ -30,6 +32,9 @@ pub(crate) const CHECKS: &[Check] = &[
         // What PID 1 keeps closed to others, only root can look at.
         .needs(&[Need::Root])
         .hint("PID 1 never calls execve(2), which would close them."),
+    Check::since(2, "init.first", "With --init, the command begins when PID 1 has given all of that up, however long it takes.", first)
+        .needs(&[Need::Root, Need::Program("strace")])
+        .hint("PID 1 and the command go their ways at once after fork(2). A pipe lets the one wait for the other."),
     Check::since(2, "init.terminal", "With --init, a shell at the terminal has job control.", terminal)
         .hint("The command's process group must be the terminal's foreground group, in a session that has it as its controlling terminal."),
 ];
@@ -118,6 +123,28 @@ fn gives_nothing_away(subject: &Subject) -> Checked {
     expect("the command line of PID 1", "init", first.command_line().trim())?;
     let left: Vec<_> = first.environment()?.into_iter().filter(|variable| !variable.is_empty()).collect();
     ensure(left.is_empty(), || Failure::new("no variable in PID 1's environment", left.join(" ")))
+}
+
+fn first(subject: &Subject) -> Checked {
+    let mut strace = Command::new(program("strace").unwrap_or_default());
+    // It is slow to close its streams.
+    strace.args([
+        "--follow-forks",
+        "--quiet=all",
+        "--trace=/^dup[23]$",
+        "--inject=/^dup[23]$:delay_enter=300000",
+    ]);
+    strace.args(["--output", "/dev/null"]).arg(subject.binary()).args(["--init", "cat"]);
+    let mut container = Container::start(strace.envs(subject.environment()).stdin(Stdio::piped()))?;
+    container.say("ready")?;
+    container.wait_for("ready")?;
+    let first = container.first()?;
+    let open = first.descriptors()?.into_iter().map(|number| first.path(&format!("fd/{number}")).read_link());
+    let open = open.collect::<std::io::Result<Vec<_>>>()?;
+    ensure(open.iter().all(|file| file.ends_with("dev/null")), || {
+        Failure::new("PID 1 has /dev/null open, and nothing else", format!("{open:?}"))
+    })?;
+    expect("the command line of PID 1", "init", first.command_line().trim())
 }
 
 fn descriptors(subject: &Subject) -> Checked {

@@ -113,7 +113,8 @@ fn of_container(subject: &Subject) -> Checked {
     let first = one.first()?;
     let options = ["--ipc", &format!("container:{first}")];
     // It reads what the other has written, and both may.
-    let other = subject.hold_sh(&options, "cat /dev/shm/shared; echo more >> /dev/shm/shared; cat")?;
+    let other = subject
+        .hold_sh(&options, "read -r line < /dev/shm/shared; echo more >> /dev/shm/shared; echo $line; cat")?;
     let second = other.first()?;
     expect("the IPC namespace", first.namespace("ipc")?, second.namespace("ipc")?)?;
     shares(first, second, true)?;

@@ -58,7 +58,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "security.raw-socket", "Without CAP_NET_RAW it has no raw sockets.", raw_socket)
         .needs(&[Need::Root])
         .hint("--cap-drop: the effective and the permitted set, too, not the bounding set alone."),
-    Check::since(4, "security.other-abi", "System calls of the 32-bit ABI, whose numbers mean others, are not let through.", other_abi)
+    Check::since(4, "security.other-abi", "System calls of the 32-bit ABI, whose numbers mean others, end the process.", other_abi)
         .needs(&[Need::Abi32])
         .hint("The filter looks at seccomp_data.arch first: a list of numbers is good for one ABI."),
     Check::since(4, "security.ptrace-init", "Nobody in it can trace an init, which is a process of the runtime's.", ptrace_init)

@@ -6,9 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use serde_json::json;
 
 use crate::container::Container;
-use crate::{Check, Checked, Failure, Subject, ensure, expect};
+use crate::image::{Home, Layout, base, config};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "signal.forwarded", "INT, TERM, HUP, QUIT, USR1, USR2 and WINCH, sent to the runtime, reach the command, once each.", forwarded)
@@ -17,6 +19,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("Both survive exec. Rust ignores SIGPIPE; what the runtime blocks to wait for it, the child must unblock."),
     Check::since(0, "signal.runtime-stays", "The runtime outlives the signals that it forwards.", runtime_stays)
         .hint("The container decides what a signal means: one that it ignores must not end the runtime."),
+    Check::since(0, "signal.children-ignored", "Who starts the runtime with SIGCHLD ignored gets the exit status all the same.", children_ignored)
+        .needs(&[Need::Program("bash")])
+        .hint("What is ignored survives exec, and then the kernel reaps children by itself: set it to its default before anything else."),
     Check::since(0, "signal.group-is-own", "Away from a terminal, `kill 0` in the container does not reach who started the runtime.", group_is_own)
         .hint("A PID namespace does not bound a process group: setpgid(2) for the child."),
 ];
@@ -54,6 +59,25 @@ fn fresh(subject: &Subject) -> Checked {
         expect(format!("the mask {field} in /proc/PID/status"), 0, mask)?;
     }
     Ok(())
+}
+
+fn children_ignored(subject: &Subject) -> Checked {
+    // Not sh: dash and busybox only pretend to ignore it.
+    let ignoring = |arguments: &[&str]| {
+        let mut command = Command::new("bash");
+        command.args(["-c", "trap '' CHLD; exec \"$0\" \"$@\""]).arg(subject.binary()).args(arguments);
+        command.envs(subject.environment()).stdin(Stdio::null());
+        command
+    };
+    Container::start(&mut ignoring(&["sh", "-c", "exit 3"]))?.output()?.status_is(3)?;
+    if subject.step() < 3 {
+        return Ok(());
+    }
+    // A process of its own unpacks the layer.
+    let home = Home::new(subject, "children-ignored")?;
+    let image = Layout::of(subject, "children-ignored", &config(json!({})), &[base()?])?.name();
+    let mut command = ignoring(&["--image", &image, "sh", "-c", "exit 4"]);
+    Container::start(command.env("CONGO_HOME", &home.path))?.output()?.status_is(4)
 }
 
 fn group_is_own(subject: &Subject) -> Checked {

@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::kernel::eventually;
+use crate::subject::LIMIT;
 use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
@@ -40,9 +42,12 @@ fn interrupt(subject: &Subject) -> Checked {
     ensure(!sleeping.is_alive(), || Failure::new("Ctrl-C ends it", "it lives on"))?;
     // At the prompt there is nothing to interrupt. What is typed before the signal arrives is lost with the line.
     terminal.press("\x03")?;
-    thread::sleep(Duration::from_millis(200));
-    terminal.enter("echo still=$((1 + 1))")?;
-    terminal.see("still=2")?;
+    let lives = eventually(LIMIT, || {
+        let _ = terminal.enter("echo still=$((1 + 1))");
+        thread::sleep(Duration::from_millis(200));
+        terminal.shows("still=2")
+    });
+    ensure(lives, || Failure::new("a shell that goes on after Ctrl-C at its prompt", "it does not answer"))?;
     terminal.enter("exit 0")?;
     expect("the exit status", Some(0), terminal.exit_status()?)
 }
@@ -58,9 +63,11 @@ fn job_control(subject: &Subject) -> Checked {
     terminal.see("listed=2")?;
     terminal.enter("bg")?;
     terminal.until("sleep 1000", 'S')?;
+    // Stopped again, as it goes on only when the shell has moved it to the foreground: then Ctrl-C reaches it.
+    terminal.enter("kill -STOP %1")?;
+    terminal.until("sleep 1000", 'T')?;
     terminal.enter("fg; echo after=$?")?;
-    // The shell has to move it to the foreground before Ctrl-C can reach it.
-    thread::sleep(Duration::from_millis(100));
+    terminal.until("sleep 1000", 'S')?;
     terminal.press("\x03")?;
     terminal.enter("echo after=$((1 + 1))")?;
     terminal.see("after=2")?;

@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use serde_json::{Value, json};
 
@@ -61,13 +62,19 @@ pub fn commit(target: &Reference, base: Base<'_>, upper: &Path, created_by: &[Os
         let mut file = BufWriter::new(file);
         pack(&work.folder, &mut file)?;
         file.flush().map_err(|error| cannot("write", &archive, &error))?;
+        // Before it has its name: then nobody comes any more to sweep what a killed runtime has left.
+        remove_tree(&work.folder)?;
         return appear(&archive, path);
     }
-    if path.is_dir() {
-        return work.join(path, descriptor, tag);
+    if !path.is_dir() {
+        work.finish(descriptor.clone(), tag, Vec::new())?;
+        match appear(&work.folder, path) {
+            // Another runtime was first. Its layout gets this image, too.
+            Err(error) if error.errno() == Some(Errno::EEXIST) && path.is_dir() => check_target(target)?,
+            result => return result,
+        }
     }
-    work.finish(descriptor, tag, Vec::new())?;
-    appear(&work.folder, path)
+    work.join(path, descriptor, tag)
 }
 
 fn is_archive(path: &Path) -> bool {

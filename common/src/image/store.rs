@@ -160,15 +160,18 @@ struct Work<'a> {
 impl Work<'_> {
     /// Returns how many bytes came out of the archive.
     fn unpack(&self, store: &Path, path: &Path) -> Result<u64> {
-        let unfinished = store.join(format!("{UNFINISHED}{}", std::process::id()));
+        let pid = std::process::id();
+        let [unfinished, whole] = ["", "-whole"].map(|end| store.join(format!("{UNFINISHED}{pid}{end}")));
         let result = self.unpack_in(&unfinished).and_then(|bytes| {
-            fs::rename(unfinished.join("upper"), path).map_err(|error| cannot("make", path, &error))?;
+            fs::rename(unfinished.join("upper"), &whole).map_err(|error| cannot("make", &whole, &error))?;
             Ok(bytes)
         });
         // The error that is already there says more than one about the clean-up.
         let removed = remove_tree(&unfinished);
         let bytes = result?;
         removed?;
+        // Last of all: where no layer is missing any more, nobody sweeps what a killed runtime has left.
+        fs::rename(&whole, path).map_err(|error| cannot("make", path, &error))?;
         Ok(bytes)
     }
 

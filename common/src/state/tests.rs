@@ -5,6 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
@@ -209,6 +212,31 @@ fn a_volume_that_somebody_uses_is_neither_filled_nor_emptied() {
     assert_eq!(files_of(home.path()), ["own"]);
     drop((first, second));
     assert_eq!(files_of(home.path()), ["own"]);
+}
+
+#[test]
+fn who_waits_for_a_volume_does_not_wait_for_a_container_to_end() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path();
+    for _ in 0..10 {
+        // It ends before it has filled the volume, for which three others wait.
+        let first = Volumes::lock(state, ["data"]).unwrap();
+        let (sender, locked) = channel();
+        for _ in 0..3 {
+            let (state, sender) = (state.to_owned(), sender.clone());
+            thread::spawn(move || {
+                let volumes = Volumes::lock(&state, ["data"]).unwrap();
+                volumes.open("data").unwrap().release().unwrap();
+                // As long as a container runs, its volumes are locked.
+                sender.send(volumes).unwrap();
+            });
+        }
+        thread::sleep(Duration::from_millis(30));
+        drop(first);
+        let running: Vec<_> =
+            (0..3).map_while(|_| locked.recv_timeout(Duration::from_secs(5)).ok()).collect();
+        assert_eq!(running.len(), 3, "so many run at once");
+    }
 }
 
 #[test]

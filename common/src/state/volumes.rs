@@ -18,6 +18,8 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -28,6 +30,9 @@ use crate::tree::{copy_contents_at, is_empty, remove_contents, remove_tree};
 
 /// In a volume's folder: whether the volume is being filled.
 const FILLING: &str = "filling";
+
+/// Between two looks at a volume that is being given back.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The named volumes of one container, locked as long as the value lives.
 #[derive(Debug, Default)]
@@ -115,17 +120,20 @@ impl Locked {
 /// Locks a volume's folder: alone, or, when others use it, as one of them. Returns the lock and whether there are others;
 /// `None` when the folder was removed meanwhile.
 fn alone_or_shared(folder: &Path) -> Result<Option<(Flock<File>, bool)>> {
-    match lock(folder, FlockArg::LockExclusiveNonblock) {
-        Err(error) if error.errno() == Some(Errno::EWOULDBLOCK) => {}
-        result => return Ok(result?.map(|lock| (lock, false))),
+    loop {
+        match lock(folder, FlockArg::LockExclusiveNonblock) {
+            Err(error) if error.errno() == Some(Errno::EWOULDBLOCK) => {}
+            result => return Ok(result?.map(|lock| (lock, false))),
+        }
+        // Waits for one that has it alone.
+        match lock(folder, FlockArg::LockShared)? {
+            Some(_) if is_half_filled(folder) => {}
+            result => return Ok(result.map(|lock| (lock, true))),
+        }
+        // He has ended before it was filled. All who see that give it back, and one of them gets it alone. To wait for that
+        // would be to wait for the end of his container, if another one is faster.
+        thread::sleep(PAUSE);
     }
-    // Waits for one that has it alone.
-    match lock(folder, FlockArg::LockShared)? {
-        Some(lock) if !is_half_filled(folder) => return Ok(Some((lock, true))),
-        _ => {}
-    }
-    // He was killed. All others who see that give it back, too, so this does not wait for a container's end.
-    Ok(lock(folder, FlockArg::LockExclusive)?.map(|lock| (lock, false)))
 }
 
 fn is_half_filled(folder: &Path) -> bool {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, mkdtemp, setsid};
@@ -142,7 +143,11 @@ impl Program {
             return Ok(false);
         }
         for port in &network.ports {
-            orders.publish(port, network.address)?;
+            match orders.publish(port, network.address) {
+                // The first one: it has made its socket, and does not listen yet.
+                Err(error) if error.errno() == Some(Errno::ECONNREFUSED) => return Ok(false),
+                result => result?,
+            }
         }
         self.orders = None;
         Ok(true)
