@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use common::Result;
-use common::mount::Detached;
+use common::mount::{Detached, remount_read_only};
 use common::syscall::{chdir, mkdir, mount, pivot_root, symlink, umask, umount2, write_file};
 use nix::mount::{MntFlags, MsFlags};
 
@@ -127,9 +127,10 @@ pub fn mount_pts(users: &UserNamespace) -> Result<()> {
     symlink("pts/ptmx", "/dev/ptmx")
 }
 
-/// Makes the root read-only, and not what is mounted in it: a property of this one mount.
+/// Makes the root read-only, and not what is mounted in it: a property of this one mount. It keeps its others, such as
+/// that devices in it are none.
 pub fn make_root_read_only() -> Result<()> {
-    mount("none", "/", "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, "")
+    remount_read_only("/")
 }
 
 /// Makes `path` the working directory, and makes it and those above it where they are missing.

@@ -77,7 +77,10 @@ fn shift_owners<'a>(
         if !source.map_ids(namespace)? {
             give(&own.path, maps, &format!("the volume at {}", volume.target.display()))?;
         }
-        own.data = source.open_directory()?;
+        // It is filled by another mount, as this one may be made read-only.
+        let mut filled = Detached::copy_of(&own.path)?;
+        filled.map_ids(namespace)?;
+        own.data = filled.open_directory()?;
     }
     Ok((source, own))
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 
 use super::bad_input::error;
 use super::image_tools::{container_root, root, tool};
+use crate::container::Container;
 use crate::image::{Archive, Home, Layer, Layout, Programs, base, config, empty, same};
 use crate::kernel::{eventually, listing};
+use crate::probe::program;
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -28,6 +30,10 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("overlayfs's whiteouts and opaque folders become .wh.NAME and .wh..wh..opq; hard links and attributes are kept."),
     Check::since(3, "image.commit-tags", "--commit adds to a layout that is there, and refuses, before the run, what is anything else.", targets)
         .hint("Look at the path first: what was done in the container would be lost."),
+    Check::since(3, "image.commit-at-once", "Of some that begin a layout at once, each finds its image in it.", at_once)
+        // To follow what newuidmap starts.
+        .needs(&[Need::Root, Need::Program("strace")])
+        .hint("rename(2) with RENAME_NOREPLACE tells who was first; the others add to what that one has made."),
     Check::since(3, "image.commit-layers", "An image of 128 layers runs, and becomes one of 129.", many_layers)
         .hint("The options of an overlay fit into one page if each layer is named by its descriptor."),
     Check::since(3, "image.commit-killed", "A SIGKILL during --commit leaves no half image, and what it leaves the next one removes.", killed)
@@ -157,6 +163,30 @@ fn targets(subject: &Subject) -> Checked {
         expect(format!("{name}: what is in the folder"), &before, &listing(&folder, 3))?;
     }
     expect("the file", "mine", fs::read_to_string(folder.join("file"))?.as_str())
+}
+
+fn at_once(subject: &Subject) -> Checked {
+    let image = Layout::of(subject, "at-once-base", &config(json!({})), &[base()?])?.name();
+    let layout = empty(subject, "commit-at-once")?.join("layout").display().to_string();
+    let words = ["one", "two", "three"];
+    let mut started = vec![];
+    for word in words {
+        let mut strace = Command::new(program("strace").unwrap_or_default());
+        // Between the look at what is there and the rename, time goes by.
+        strace.args(["--follow-forks", "--quiet=all", "--trace=renameat2"]);
+        strace.args(["--inject=renameat2:delay_enter=700000", "--output", "/dev/null"]);
+        let (tagged, script) = (format!("{layout}:{word}"), format!("echo {word} > /word"));
+        strace.arg(subject.binary()).args(["--image", &image, "--commit", &tagged, "sh", "-c", &script]);
+        started.push(Container::start(strace.envs(subject.environment()).stdin(Stdio::null()))?);
+    }
+    for container in started {
+        container.output()?.ok()?;
+    }
+    for word in words {
+        let run = subject.run(&["--image", &format!("{layout}:{word}"), "cat", "/word"])?;
+        expect(format!("what the image :{word} has"), word, run.ok()?)?;
+    }
+    Ok(())
 }
 
 fn many_layers(subject: &Subject) -> Checked {

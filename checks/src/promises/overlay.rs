@@ -1,6 +1,7 @@
 //! The root of layers: none of them changes but the container's own, which goes with it or stays under a name.
 //! The kernel's filesystems/overlayfs.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -274,11 +275,17 @@ fn read_only(subject: &Subject) -> Checked {
                   (echo x > $f) 2>/dev/null && echo $f; done; :";
     let expected = "/made/for/it\n/dev/shm/x\n/dev/x\n/dev/null\n/mnt/it/x\n/mnt/memory/x";
     expect("where it is, and what it can write", expected, subject.sh(&options, script)?.ok()?)?;
-    let container = subject.hold(&["--read-only"])?;
-    let mounts = container.first()?.mounts()?;
-    let root = mounts.iter().find(|mount| mount.point == "/").map(|mount| mount.options.clone());
-    let is_read_only = root.as_deref().is_some_and(|options| options.split(',').any(|option| option == "ro"));
-    ensure(is_read_only, || Failure::new("`ro` among the options of the mount at /", format!("{root:?}")))
+    let options_of_root = |options: &[&str]| -> Result<BTreeSet<String>, Failure> {
+        let mounts = subject.hold(options)?.first()?.mounts()?;
+        let root = mounts.into_iter().find(|mount| mount.point == "/");
+        let root = root.ok_or_else(|| Failure::new("a mount at /", "none"))?;
+        Ok(root.options.split(',').map(str::to_owned).collect())
+    };
+    // Nothing else is another: a device in an image stays none.
+    let mut expected = options_of_root(&[])?;
+    expected.remove("rw");
+    expected.insert("ro".into());
+    expect("the options of the mount at /", expected, options_of_root(&["--read-only"])?)
 }
 
 /// What a runtime has said, but not that it has copied a root: where there are no idmapped mounts, it has to.

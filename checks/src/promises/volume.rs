@@ -268,7 +268,12 @@ fn filled_once(subject: &Subject) -> Checked {
     expect("what is in a volume that was filled before", "own", &*run("checked-once:/data", "ls /data")?)?;
     run("checked-empty:/data:nocopy", ":")?;
     expect("what is in one with nocopy", "", &*run("checked-empty:/data:nocopy", "ls /data")?)?;
-    expect("what is in it without", "of-the-root", &*run("checked-empty:/data", "ls /data")?)
+    expect("what is in it without", "of-the-root", &*run("checked-empty:/data", "ls /data")?)?;
+    let script = "ls /data; touch /data/new 2>/dev/null || echo refused";
+    let read_only = run("checked-read-only:/data:ro", script)?;
+    expect("what is in a new one that is read-only", "of-the-root\nrefused", &*read_only)?;
+    let nameless = subject.sh(&["--layer", &text, "--mount", "type=volume,target=/data,readonly"], script)?;
+    expect("and in one without a name", "of-the-root\nrefused", nameless.ok()?)
 }
 
 fn anonymous(subject: &Subject) -> Checked {

@@ -150,32 +150,38 @@ pub(super) fn around(container: u32, host: u32, lines: &[Line]) -> IdMap {
     lay(lines, Some(IdRange { container, host, size: 1 }))
 }
 
+/// A line's ids, first and count, in one part or two: without the one that has its place.
+fn without(line: &Line, fixed: Option<IdRange>) -> Vec<(u32, u32)> {
+    let whole = (line.first, line.count);
+    let Some(before) = fixed.and_then(|fixed| fixed.host.checked_sub(line.first)) else { return vec![whole] };
+    if before >= line.count {
+        return vec![whole];
+    }
+    vec![(line.first, before), (line.first.saturating_add(before + 1), line.count - before - 1)]
+}
+
 /// Lays ranges in a row, around `fixed`. What overlaps or is too much is left out: the kernel would refuse all of it.
 fn lay(lines: &[Line], fixed: Option<IdRange>) -> IdMap {
     let mut ranges: Vec<IdRange> = Vec::new();
     let mut next = 0_u32;
-    let mut push = |host: u32, size: u32, next: &mut u32| {
-        let range = IdRange { container: *next, host, size };
-        let taken = ranges.iter().chain(&fixed).any(|other| super::overlap(&range, other, |it| it.host));
-        // One is for the fixed range.
-        if !taken && next.checked_add(size).is_some() && ranges.len() + 1 < super::MAX_RANGES / 4 {
+    for (mut host, mut count) in lines.iter().flat_map(|line| without(line, fixed)) {
+        while count > 0 {
+            if fixed.is_some_and(|fixed| fixed.container == next) {
+                next += 1;
+            }
+            // As far as the place of the fixed one, if that is still to come.
+            let place = fixed.map(|fixed| fixed.container).filter(|&at| at > next);
+            let size = place.map_or(count, |at| count.min(at - next));
+            let range = IdRange { container: next, host, size };
+            let taken = ranges.iter().any(|other| super::overlap(&range, other, |it| it.host));
+            // One is for the fixed range.
+            if taken || next.checked_add(size).is_none() || ranges.len() + 1 >= super::MAX_RANGES / 4 {
+                break;
+            }
             ranges.push(range);
-            *next += size;
-        }
-    };
-    for &Line { first, count, .. } in lines {
-        let before = fixed
-            .map(|fixed| fixed.container)
-            .filter(|&at| at >= next)
-            .map_or(count, |at| count.min(at - next));
-        if before > 0 {
-            push(first, before, &mut next);
-        }
-        if fixed.is_some_and(|fixed| fixed.container == next) {
-            next += 1;
-        }
-        if count > before {
-            push(first + before, count - before, &mut next);
+            next += size;
+            count -= size;
+            host = host.saturating_add(size);
         }
     }
     ranges.extend(fixed);

@@ -107,7 +107,11 @@ fn subordinate_ids_in_a_row() {
     assert_eq!(ranges(&around(1000, 1000, &lines(&[(5000, 10)]))), "0:5000:10, 1000:1000:1");
     assert_eq!(ranges(&around(10, 10, &lines(&[(5000, 10), (6000, 2)]))), "0:5000:10, 10:10:1, 11:6000:2");
     // Who was given his own id as a subordinate one has it once.
-    assert_eq!(ranges(&around(0, 1000, &lines(&[(1000, 5), (7, 1)]))), "0:1000:1, 1:7:1");
+    assert_eq!(ranges(&around(0, 1000, &lines(&[(1000, 5), (7, 1)]))), "0:1000:1, 1:1001:4, 5:7:1");
+    assert_eq!(
+        ranges(&around(30_000, 30_000, &lines(&[(20_000, 65536)]))),
+        "0:20000:10000, 10000:30001:20000, 30000:30000:1, 30001:50001:35535"
+    );
     assert_eq!(ranges(&around(3, 3, &[])), "3:3:1");
 }
 

@@ -132,8 +132,14 @@ impl<'a> Tree<'a> {
             self.note(folder)?;
         }
         // What this layer itself has made stays: a whiteout is about the layers below.
-        let clears = matches!(whiteout, Whiteout::Opaque(_)) || self.made.contains_key(&path);
-        if clears { self.clear(&path) } else { self.remove(&path) }
+        let is_opaque = matches!(whiteout, Whiteout::Opaque(_));
+        if !is_opaque && !self.made.contains_key(&path) {
+            return self.remove(&path);
+        }
+        let is_below = matches!(self.made.get(&path), Some(Made::Below(_)));
+        let has_own = self.clear(&path)?;
+        // The whole folder is from below, and something in it was taken away before.
+        if is_below && !has_own && !is_opaque { self.remove(&path) } else { Ok(()) }
     }
 
     /// Gives the folders their times. The deepest may be first or last: nothing is made any more. Returns what could not
@@ -224,23 +230,28 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Removes what the layers below have in a folder.
-    fn clear(&mut self, folder: &Path) -> Result<(), Refusal> {
+    /// Removes what the layers below have in a folder. Returns whether there is something that this layer has made.
+    fn clear(&mut self, folder: &Path) -> Result<bool, Refusal> {
         let at = self.at(folder);
         match fs::symlink_metadata(&at) {
             Ok(there) if there.is_dir() => {}
-            _ => return Ok(()),
+            _ => return Ok(true),
         }
         self.note(folder)?;
+        let mut has_own = false;
         let names = fs::read_dir(&at)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
         for path in names.into_iter().map(|name| folder.join(name)) {
             match self.made.get(&path) {
                 None => self.remove(&path)?,
-                Some(Made::Below(_) | Made::Folder(_)) => self.clear(&path)?,
-                Some(Made::Symlink | Made::Other) => {}
+                Some(Made::Below(_)) => match self.clear(&path)? {
+                    true => has_own = true,
+                    false => self.remove(&path)?,
+                },
+                Some(Made::Folder(_)) => has_own |= self.clear(&path).map(|_| true)?,
+                Some(Made::Symlink | Made::Other) => has_own = true,
             }
         }
-        Ok(())
+        Ok(has_own)
     }
 
     fn folder(&mut self, entry: &Entry, path: PathBuf, at: &Path) -> Result<(), Refusal> {

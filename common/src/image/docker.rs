@@ -6,7 +6,7 @@
 
 use super::digest::Digest;
 use super::layer::Compression;
-use super::layout::choose;
+use super::layout::{choose, several};
 use super::model::Saved;
 use super::source::{Source, wrong_digest};
 use super::{Layer, Parts, json};
@@ -18,8 +18,7 @@ pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Resul
     let images: Vec<Saved> = json(manifest, || format!("manifest.json of the image {image}"))?;
     let chosen = choose(&images, |it| it.repo_tags.clone().unwrap_or_default(), tag, &image.to_string())?;
     let Some(saved) = chosen.first().filter(|_| chosen.len() == 1) else {
-        return Err(Error::new(format!("the image {image}: several images have that tag, or none has one"))
-            .hint("give the whole name, PATH:NAME:TAG"));
+        return Err(several(&image.to_string()));
     };
     let missing = |name: &str| {
         Error::new(format!("the image {image} has no {name}"))

@@ -6,7 +6,7 @@
 
 use super::layer::Compression;
 use super::model::{
-    DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, LAYER, MANIFEST, Manifest, REF_NAME,
+    DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, IMAGE_NAME, INDEX, Index, LAYER, MANIFEST, Manifest, REF_NAME,
 };
 use super::source::Source;
 use super::{Layer, Parts, json};
@@ -24,8 +24,13 @@ pub(super) fn open(source: &Source, tag: Option<&str>) -> Result<Parts> {
             .hint("expected an OCI layout folder, an OCI archive or a docker save archive")
     })?;
     let index: Index = json(&document, || format!("index.json of the image {image}"))?;
-    let names = |it: &Descriptor| it.annotations.get(REF_NAME).cloned().into_iter().collect::<Vec<_>>();
+    let names = |it: &Descriptor| {
+        [REF_NAME, IMAGE_NAME].iter().filter_map(|key| it.annotations.get(*key).cloned()).collect::<Vec<_>>()
+    };
     let chosen = choose(&index.manifests, names, tag, &image.to_string())?;
+    if chosen.iter().any(|it| it.digest != chosen[0].digest && names(it) != names(chosen[0])) {
+        return Err(several(&image.to_string()));
+    }
     let mut read = 0;
     let manifest = manifest(source, chosen, 0, &mut read)?.ok_or_else(|| {
         let there = platforms(&index.manifests);
@@ -39,6 +44,12 @@ pub(super) fn open(source: &Source, tag: Option<&str>) -> Result<Parts> {
     let layers =
         manifest.layers.into_iter().map(|descriptor| layer(source, descriptor)).collect::<Result<_>>()?;
     Ok(Parts { config, layers })
+}
+
+/// The tag says not enough.
+pub(super) fn several(image: &str) -> Error {
+    Error::new(format!("the image {image}: several images have that tag, or none has one"))
+        .hint("give the whole name, PATH:NAME:TAG")
 }
 
 /// The images with this tag; without one, the only image, or the one with the tag `latest`.
@@ -55,14 +66,16 @@ pub(super) fn choose<'a, T>(
     if images.is_empty() {
         return Err(Error::new(format!("{image}: no image is in it")));
     }
-    // Images that differ in their platform only have the same tag, or none.
-    if tag.is_none() && tags.len() <= 1 {
+    // Images that differ in their platform only have the same names, or none.
+    if tag.is_none() && images.iter().all(|it| names(it) == names(&images[0])) {
         return Ok(images.iter().collect());
     }
     let wanted = tag.unwrap_or("latest");
-    // The whole name, or what follows its last colon.
+    // The whole name, or what follows its last colon, or a slash: docker.io/library/debian:12.
     let is_wanted = |name: &String| {
-        name == wanted || name.rsplit_once(':').is_some_and(|(_, last)| last == wanted && !last.contains('/'))
+        name == wanted
+            || name.rsplit_once(':').is_some_and(|(_, last)| last == wanted && !last.contains('/'))
+            || name.strip_suffix(wanted).is_some_and(|before| before.ends_with('/'))
     };
     let chosen: Vec<_> = images.iter().filter(|image| names(image).iter().any(&is_wanted)).collect();
     match (chosen.is_empty(), tag) {

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// The tag of an image in a layout.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Where Docker and containerd note the whole name, of which the other annotation then has the tag only.
+pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
 /// The media types of OCI.
 pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

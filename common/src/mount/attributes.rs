@@ -103,7 +103,8 @@ pub(super) fn remount_propagation(tree: &OwnedFd, flags: MsFlags) -> Result<()> 
     mount("none", path_of(tree), "", flags, "")
 }
 
-fn remount(open: &OwnedFd, listed: &Mount, with: MsFlags) -> Result<()> {
+/// Adds flags to one attached mount.
+pub(super) fn remount(open: &OwnedFd, listed: &Mount, with: MsFlags) -> Result<()> {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | with | kept_flags(&listed.options);
     mount("none", path_of(open), "", flags, "")
 }

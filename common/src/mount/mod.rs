@@ -33,6 +33,18 @@ pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
 pub use private::in_private_namespace;
 
+/// Makes the attached mount at `path` read-only, and none that lies in it. All its other flags stay: mount(2) with
+/// MS_REMOUNT and MS_BIND replaces them, so they are read from mountinfo, and named again.
+///
+/// # Errors
+/// EPERM; when `/proc` is not mounted.
+pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let opened = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::from_errno(format!("open {}", path.display()), errno))?;
+    attributes::remount(&opened, &mountinfo::of(&opened)?, MsFlags::MS_RDONLY)
+}
+
 const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
 
 /// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.

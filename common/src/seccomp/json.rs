@@ -108,13 +108,12 @@ fn profile(file: File) -> Result<Profile, Problem> {
     let default = action(&file.default_action, file.default_errno_ret).map_err(at("defaultAction"))?;
     let rules = file.syscalls.into_iter().flatten().enumerate();
     let rules = rules.map(|(index, rule)| {
-        self::rule(rule, file.default_errno_ret)
-            .map_err(|(field, problem)| (format!("syscalls[{index}].{field}"), problem))
+        self::rule(rule).map_err(|(field, problem)| (format!("syscalls[{index}].{field}"), problem))
     });
     Ok(Profile { default, flags, rules: rules.collect::<Result<_, _>>()? })
 }
 
-fn rule(given: Syscalls, default_errno: Option<u32>) -> Result<Rule, Problem> {
+fn rule(given: Syscalls) -> Result<Rule, Problem> {
     let names = match (given.name, given.names) {
         (Some(_), Some(names)) if !names.is_empty() => {
             return Err(at("names")("there is a name, too; expected one of the two".into()));
@@ -122,7 +121,7 @@ fn rule(given: Syscalls, default_errno: Option<u32>) -> Result<Rule, Problem> {
         (Some(name), _) => vec![name],
         (None, names) => names.unwrap_or_default(),
     };
-    let action = action(&given.action, given.errno_ret.or(default_errno)).map_err(at("action"))?;
+    let action = action(&given.action, given.errno_ret).map_err(at("action"))?;
     let conditions = given.args.unwrap_or_default().into_iter().enumerate();
     let conditions = conditions.map(|(index, arg)| {
         condition(&arg).map_err(|(field, problem)| (format!("args[{index}].{field}"), problem))

@@ -234,6 +234,8 @@ fn rich() -> [Vec<u8>; 2] {
         .with(EntryType::Fifo, "fifo", "", b"", 0o600)
         .folder("gone")
         .file("gone/file", "1")
+        .folder("gone-in-parts")
+        .file("gone-in-parts/within/file", "1")
         .folder("opaque")
         .file("opaque/below", "1")
         .folder("becomes-file")
@@ -248,6 +250,8 @@ fn rich() -> [Vec<u8>; 2] {
     let upper = Archive::default()
         .file("bin/new", "through the link of the layer below")
         .file(".wh.gone", "")
+        .file("gone-in-parts/within/.wh.file", "")
+        .file(".wh.gone-in-parts", "")
         .folder("opaque")
         .file("opaque/above", "2")
         .file("opaque/.wh..wh..opq", "")
@@ -290,7 +294,7 @@ fn everything_that_a_layer_can_have() {
 
     assert!(stat(upper, "usr/bin/new").is_file(), "the link of the layer below is followed");
     assert_eq!(stat(upper, "usr/bin").mtime(), 1_000_000_000, "a folder's time, as below");
-    assert!(is_whiteout(&upper.join("gone")));
+    assert!(is_whiteout(&upper.join("gone")) && is_whiteout(&upper.join("gone-in-parts")));
     assert!(is_whiteout(&upper.join("opaque/below")) && stat(upper, "opaque/above").is_file());
     assert!(stat(upper, "deep/er/new").is_file() && is_whiteout(&upper.join("deep/er/old")));
     assert!(stat(upper, "becomes-file").is_file());
@@ -342,6 +346,34 @@ fn a_commit_gives_the_same_layers_again() {
     let other = Reference { path: upper.clone(), tag: None };
     let error = commit(&other, Base::default(), &upper, &[]).unwrap_err();
     assert!(error.to_string().contains("no OCI layout"), "{error}");
+}
+
+#[test]
+fn which_image_a_tag_means() {
+    let layout = Layout::new();
+    let tars = ["alpine", "busybox"].map(|name| Archive::default().file(name, "").end());
+    let image = |number: usize, annotations: Value| {
+        let tar = &tars[number];
+        let mut manifest = layout.manifest(&[(model::LAYER, tar.clone(), tar.clone())]);
+        manifest["annotations"] = annotations;
+        manifest
+    };
+    let found = |tag: Option<&str>| {
+        let image = Image::open(&Reference { tag: tag.map(Into::into), ..layout.reference() });
+        image.map(|image| tars.iter().position(|tar| Digest::of(tar) == image.diff_ids[0]).unwrap())
+    };
+    // As `docker save` of two images names them.
+    let saved = |name: &str| json!({ model::REF_NAME: "latest", model::IMAGE_NAME: format!("docker.io/library/{name}:latest") });
+    layout.index(&[image(0, saved("alpine")), image(1, saved("busybox"))]);
+    for (number, name) in ["alpine:latest", "docker.io/library/busybox:latest"].into_iter().enumerate() {
+        assert_eq!(found(Some(name)).unwrap(), number);
+    }
+    for tag in [None, Some("latest")] {
+        assert!(found(tag).unwrap_err().to_string().contains("several images"));
+    }
+    // As another tool made one without a tag, to which --commit has added one.
+    layout.index(&[image(0, json!({})), image(1, json!({ model::REF_NAME: "latest" }))]);
+    assert_eq!(found(None).unwrap(), 1);
 }
 
 #[test]
