@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::container::Container;
 use crate::kernel::{Cgroup, Mount, identity, listing};
+use crate::probe::program;
 use crate::{Checked, Failure, ensure};
 
 /// How long a run may take. Generous: the machine may be busy, and nothing waits for it when all is well.
@@ -132,6 +133,15 @@ impl Subject {
         command.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]).arg(&self.binary).args(arguments);
         command.envs(self.environment()).stdin(Stdio::null());
         command
+    }
+
+    /// The same under strace, which lets time go by before each of these calls: whoever does not wait is seen to be early.
+    pub(crate) fn command_slow_at(&self, calls: &str, arguments: &[&str]) -> Command {
+        let mut strace = Command::new(program("strace").unwrap_or_default());
+        strace.args(["--follow-forks", "--quiet=all", "--output", "/dev/null"]);
+        strace.args([format!("--trace={calls}"), format!("--inject={calls}:delay_enter=500000")]);
+        strace.arg(&self.binary).args(arguments).envs(self.environment()).stdin(Stdio::null());
+        strace
     }
 
     /// What the runtime's environment has more than the checks' own.

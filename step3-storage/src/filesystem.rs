@@ -100,8 +100,8 @@ pub fn mount_pts() -> Result<()> {
     symlink("pts/ptmx", "/dev/ptmx")
 }
 
-/// Makes the root read-only, and not what is mounted in it: a property of this one mount. It keeps its others, such as
-/// that devices in it are none.
+/// Makes the root read-only, and not what is mounted in it: a property of this one mount. A remount with MS_BIND
+/// changes it, and takes away each other flag of the mount that is not named again.
 pub fn make_root_read_only() -> Result<()> {
     remount_read_only("/")
 }

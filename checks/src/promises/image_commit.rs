@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ use super::image_tools::{container_root, root, tool};
 use crate::container::Container;
 use crate::image::{Archive, Home, Layer, Layout, Programs, base, config, empty, same};
 use crate::kernel::{eventually, listing};
-use crate::probe::program;
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -171,13 +170,10 @@ fn at_once(subject: &Subject) -> Checked {
     let words = ["one", "two", "three"];
     let mut started = vec![];
     for word in words {
-        let mut strace = Command::new(program("strace").unwrap_or_default());
-        // Between the look at what is there and the rename, time goes by.
-        strace.args(["--follow-forks", "--quiet=all", "--trace=renameat2"]);
-        strace.args(["--inject=renameat2:delay_enter=700000", "--output", "/dev/null"]);
         let (tagged, script) = (format!("{layout}:{word}"), format!("echo {word} > /word"));
-        strace.arg(subject.binary()).args(["--image", &image, "--commit", &tagged, "sh", "-c", &script]);
-        started.push(Container::start(strace.envs(subject.environment()).stdin(Stdio::null()))?);
+        // Slow between the look at what is there and the rename.
+        let arguments = ["--image", &image, "--commit", &tagged, "sh", "-c", &script];
+        started.push(Container::start(&mut subject.command_slow_at("renameat2", &arguments))?);
     }
     for container in started {
         container.output()?.ok()?;

@@ -1,14 +1,13 @@
 //! A small init as PID 1, that does for the command what PID 1 has to. pid_namespaces(7), wait(2).
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
 
 use crate::container::Container;
 use crate::kernel::{Process, eventually};
-use crate::probe::program;
 use crate::subject::LIMIT;
 use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, host};
@@ -126,16 +125,9 @@ fn gives_nothing_away(subject: &Subject) -> Checked {
 }
 
 fn first(subject: &Subject) -> Checked {
-    let mut strace = Command::new(program("strace").unwrap_or_default());
-    // It is slow to close its streams.
-    strace.args([
-        "--follow-forks",
-        "--quiet=all",
-        "--trace=/^dup[23]$",
-        "--inject=/^dup[23]$:delay_enter=300000",
-    ]);
-    strace.args(["--output", "/dev/null"]).arg(subject.binary()).args(["--init", "cat"]);
-    let mut container = Container::start(strace.envs(subject.environment()).stdin(Stdio::piped()))?;
+    // It is slow to give up its streams.
+    let mut slow = subject.command_slow_at("/^dup[23]$", &["--init", "cat"]);
+    let mut container = Container::start(slow.stdin(Stdio::piped()))?;
     container.say("ready")?;
     container.wait_for("ready")?;
     let first = container.first()?;

@@ -247,7 +247,10 @@ impl<'a> Tree<'a> {
                     true => has_own = true,
                     false => self.remove(&path)?,
                 },
-                Some(Made::Folder(_)) => has_own |= self.clear(&path).map(|_| true)?,
+                Some(Made::Folder(_)) => {
+                    self.clear(&path)?;
+                    has_own = true;
+                }
                 Some(Made::Symlink | Made::Other) => has_own = true,
             }
         }

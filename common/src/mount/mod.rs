@@ -33,6 +33,12 @@ pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
 pub use private::in_private_namespace;
 
+const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+
+/// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.
+#[cfg(feature = "idmap")]
+const IDMAPPED_LAYERS: (u32, u32) = (5, 19);
+
 /// Makes the attached mount at `path` read-only, and none that lies in it. All its other flags stay: mount(2) with
 /// MS_REMOUNT and MS_BIND replaces them, so they are read from mountinfo, and named again.
 ///
@@ -44,12 +50,6 @@ pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
         .map_err(|errno| Error::from_errno(format!("open {}", path.display()), errno))?;
     attributes::remount(&opened, &mountinfo::of(&opened)?, MsFlags::MS_RDONLY)
 }
-
-const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-
-/// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.
-#[cfg(feature = "idmap")]
-const IDMAPPED_LAYERS: (u32, u32) = (5, 19);
 
 /// Whether the folders `paths`, or those in which they will be made, can be shown with other owners, as the user namespace
 /// `userns` has them, and as layers of an overlay. Asks for each, as it is a matter of the file system.
