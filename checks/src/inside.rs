@@ -13,8 +13,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use common::attack;
-use common::rootfs::libraries;
+use common::fs::rootfs::libraries;
+use common::sys::attack;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::error::tell;
+use crate::sys::error::tell;
 
 /// Says that a test was not run: past the test harness, which would hide it.
 pub(crate) fn skipped(reason: &str) {
@@ -66,7 +66,7 @@ pub(crate) fn kernel() -> (u32, u32) {
 pub(crate) fn as_user(test: impl FnOnce()) {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
     let (user, group) = (Uid::from_raw(65534), Gid::from_raw(65534));
-    let Some(child) = crate::process::fork().unwrap() else {
+    let Some(child) = crate::run::process::fork().unwrap() else {
         let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             setgroups(&[]).unwrap();
             setresgid(group, group, group).unwrap();

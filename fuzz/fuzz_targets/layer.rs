@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use common::image::{Compression, Entries, decompress};
+use common::oci::{Compression, Entries, decompress};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

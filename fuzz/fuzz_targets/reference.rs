@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use common::image::{reference, target};
+use common::oci::{reference, target};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

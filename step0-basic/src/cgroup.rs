@@ -12,7 +12,7 @@
 //! Man page: cgroups(7). The files: the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
 use common::Result;
-use common::cgroupfs::{Cgroup, Version};
+use common::fs::cgroupfs::{Cgroup, Version};
 
 /// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;

@@ -8,12 +8,13 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 
-use common::cgroupfs::Cgroup;
-use common::handshake::ChildEnd;
-use common::process::{self, Signals};
-use common::syscall::{die_with_parent, sethostname};
-use common::terminal::Terminal;
-use common::{Result, explain, rootfs};
+use common::fs::cgroupfs::Cgroup;
+use common::fs::rootfs;
+use common::run::handshake::ChildEnd;
+use common::run::process::{self, Signals};
+use common::run::terminal::Terminal;
+use common::sys::{die_with_parent, sethostname};
+use common::{Result, explain};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;

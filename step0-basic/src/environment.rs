@@ -3,7 +3,7 @@
 //! No kernel object: execve(2) copies the variables into the new program's stack, where `/proc/PID/environ`
 //! shows them. See environ(7).
 
-use common::process::Environment;
+use common::run::process::Environment;
 
 /// The variables that every container has: Docker's, and TERM, which Docker sets for a terminal only.
 pub fn defaults(hostname: &str) -> Environment {

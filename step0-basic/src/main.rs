@@ -10,5 +10,5 @@ mod environment;
 mod filesystem;
 
 fn main() -> ExitCode {
-    common::cli::main(env!("CARGO_PKG_NAME"), container::run)
+    common::run::cli::main(env!("CARGO_PKG_NAME"), container::run)
 }

@@ -11,5 +11,5 @@ mod filesystem;
 mod rlimit;
 
 fn main() -> ExitCode {
-    common::cli::main(env!("CARGO_PKG_NAME"), container::run)
+    common::run::cli::main(env!("CARGO_PKG_NAME"), container::run)
 }

@@ -15,7 +15,7 @@
 //! Man page: cgroups(7). The files: the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
 use common::Result;
-use common::cgroupfs::{Cgroup, Version};
+use common::fs::cgroupfs::{Cgroup, Version};
 use common::values::{self, Limit};
 use nix::errno::Errno;
 

@@ -8,12 +8,13 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 
-use common::cgroupfs::Cgroup;
-use common::handshake::ChildEnd;
-use common::process::{self, Environment, Signals};
-use common::syscall::{die_with_parent, sethostname, unshare};
-use common::terminal::Terminal;
-use common::{Result, explain, rootfs, tell, values};
+use common::fs::cgroupfs::Cgroup;
+use common::fs::rootfs;
+use common::run::handshake::ChildEnd;
+use common::run::process::{self, Environment, Signals};
+use common::run::terminal::Terminal;
+use common::sys::{die_with_parent, sethostname, unshare};
+use common::{Result, explain, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;

@@ -6,7 +6,7 @@
 use std::env;
 
 use common::Result;
-use common::process::Environment;
+use common::run::process::Environment;
 use common::values;
 
 use crate::cli::World;

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use common::Result;
-use common::syscall::{chdir, chroot, mkdir, mknod, mount, symlink, umask};
+use common::sys::{chdir, chroot, mkdir, mknod, mount, symlink, umask};
 use nix::mount::MsFlags;
 
 /// Cuts the link between the host's mounts and their copies in this namespace.

@@ -18,5 +18,5 @@ mod rlimit;
 mod terminal;
 
 fn main() -> ExitCode {
-    common::cli::main(env!("CARGO_PKG_NAME"), container::run)
+    common::run::cli::main(env!("CARGO_PKG_NAME"), container::run)
 }

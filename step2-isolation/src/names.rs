@@ -9,7 +9,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use common::syscall::{make_mount_point, mkdir, mount, umount2, write_file};
+use common::sys::{make_mount_point, mkdir, mount, umount2, write_file};
 use common::values::{HostAddress, gateway};
 use common::{Error, Result};
 use nix::mount::{MntFlags, MsFlags};

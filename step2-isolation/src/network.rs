@@ -10,8 +10,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use common::Result;
-use common::namespace::{enter, is_own_namespace, open_namespace};
-use common::netlink::Netlink;
+use common::net::netlink::Netlink;
+use common::sys::namespace::{enter, is_own_namespace, open_namespace};
 use common::values::NetworkMode;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;

@@ -4,7 +4,7 @@
 //! process itself, before it becomes the command, while it has the right to raise them.
 //! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
 
-use common::syscall::setrlimit;
+use common::sys::setrlimit;
 use common::values::Ulimit;
 use common::{Hint, Result};
 use nix::errno::Errno;

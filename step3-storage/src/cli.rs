@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser};
 use common::Result;
-use common::image::{self, Reference};
+use common::oci::{self, Reference};
 use common::values::{self, Cpus, Cpuset, IpcMode, Limit, NetworkMode, Publish, Published, Ulimit, Variable};
 use common::values::{ExtraHost, Ipv4Net, Mount, Tmpfs, Volume};
 
@@ -247,7 +247,7 @@ pub struct Root {
     #[arg(
         long,
         value_name = "PATH[:TAG]", allow_hyphen_values = true, conflicts_with = "rootfs",
-        value_parser = OsStringValueParser::new().try_map(image::reference)
+        value_parser = OsStringValueParser::new().try_map(oci::reference)
     )]
     pub image: Option<Reference>,
 
@@ -271,7 +271,7 @@ pub struct Root {
     #[arg(
         long,
         value_name = "PATH[:TAG]", allow_hyphen_values = true,
-        value_parser = OsStringValueParser::new().try_map(image::target)
+        value_parser = OsStringValueParser::new().try_map(oci::target)
     )]
     pub commit: Option<Reference>,
 

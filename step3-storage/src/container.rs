@@ -9,13 +9,14 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use common::cgroupfs::Cgroup;
-use common::handshake::ChildEnd;
-use common::image::{Base, Config, Image, check_target, commit};
-use common::process::{self, Environment, Signals};
-use common::syscall::{die_with_parent, sethostname, umask, unshare};
-use common::terminal::Terminal;
-use common::{Result, explain, printable, rootfs, tell, values};
+use common::fs::cgroupfs::Cgroup;
+use common::fs::rootfs;
+use common::oci::{Base, Config, Image, check_target, commit};
+use common::run::handshake::ChildEnd;
+use common::run::process::{self, Environment, Signals};
+use common::run::terminal::Terminal;
+use common::sys::{die_with_parent, sethostname, umask, unshare};
+use common::{Result, explain, printable, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;

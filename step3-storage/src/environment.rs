@@ -7,7 +7,7 @@ use std::env;
 use std::ffi::OsString;
 
 use common::Result;
-use common::process::Environment;
+use common::run::process::Environment;
 use common::values;
 
 use crate::cli::World;

@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use common::Result;
-use common::mount::{Detached, remount_read_only};
-use common::syscall::{chdir, mkdir, mknod, mount, pivot_root, symlink, umask, umount2};
+use common::fs::mount::{Detached, remount_read_only};
+use common::sys::{chdir, mkdir, mknod, mount, pivot_root, symlink, umask, umount2};
 use nix::mount::{MntFlags, MsFlags};
 
 /// Cuts the link between the host's mounts and their copies in this namespace.

@@ -12,9 +12,10 @@
 use std::fmt::Write;
 use std::os::fd::OwnedFd;
 
-use common::lease::{Bridge, Member};
+use common::Result;
+use common::net::lease::{Bridge, Member};
+use common::net::{nft, port};
 use common::values::Publish;
-use common::{Result, nft, port};
 
 /// All of Congo's rules.
 pub const TABLE: &str = "inet congo";

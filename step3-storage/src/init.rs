@@ -8,9 +8,11 @@
 use std::io::{Read, pipe};
 use std::process::exit;
 
-use common::process::{Signals, close_descriptors, fork, reap_any, send, wipe_arguments_and_environment};
-use common::pty::use_as_stream;
-use common::syscall::open;
+use common::run::process::{
+    Signals, close_descriptors, fork, reap_any, send, wipe_arguments_and_environment,
+};
+use common::sys::open;
+use common::sys::pty::use_as_stream;
 use common::{Error, Result};
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_name;

@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use common::Result;
-use common::mount::{ContainerMounts, Detached};
-use common::namespace::{enter, is_own_namespace, open_namespace};
-use common::syscall::{mkdir, mount};
+use common::fs::mount::{ContainerMounts, Detached};
+use common::sys::namespace::{enter, is_own_namespace, open_namespace};
+use common::sys::{mkdir, mount};
 use common::values::IpcMode;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;

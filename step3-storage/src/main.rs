@@ -21,5 +21,5 @@ mod terminal;
 mod volume;
 
 fn main() -> ExitCode {
-    common::cli::main(env!("CARGO_PKG_NAME"), container::run)
+    common::run::cli::main(env!("CARGO_PKG_NAME"), container::run)
 }

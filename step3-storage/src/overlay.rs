@@ -11,10 +11,10 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use common::path::{Kind, make_beneath};
-use common::state::{ContainerFolder, KeptFolder, kept};
-use common::syscall::{mkdir, mount, open, umount2};
-use common::tree::{copy_attributes, is_opaque};
+use common::fs::path::{Kind, make_beneath};
+use common::fs::tree::{copy_attributes, is_opaque};
+use common::keep::state::{ContainerFolder, KeptFolder, kept};
+use common::sys::{mkdir, mount, open, umount2};
 use common::{Error, Hint, Result, tell};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;

@@ -10,10 +10,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::mount::{Detached, check_propagation};
-use common::path::{self, Kind};
-use common::state::{OwnVolume, Volumes};
-use common::syscall::mount;
+use common::fs::mount::{Detached, check_propagation};
+use common::fs::path::{self, Kind};
+use common::keep::state::{OwnVolume, Volumes};
+use common::sys::mount;
 use common::values::{Mount, Source, Tmpfs, Volume};
 use common::{Error, Result, tell};
 use nix::mount::MsFlags;

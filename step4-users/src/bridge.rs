@@ -9,10 +9,12 @@
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
-use common::lease::{self, Lease, Leases};
-use common::netlink::Netlink;
+use common::fs::sysctl;
+use common::net::lease::{self, Lease, Leases};
+use common::net::netlink::Netlink;
+use common::net::nft;
 use common::values::gateway;
-use common::{Error, Result, nft, sysctl};
+use common::{Error, Result};
 use nix::unistd::Pid;
 
 use crate::{cli, firewall};

@@ -7,7 +7,7 @@
 //! Man pages: capabilities(7), capset(2), prctl(2).
 
 use common::Result;
-use common::capability::{self, Capabilities, Named, Sets};
+use common::security::capability::{self, Capabilities, Named, Sets};
 
 use crate::cli::Security;
 

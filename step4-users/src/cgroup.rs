@@ -17,8 +17,8 @@
 use std::path::Path;
 
 use common::Result;
-use common::cgroupfs::{Cgroup, Version};
-use common::state::tell_once;
+use common::fs::cgroupfs::{Cgroup, Version};
+use common::keep::state::tell_once;
 use common::values::{self, Limit};
 use nix::errno::Errno;
 

@@ -9,8 +9,8 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, Parser};
 use common::Error;
 use common::Result;
-use common::capability::Named;
-use common::image::{self, Reference};
+use common::oci::{self, Reference};
+use common::security::capability::Named;
 use common::values::{self, Cpus, Cpuset, IpcMode, Limit, NetworkMode, Publish, Published, Ulimit, Variable};
 use common::values::{ExtraHost, IdRange, Ipv4Net, Mount, SecurityOption, Tmpfs, User, UsernsMode, Volume};
 
@@ -296,7 +296,7 @@ pub struct Root {
     #[arg(
         long,
         value_name = "PATH[:TAG]", allow_hyphen_values = true, conflicts_with = "rootfs",
-        value_parser = OsStringValueParser::new().try_map(image::reference)
+        value_parser = OsStringValueParser::new().try_map(oci::reference)
     )]
     pub image: Option<Reference>,
 
@@ -320,7 +320,7 @@ pub struct Root {
     #[arg(
         long,
         value_name = "PATH[:TAG]", allow_hyphen_values = true,
-        value_parser = OsStringValueParser::new().try_map(image::target)
+        value_parser = OsStringValueParser::new().try_map(oci::target)
     )]
     pub commit: Option<Reference>,
 

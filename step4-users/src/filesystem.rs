@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use common::Result;
-use common::mount::{Detached, remount_read_only};
-use common::syscall::{chdir, mkdir, mount, pivot_root, symlink, umask, umount2, write_file};
+use common::fs::mount::{Detached, remount_read_only};
+use common::sys::{chdir, mkdir, mount, pivot_root, symlink, umask, umount2, write_file};
 use nix::mount::{MntFlags, MsFlags};
 
 use crate::user_namespace::UserNamespace;

@@ -10,9 +10,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::mount::Detached;
-use common::syscall::{exists, mount, open};
-use common::{Result, own_program};
+use common::Result;
+use common::fs::mount::Detached;
+use common::security::own_program;
+use common::sys::{exists, mount, open};
 use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 

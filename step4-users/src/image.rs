@@ -1,12 +1,12 @@
 //! What an image says about the container that is made of it, and how the command line overrules it.
 //!
-//! An image is a list of layers and a configuration. How both are stored is no lesson: `common::image` reads it. Source: OCI
+//! An image is a list of layers and a configuration. How both are stored is no lesson: `common::oci` reads it. Source: OCI
 //! image specification, config.md.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use common::image::Config;
+use common::oci::Config;
 use common::values::{Mount, Propagation, Source, Volume};
 
 use crate::cli::Cli;

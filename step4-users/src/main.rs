@@ -26,5 +26,5 @@ mod user_namespace;
 mod volume;
 
 fn main() -> ExitCode {
-    common::cli::main(env!("CARGO_PKG_NAME"), container::run)
+    common::run::cli::main(env!("CARGO_PKG_NAME"), container::run)
 }

@@ -11,10 +11,10 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use common::namespace::{enter, is_own_namespace, open_namespace};
-use common::netlink::Netlink;
-use common::state::tell_once;
-use common::usernet::{Speaker, UserNetwork};
+use common::keep::state::tell_once;
+use common::net::netlink::Netlink;
+use common::net::usernet::{Speaker, UserNetwork};
+use common::sys::namespace::{enter, is_own_namespace, open_namespace};
 use common::values::NetworkMode;
 use common::{Error, Result};
 use nix::sched::CloneFlags;

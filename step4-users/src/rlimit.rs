@@ -5,7 +5,7 @@
 //! In a user namespace nobody has that right, so the parent raises the hard ones before: [`allow`].
 //! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
 
-use common::syscall::{allow_limit, setrlimit};
+use common::sys::{allow_limit, setrlimit};
 use common::values::Ulimit;
 use common::{Hint, Result};
 use nix::errno::Errno;

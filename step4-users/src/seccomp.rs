@@ -5,11 +5,11 @@
 //! it lets through depends on the capabilities: who may mount is let mount.
 //! Order: compiled by the parent, where files are in sight; loaded by the child as late as can be, as what comes after has to
 //! get along with it, but before an init stays behind, which is in the container, too.
-//! Man pages: seccomp(2), bpf(2). The profile: Docker's, in `common::seccomp`.
+//! Man pages: seccomp(2), bpf(2). The profile: Docker's, in `common::security::seccomp`.
 
 use common::Result;
-use common::capability::Capabilities;
-use common::seccomp::{Filter, Profile};
+use common::security::capability::Capabilities;
+use common::security::seccomp::{Filter, Profile};
 use common::values::SeccompProfile;
 
 /// In the parent: the filter that is asked for.

@@ -7,10 +7,10 @@
 //! Man pages: pty(7), setsid(2), ioctl_tty(2), credentials(7).
 
 use common::Result;
-use common::handshake::ChildEnd;
-use common::pty::{open_main_end, open_terminal_of, set_controlling_terminal, setsid, use_as_stream};
-use common::syscall::open;
-use common::terminal::{Stream, Terminal};
+use common::run::handshake::ChildEnd;
+use common::run::terminal::{Stream, Terminal};
+use common::sys::open;
+use common::sys::pty::{open_main_end, open_terminal_of, set_controlling_terminal, setsid, use_as_stream};
 use nix::fcntl::OFlag;
 
 /// In the child: begins a new session, opens a pseudo-terminal if the caller has one, puts it in the place of the

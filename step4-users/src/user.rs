@@ -6,11 +6,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 
-use common::capability::keep_capabilities;
-use common::image::Config;
-use common::passwd::{self, Identity};
-use common::process::Environment;
-use common::syscall::{give_streams, setgroups, setresgid, setresuid};
+use common::ids::passwd::{self, Identity};
+use common::oci::Config;
+use common::run::process::Environment;
+use common::security::capability::keep_capabilities;
+use common::sys::{give_streams, setgroups, setresgid, setresuid};
 use common::values::{self, NameOrId, User, UsernsMode};
 use common::{Error, Result};
 use nix::unistd::{getgid, getuid};

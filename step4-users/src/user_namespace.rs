@@ -9,13 +9,14 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use common::idmap::{self, HostIds, IdMap, IdMaps};
-use common::mount::can_map_ids;
-use common::namespace::{enter, is_own_namespace, is_same_namespace, open_namespace};
-use common::state::tell_once;
-use common::syscall::{die_with_parent, give_streams, unshare};
+use common::fs::mount::can_map_ids;
+use common::fs::rootfs;
+use common::ids::idmap::{self, HostIds, IdMap, IdMaps};
+use common::keep::state::tell_once;
+use common::sys::namespace::{enter, is_own_namespace, is_same_namespace, open_namespace};
+use common::sys::{die_with_parent, give_streams, unshare};
 use common::values::UsernsMode;
-use common::{Error, Result, rootfs};
+use common::{Error, Result};
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, geteuid};
 

@@ -15,7 +15,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use checks::tree::{self, Tree};
 use clap::builder::TypedValueParser;
-use common::image::{Image, Reference, reference};
+use common::oci::{Image, Reference, reference};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::image::{Base, Image, commit, reference, target};
+use common::oci::{Base, Image, commit, reference, target};
 use xtask::image::compare;
 
 /// Says by name why a test is not run.

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use common::rootfs::libraries;
+use common::fs::rootfs::libraries;
 
 use super::{Archive, Entry, Layer};
 use crate::{Failure, probe};

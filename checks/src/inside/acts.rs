@@ -9,9 +9,9 @@ use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 
-use common::attack;
-use common::idmap::{IdMaps, user_namespace};
-use common::mount::Detached;
+use common::fs::mount::Detached;
+use common::ids::idmap::{IdMaps, user_namespace};
+use common::sys::attack;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use common::attack::{make_segment, remove_segment};
+use common::sys::attack::{make_segment, remove_segment};
 use nix::mqueue::{MQ_OFlag, MqAttr, mq_close, mq_open, mq_unlink};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;

@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use common::attack;
-use common::keyring::join_session_keyring;
+use common::sys::attack;
+use common::sys::keyring::join_session_keyring;
 use nix::unistd::geteuid;
 
 use super::capabilities::possible;

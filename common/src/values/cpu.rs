@@ -12,7 +12,7 @@ use std::fs;
 use std::ops::RangeInclusive;
 
 use super::{decimal, scale, whole};
-use crate::error::Error;
+use crate::sys::error::Error;
 
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 

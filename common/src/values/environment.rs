@@ -1,7 +1,7 @@
 //! `--env` and `--env-file`: the grammar, and no more.
 //!
 //! Which variables a container gets, and whose word counts when two disagree, is said by the runtime: in an
-//! [`Environment`](crate::process::Environment) an `insert` replaces what was there, a `remove` takes it back.
+//! [`Environment`](crate::run::process::Environment) an `insert` replaces what was there, a `remove` takes it back.
 //! Docker's rules for a NAME that the host does not have: `--env NAME` also removes what a default or a file
 //! had set; in a file such a line changes nothing (docker/cli issue 2254 tells how that came to be).
 //! environ(7), execve(2). Docker's rules for the file: the package `kvfile` of docker/cli.
@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::sys::error::{Error, Result};
 
 /// A name, and its value; `None`: the value that the host has.
 pub type Variable = (OsString, Option<OsString>);

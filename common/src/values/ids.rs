@@ -1,7 +1,7 @@
 //! `--userns`, `--uidmap`, `--gidmap`, `--subuidname` and `--user`: who the container's users are.
 //!
 //! They end in clone(2) with CLONE_NEWUSER, in `/proc/PID/uid_map` and `gid_map`, and in setresuid(2). Which ranges go
-//! together is checked later, by `common::idmap`; what a user's name means, the container's own `/etc/passwd` says.
+//! together is checked later, by `common::ids::idmap`; what a user's name means, the container's own `/etc/passwd` says.
 //! The names are Podman's, as Docker has such options for its daemon only; `--user` is Docker's.
 //! Man pages: user_namespaces(7), subuid(5), passwd(5).
 

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 
 use super::namespace::container;
 use super::whole;
-use crate::error::{Error, Result};
+use crate::sys::error::{Error, Result};
 
 /// The kernel's `IFNAMSIZ`, less the NUL at the end.
 const LONGEST_NAME: usize = 15;

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use super::whole;
-use crate::error::Error;
+use crate::sys::error::Error;
 
 /// What is said of a value that has not the form at all.
 const EXPECTED: &str =

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use crate::capability::{Capabilities, Capability, Named, by_name};
+use crate::security::capability::{Capabilities, Capability, Named, by_name};
 
 /// Reads a value of `--cap-add` or `--cap-drop`: `ALL`, or the name of a capability, with or without `CAP_`, in any case.
 ///
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn an_unknown_capability_is_answered_in_two_lines() {
         let error = Cli::try_parse_from(["x", "--cap-add", "NET_ROOT"]).unwrap_err();
-        let error = crate::cli::in_two_lines(&error, "x");
+        let error = crate::run::cli::in_two_lines(&error, "x");
         let what = "invalid value 'NET_ROOT' for '--cap-add <NAME>': expected ALL or a capability";
         assert_eq!(error.to_string(), what);
         let hint = format!("{error:?}");

@@ -6,7 +6,7 @@
 //! The kernel rounds all of them down to whole pages. Docker's grammar: `RAMInBytes` of docker/go-units.
 
 use super::{Limit, decimal, scale};
-use crate::error::{Error, Result};
+use crate::sys::error::{Error, Result};
 
 /// The units, each 1024 times the one before it. The empty one is the byte.
 const UNITS: [&str; 6] = ["", "k", "m", "g", "t", "p"];

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::MsFlags;
 
 use super::tmpfs::Tmpfs;
-use crate::error::{Error, Result};
+use crate::sys::error::{Error, Result};
 
 /// What is said of a `--volume` that has not the form at all.
 const EXPECTED: &str = "expected SOURCE:TARGET[:OPTIONS] or TARGET, such as /srv/www:/www:ro or data:/data";

@@ -1,0 +1,8 @@
+//! Files: paths that stay beneath a root, mounts, trees, cgroup and sysctl files, and a root made from the host's programs.
+
+pub mod cgroupfs;
+pub mod mount;
+pub mod path;
+pub mod rootfs;
+pub mod sysctl;
+pub mod tree;

@@ -1,0 +1,540 @@
+//! Control groups as directories: which hierarchy is mounted where, making, writing, joining, removing.
+//!
+//! In cgroup v1 each controller has a hierarchy (a tree of directories) of its own, in v2 all share one, and a
+//! hybrid host has both. So one container's cgroup is one directory in v2, and one in each v1 hierarchy that it
+//! uses. The lesson, which file takes which limit, stands in the steps' `cgroup.rs`.
+//!
+//! A directory is named `congo-` and twelve random digits. Its runtime holds a lock on it (flock(2)), so one
+//! whose lock is free was left by a runtime that was killed, and the next run removes it.
+//! See cgroups(7), and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
+
+use std::fmt::Display;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, Pid, access};
+
+use crate::sys::call;
+use crate::sys::error::{Error, Hint, Result};
+
+const PREFIX: &str = "congo-";
+
+/// How a user who is not root gets a part of cgroup v2.
+const DELEGATE: &str = "run as root, or where systemd gives you a part of them: systemd-run --user --scope -p Delegate=yes \
+                        COMMAND";
+
+/// How long a cgroup's last process may take to go away. A killed one is gone in microseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for what another runtime left: whatever is stuck must not delay every later start.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The two interfaces of control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy for each controller.
+    V1,
+    /// One hierarchy for all.
+    V2,
+}
+
+/// A container's control group: its directory in every hierarchy that its controllers need. Dropped, it is
+/// removed.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// The first one is made first and removed last, so it stands for all of them: it has the lock, and it is the
+    /// one that a sweep looks for.
+    directories: Vec<Directory>,
+    left_out: Vec<String>,
+    /// For as long as the runtime lives.
+    _lock: Option<Flock<File>>,
+}
+
+/// The directory in one hierarchy.
+#[derive(Debug)]
+struct Directory {
+    version: Version,
+    controllers: Vec<String>,
+    path: PathBuf,
+    /// v2: open, for a clone into it.
+    open: Option<File>,
+}
+
+impl Cgroup {
+    /// Makes a new cgroup in which these controllers are at work, at the top of each hierarchy, as Docker does
+    /// with its own, or as near to the top as this process may write. In v2 it enables the controllers there, as
+    /// a cgroup's files show only what the cgroup above has enabled. Removes what killed runtimes left.
+    ///
+    /// # Errors
+    /// A controller that is mounted nowhere; EACCES, EROFS where no directory may be made; EBUSY in v2 when
+    /// the cgroup above has processes of its own ("no internal processes" in cgroups(7)).
+    pub fn create(controllers: &[&str]) -> Result<Cgroup> {
+        let mut wanted: Vec<(&Hierarchy, Vec<String>)> = Vec::new();
+        let hierarchies = Hierarchy::mounted()?;
+        for &controller in controllers {
+            let hierarchy = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
+            let hierarchy = hierarchy.ok_or_else(|| no_controller(controller))?;
+            match wanted.iter_mut().find(|(chosen, _)| *chosen == hierarchy) {
+                Some((_, controllers)) => controllers.push(controller.into()),
+                None => wanted.push((hierarchy, vec![controller.into()])),
+            }
+        }
+        // One name in all hierarchies, so that a person finds what belongs together.
+        let name = format!("{PREFIX}{}", random_digits()?);
+        // Should a later hierarchy fail, the drop of this cgroup removes the earlier ones' directories.
+        let mut cgroup = Cgroup { directories: Vec::new(), left_out: Vec::new(), _lock: None };
+        for (hierarchy, controllers) in wanted {
+            let parent = hierarchy.parent()?;
+            if hierarchy.version == Version::V2 {
+                enable(&parent, &controllers)?;
+            }
+            let path = parent.join(&name);
+            if cgroup.directories.is_empty() {
+                sweep(&parent, &hierarchies);
+                cgroup._lock = Some(make_and_lock(&path)?);
+            } else {
+                make(&path)?;
+            }
+            let open = (hierarchy.version == Version::V2).then(|| File::open(&path).ok()).flatten();
+            cgroup.directories.push(Directory { version: hierarchy.version, controllers, path, open });
+        }
+        Ok(cgroup)
+    }
+
+    /// Whether a cgroup could be made here in which this controller is at work.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn could_have(controller: &str) -> Result<()> {
+        let hierarchies = Hierarchy::mounted()?;
+        let found = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
+        let hierarchy = found.ok_or_else(|| no_controller(controller))?;
+        let parent = hierarchy.parent()?;
+        let has = |text: String| text.split_whitespace().any(|name| name == controller);
+        if hierarchy.version == Version::V1 || has(read(&parent.join("cgroup.controllers"))?) {
+            return Ok(());
+        }
+        Err(Error::new(format!("{} has no controller {controller}", parent.display())).hint(DELEGATE))
+    }
+
+    /// The same, where what is written for these controllers goes nowhere: its user does without them.
+    #[must_use]
+    pub fn without(mut self, controllers: &[&str]) -> Cgroup {
+        self.left_out = controllers.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    fn does_without(&self, controller: &str) -> bool {
+        self.left_out.iter().any(|name| name == controller)
+    }
+
+    /// Which interface the controller's files have here.
+    ///
+    /// # Panics
+    /// When the cgroup was made without this controller.
+    pub fn version(&self, controller: &str) -> Version {
+        // Both have files that take the values; none is written.
+        if self.does_without(controller) {
+            return Version::V2;
+        }
+        self.directory(controller).version
+    }
+
+    /// Writes a value to one of the cgroup's files.
+    ///
+    /// # Errors
+    /// ENOENT when this kernel has no such file, EINVAL and ERANGE when it does not take the value.
+    ///
+    /// # Panics
+    /// When the cgroup was made without this controller.
+    pub fn write(&self, controller: &str, file: &str, value: impl Display) -> Result<()> {
+        if self.does_without(controller) {
+            return Ok(());
+        }
+        write(&self.directory(controller).path.join(file), &value.to_string())
+            .hint_if(Errno::ENOENT, "this kernel was built or started without this limit")
+    }
+
+    /// The number behind `key` in a file of lines `key number`, such as `memory.events`; 0 when it is not there.
+    pub fn count(&self, controller: &str, file: &str, key: &str) -> u64 {
+        if self.does_without(controller) {
+            return 0;
+        }
+        let text = fs::read_to_string(self.directory(controller).path.join(file)).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or(0)
+    }
+
+    /// A file of the cgroup above this one, without the newline at its end.
+    ///
+    /// # Errors
+    /// ENOENT when this kernel has no such file.
+    pub fn read_above(&self, controller: &str, file: &str) -> Result<String> {
+        let path = self.directory(controller).path.with_file_name(file);
+        read(&path).map(|text| text.trim_end().to_owned())
+    }
+
+    /// The v2 directory, if there is one, for a clone that puts the child there at birth. Not one with a cpuset: a
+    /// child born in it runs on all CPUs, until a fix of 2023, which not every kernel has.
+    pub fn v2_directory(&self) -> Option<BorrowedFd<'_>> {
+        let v2 = self.directories.iter().find(|directory| directory.open.is_some())?;
+        let pinned = v2.controllers.iter().any(|name| name == "cpuset");
+        v2.open.as_ref().filter(|_| !pinned).map(AsFd::as_fd)
+    }
+
+    /// Moves this process, which must have one thread, into the cgroup; into the v2 one only when it was not born
+    /// there.
+    ///
+    /// Called by the child for itself, before it has children: `0` means the writer. In v1 it goes to `tasks`,
+    /// which moves one thread. A pid written to `cgroup.procs` from outside would make the kernel wait for an
+    /// RCU grace period, 7 to 15 ms in which nothing else happens.
+    ///
+    /// # Errors
+    /// ENOSPC in v1 when a cpuset has no CPU or no memory node, EACCES.
+    pub fn join(&self, born_in_v2: bool) -> Result<()> {
+        for directory in &self.directories {
+            match directory.version {
+                Version::V1 => write(&directory.path.join("tasks"), "0")?,
+                Version::V2 if !born_in_v2 => write(&directory.path.join("cgroup.procs"), "0")?,
+                Version::V2 => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the cgroup. Kills what is still in it: a container's own processes died with its PID 1, but
+    /// somebody may have put another one there.
+    ///
+    /// # Errors
+    /// EBUSY when a process does not go away.
+    pub fn remove(mut self) -> Result<()> {
+        // All of them, and only then the first failure.
+        let results = self.directories.drain(..).rev().map(|directory| remove(&directory.path, PATIENCE));
+        results.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn directory(&self, controller: &str) -> &Directory {
+        let has = |directory: &&Directory| directory.controllers.iter().any(|name| name == controller);
+        self.directories.iter().find(has).expect("the cgroup was made with this controller")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for directory in self.directories.iter().rev() {
+            // This is the way out after a failure, which is what gets reported.
+            let _ = remove(&directory.path, PATIENCE);
+        }
+    }
+}
+
+fn make(path: &Path) -> Result<()> {
+    call(
+        "mkdir(2), cgroups(7)",
+        || format!("mkdir({path:?}, 0755)"),
+        || nix::unistd::mkdir(path, Mode::from_bits_truncate(0o755)),
+    )
+    .hint_if(Errno::EACCES, "control groups here belong to root: run as root")
+    .hint_if(Errno::EROFS, "the cgroup filesystem is mounted read-only")
+}
+
+fn make_and_lock(path: &Path) -> Result<Flock<File>> {
+    loop {
+        make(path)?;
+        match lock(path, FlockArg::LockExclusive) {
+            Ok(lock) => return Ok(lock),
+            // Another run's sweep came between mkdir and the lock.
+            Err(Errno::ENOENT) => {}
+            Err(errno) => {
+                let _ = rmdir(path);
+                return Err(Error::from_errno(format!("flock({path:?}, LOCK_EX)"), errno));
+            }
+        }
+    }
+}
+
+/// A mounted hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    version: Version,
+    mountpoint: PathBuf,
+    /// What part of the hierarchy the mount shows: `/` or, in a container, its own part.
+    root: PathBuf,
+    /// v1: the mount's options, among which are the controllers' names. v2: its `cgroup.controllers`.
+    controllers: Vec<String>,
+}
+
+impl Hierarchy {
+    /// Every hierarchy in `/proc/self/mountinfo`; v1 first, as a controller that v1 uses is not in v2.
+    fn mounted() -> Result<Vec<Hierarchy>> {
+        let text = read(Path::new("/proc/self/mountinfo"))?;
+        let cgroup_mounts = text.lines().filter(|line| line.contains(" - cgroup"));
+        let mut hierarchies: Vec<_> = cgroup_mounts.filter_map(Hierarchy::from_mountinfo).collect();
+        for v2 in hierarchies.iter_mut().filter(|hierarchy| hierarchy.version == Version::V2) {
+            // Unreadable, when something else was mounted over it: then it has no controllers for us.
+            let controllers = read(&v2.mountpoint.join("cgroup.controllers")).unwrap_or_default();
+            v2.controllers = controllers.split_whitespace().map(str::to_owned).collect();
+        }
+        hierarchies.sort_by_key(|hierarchy| hierarchy.version == Version::V2);
+        Ok(hierarchies)
+    }
+
+    /// A line of mountinfo is `id parent device root mountpoint options [tags…] - type source super-options`:
+    /// proc_pid_mountinfo(5).
+    fn from_mountinfo(line: &str) -> Option<Hierarchy> {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut filesystem = filesystem.split(' ');
+        let version = match filesystem.next()? {
+            "cgroup" => Version::V1,
+            "cgroup2" => Version::V2,
+            _ => return None,
+        };
+        let controllers = filesystem.nth(1)?.split(',').map(str::to_owned).collect();
+        let mut mount = mount.split(' ').skip(3);
+        let (root, mountpoint) = (unescape(mount.next()?), unescape(mount.next()?));
+        Some(Hierarchy { version, mountpoint, root, controllers })
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|name| name == controller)
+    }
+
+    /// The directory in which to make a container's: the first, from the top down to this process's own, that it
+    /// may write to. That is the top for root, and a user's delegated one for a user.
+    fn parent(&self) -> Result<PathBuf> {
+        let may_write = |directory: &Path| access(directory, AccessFlags::W_OK);
+        let Err(errno) = may_write(&self.mountpoint) else { return Ok(self.mountpoint.clone()) };
+        let own = self.own_path()?;
+        let mut directory = self.mountpoint.clone();
+        // The last part is this process's own cgroup. In v2 it cannot have processes and children both.
+        let above = own.parent().unwrap_or(Path::new("")).components();
+        for part in above {
+            directory.push(part);
+            // In v2 also its own `cgroup.procs`: who moves a process from one cgroup to another needs the right to that of
+            // the one above both (cgroups(7), "delegation").
+            let may_move =
+                || self.version == Version::V1 || may_write(&directory.join("cgroup.procs")).is_ok();
+            if may_write(&directory).is_ok() && may_move() {
+                return Ok(directory);
+            }
+        }
+        Err(Error::from_errno(format!("no place for a cgroup in {}", self.mountpoint.display()), errno)
+            .hint_if_read_only(self.version))
+    }
+
+    /// This process's own cgroup, below the mount point.
+    fn own_path(&self) -> Result<PathBuf> {
+        let text = read(Path::new("/proc/self/cgroup"))?;
+        // `id:controllers:path`; v2's line has no controllers.
+        let own = text.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let ours = match self.version {
+                Version::V1 => controllers.split(',').any(|controller| self.has(controller)),
+                Version::V2 => controllers.is_empty(),
+            };
+            ours.then(|| PathBuf::from(path))
+        });
+        let own = own.unwrap_or_default();
+        Ok(own.strip_prefix(&self.root).unwrap_or(Path::new("")).to_owned())
+    }
+}
+
+impl Error {
+    fn hint_if_read_only(self, version: Version) -> Error {
+        match self.errno() {
+            Some(Errno::EROFS) => self.hint("it is mounted read-only, as in a container: run outside of it"),
+            _ if version == Version::V2 => self.hint(DELEGATE),
+            _ => self.hint(
+                "in cgroup v1 they are root's. With v2, by systemd.unified_cgroup_hierarchy=1 on the kernel's command line, \
+                 systemd gives you some: systemd-run --user --scope -p Delegate=yes COMMAND",
+            ),
+        }
+    }
+}
+
+/// mountinfo writes white space in paths as `\040` and the like.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = (byte == b'\\')
+            .then(|| {
+                after.get(..3).and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok())
+            })
+            .flatten();
+        bytes.push(octal.unwrap_or(byte));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
+}
+
+fn no_controller(controller: &str) -> Error {
+    Error::new(format!("cgroup controller \"{controller}\": not available")).hint(format!(
+        "no cgroup hierarchy here has it; see /proc/cgroups, and cgroup_disable={controller} on the kernel's command line"
+    ))
+}
+
+/// Lets the cgroups below `parent` use these controllers.
+fn enable(parent: &Path, controllers: &[String]) -> Result<()> {
+    let file = parent.join("cgroup.subtree_control");
+    let enabled = read(&file)?;
+    let missing: Vec<_> = controllers
+        .iter()
+        .filter(|controller| !enabled.split_whitespace().any(|name| name == **controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    // A write costs milliseconds even where it changes nothing.
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // What the cgroup above has not passed on, cannot be passed on here: the kernel would say ENOENT.
+    write(&file, &missing.join(" ")).hint_if(Errno::ENOENT, DELEGATE).hint_if(
+        Errno::EBUSY,
+        "this cgroup has processes of its own, so it cannot pass controllers on: move them into a child of it",
+    )
+}
+
+/// Removes the cgroups whose runtime is dead: those in `parent` whose lock is free, and what has the same name in
+/// the other hierarchies. Whatever cannot be removed is for the next run.
+fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        // Exactly our form: somebody else may have a `congo-web.service`.
+        let digits = name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
+        if digits.len() != 12 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            continue;
+        }
+        // The lock is held until all is gone, so that only one of two sweepers removes it.
+        let Ok(_lock) = lock(&entry.path(), FlockArg::LockExclusiveNonblock) else { continue };
+        let others = hierarchies.iter().filter_map(|hierarchy| Some(hierarchy.parent().ok()?.join(&name)));
+        for directory in others.filter(|directory| *directory != entry.path() && directory.exists()) {
+            let _ = remove(&directory, SWEEP_PATIENCE);
+        }
+        let _ = remove(&entry.path(), SWEEP_PATIENCE);
+    }
+}
+
+/// Locks a directory. ENOENT when it was removed meanwhile, EWOULDBLOCK when another process holds the lock.
+fn lock(directory: &Path, how: FlockArg) -> nix::Result<Flock<File>> {
+    let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let file = File::open(directory).map_err(errno)?;
+    let lock = call(
+        "flock(2)",
+        || format!("flock({directory:?}, {how:?})"),
+        || Flock::lock(file, how).map_err(|(_, errno)| errno),
+    )
+    .map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
+    let (locked, there) = (lock.metadata().map_err(errno)?, fs::metadata(directory).map_err(errno)?);
+    if locked.ino() == there.ino() { Ok(lock) } else { Err(Errno::ENOENT) }
+}
+
+/// Removes a cgroup's directory, those that a container's root has made in it, and kills what is in them.
+fn remove(directory: &Path, patience: Duration) -> Result<()> {
+    let give_up = Instant::now() + patience;
+    let mut pause = Duration::from_micros(50);
+    loop {
+        let result = call("rmdir(2)", || format!("rmdir({directory:?})"), || rmdir(directory));
+        match result {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+            Err(error) if error.errno() == Some(Errno::EBUSY) && Instant::now() < give_up => {
+                kill_all(directory);
+                for child in fs::read_dir(directory).into_iter().flatten().flatten() {
+                    if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        remove(&child.path(), patience)?;
+                    }
+                }
+                sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            result => {
+                return result
+                    .hint_if(Errno::EBUSY, "a process in it cannot be killed: see its cgroup.procs");
+            }
+        }
+    }
+}
+
+fn kill_all(directory: &Path) {
+    // v2 since 5.14: all at once, so that none can fork in between.
+    if write(&directory.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    for pid in pids.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0) {
+        // It may have ended meanwhile.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    let open_and_write = || {
+        // Without O_CREAT: a file that the kernel does not have must give ENOENT, not EACCES.
+        OpenOptions::new().write(true).open(path)?.write(value.as_bytes())
+    };
+    call(
+        "cgroups(7)",
+        || format!("write({path:?}, {value:?})"),
+        || open_and_write().map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+    )
+    .map(drop)
+}
+
+/// Reads a file of the kernel's, of which the size is not known beforehand: mostly in one call.
+fn read(path: &Path) -> Result<String> {
+    let mut text = String::with_capacity(8 << 10);
+    File::open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .map_err(|error| Error::from_io(format!("reading {}", path.display()), &error))?;
+    Ok(text)
+}
+
+fn random_digits() -> Result<String> {
+    let mut bytes = [0_u8; 6];
+    // SAFETY: the kernel writes at most as many bytes as the array has.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    Errno::result(count).map_err(|errno| Error::from_errno("getrandom", errno))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn rmdir(directory: &Path) -> nix::Result<()> {
+    nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, directory, nix::unistd::UnlinkatFlags::RemoveDir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_gives_v1_and_v2_and_nothing_else() {
+        let v1 = "34 31 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct";
+        let v1 = Hierarchy::from_mountinfo(v1).expect("a v1 hierarchy");
+        assert_eq!((v1.version, v1.mountpoint.to_str()), (Version::V1, Some("/sys/fs/cgroup/cpu,cpuacct")));
+        assert!(v1.has("cpu") && v1.has("cpuacct") && !v1.has("memory"));
+
+        let v2 = r"30 23 0:26 /docker/4a /odd\040place rw - cgroup2 cgroup2 rw,nsdelegate";
+        let v2 = Hierarchy::from_mountinfo(v2).expect("a v2 hierarchy");
+        assert_eq!((v2.version, v2.mountpoint.to_str()), (Version::V2, Some("/odd place")));
+        assert_eq!(v2.root.to_str(), Some("/docker/4a"));
+
+        assert_eq!(Hierarchy::from_mountinfo("22 27 0:21 / /proc rw - proc proc rw"), None);
+        assert_eq!(Hierarchy::from_mountinfo("cgroup"), None);
+    }
+
+    #[test]
+    fn a_backslash_that_is_no_escape_stays() {
+        assert_eq!(unescape(r"/a\040b\011c\134d\9"), PathBuf::from("/a b\tc\\d\\9"));
+    }
+}

@@ -1,0 +1,424 @@
+//! The newer mount calls (5.2): a mount as a descriptor, which is attached to a place later.
+//!
+//! Kernel object: a mount that is attached nowhere, until it is. So what is found by the host's paths can be put into a
+//! root in which they mean nothing. Order: copy while the source is in sight; make it read-only and set its propagation
+//! while nobody can reach it; attach. A kernel that cannot change what is attached nowhere (before 5.12) does so
+//! right after it is attached. Man pages: open_tree(2), move_mount(2), mount_setattr(2), setns(2).
+
+mod attributes;
+mod filesystem;
+mod mountinfo;
+#[cfg(feature = "idmap")]
+mod private;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::libc;
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+use nix::sys::stat::{Mode, SFlag, fstat};
+
+use crate::sys::call;
+use crate::sys::error::{Error, Hint, Result};
+use crate::sys::namespace::{enter, open_namespace};
+pub(crate) use mountinfo::beneath as mounts_beneath;
+#[cfg(feature = "idmap")]
+pub use private::in_private_namespace;
+
+const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+
+/// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.
+#[cfg(feature = "idmap")]
+const IDMAPPED_LAYERS: (u32, u32) = (5, 19);
+
+/// Makes the attached mount at `path` read-only, and none that lies in it. All its other flags stay: mount(2) with
+/// MS_REMOUNT and MS_BIND replaces them, so they are read from mountinfo, and named again.
+///
+/// # Errors
+/// EPERM; when `/proc` is not mounted.
+pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let opened = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::from_errno(format!("open {}", path.display()), errno))?;
+    attributes::remount(&opened, &mountinfo::of(&opened)?, MsFlags::MS_RDONLY)
+}
+
+/// Whether the folders `paths`, or those in which they will be made, can be shown with other owners, as the user namespace
+/// `userns` has them, and as layers of an overlay. Asks for each, as it is a matter of the file system.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`.
+#[cfg(feature = "idmap")]
+pub fn can_map_ids<'a>(paths: impl IntoIterator<Item = &'a Path>, userns: &OwnedFd) -> Result<bool> {
+    if crate::sys::kernel::version()? < IDMAPPED_LAYERS {
+        return Ok(false);
+    }
+    for path in paths {
+        let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(path);
+        if !Detached::copy_of(there)?.map_ids(userns)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A copy of a mount, attached nowhere yet. Dropped before it is, it is gone.
+#[derive(Debug)]
+pub struct Detached {
+    tree: OwnedFd,
+    /// What the kernel cannot do before the tree is attached.
+    later: Later,
+}
+
+#[derive(Debug, Default)]
+struct Later {
+    read_only: bool,
+    no_devices: bool,
+    propagation: Option<MsFlags>,
+}
+
+/// What is mounted in a container, to be copied from there.
+#[derive(Debug)]
+pub struct ContainerMounts {
+    root: File,
+    namespace: OwnedFd,
+}
+
+impl ContainerMounts {
+    /// Opens them by one of the container's processes. `option` is what the user wrote, for the error.
+    ///
+    /// # Errors
+    /// As [`open_namespace`].
+    pub fn open(pid: i32, option: &str) -> Result<ContainerMounts> {
+        let namespace = open_namespace(pid, "mnt", option)?;
+        let path = format!("/proc/{pid}/root");
+        let root =
+            File::open(&path).map_err(|error| Error::from_io(format!("{option}: open {path}"), &error))?;
+        Ok(ContainerMounts { root, namespace })
+    }
+
+    /// Copies the directory at `path`, which begins at the container's root, as
+    /// [`copy_of_directory`](Detached::copy_of_directory). This process, which must have one thread, visits that container's
+    /// mount namespace for it, as the kernel copies mounts of the caller's namespace only. It comes back to `/`.
+    ///
+    /// # Errors
+    /// ENOTDIR, ELOOP when a part of the path is no directory: a link could lead out of that container.
+    pub fn copy(&self, path: &str) -> Result<Detached> {
+        let here = File::open("/proc/self/ns/mnt")
+            .map_err(|error| Error::from_io("open /proc/self/ns/mnt", &error))?;
+        enter(&self.namespace, CloneFlags::CLONE_NEWNS)?;
+        let copy = Detached::beneath(self.root.as_fd(), path);
+        enter(&here.into(), CloneFlags::CLONE_NEWNS)?;
+        copy
+    }
+}
+
+/// A mount that is attached, as a descriptor: whatever is mounted over it or renamed, it is still meant.
+#[derive(Debug)]
+pub struct Attached(OwnedFd);
+
+impl Detached {
+    /// Copies what is at `path`, a directory or a file, as a bind mount of it, with all that is mounted below. Follows
+    /// symbolic links, as the host sees them.
+    ///
+    /// # Errors
+    /// ENOENT; EPERM without `CAP_SYS_ADMIN`; EINVAL when it must not be copied (MS_UNBINDABLE) or lies in another mount
+    /// namespace.
+    pub fn copy_of(path: &Path) -> Result<Detached> {
+        let at = CString::new(path.as_os_str().as_bytes()).map_err(|_| nul(path))?;
+        let tell =
+            || format!("open_tree(AT_FDCWD, {path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE)");
+        let flags = CLONE | libc::AT_RECURSIVE as libc::c_uint;
+        open_tree(libc::AT_FDCWD, &at, flags, tell)
+            .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
+    }
+
+    /// Copies the mount of one device, as [`copy_of`](Detached::copy_of), if that is what is at `path`: character device
+    /// `major:minor`, and not something that somebody has put in its place.
+    ///
+    /// # Errors
+    /// As [`copy_of`](Detached::copy_of); it is another file.
+    pub fn copy_of_device(path: &Path, (major, minor): (u64, u64)) -> Result<Detached> {
+        const HIDDEN: &str = "something else lies there: the host's own, or a volume over /dev or in it";
+        let copy = Detached::copy_of(path).hint_if(Errno::ENOENT, HIDDEN)?;
+        let found = fstat(&copy.tree).map_err(|errno| Error::from_errno("fstat", errno))?;
+        let is_character_device = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
+        if is_character_device && found.st_rdev == nix::sys::stat::makedev(major, minor) {
+            return Ok(copy);
+        }
+        Err(Error::new(format!("{}: not the character device {major}:{minor}", path.display())).hint(HIDDEN))
+    }
+
+    /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device, or run with
+    /// other rights. In a user namespace the kernel makes a proc or a sysfs only while another one is in sight that hides
+    /// nothing, so this has to come before the host is out of sight.
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of its own.
+    pub fn filesystem(kind: &str, read_only: bool) -> Result<Detached> {
+        filesystem::create(kind, read_only).map(|tree| Detached { tree, later: Later::default() })
+    }
+
+    /// Copies the mount in which the directory `path` lies, as a bind mount of that directory alone, without what is
+    /// mounted below it. Follows no links.
+    ///
+    /// # Errors
+    /// ENOENT, EPERM without `CAP_SYS_ADMIN`.
+    pub fn copy_of_directory(path: &str) -> Result<Detached> {
+        let root = File::open("/").map_err(|error| Error::from_io("open /", &error))?;
+        Detached::beneath(root.as_fd(), path)
+    }
+
+    /// The same for a directory that is open.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn copy_of_open(directory: &OwnedFd) -> Result<Detached> {
+        let at = directory.as_raw_fd();
+        let tell = || format!("open_tree({at}, \"\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH)");
+        open_tree(at, c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+    }
+
+    /// What is in it can be read by this, though it is attached nowhere.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
+        &self.tree
+    }
+
+    /// Follows no links.
+    fn beneath(root: BorrowedFd<'_>, path: &str) -> Result<Detached> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut directory = root.try_clone_to_owned().map_err(|error| Error::from_io("dup", &error))?;
+        for name in path.trim_matches('/').split('/') {
+            directory = openat(&directory, name, flags, Mode::empty())
+                .map_err(|errno| Error::from_errno(format!("open {name} of {path}"), errno))?;
+        }
+        let tell = || format!("open_tree({path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)");
+        open_tree(directory.as_raw_fd(), c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+    }
+
+    /// Makes it the working directory: from there everything is found by relative paths, wherever it will be attached.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn enter(&self) -> Result<()> {
+        let tree = self.tree.as_raw_fd();
+        call("chdir(2)", || format!("fchdir({tree})"), || nix::unistd::fchdir(&self.tree))
+    }
+
+    /// Opens its directory, through the mount: with its map of ids.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn open_directory(&self) -> Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        openat(&self.tree, ".", flags, Mode::empty())
+            .map_err(|errno| Error::from_errno("open a mount that is attached nowhere", errno))
+    }
+
+    /// Whether it is a directory, and so has to be attached at one.
+    ///
+    /// # Errors
+    /// None that the caller can cause.
+    pub fn is_directory(&self) -> Result<bool> {
+        let status = fstat(&self.tree).map_err(|errno| Error::from_errno("fstat a mount", errno))?;
+        Ok(status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+    }
+
+    /// Makes it read-only, with all that is mounted below it: while it is attached nowhere, so that there is no moment
+    /// at which it could be written to. Before 5.12 the kernel changes attached mounts only, so
+    /// [`attach_at`](Detached::attach_at) does it as its last act.
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN`.
+    pub fn make_read_only(&mut self) -> Result<()> {
+        self.later.read_only = !attributes::make_read_only(&self.tree)?;
+        Ok(())
+    }
+
+    /// Lets no device in it work, nor in what is mounted below it. Before 5.12 as [`make_read_only`](Detached::make_read_only).
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN`.
+    pub fn forbid_devices(&mut self) -> Result<()> {
+        self.later.no_devices = !attributes::forbid_devices(&self.tree)?;
+        Ok(())
+    }
+
+    /// The mount itself, if it is read-only already. It is attached nowhere, and so stays as it is for good.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn into_read_only(self) -> Option<OwnedFd> {
+        (!self.later.read_only).then_some(self.tree)
+    }
+
+    /// Shows its files with other owners: those that the user namespace `userns` has for them. What has user 0 on the disk
+    /// belongs to that namespace's root here, and what its root makes here gets user 0 on the disk. What is mounted below
+    /// stays as it is. See [`user_namespace`](crate::ids::idmap::user_namespace).
+    ///
+    /// Returns whether that could be done: not before Linux 5.12, nor on each file system; nor twice. Then the tree is as it
+    /// was, and [`shifted_copies`](crate::ids::idmap::shifted_copies) are what remains.
+    ///
+    /// # Errors
+    /// EBADF and the like, for what is no user namespace.
+    #[cfg(feature = "idmap")]
+    pub fn map_ids(&mut self, userns: &OwnedFd) -> Result<bool> {
+        attributes::map_ids(&self.tree, userns)
+    }
+
+    /// The same for what is at `path`, where nothing but such a mount will do.
+    ///
+    /// # Errors
+    /// This kernel, or that file system, cannot: which one it is.
+    #[cfg(feature = "idmap")]
+    pub fn must_map_ids(mut self, userns: &OwnedFd, path: &Path) -> Result<Detached> {
+        if self.map_ids(userns)? {
+            return Ok(self);
+        }
+        let file = crate::sys::open(path, OFlag::O_PATH)?;
+        let kind = mountinfo::of_file(&file)?.map_or_else(|| "that file system".into(), |mount| mount.kind);
+        let (major, minor) = crate::sys::kernel::version()?;
+        Err(Error::new(format!(
+            "{}: map its owners: Linux {major}.{minor} cannot do that on {kind}, or they are mapped already",
+            path.display()
+        ))
+        .hint(
+            "idmapped mounts need Linux 5.12 on ext4, 5.13 on xfs, 5.15 on btrfs, 6.3 on tmpfs, 6.12 on FUSE",
+        ))
+    }
+
+    /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC. The copy of a
+    /// shared mount is shared with the host, so this has to be done before anything is mounted in it. Before 5.12 as
+    /// [`make_read_only`](Detached::make_read_only).
+    ///
+    /// # Errors
+    /// EINVAL for other flags.
+    pub fn set_propagation(&mut self, flags: MsFlags) -> Result<()> {
+        self.later.propagation = (!attributes::set_propagation(&self.tree, flags)?).then_some(flags);
+        Ok(())
+    }
+
+    /// Attaches it at the directory `target`.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, EPERM without `CAP_SYS_ADMIN`.
+    pub fn attach(self, target: &str) -> Result<()> {
+        let path = CString::new(target).map_err(|_| nul(Path::new(target)))?;
+        let tell = |tree| format!("move_mount({tree}, \"\", AT_FDCWD, {target:?}, MOVE_MOUNT_F_EMPTY_PATH)");
+        self.move_to(libc::AT_FDCWD, &path, libc::MOVE_MOUNT_F_EMPTY_PATH, tell).map(drop)
+    }
+
+    /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put a link in
+    /// the place of a path that was looked at before.
+    ///
+    /// # Errors
+    /// EINVAL when one is a directory and the other is not, or the target is in another mount namespace; EPERM without
+    /// `CAP_SYS_ADMIN`.
+    pub fn attach_at(self, target: &OwnedFd) -> Result<Attached> {
+        let at = target.as_raw_fd();
+        let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+        let names = "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH";
+        self.move_to(at, c"", flags, |tree| format!("move_mount({tree}, \"\", {at}, \"\", {names})"))
+    }
+
+    fn move_to(
+        self,
+        directory: RawFd,
+        path: &std::ffi::CStr,
+        flags: libc::c_uint,
+        tell: impl Fn(RawFd) -> String,
+    ) -> Result<Attached> {
+        let tree = self.tree.as_raw_fd();
+        call(
+            "move_mount(2)",
+            || tell(tree),
+            || {
+                // SAFETY: both paths are NUL-terminated strings.
+                let result = unsafe {
+                    libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), directory, path.as_ptr(), flags)
+                };
+                Errno::result(result).map(drop)
+            },
+        )?;
+        let attached = Attached(self.tree);
+        if let Some(flags) = self.later.propagation {
+            attached.set_propagation(flags)?;
+        }
+        if self.later.no_devices {
+            attributes::remount_each(&attached.0, MsFlags::MS_NODEV)?;
+        }
+        if self.later.read_only {
+            attached.make_read_only()?;
+        }
+        Ok(attached)
+    }
+}
+
+/// Refuses a propagation for the source at `path` that would come to nothing: a copy of a mount shares with the host only
+/// what that mount shares. Where nothing is yet, what counts is the folder in which it will be made.
+///
+/// # Errors
+/// MS_SHARED for a mount that is not shared, MS_SLAVE for one that is neither shared nor a slave; EACCES.
+pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
+    if !flags.intersects(MsFlags::MS_SHARED | MsFlags::MS_SLAVE) {
+        return Ok(());
+    }
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let opened = open(there, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|errno| Error::from_errno(format!("open {}", there.display()), errno))?;
+    let mount = mountinfo::of(&opened)?;
+    if mount.shared || mount.slave && !flags.contains(MsFlags::MS_SHARED) {
+        return Ok(());
+    }
+    let (path, point) = (path.display(), mount.point.display());
+    Err(Error::new(format!("--volume {path}: it lies on the mount {point}, which is not shared"))
+        .hint(format!("mount --make-shared {point}; or leave shared and slave away")))
+}
+
+impl Attached {
+    /// Makes it read-only, with all that is mounted below it. Before 5.12, mount after mount.
+    ///
+    /// # Errors
+    /// EPERM without `CAP_SYS_ADMIN`.
+    pub fn make_read_only(&self) -> Result<()> {
+        if attributes::make_read_only(&self.0)? {
+            return Ok(());
+        }
+        attributes::remount_each(&self.0, MsFlags::MS_RDONLY)
+    }
+
+    /// Sets with whom it shares later mounts, as [`Detached::set_propagation`].
+    ///
+    /// # Errors
+    /// EINVAL for other flags.
+    pub fn set_propagation(&self, flags: MsFlags) -> Result<()> {
+        if attributes::set_propagation(&self.0, flags)? {
+            return Ok(());
+        }
+        attributes::remount_propagation(&self.0, flags)
+    }
+}
+
+fn open_tree(
+    directory: RawFd,
+    path: &std::ffi::CStr,
+    flags: libc::c_uint,
+    tell: impl Fn() -> String,
+) -> Result<Detached> {
+    let tree = call("open_tree(2)", tell, || {
+        // SAFETY: the path is a NUL-terminated string; a new descriptor is returned.
+        let result = unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) };
+        // SAFETY: nobody else knows of it.
+        Errno::result(result).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+    })?;
+    Ok(Detached { tree, later: Later::default() })
+}
+
+fn nul(path: &Path) -> Error {
+    Error::new(format!("{path:?}: a NUL byte in a path"))
+}

@@ -1,0 +1,170 @@
+//! Which mounts there are, and which lie below which: `/proc/thread-self/mountinfo`.
+//!
+//! Read as bytes, as a path may be any. A thread may have a mount namespace of its own, so its list is read and not that
+//! of the process. Man page: proc_pid_mountinfo(5).
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::sys::error::{Error, Hint, Result};
+
+const LIST: &str = "/proc/thread-self/mountinfo";
+
+/// A mount, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mount {
+    /// Its number in this list.
+    pub(super) id: u64,
+    parent: u64,
+    /// Where it is attached, as this process sees it.
+    pub(super) point: PathBuf,
+    /// Its own options: `rw,nosuid,relatime`.
+    pub(super) options: String,
+    /// The kind of its filesystem.
+    pub(super) kind: String,
+    /// Whether it tells others of what is mounted in it, and gets what is mounted in others.
+    pub(super) shared: bool,
+    /// Whether it gets what is mounted in others.
+    pub(super) slave: bool,
+}
+
+/// In which mount an open file lies, if that is attached.
+pub(super) fn of_file(open: &OwnedFd) -> Result<Option<Mount>> {
+    let id = id_of(open)?;
+    Ok(read()?.into_iter().find(|mount| mount.id == id))
+}
+
+/// The attached mount in which an open file lies.
+pub(super) fn of(open: &OwnedFd) -> Result<Mount> {
+    of_file(open)?.ok_or_else(|| Error::new(format!("{LIST}: an open file's mount is not in it")))
+}
+
+/// The attached mount that is open, and those below it.
+pub(super) fn of_tree(open: &OwnedFd) -> Result<(Mount, Vec<Mount>)> {
+    let id = id_of(open)?;
+    let mut rest = read()?;
+    let Some(top) = rest.iter().position(|mount| mount.id == id).map(|index| rest.remove(index)) else {
+        return Err(Error::new(format!("{LIST}: the mount {id} is not in it")));
+    };
+    // A mount may have a lower number than the one in which it lies, when that was moved: so look until nothing is new.
+    let (mut tree, mut below) = (BTreeSet::from([id]), Vec::new());
+    loop {
+        let (found, others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|mount| tree.contains(&mount.parent));
+        if found.is_empty() {
+            return Ok((top, below));
+        }
+        tree.extend(found.iter().map(|mount| mount.id));
+        below.extend(found);
+        rest = others;
+    }
+}
+
+/// A mount below this path of the host, or on it.
+pub(crate) fn beneath(path: &Path) -> Result<Option<PathBuf>> {
+    let Ok(real) = path.canonicalize() else { return Ok(None) };
+    Ok(read()?.into_iter().map(|mount| mount.point).find(|point| point.starts_with(&real)))
+}
+
+/// The number of the mount in which an open file lies. Since 5.8 the kernel tells it for the asking. Before, it stands in a
+/// file that a process whose ids have changed may not read in a user namespace.
+pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
+    if let Some(id) = id_by_statx(open) {
+        return Ok(id);
+    }
+    let path = format!("/proc/thread-self/fdinfo/{}", open.as_raw_fd());
+    let text = fs::read_to_string(&path)
+        .map_err(|error| Error::from_io(format!("read {path}"), &error))
+        .hint_if(Errno::EACCES, "in a user namespace, this needs Linux 5.8 or later")?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    id.ok_or_else(|| Error::new(format!("{path}: no mnt_id")))
+}
+
+fn id_by_statx(open: &OwnedFd) -> Option<u64> {
+    let mut status = MaybeUninit::<libc::statx>::zeroed();
+    let at = open.as_raw_fd();
+    // SAFETY: the path is a NUL-terminated string, and the kernel writes a structure of this kind.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            at,
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_MNT_ID,
+            status.as_mut_ptr(),
+        )
+    };
+    // SAFETY: zeroes are a value of it, too.
+    let status = unsafe { status.assume_init() };
+    (result == 0 && status.stx_mask & libc::STATX_MNT_ID != 0).then_some(status.stx_mnt_id)
+}
+
+fn read() -> Result<Vec<Mount>> {
+    let list = fs::read(LIST).map_err(|error| Error::from_io(format!("read {LIST}"), &error))?;
+    Ok(list.split(|&byte| byte == b'\n').filter_map(parse).collect())
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - …`
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
+    let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+    let point = unescape(fields.nth(2)?);
+    let text = |field| String::from_utf8_lossy(field).into_owned();
+    let options = text(fields.next()?);
+    // Any number of fields, up to a dash.
+    let tags: Vec<_> = fields.by_ref().take_while(|field| *field != b"-").collect();
+    let kind = text(fields.next()?);
+    let has = |tag: &[u8]| tags.iter().any(|field| field.starts_with(tag));
+    Some(Mount { id, parent, point, options, kind, shared: has(b"shared:"), slave: has(b"master:") })
+}
+
+/// Space, tab, newline and backslash stand there as octal numbers.
+fn unescape(field: &[u8]) -> PathBuf {
+    let (mut bytes, mut rest) = (Vec::with_capacity(field.len()), field);
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = (byte == b'\\').then(|| after.get(..3)).flatten();
+        let number = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(number.unwrap_or(byte));
+        rest = if number.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_tell_the_same_number() {
+        for path in ["/", "/proc/self", "/dev/null"] {
+            let open: OwnedFd = fs::File::open(path).unwrap().into();
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", open.as_raw_fd())).unwrap();
+            let id =
+                text.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim().parse().unwrap();
+            assert_eq!(id_of(&open), Ok(id), "{path}");
+            assert!(id_by_statx(&open).is_none_or(|it| it == id), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_read() {
+        let line = b"36 35 98:0 / /a\\040b\\134c\\012\xff rw,noatime master:1 - ext3 /dev/root rw";
+        let point = OsString::from_vec(b"/a b\\c\n\xff".to_vec()).into();
+        let (options, kind) = ("rw,noatime".into(), "ext3".into());
+        let mount = Mount { id: 36, parent: 35, point, options, kind, shared: false, slave: true };
+        assert_eq!(parse(line), Some(mount));
+        let line = b"36 35 98:0 / /a rw shared:2 - ext3 master:1 rw";
+        assert_eq!(parse(line).map(|mount| (mount.shared, mount.slave)), Some((true, false)));
+        assert_eq!(parse(b""), None);
+        assert_eq!(unescape(b"/x\\"), Path::new("/x\\"));
+    }
+}

@@ -1,0 +1,228 @@
+//! A root filesystem with no download: made once from the host's own programs, then found in the state folder.
+//!
+//! Kernel objects: files, symbolic links, and one flock(2) on a file beside the root. Order: take the lock, sweep
+//! what a killed build left, build beside the final place, rename(2). So there is never half a root under the
+//! final name, whenever a build is interrupted; and of two first runs at once one builds and the other waits.
+//! Man pages: hier(7), flock(2), rename(2).
+
+mod build;
+mod elf;
+mod host;
+mod libraries;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::fs::tree::remove_tree;
+use crate::ids::privilege::Privilege;
+use crate::keep::lock;
+use crate::sys::error::{Error, Result, tell};
+pub use build::{Built, build};
+use build::{cannot, set_mode};
+pub use libraries::{Libraries, libraries};
+
+/// The name of the root that is made from the host.
+const NAME: &str = "host";
+
+/// Where the host's programs are looked for, the distribution's own directories first: what an administrator put
+/// under /usr/local may be anything. The last three are NixOS's and Guix's.
+const SEARCH: [&str; 9] = [
+    "/bin",
+    "/sbin",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/run/current-system/sw/bin",
+    "/run/current-system/profile/bin",
+    "/run/current-system/profile/sbin",
+];
+
+/// The folder in which Congo keeps what lasts: `$CONGO_HOME` if that is set, else `/var/lib/congo` for root, else
+/// `$XDG_DATA_HOME/congo` or `~/.local/share/congo`. It need not exist.
+///
+/// Source: the XDG Base Directory Specification, for users.
+///
+/// # Errors
+///
+/// When `CONGO_HOME` is not absolute, or a user has no home folder.
+pub fn state_dir() -> Result<PathBuf> {
+    state_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
+}
+
+fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
+    match congo_home(&variable)? {
+        Some(home) => return Ok(home),
+        None if is_root => return Ok("/var/lib/congo".into()),
+        None => {}
+    }
+    let data = absolute(&variable, "XDG_DATA_HOME")
+        .or_else(|| absolute(&variable, "HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("congo")).ok_or_else(|| {
+        Error::new("find the state folder: HOME is not set")
+            .hint("set CONGO_HOME to a folder that you can write to")
+    })
+}
+
+/// The folder in which Congo keeps what a reboot may forget: `$CONGO_HOME/run` if that is set, else `/run/congo` for
+/// root, else `$XDG_RUNTIME_DIR/congo`. It need not exist.
+///
+/// # Errors
+///
+/// When `CONGO_HOME` is not absolute, or a user has no runtime folder.
+pub fn run_dir() -> Result<PathBuf> {
+    run_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
+}
+
+fn run_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
+    match congo_home(&variable)? {
+        Some(home) => return Ok(home.join("run")),
+        None if is_root => return Ok("/run/congo".into()),
+        None => {}
+    }
+    absolute(&variable, "XDG_RUNTIME_DIR").map(|folder| folder.join("congo")).ok_or_else(|| {
+        Error::new("find the runtime folder: XDG_RUNTIME_DIR is not set")
+            .hint("set CONGO_HOME to a folder that you can write to")
+    })
+}
+
+/// A mistake in what was set for Congo alone is told, not passed over.
+fn congo_home(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>> {
+    match variable("CONGO_HOME").filter(|value| !value.is_empty()).map(PathBuf::from) {
+        Some(home) if !home.is_absolute() => {
+            let what = format!("CONGO_HOME={}: not an absolute path", home.display());
+            Err(Error::new(what).hint("give it a path that starts with /, or unset it"))
+        }
+        home => Ok(home),
+    }
+}
+
+/// The XDG specification says to ignore a path that is not absolute.
+fn absolute(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// The root filesystem made from this host's programs, `host` in the folder `rootfs` of [`state_dir`].
+///
+/// The first call builds it, and says so in one line on stderr. Later ones cost one stat(2), of its `/bin/sh`: that
+/// is what a root cannot do without, and what a container that went wild has most likely removed. Without it the
+/// root is built anew; what containers had written to it is lost then.
+///
+/// # Errors
+///
+/// Those of [`state_dir`] and [`build()`]; no part of a root remains then.
+pub fn default_root() -> Result<PathBuf> {
+    default_root_in(&state_dir()?)
+}
+
+/// The same in another folder than [`state_dir`], where its files are to have other owners.
+///
+/// # Errors
+///
+/// Those of [`build()`]; no part of a root remains then.
+pub fn default_root_in(state: &Path) -> Result<PathBuf> {
+    let folder = state.join("rootfs");
+    let root = folder.join(NAME);
+    if is_whole(&root) {
+        return Ok(root);
+    }
+    let was_there = fs::symlink_metadata(&root).is_ok();
+    if let Some(built) = install(Path::new("/"), &SEARCH.map(Path::new), &folder)? {
+        tell(format_args!("congo: {}", describe(&built, was_there, &root)));
+    }
+    Ok(root)
+}
+
+/// One line about a root that was built.
+fn describe(built: &Built, was_there: bool, root: &Path) -> String {
+    let Built { programs, from_busybox, bytes, left_out } = built;
+    let verb = if was_there { "rebuilt" } else { "built" };
+    let cause = if was_there { ", as its /bin/sh was gone" } else { "" };
+    let busybox =
+        if *from_busybox > 0 { format!(", {from_busybox} of them by busybox") } else { String::new() };
+    let mib = bytes.div_ceil(1 << 20);
+    let root = root.display();
+    let mut line = format!(
+        "{verb} a root filesystem of {programs} programs ({mib} MiB{busybox}) from this host in {root}{cause}"
+    );
+    for (index, (name, reason)) in left_out.iter().enumerate() {
+        line += &format!("{}{name} ({reason})", if index == 0 { "; left out: " } else { ", " });
+    }
+    line
+}
+
+/// Can a container start in it? Its links lead nowhere outside, so looking from outside sees what is inside.
+fn is_whole(root: &Path) -> bool {
+    let shell = fs::metadata(root.join("bin/sh"));
+    shell.is_ok_and(|shell| shell.is_file() && shell.len() > 0 && shell.mode() & 0o111 != 0)
+}
+
+/// Puts a root under [`NAME`] into `folder`, unless a whole one is there.
+fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>> {
+    for directory in [folder.parent().unwrap_or(folder), folder] {
+        if !directory.exists() {
+            lock::make_folder(directory).map_err(|error| cannot("make", directory, &error))?;
+            set_mode(directory, 0o755)?;
+        }
+    }
+    let root = folder.join(NAME);
+    // Waits until no other process builds.
+    let lock = folder.join(format!(".{NAME}.lock"));
+    let _lock = lock::alone(&lock).map_err(|error| cannot("lock", &lock, &error))?;
+    // Another process may have built it while this one waited.
+    if is_whole(&root) {
+        return Ok(None);
+    }
+    nothing_mounted_in(&root)?;
+    let unfinished = format!(".{NAME}.building-");
+    // Whoever holds the lock is the only builder, so all of these are left over.
+    for entry in fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))?.flatten() {
+        if entry.file_name().as_bytes().starts_with(unfinished.as_bytes()) {
+            remove(&entry.path())?;
+        }
+    }
+    let pid = std::process::id();
+    let building = folder.join(format!("{unfinished}{pid}"));
+    let built = build(host, search, &building).and_then(|built| {
+        if fs::symlink_metadata(&root).is_ok() {
+            // Renamed first, as to remove it takes time, in which this process may be killed.
+            let damaged = folder.join(format!("{unfinished}{pid}-damaged"));
+            fs::rename(&root, &damaged).map_err(|error| cannot("move", &root, &error))?;
+            remove(&damaged)?;
+        }
+        fs::rename(&building, &root).map_err(|error| cannot("make", &root, &error))?;
+        Ok(built)
+    });
+    if built.is_err() {
+        // The error that is already there says more than one about the clean-up.
+        _ = remove(&building);
+    }
+    built.map(Some)
+}
+
+/// Removes a root or what is left of one.
+fn remove(path: &Path) -> Result<()> {
+    nothing_mounted_in(path)?;
+    remove_tree(path)
+}
+
+/// Refuses to touch a root in which somebody has mounted something: to remove the root would empty that too.
+fn nothing_mounted_in(path: &Path) -> Result<()> {
+    let Ok(real) = path.canonicalize() else { return Ok(()) };
+    // proc_pid_mountinfo(5) writes these characters as octal numbers.
+    let beneath =
+        format!("{}/", real.display()).replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011");
+    // A thread may have mounts of its own, so not those of the whole process.
+    let list = Path::new("/proc/thread-self/mountinfo");
+    let mounts = fs::read_to_string(list).map_err(|error| cannot("read", list, &error))?;
+    match mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| at.starts_with(&beneath)) {
+        Some(mount) => Err(Error::new(format!("remove {}: something is mounted on {mount}", path.display()))
+            .hint(format!("umount {mount}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! The kernel's settings in `/proc/sys`, by the names that sysctl(8) gives them: `net.ipv4.ip_forward`.
+//!
+//! What is below `net` belongs to the network namespace of the thread that reads or writes it. As in sysctl(8), a name
+//! may be written with `/` instead, for a link that has a dot in its own name:
+//! `net/ipv4/conf/a.b/route_localnet`. See proc_sys_net(5), ip(7).
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::sys::call;
+use crate::sys::error::{Error, Hint, Result};
+
+/// What the setting is now, without the newline at its end.
+///
+/// # Errors
+/// ENOENT when this kernel has no such setting.
+pub fn read(name: &str) -> Result<String> {
+    let path = path(name);
+    fs::read_to_string(&path)
+        .map(|text| text.trim_end().to_owned())
+        .map_err(|error| Error::from_io(format!("reading {}", path.display()), &error))
+        .hint_if(Errno::ENOENT, "this kernel has no such setting, or not for this network interface")
+}
+
+/// Changes the setting.
+///
+/// # Errors
+/// ENOENT when this kernel has no such setting, EINVAL when it does not take the value; EACCES or EROFS where the
+/// settings may not be changed, as in a container.
+pub fn write(name: &str, value: &str) -> Result<()> {
+    let path = path(name);
+    call(
+        "sysctl(8), proc_sys(5)",
+        || format!("write({path:?}, {value:?})"),
+        || {
+            // The kernel takes a setting in one write.
+            open_to_write(&path)
+                .and_then(|mut file| file.write_all(value.as_bytes()))
+                .map_err(|error| errno(&error))
+        },
+    )
+    .hint_if(Errno::ENOENT, "this kernel has no such setting, or not for this network interface")
+    .hint_if(Errno::EROFS, "/proc/sys is mounted read-only, as in a container: run outside of it")
+    .hint_if(Errno::EACCES, "only root may change it, and outside of a container: run as root")
+    .hint_if(Errno::EINVAL, "this kernel does not take that value")
+}
+
+/// Without O_CREAT: a file that the kernel does not have must give ENOENT, not EACCES.
+fn open_to_write(path: &Path) -> std::io::Result<fs::File> {
+    OpenOptions::new().write(true).open(path)
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+fn path(name: &str) -> PathBuf {
+    let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    Path::new("/proc/sys").join(relative)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::in_network_namespace;
+
+    #[test]
+    fn names_with_dots_or_slashes() {
+        assert_eq!(path("net.ipv4.ip_forward"), Path::new("/proc/sys/net/ipv4/ip_forward"));
+        assert_eq!(path("net/ipv4/conf/a.b/forwarding"), Path::new("/proc/sys/net/ipv4/conf/a.b/forwarding"));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        in_network_namespace(|| {
+            for value in ["1", "0", "1"] {
+                write("net.ipv4.ip_forward", value).unwrap();
+                assert_eq!(read("net.ipv4.ip_forward").as_deref(), Ok(value));
+            }
+            let error = write("net.ipv4.ip_forward", "much").unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EINVAL));
+            let line = "write(\"/proc/sys/net/ipv4/ip_forward\", \"much\"): EINVAL: Invalid argument";
+            assert_eq!(error.to_string(), line);
+        });
+    }
+
+    #[test]
+    fn a_setting_that_is_not_there() {
+        for error in [write("net.ipv4.no_such_thing", "1").unwrap_err(), read("net.none").unwrap_err()] {
+            assert_eq!(error.errno(), Some(Errno::ENOENT), "{error}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Making files as a container's root, while still being the host's.
+//!
+//! Kernel object: the user and group for the file system (setfsuid(2)), beside the effective ones. An overlay remembers who
+//! mounted it, and works in its upper layer as that one. Where that layer lies on an idmapped mount, the host's own root is
+//! no user there at all, and the kernel makes the overlay read-only: EOVERFLOW, in its log only.
+//! Man pages: setfsuid(2), capabilities(7) on SECBIT_NO_SETUID_FIXUP.
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+
+use super::IdMaps;
+use crate::sys::error::{Error, Result};
+use crate::sys::explain;
+
+/// From here on this thread makes files as the container's root, with all its capabilities.
+///
+/// # Errors
+/// When the maps have no root, or this process is not the host's root.
+pub fn make_files_as(maps: &IdMaps) -> Result<()> {
+    let (user, group) = maps.root()?;
+    // With it, the kernel would take the capabilities for files away with the user 0.
+    keep_capabilities(true)?;
+    set(user, group)
+}
+
+/// Undoes [`make_files_as`].
+///
+/// # Errors
+/// When this process is not the host's root.
+pub fn restore_files() -> Result<()> {
+    set(0, 0)?;
+    keep_capabilities(false)
+}
+
+fn set(user: u32, group: u32) -> Result<()> {
+    setfsgid(Gid::from_raw(group));
+    setfsuid(Uid::from_raw(user));
+    explain::line(format_args!("setfsgid({group}), setfsuid({user})"), 0, "setfsuid(2)");
+    // They return what was before, and never fail: asked once more, they tell what is.
+    let is = (setfsuid(Uid::from_raw(u32::MAX)).as_raw(), setfsgid(Gid::from_raw(u32::MAX)).as_raw());
+    if is == (user, group) {
+        Ok(())
+    } else {
+        Err(Error::from_errno(format!("setfsuid({user})"), Errno::EPERM))
+    }
+}
+
+fn keep_capabilities(yes: bool) -> Result<()> {
+    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: the call takes and returns numbers.
+    let bits = Errno::result(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) })
+        .map_err(|errno| Error::from_errno("prctl(PR_GET_SECUREBITS)", errno))?
+        as libc::c_ulong;
+    let bits = if yes { bits | NO_SETUID_FIXUP } else { bits & !NO_SETUID_FIXUP };
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) })
+        .map(drop)
+        .map_err(|errno| Error::from_errno(format!("prctl(PR_SET_SECUREBITS, {bits:#x})"), errno))
+}

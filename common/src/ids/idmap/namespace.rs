@@ -1,0 +1,256 @@
+//! Processes in new user namespaces: one that only lends its namespace, one that works there, and the container's own.
+//!
+//! Kernel objects: a user namespace, its maps, a socket between the two processes. The child makes the namespace and waits;
+//! the parent writes the maps; the child becomes user 0. It dies with the parent: when the socket ends.
+//! Man pages: user_namespaces(7), unshare(2), setresuid(2), setgroups(2).
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::CloneFlags;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
+
+use super::{IdMaps, own, subordinate};
+use crate::ids::privilege::Privilege;
+use crate::run::process;
+use crate::sys::error::{Error, Hint, Result};
+use crate::sys::namespace::enter;
+use crate::sys::{call, die_with_parent, unshare};
+
+/// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it. This process must
+/// have one thread.
+///
+/// # Errors
+/// Those of [`IdMaps::write`]; EPERM, ENOSPC where no user namespace may be made.
+pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
+    let helper = Helper::start(|| Ok(()))?;
+    maps.write(helper.process)?;
+    let path = format!("/proc/{}/ns/user", helper.process);
+    let namespace = File::open(&path).map_err(|error| Error::from_io(format!("open {path}"), &error))?;
+    helper.finish()?;
+    Ok(namespace.into())
+}
+
+/// Runs `story` in a process of its own, as root of a new user namespace with these maps: for what an ordinary user may do
+/// to files of its subordinate ids only there. This process must have one thread.
+///
+/// # Errors
+/// What the story fails at; those of [`IdMaps::write`]; EPERM, ENOSPC where no user namespace may be made.
+pub fn in_user_namespace(maps: &IdMaps, story: impl FnOnce() -> Result<()>) -> Result<()> {
+    let helper = Helper::start(|| {
+        become_root()?;
+        // Not earlier: a change of ids takes it away.
+        die_with_parent()?;
+        story()
+    })?;
+    maps.write(helper.process)?;
+    helper.finish()
+}
+
+/// The same for an ordinary user, with the ids that it has: the subordinate ones too, if there are any.
+///
+/// # Errors
+/// As [`in_user_namespace`].
+pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
+    in_user_namespace(&subordinate()?.unwrap_or_else(own), story)
+}
+
+/// Makes this process, an ordinary user's, root of a new user namespace with these maps, and gives it a mount namespace
+/// that belongs to that, which hears of what the host mounts. It must have one thread, and stays in both for good.
+///
+/// # Errors
+/// As [`in_user_namespace`].
+pub fn enter_own(maps: &IdMaps) -> Result<()> {
+    let runtime = Pid::this();
+    let (mut parents, mut childs) =
+        UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+    // The maps are written from outside. So the one who stays outside is the child.
+    let Some(helper) = process::fork()? else {
+        drop(parents);
+        let mut go = [0];
+        let result = match childs.read_exact(&mut go) {
+            Ok(()) => maps.write(runtime),
+            Err(error) => Err(Error::from_io("waiting for a user namespace", &error)),
+        };
+        let _ = match result {
+            Ok(()) => childs.write_all(b"+"),
+            Err(error) => childs.write_all(&error.to_bytes()),
+        };
+        // SAFETY: _exit(2) ends the process and touches none of its memory.
+        unsafe { libc::_exit(0) };
+    };
+    drop(childs);
+    let entered = unshare(CloneFlags::CLONE_NEWUSER);
+    let mut message = Vec::new();
+    if entered.is_ok() {
+        let _ = parents.write_all(b"g");
+        let _ = parents.read_to_end(&mut message);
+    }
+    drop(parents);
+    while waitpid(helper, None) == Err(Errno::EINTR) {}
+    entered?;
+    Privilege::became_root();
+    match message.as_slice() {
+        b"+" => {}
+        [] => {
+            return Err(Error::new("the process that writes the maps of the user namespace ended too early"));
+        }
+        _ => return Err(Error::from_bytes(&message)),
+    }
+    become_root()?;
+    unshare(CloneFlags::CLONE_NEWNS)
+}
+
+/// Who has made this user namespace, and so may do everything in it.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn owner_of(namespace: &OwnedFd) -> Result<Uid> {
+    let mut owner: libc::uid_t = 0;
+    call(
+        "ioctl_ns(2)",
+        || format!("ioctl({}, NS_GET_OWNER_UID)", namespace.as_raw_fd()),
+        || {
+            // SAFETY: the kernel writes one number.
+            let result =
+                unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut owner) };
+            Errno::result(result).map(drop)
+        },
+    )?;
+    Ok(Uid::from_raw(owner))
+}
+
+/// Makes this process one of the user namespace around `namespace`, and gives it a mount namespace that belongs to that, as
+/// [`enter_own`] does. It must have one thread.
+///
+/// # Errors
+/// EPERM when it is not another runtime's of the same user.
+pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
+    let at = namespace.as_raw_fd();
+    let parent = call(
+        "ioctl_ns(2)",
+        || format!("ioctl({at}, NS_GET_PARENT)"),
+        || {
+            // SAFETY: the call takes no further argument; a new descriptor is returned.
+            Errno::result(unsafe { libc::ioctl(at, libc::NS_GET_PARENT) })
+                // SAFETY: nobody else knows of it.
+                .map(|parent| unsafe { OwnedFd::from_raw_fd(parent) })
+        },
+    )?;
+    enter(&parent, CloneFlags::CLONE_NEWUSER)?;
+    Privilege::became_root();
+    become_root()?;
+    unshare(CloneFlags::CLONE_NEWNS)
+}
+
+/// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children, are the host's
+/// root's. Before Linux 5.14 it cannot even read there itself in which mount a file lies that it has open.
+fn stay_readable() -> Result<()> {
+    nix::sys::prctl::set_dumpable(true).map_err(|errno| Error::from_errno("prctl(PR_SET_DUMPABLE, 1)", errno))
+}
+
+/// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are
+/// those of before, which may be nobody's there. Takes away the wish to die with the parent: ask for that afterwards. The
+/// process stays open to others of its user, such as to itself: see [`set_not_dumpable`](crate::sys::set_not_dumpable).
+///
+/// # Errors
+/// EINVAL when the maps have no 0.
+pub fn become_root() -> Result<()> {
+    let zero = "the maps of this user namespace have no id 0";
+    let groups = call("setgroups(2)", || "setgroups([])".into(), || setgroups(&[]));
+    match groups {
+        // "deny", the price of a map without help: the groups of the caller stay, as nobody's.
+        Err(error) if error.errno() == Some(Errno::EPERM) => {}
+        groups => groups?,
+    }
+    let root = Gid::from_raw(0);
+    call("setresgid(2)", || "setresgid(0, 0, 0)".into(), || setresgid(root, root, root))
+        .hint_if(Errno::EINVAL, zero)?;
+    let root = Uid::from_raw(0);
+    call("setresuid(2)", || "setresuid(0, 0, 0)".into(), || setresuid(root, root, root))
+        .hint_if(Errno::EINVAL, zero)?;
+    stay_readable()
+}
+
+/// A forked process in a new user namespace, which waits for its maps.
+struct Helper {
+    process: Pid,
+    socket: UnixStream,
+    ended: bool,
+}
+
+impl Helper {
+    fn start(story: impl FnOnce() -> Result<()>) -> Result<Helper> {
+        let (parents, mut childs) =
+            UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+        let Some(process) = process::fork()? else {
+            drop(parents);
+            // A panic must not unwind into the parent's code, which would run twice.
+            let result = catch_unwind(AssertUnwindSafe(|| child(&mut childs, story)));
+            let _ = match result {
+                Ok(Ok(())) => childs.write_all(b"+"),
+                Ok(Err(error)) => childs.write_all(&error.to_bytes()),
+                Err(_) => Ok(()),
+            };
+            // SAFETY: _exit(2) ends the process and touches none of its memory.
+            unsafe { libc::_exit(0) };
+        };
+        drop(childs);
+        let mut helper = Helper { process, socket: parents, ended: false };
+        let mut ready = [0];
+        let begun = helper.socket.read_exact(&mut ready).is_ok() && ready == *b"r";
+        if begun { Ok(helper) } else { Err(helper.failure(&ready)) }
+    }
+
+    /// Lets it go on, and waits for its end.
+    fn finish(mut self) -> Result<()> {
+        let _ = self.socket.write_all(b"g");
+        let mut message = Vec::new();
+        let read = self.socket.read_to_end(&mut message);
+        self.wait();
+        read.map_err(|error| Error::from_io("reading from a process in a user namespace", &error))?;
+        match message.as_slice() {
+            b"+" => Ok(()),
+            [] => Err(Error::new("a process in a user namespace ended too early")),
+            _ => Err(Error::from_bytes(&message)),
+        }
+    }
+
+    fn failure(&mut self, begun: &[u8]) -> Error {
+        let mut message = begun.to_vec();
+        let _ = self.socket.read_to_end(&mut message);
+        self.wait();
+        Error::from_bytes(&message)
+            .hint("user namespaces are switched off, or used up: see /proc/sys/user/max_user_namespaces")
+    }
+
+    fn wait(&mut self) {
+        self.ended = true;
+        while waitpid(self.process, None) == Err(Errno::EINTR) {}
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if !self.ended {
+            // It reads the end of the socket instead of "go".
+            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+            self.wait();
+        }
+    }
+}
+
+fn child(socket: &mut UnixStream, story: impl FnOnce() -> Result<()>) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    let gone = |error| Error::from_io("waiting for the maps of a user namespace", &error);
+    socket.write_all(b"r").map_err(gone)?;
+    let mut go = [0];
+    socket.read_exact(&mut go).map_err(gone)?;
+    story()
+}

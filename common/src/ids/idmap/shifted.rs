@@ -1,0 +1,189 @@
+//! What remains where the kernel or the file system has no idmapped mounts: a copy whose files belong to the container.
+//!
+//! It takes the time and the space of a copy, once for each state of a layer and each choice of ids. Kernel objects: files,
+//! locks (flock(2)) on them, and the time of change of a file, which nobody can set. Order: lock the store, remove what
+//! nobody uses any more, copy beside, rename(2), lock the copy. So a copy under its name is whole, and stays while it is used.
+//! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), inode(7), rename(2).
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{IdMap, IdMaps};
+use crate::fs::mount::Detached;
+use crate::fs::tree::{copy_layer, remove_tree};
+use crate::keep::lock;
+use crate::sys::error::{Error, Result, tell};
+
+/// The id that stands for whom there is no place.
+const NOBODY: u32 = 65534;
+const UNFINISHED: &str = ".copying";
+const LOCK: &str = ".lock";
+
+/// A copy of a layer, which nobody removes as long as the value lives.
+#[derive(Debug)]
+pub struct ShiftedCopy {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// The copies of these layers that belong to the container with these maps, in the folder `store`. Each is made if it is
+/// missing, or of an earlier state of its layer, and that is said. Must be the host's root.
+///
+/// # Errors
+/// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied; ENOSPC, EROFS;
+/// EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
+pub fn shifted_copies<'a>(
+    layers: impl Iterator<Item = &'a Path>,
+    store: &Path,
+    maps: &IdMaps,
+) -> Result<Vec<ShiftedCopy>> {
+    let real = |layer: &Path| layer.canonicalize().map_err(|error| cannot("open", layer, &error));
+    let layers = layers.map(real).collect::<Result<Vec<_>>>()?;
+    for (number, one) in layers.iter().enumerate() {
+        for other in &layers[..number] {
+            if one.starts_with(other) || other.starts_with(one) {
+                let what = format!("lay {} over {}", one.display(), other.display());
+                return Err(Error::from_errno(what, Errno::ELOOP));
+            }
+        }
+    }
+    layers.iter().map(|layer| shifted_copy(layer, store, maps)).collect()
+}
+
+/// The copy of one. What is mounted in `from` is no part of it, as it is none of a layer.
+pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
+    let real = from.canonicalize().map_err(|error| cannot("open", from, &error))?;
+    let open = File::open(&real).map_err(|error| cannot("open", from, &error))?;
+    let layer = Detached::copy_of_open(&open.into())?;
+    let whose = hash(&(real.as_os_str().as_bytes(), maps.users.to_string(), maps.groups.to_string()));
+    let state = state_of(layer.descriptor()).map_err(|error| cannot("read", from, &error))?;
+    let copy = store.join(format!("{whose:016x}-{state:016x}"));
+
+    fs::create_dir_all(store).map_err(|error| cannot("make", store, &error))?;
+    // The programs in it may be set-user-ID. No user of the host may reach them.
+    let closed = fs::set_permissions(store, PermissionsExt::from_mode(0o700));
+    closed.map_err(|error| cannot("make", store, &error))?;
+    let _store = lock::alone(&store.join(LOCK)).map_err(|error| cannot("lock", store, &error))?;
+    if !copy.is_dir() {
+        sweep(store, &format!("{whose:016x}-"))?;
+        let unfinished = store.join(UNFINISHED);
+        let result = copy_to(layer.descriptor(), &unfinished, &|user, group| shifted(maps, user, group))
+            .and_then(|()| fs::rename(&unfinished, &copy).map_err(|error| cannot("make", &copy, &error)));
+        if result.is_err() {
+            // The error that is already there says more than one about the clean-up.
+            let _ = remove_tree(&unfinished);
+        }
+        result?;
+        tell(format_args!(
+            "congo: no idmapped mounts here, so {} was copied for the ids from {} on",
+            from.display(),
+            maps.root()?.0
+        ));
+    }
+    let folder = File::open(&copy).map_err(|error| cannot("open", &copy, &error))?;
+    let locked = Flock::lock(folder, FlockArg::LockShared)
+        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", copy.display()), errno))?;
+    Ok(ShiftedCopy { path: copy, _lock: locked })
+}
+
+/// Copies a writable layer whose files belong to the container with these maps, to the folder `to`, which it makes: with the
+/// ids that the container sees, as an image has them.
+///
+/// # Errors
+/// ENOSPC, EROFS; EEXIST; EOVERFLOW for a file that is of none of the container's users.
+pub fn unshifted_copy(from: &Path, to: &Path, maps: &IdMaps) -> Result<()> {
+    let layer = File::open(from).map_err(|error| cannot("open", from, &error))?;
+    let owners = |user, group| maps.users.to_container(user).zip(maps.groups.to_container(group));
+    copy_to(&layer.into(), to, &owners)
+}
+
+/// Makes sure that a folder of Congo's own belongs to the container with these maps: an empty one is given to its root.
+/// `what` begins the error.
+///
+/// # Errors
+/// It has files of others.
+pub fn give(folder: &Path, maps: &IdMaps, what: &str) -> Result<()> {
+    let failed = |error| cannot("read", folder, &error);
+    let there = fs::symlink_metadata(folder).map_err(failed)?;
+    if maps.users.to_container(there.uid()).is_some() && maps.groups.to_container(there.gid()).is_some() {
+        return Ok(());
+    }
+    if fs::read_dir(folder).map_err(failed)?.next().is_some() {
+        return Err(Error::new(format!("{what}: it has files of other users than the container's")).hint(
+            "no idmapped mounts here: take the ids with which it was made, or --userns host, or another name",
+        ));
+    }
+    let (user, group) = maps.root()?;
+    std::os::unix::fs::chown(folder, Some(user), Some(group))
+        .map_err(|error| cannot("give away", folder, &error))
+}
+
+fn copy_to(from: &OwnedFd, to: &Path, owners: &dyn Fn(u32, u32) -> Option<(u32, u32)>) -> Result<()> {
+    fs::create_dir(to).map_err(|error| cannot("make", to, &error))?;
+    let opened = File::open(to).map_err(|error| cannot("open", to, &error))?;
+    copy_layer(from, &opened.into(), owners)
+}
+
+fn shifted(maps: &IdMaps, user: u32, group: u32) -> Option<(u32, u32)> {
+    let or_nobody = |map: &IdMap, id| map.to_host(id).or_else(|| map.to_host(NOBODY));
+    or_nobody(&maps.users, user).zip(or_nobody(&maps.groups, group))
+}
+
+/// Removes what a killed runtime has left, and the copies of earlier states that no container uses. To be called with the
+/// store locked.
+fn sweep(store: &Path, begin: &str) -> Result<()> {
+    remove_tree(&store.join(UNFINISHED))?;
+    for entry in fs::read_dir(store).map_err(|error| cannot("read", store, &error))?.flatten() {
+        if entry.file_name().as_bytes().starts_with(begin.as_bytes())
+            && let Ok(folder) = File::open(entry.path())
+            && let Ok(_unused) = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
+        {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A number that is another one when anything in the tree has changed.
+fn state_of(layer: &OwnedFd) -> io::Result<u64> {
+    let top = PathBuf::from(format!("/proc/self/fd/{}/.", layer.as_raw_fd()));
+    let (mut sum, mut folders) = (state_of_file(OsStr::new(""), &fs::metadata(&top)?), vec![PathBuf::new()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(top.join(&folder))? {
+            let entry = entry?;
+            let (path, there) = (folder.join(entry.file_name()), entry.metadata()?);
+            // A sum, as the order in which a folder is read may change.
+            sum = sum.wrapping_add(state_of_file(path.as_os_str(), &there));
+            if there.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// Whatever is done to a file, the kernel notes when.
+fn state_of_file(path: &OsStr, there: &fs::Metadata) -> u64 {
+    hash(&(path.as_bytes(), there.dev(), there.ino(), there.size(), there.ctime(), there.ctime_nsec()))
+}
+
+/// Not for what somebody might forge: a container writes to no layer that is copied.
+fn hash(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
+    Error::from_io(format!("{verb} {}", path.display()), error)
+}

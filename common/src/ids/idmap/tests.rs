@@ -1,0 +1,463 @@
+//! Maps by themselves; and what the kernel makes of them, in namespaces of the tests' own.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use nix::mount::MsFlags;
+use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::unistd::{getgid, getuid};
+use proptest::prelude::*;
+
+use super::shifted::shifted_copy;
+use super::subordinate::{Line, around, in_a_row, parse};
+use super::*;
+use crate::fs::mount::{Detached, in_private_namespace};
+use crate::sys::mount;
+use crate::testing::{as_user, in_mount_namespace, kernel, skipped, with_lists};
+use crate::values::id_range;
+
+const HOST: u32 = 0x7000_0000;
+
+fn map(ranges: &[&str]) -> Result<IdMap> {
+    IdMap::new("--uidmap", ranges.iter().map(|range| id_range(range).unwrap()).collect())
+}
+
+fn maps() -> IdMaps {
+    IdMaps::from_zero(HOST, 65536)
+}
+
+fn ranges(map: &IdMap) -> String {
+    line(map)
+}
+
+#[test]
+fn both_ways() {
+    let map = map(&["0:100000:1000", "1000:5:1", "1001:200000:10"]).unwrap();
+    assert_eq!(map.to_string(), "0 100000 1000\n1000 5 1\n1001 200000 10\n");
+    for (container, host) in [(0, 100_000), (999, 100_999), (1000, 5), (1001, 200_000), (1010, 200_009)] {
+        assert_eq!((map.to_host(container), map.to_container(host)), (Some(host), Some(container)));
+    }
+    assert_eq!([map.to_host(1011), map.to_container(4), map.to_container(99_999)], [None; 3]);
+    let all = IdMap::of(0, 0, u32::MAX);
+    assert_eq!([all.to_host(u32::MAX - 1), all.to_host(u32::MAX)], [Some(u32::MAX - 1), None]);
+}
+
+#[test]
+fn ranges_that_do_not_go_together() {
+    for (wrong, side) in [
+        (["0:10:5", "4:100:1"], "--uidmap 4:100:1: overlaps 0:10:5 in the container"),
+        (["0:10:5", "50:14:3"], "--uidmap 50:14:3: overlaps 0:10:5 on the host"),
+    ] {
+        assert_eq!(map(&wrong).unwrap_err().to_string(), side);
+    }
+    map(&["0:10:5", "5:15:1"]).unwrap();
+    assert!(map(&[]).unwrap_err().to_string().contains("no ids"));
+    let many = |count: u32, size| {
+        IdMap::new(
+            "--gidmap",
+            (0..count).map(|at| IdRange { container: at * 2, host: at * 2, size }).collect(),
+        )
+    };
+    many(340, 1).unwrap();
+    assert!(many(341, 1).unwrap_err().to_string().starts_with("--gidmap: 341 ranges"));
+    let long =
+        (0..200).map(|at| IdRange { container: 4_000_000_000 + at, host: 4_000_000_000 + at, size: 1 });
+    assert!(IdMap::new("--gidmap", long.collect()).is_err(), "more than the kernel takes in one write");
+}
+
+#[test]
+fn lines_of_subordinate_ids() {
+    let line = |user: &str, first, count| Some(Line { user: user.into(), first, count });
+    assert_eq!(parse(b"ann:100000:65536"), line("ann", 100_000, 65536));
+    assert_eq!(parse(b"1000:0:4294967294"), line("1000", 0, u32::MAX - 1));
+    for wrong in [
+        "",
+        "ann",
+        "ann:1",
+        "ann:1:",
+        "ann:1:0",
+        "ann:1:2:3",
+        ":1:2",
+        "#ann:1:2",
+        "ann: 1:2",
+        "ann:-1:2",
+        "ann:4294967294:2",
+        "ann:1:4294967295",
+        "ann:1:2 ",
+    ] {
+        assert_eq!(parse(wrong.as_bytes()), None, "{wrong:?}");
+    }
+}
+
+#[test]
+fn subordinate_ids_in_a_row() {
+    let lines = |lines: &[(u32, u32)]| -> Vec<_> {
+        lines.iter().map(|&(first, count)| Line { user: Vec::new(), first, count }).collect()
+    };
+    let two = lines(&[(100_000, 65536), (300_000, 10)]);
+    assert_eq!(ranges(&in_a_row(&two)), "0:100000:65536, 65536:300000:10");
+    assert_eq!(ranges(&around(0, 1000, &two)), "0:1000:1, 1:100000:65536, 65537:300000:10");
+    // keep-id: all others around the caller's own id.
+    assert_eq!(
+        ranges(&around(1000, 1000, &two)),
+        "0:100000:1000, 1000:1000:1, 1001:101000:64536, 65537:300000:10"
+    );
+    assert_eq!(ranges(&around(1000, 1000, &lines(&[(5000, 10)]))), "0:5000:10, 1000:1000:1");
+    assert_eq!(ranges(&around(10, 10, &lines(&[(5000, 10), (6000, 2)]))), "0:5000:10, 10:10:1, 11:6000:2");
+    // Who was given his own id as a subordinate one has it once.
+    assert_eq!(ranges(&around(0, 1000, &lines(&[(1000, 5), (7, 1)]))), "0:1000:1, 1:1001:4, 5:7:1");
+    assert_eq!(
+        ranges(&around(30_000, 30_000, &lines(&[(20_000, 65536)]))),
+        "0:20000:10000, 10000:30001:20000, 30000:30000:1, 30001:50001:35535"
+    );
+    assert_eq!(ranges(&around(3, 3, &[])), "3:3:1");
+}
+
+proptest! {
+    /// Whatever the lists say: the kernel would take what is made of it, and each id has at most one place.
+    #[test]
+    fn any_lists_make_a_map(
+        lines in proptest::collection::vec((any::<u32>(), 1..200_000_u32), 0..12),
+        own in proptest::option::of((0..3000_u32, any::<u32>())),
+    ) {
+        let lines: Vec<_> = lines
+            .into_iter()
+            .filter(|(first, count)| first.checked_add(*count).is_some())
+            .map(|(first, count)| Line { user: Vec::new(), first, count })
+            .collect();
+        let own = own.filter(|own| own.1 != u32::MAX);
+        let made = own.map_or_else(|| in_a_row(&lines), |(container, host)| around(container, host, &lines));
+        if let Some((container, host)) = own {
+            prop_assert_eq!(made.to_host(container), Some(host));
+        }
+        if !made.ranges().is_empty() {
+            prop_assert_eq!(IdMap::new("x", made.ranges().to_vec()), Ok(made));
+        }
+    }
+
+    #[test]
+    fn any_line_is_harmless(line in proptest::collection::vec(any::<u8>(), 0..40)) {
+        if let Some(line) = parse(&line) {
+            prop_assert!(line.count > 0 && line.first.checked_add(line.count).is_some());
+        }
+    }
+}
+
+#[test]
+fn the_kernel_takes_the_maps() {
+    in_mount_namespace(|home| {
+        let file = home.join("file");
+        let maps =
+            IdMaps { users: map(&["0:70000:3", "5:80000:1"]).unwrap(), groups: IdMap::of(0, 90_000, 10) };
+        fs::set_permissions(home, PermissionsExt::from_mode(0o777)).unwrap();
+        in_user_namespace(&maps, || {
+            assert_eq!((getuid().as_raw(), getgid().as_raw()), (0, 0));
+            fs::write(&file, "").unwrap();
+            chown(&file, Some(5), Some(9)).unwrap();
+            assert!(chown(&file, Some(4), None).is_err(), "an id that has no place");
+            Ok(())
+        })
+        .unwrap();
+        let there = fs::metadata(&file).unwrap();
+        assert_eq!((there.uid(), there.gid()), (80_000, 90_009));
+    });
+}
+
+#[test]
+fn what_fails_in_a_user_namespace_is_told() {
+    in_mount_namespace(|_| {
+        let error = in_user_namespace(&maps(), || Err(Error::new("x").hint("y"))).unwrap_err();
+        assert_eq!(error, Error::new("x").hint("y"));
+        let no_root = IdMaps { users: IdMap::of(1, 1, 1), ..maps() };
+        let error = in_user_namespace(&no_root, || Ok(())).unwrap_err();
+        assert_eq!(error.errno(), Some(nix::errno::Errno::EINVAL), "{error}");
+    });
+}
+
+#[test]
+fn an_ordinary_user_alone() {
+    in_mount_namespace(|home| {
+        fs::set_permissions(home, PermissionsExt::from_mode(0o777)).unwrap();
+        as_user(|| {
+            assert!(own().is_single());
+            in_user_namespace(&own(), || {
+                assert_eq!(getuid().as_raw(), 0);
+                assert_eq!(fs::read_to_string("/proc/self/setgroups").unwrap(), "deny\n");
+                fs::write(home.join("file"), "").unwrap();
+                assert!(chown(home.join("file"), Some(1), None).is_err());
+                Ok(())
+            })
+            .unwrap();
+            // Nobody may take another's ids.
+            let error = in_user_namespace(&IdMaps::from_zero(0, 1), || Ok(())).unwrap_err();
+            assert_eq!(error.errno(), Some(nix::errno::Errno::EPERM), "{error}");
+        });
+        let there = fs::metadata(home.join("file")).unwrap();
+        assert_eq!((there.uid(), there.gid()), (65534, 65534));
+    });
+}
+
+#[test]
+fn an_ordinary_user_with_subordinate_ids() {
+    with_lists("other:400000:5\n65534:500000:10\nbad\n", |home| {
+        let folder = home.join("folder");
+        fs::create_dir(&folder).unwrap();
+        for open in [home, &folder] {
+            fs::set_permissions(open, PermissionsExt::from_mode(0o777)).unwrap();
+        }
+        as_user(|| {
+            let maps = subordinate().unwrap().expect("the list has the user");
+            assert_eq!(ranges(&maps.users), "0:65534:1, 1:500000:10");
+            in_user_namespace(&maps, || {
+                fs::write(folder.join("root"), "").unwrap();
+                fs::write(folder.join("other"), "").unwrap();
+                chown(folder.join("other"), Some(3), Some(10)).unwrap();
+                Ok(())
+            })
+            .unwrap();
+            let more = IdMaps { users: IdMap::of(0, 500_000, 11), groups: IdMap::of(0, 500_000, 10) };
+            let error = in_user_namespace(&more, || Ok(())).unwrap_err().to_string();
+            assert!(error.starts_with("newuidmap ") && error.contains("0:500000:11"), "{error}");
+        });
+        let owner = |name| fs::metadata(folder.join(name)).map(|there| (there.uid(), there.gid())).unwrap();
+        assert_eq!((owner("root"), owner("other")), ((65534, 65534), (500_002, 500_009)));
+        let error = subordinate_of("nobody-at-all").unwrap_err();
+        assert!(error.to_string().starts_with("--subuidname nobody-at-all: /etc/subuid"), "{error}");
+        assert_eq!(ranges(&subordinate_of("other").unwrap().users), "0:400000:5");
+    });
+}
+
+#[test]
+fn an_ordinary_user_builds_a_root_from_the_host() {
+    in_mount_namespace(|home| {
+        fs::set_permissions(home, PermissionsExt::from_mode(0o777)).unwrap();
+        let root = home.join("root");
+        as_user(|| {
+            let search = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"].map(Path::new);
+            crate::fs::rootfs::build(Path::new("/"), &search, &root).unwrap();
+            in_own_namespace(|| {
+                assert_eq!(owner(&root.join("bin/sh")), (0, 0));
+                Ok(())
+            })
+            .unwrap();
+        });
+        assert!(root.join("bin/sh").is_file());
+    });
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    let there = fs::symlink_metadata(path).unwrap();
+    (there.uid(), there.gid())
+}
+
+/// A file system that the kernel can show with other ids: tmpfs, since 6.3.
+fn on_tmpfs(test: impl FnOnce(&Path) + Send + 'static) {
+    if kernel() < (6, 3) {
+        return skipped("it needs idmapped mounts of a tmpfs: Linux 6.3");
+    }
+    in_mount_namespace(move |home| {
+        mount("tmpfs", home, "tmpfs", MsFlags::empty(), "size=4m").unwrap();
+        test(home);
+    });
+}
+
+#[test]
+fn an_idmapped_mount_shows_other_owners() {
+    on_tmpfs(|home| {
+        let [from, to] = ["from", "to"].map(|name| home.join(name));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        fs::write(from.join("file"), "").unwrap();
+        chown(from.join("file"), Some(5), Some(6)).unwrap();
+        let namespace = user_namespace(&maps()).unwrap();
+        let mut tree = Detached::copy_of(&from).unwrap();
+        assert!(tree.map_ids(&namespace).unwrap());
+        assert!(!tree.map_ids(&namespace).unwrap(), "only once");
+        tree.attach(to.to_str().unwrap()).unwrap();
+        assert_eq!(owner(&to.join("file")), (HOST + 5, HOST + 6));
+        assert_eq!(owner(&from.join("file")), (5, 6));
+        // It is no file system for that.
+        assert!(!Detached::copy_of(Path::new("/proc")).unwrap().map_ids(&namespace).unwrap());
+        let no_namespace: OwnedFd = File::open("/").unwrap().into();
+        assert!(Detached::copy_of(&from).unwrap().map_ids(&no_namespace).is_ok_and(|mapped| !mapped));
+    });
+}
+
+/// The root of a container: an overlay of which all layers lie beneath one idmapped mount. On the disk they have the
+/// container's ids, whatever ids of the host it has this time.
+#[test]
+fn an_overlay_whose_layers_are_all_idmapped() {
+    on_tmpfs(|home| {
+        for folder in ["layer", "layer/removed", "upper", "work", "store", "root"] {
+            fs::create_dir(home.join(folder)).unwrap();
+        }
+        fs::write(home.join("layer/file"), "old").unwrap();
+        chown(home.join("layer/file"), Some(7), Some(8)).unwrap();
+        let root = home.join("root");
+        let overlay = in_private_namespace(|| {
+            let mut store = Detached::copy_of(home)?;
+            assert!(store.map_ids(&user_namespace(&maps())?)?);
+            let at = home.join("store");
+            store.attach(at.to_str().unwrap())?;
+            make_files_as(&maps())?;
+            let at = at.display();
+            let options = format!("lowerdir={at}/layer,upperdir={at}/upper,workdir={at}/work");
+            mount("overlay", &root, "overlay", MsFlags::empty(), &options)?;
+            restore_files()?;
+            Detached::copy_of(&root)
+        })
+        .unwrap();
+        assert!(fs::read_dir(&root).unwrap().next().is_none(), "nobody sees it before it is attached");
+        overlay.attach(root.to_str().unwrap()).unwrap();
+        assert_eq!(owner(&root.join("file")), (HOST + 7, HOST + 8));
+        in_user_namespace(&maps(), || {
+            assert_eq!(owner(&root.join("file")), (7, 8));
+            fs::write(root.join("file"), "new").unwrap();
+            fs::write(root.join("added"), "").unwrap();
+            chown(root.join("added"), Some(9), Some(9)).unwrap();
+            fs::remove_dir(root.join("removed")).unwrap();
+            Ok(())
+        })
+        .unwrap();
+        let upper = home.join("upper");
+        assert_eq!((owner(&upper.join("file")), owner(&upper.join("added"))), ((7, 8), (9, 9)));
+        assert!(fs::symlink_metadata(upper.join("removed")).unwrap().file_type().is_char_device());
+        assert_eq!(fs::read_to_string(home.join("layer/file")).unwrap(), "old");
+    });
+}
+
+#[test]
+fn what_fails_in_a_private_namespace_is_told() {
+    in_mount_namespace(|_| {
+        let error = in_private_namespace(|| Err(Error::new("x").hint("y"))).unwrap_err();
+        assert_eq!(error, Error::new("x").hint("y"));
+    });
+}
+
+#[test]
+fn copies_of_layers_that_overlap_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (layer, inner) = (home.path().join("layer"), home.path().join("layer/inner"));
+    fs::create_dir_all(&inner).unwrap();
+    for other in [&layer, &inner] {
+        for pair in [[&layer, other], [other, &layer]] {
+            let store = home.path().join("store");
+            let error = shifted_copies(pair.into_iter().map(|it| it.as_path()), &store, &maps()).unwrap_err();
+            assert_eq!(error.errno(), Some(nix::errno::Errno::ELOOP));
+            assert!(!store.exists());
+        }
+    }
+}
+
+/// `cap_net_raw+ep`, version 2 of the kernel's structure.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn a_shifted_copy_is_a_layer_of_that_container() {
+    in_mount_namespace(|home| {
+        let (layer, store) = (home.join("layer"), home.join("store"));
+        fs::create_dir_all(layer.join("opaque")).unwrap();
+        for (name, user, mode) in [("su", 0, 0o4755), ("raw", 3, 0o755), ("stranger", 200_000, 0o644)] {
+            let path = layer.join(name);
+            fs::write(&path, name).unwrap();
+            chown(&path, Some(user), Some(4)).unwrap();
+            fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        xattr(&layer.join("raw"), c"security.capability", &CAPABILITY);
+        xattr(&layer.join("opaque"), c"trusted.overlay.opaque", b"y");
+        mknod(&layer.join("gone"), SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
+        // What a killed runtime has left.
+        fs::create_dir_all(store.join(".copying/half")).unwrap();
+        let made = shifted_copy(&layer, &store, &maps()).unwrap();
+        let copy = made.path.clone();
+        assert_eq!(
+            fs::metadata(&store).unwrap().mode() & 0o777,
+            0o755 & fs::metadata(&store).unwrap().mode()
+        );
+        assert!(!copy.join("half").exists());
+        assert_eq!((owner(&copy), owner(&copy.join("su"))), ((HOST, HOST), (HOST, HOST + 4)));
+        assert_eq!(fs::metadata(copy.join("su")).unwrap().mode() & 0o7777, 0o4755);
+        assert_eq!(owner(&copy.join("stranger")), (HOST + 65534, HOST + 4));
+        assert!(crate::fs::tree::is_opaque(&copy.join("opaque")));
+        let gone = fs::symlink_metadata(copy.join("gone")).unwrap();
+        assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
+        // The kernel shows capabilities without a root's id to that root only.
+        let raw = copy.join("raw");
+        assert_eq!(value(&raw, c"security.capability").len(), 24);
+        for open in [home, &store] {
+            fs::set_permissions(open, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        in_user_namespace(&maps(), || {
+            assert_eq!(value(&raw, c"security.capability"), CAPABILITY);
+            Ok(())
+        })
+        .unwrap();
+        // Back again, and it is what it was.
+        let back = home.join("back");
+        unshifted_copy(&copy, &back, &maps()).unwrap();
+        assert_eq!((owner(&back), owner(&back.join("raw"))), ((0, 0), (3, 4)));
+        assert_eq!(value(&back.join("raw"), c"security.capability"), CAPABILITY);
+        assert!(crate::fs::tree::is_opaque(&back.join("opaque")));
+        // A path may be any bytes, and what is mounted in it is no part of it.
+        let odd = home.join(std::ffi::OsStr::new("o:d,d"));
+        let odd = odd.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff \\"));
+        fs::create_dir_all(odd.join("below")).unwrap();
+        mount("none", odd.join("below"), "tmpfs", MsFlags::empty(), "").unwrap();
+        fs::write(odd.join("below/file"), "").unwrap();
+        let odd = shifted_copy(&odd, &store, &maps()).unwrap();
+        assert!(odd.path.join("below").is_dir() && !odd.path.join("below/file").exists());
+        // It is made once.
+        fs::remove_file(copy.join("su")).unwrap();
+        assert_eq!(shifted_copy(&layer, &store, &maps()).unwrap().path, copy);
+        assert!(!copy.join("su").exists());
+        // Others' is another, with all that the layer has.
+        let others = shifted_copy(&layer, &store, &IdMaps::from_zero(HOST + 65536, 65536)).unwrap();
+        assert!(others.path != copy && others.path.join("su").exists());
+        // When the layer changes, it is made anew; the old one goes when nobody uses it.
+        let change = |content: &str| {
+            fs::write(layer.join("stranger"), content).unwrap();
+            shifted_copy(&layer, &store, &maps()).unwrap()
+        };
+        let newer = change("newer");
+        assert_eq!(fs::read_to_string(newer.path.join("stranger")).unwrap(), "newer");
+        assert!(copy.exists() && others.path.exists(), "they are in use");
+        drop(made);
+        let newest = change("newest");
+        assert!(!copy.exists() && newer.path.exists() && others.path.exists() && newest.path.exists());
+    });
+}
+
+#[test]
+fn an_empty_folder_is_given_to_the_container_and_nothing_is_taken_from_others() {
+    in_mount_namespace(|home| {
+        let folder = home.join("folder");
+        fs::create_dir(&folder).unwrap();
+        let give = |maps: &IdMaps| give(&folder, maps, "x");
+        give(&maps()).unwrap();
+        assert_eq!(owner(&folder), (HOST, HOST));
+        fs::write(folder.join("file"), "").unwrap();
+        give(&maps()).unwrap();
+        assert!(give(&IdMaps::from_zero(HOST + 65536, 65536)).is_err());
+        assert_eq!(owner(&folder), (HOST, HOST));
+    });
+}
+
+fn xattr(path: &Path, name: &std::ffi::CStr, value: &[u8]) {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: two strings that end in NUL, and the kernel reads `len` bytes.
+    let result =
+        unsafe { nix::libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    nix::errno::Errno::result(result).unwrap();
+}
+
+fn value(path: &Path, name: &std::ffi::CStr) -> Vec<u8> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    let mut buffer = vec![0_u8; 64];
+    // SAFETY: two strings that end in NUL, and the kernel writes at most 64 bytes.
+    let length =
+        unsafe { nix::libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), 64) };
+    buffer.truncate(nix::errno::Errno::result(length).unwrap() as usize);
+    buffer
+}

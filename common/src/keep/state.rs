@@ -1,0 +1,192 @@
+//! The folders in which a container's own data lies: its writable layer, what it keeps, and named volumes.
+//!
+//! Kernel objects: folders, and locks on them (flock(2)), which the kernel releases when their holder ends, however it
+//! ends. So a container's folder whose lock is free was left by a runtime that was killed, and the next one removes it.
+//! In the state folder: `containers/ID/`, `kept/NAME/`, `volumes/NAME/_data`, and `told/NAME` for what need not be said
+//! again. All are for their owner only: programs in
+//! them may be set-user-ID, and other users of the host must not reach those. Man pages: flock(2), mkdir(2).
+
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::fs::mount::mounts_beneath;
+use crate::fs::tree::remove_tree;
+use crate::keep::lock::is_at;
+use crate::sys::error::{Error, Result, tell};
+pub use volumes::{OwnVolume, Volumes};
+
+/// How many folders of the dead one run removes: a container should not have to wait for more.
+const SWEPT_AT_ONCE: usize = 16;
+
+/// A container's own folder, `containers/ID/`, locked as long as the value lives. Dropped, it goes.
+#[derive(Debug)]
+pub struct ContainerFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Who removes it: not a child that has a copy of this value.
+    owner: u32,
+    _lock: Flock<File>,
+}
+
+impl ContainerFolder {
+    /// Makes one under a new name, and removes those that killed runtimes have left.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC where no folder can be made.
+    pub fn create(state: &Path) -> Result<Self> {
+        let folder = make_folder(state, "containers")?;
+        sweep(&folder)?;
+        loop {
+            let path = folder.join(new_id()?);
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                result => result.map_err(|error| cannot("make", &path, &error))?,
+            }
+            // Another runtime may take it for a dead one's until it is locked.
+            if let Some(lock) = lock(&path, FlockArg::LockExclusive)? {
+                return Ok(ContainerFolder { path, owner: std::process::id(), _lock: lock });
+            }
+        }
+    }
+
+    /// Makes a kept one of it, `kept/ID/`, and returns the name to find it by.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC.
+    pub fn keep(mut self, state: &Path) -> Result<String> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kept = make_folder(state, "kept")?.join(&name);
+        fs::rename(&self.path, &kept).map_err(|error| cannot("make", &kept, &error))?;
+        // It is not here any more.
+        self.owner = 0;
+        Ok(name)
+    }
+
+    /// Removes it, when nothing uses it any more.
+    ///
+    /// # Errors
+    /// When something is mounted in it.
+    pub fn remove(mut self) -> Result<()> {
+        // Once is enough.
+        self.owner = 0;
+        remove_folder(&self.path)
+    }
+}
+
+impl Drop for ContainerFolder {
+    fn drop(&mut self) {
+        if self.owner == std::process::id()
+            && let Err(error) = remove_folder(&self.path)
+        {
+            tell(format_args!("congo: {error}"));
+        }
+    }
+}
+
+/// What a container keeps, `kept/NAME/`: locked as long as the value lives, and never removed by Congo.
+#[derive(Debug)]
+pub struct KeptFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Opens the kept folder of that name, and makes it if it is missing.
+///
+/// # Errors
+/// When another container uses it; EACCES, EROFS, ENOSPC.
+pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
+    let path = make_folder(&make_folder(state, "kept")?, name)?;
+    match lock(&path, FlockArg::LockExclusiveNonblock) {
+        Ok(Some(lock)) => Ok(KeptFolder { path, _lock: lock }),
+        Err(error) if error.errno() != Some(Errno::EWOULDBLOCK) => Err(error),
+        _ => Err(Error::new(format!("--keep {name}: another container uses it"))
+            .hint("end that container, or keep this one's layer under another name")),
+    }
+}
+
+/// Tells a line on stderr, if it was never told from this state folder: for what is so on this host, and a container's
+/// stderr need not hear each time. `name` says which line it is; the file `told/NAME` remembers it.
+pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
+    let told = make_folder(state, "told").and_then(|folder| {
+        let path = folder.join(name);
+        File::create_new(&path).map_err(|error| cannot("make", &path, &error))
+    });
+    match told {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+        // Rather twice than not at all.
+        _ => tell(line),
+    }
+}
+
+/// Removes folders whose lock is free.
+fn sweep(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))?;
+    let mut swept = 0;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        // A living one's lock is taken.
+        let Ok(Some(_lock)) = lock(&path, FlockArg::LockExclusiveNonblock) else { continue };
+        // One that cannot be removed must not keep containers from running.
+        if let Err(error) = remove_folder(&path) {
+            tell(format_args!("congo: {error}, so what a killed container has left stays there"));
+        }
+        swept += 1;
+        if swept == SWEPT_AT_ONCE {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a container's folder, unless something is mounted there: to remove it would empty that, too.
+fn remove_folder(path: &Path) -> Result<()> {
+    match mounts_beneath(path)? {
+        Some(mount) => {
+            Err(Error::new(format!("remove {}: something is mounted on {}", path.display(), mount.display()))
+                .hint(format!("umount {}", mount.display())))
+        }
+        None => remove_tree(path),
+    }
+}
+
+/// Makes `state/name`, for its owner only, and the folders above it.
+fn make_folder(state: &Path, name: &str) -> Result<PathBuf> {
+    if !state.exists() {
+        fs::create_dir_all(state).map_err(|error| cannot("make", state, &error))?;
+    }
+    let folder = state.join(name);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.map_err(|error| cannot("make", &folder, &error)).map(|()| folder)
+}
+
+/// Locks a folder; `None` when it was removed meanwhile.
+fn lock(folder: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
+    let file = match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(|error| cannot("open", folder, &error))?,
+    };
+    let lock = Flock::lock(file, how)
+        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", folder.display()), errno))?;
+    Ok(is_at(&lock, folder).then_some(lock))
+}
+
+/// Twelve digits that nobody can guess.
+fn new_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/uuid");
+    let uuid = fs::read_to_string(path).map_err(|error| cannot("read", path, &error))?;
+    Ok(uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect())
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
+    Error::from_io(format!("{verb} {}", path.display()), error)
+}

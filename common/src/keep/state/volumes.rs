@@ -1,0 +1,204 @@
+//! Volumes of Congo's own: those with a name, which containers share, and those without, which go with their container.
+//!
+//! Kernel object: for each container that uses a named volume, a lock on the volume's folder, flock(2), as long as it runs.
+//! A shared one is enough to use it. Only who has it alone may fill the volume, or remove what somebody who was killed at
+//! that has left: so nothing is ever removed that a container has written. One that comes meanwhile waits.
+//!
+//! In `volumes/NAME/` are `_data` and, since it was last found empty, `filling`: an empty file until it is certain what is in
+//! `_data`, and then one byte long. The parent makes and opens it; the child, who fills the volume, writes the byte by that
+//! descriptor. It needs no right to write beside `_data` for that, nor has to tell the parent, who may be dead by then.
+//!
+//! Order: all locks, in the order of the names, so that no two containers wait for each other; and before signals are
+//! blocked, so that who waits can be ended. Man pages: flock(2), mkdir(2).
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{cannot, lock, make_folder};
+use crate::fs::tree::{copy_contents_at, is_empty, remove_contents, remove_tree};
+use crate::sys::error::{Error, Result, tell};
+
+/// In a volume's folder: whether the volume is being filled.
+const FILLING: &str = "filling";
+
+/// Between two looks at a volume that is being given back.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The named volumes of one container, locked as long as the value lives.
+#[derive(Debug, Default)]
+pub struct Volumes(BTreeMap<String, Locked>);
+
+#[derive(Debug)]
+struct Locked {
+    data: PathBuf,
+    lock: Flock<File>,
+    /// The open [`FILLING`] of a volume that is empty and nobody else's, until somebody takes it to fill the volume.
+    mark: RefCell<Option<File>>,
+    /// Whether another container used it, too, when it was locked.
+    shared: bool,
+}
+
+/// A volume of Congo's own.
+#[derive(Debug)]
+pub struct OwnVolume<'a> {
+    /// Where its data is: what is mounted.
+    pub path: PathBuf,
+    /// The same, open: what is filled.
+    pub data: OwnedFd,
+    /// Whether it may be filled: it is empty, and nobody else uses it.
+    may_be_filled: bool,
+    /// What ends the filling of a named one.
+    filling: Option<(&'a Flock<File>, File)>,
+    /// Its name, when it is empty but may not be filled, as another container uses it.
+    in_use: Option<&'a str>,
+}
+
+impl Volumes {
+    /// Locks the volumes of these names, and makes those that are missing. Waits while another runtime fills one of them;
+    /// a signal then ends this process as usual.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC.
+    pub fn lock<'n>(state: &Path, names: impl IntoIterator<Item = &'n str>) -> Result<Volumes> {
+        let names: BTreeSet<_> = names.into_iter().collect();
+        let locked = names.into_iter().map(|name| Ok((name.to_owned(), Locked::new(state, name)?)));
+        locked.collect::<Result<_>>().map(Volumes)
+    }
+
+    /// Opens one of them. The second time it is left to the first one to fill it.
+    ///
+    /// # Errors
+    /// ENOENT when it is none of them, or somebody has removed it.
+    pub fn open(&self, name: &str) -> Result<OwnVolume<'_>> {
+        let none = || Error::from_errno(format!("open the volume {name}"), Errno::ENOENT);
+        let (name, locked) = self.0.get_key_value(name).ok_or_else(none)?;
+        let data = open(&locked.data)?;
+        let filling = locked.mark.take().map(|mark| (&locked.lock, mark));
+        let in_use = (locked.shared && is_empty(&data)?).then_some(name.as_str());
+        let may_be_filled = filling.is_some();
+        Ok(OwnVolume { path: locked.data.clone(), data, may_be_filled, filling, in_use })
+    }
+}
+
+impl Locked {
+    fn new(state: &Path, name: &str) -> Result<Locked> {
+        let volumes = make_folder(state, "volumes")?;
+        let (folder, lock, shared) = loop {
+            let folder = make_folder(&volumes, name)?;
+            if let Some((lock, shared)) = alone_or_shared(&folder)? {
+                break (folder, lock, shared);
+            }
+        };
+        let (data, filling) = (folder.join("_data"), folder.join(FILLING));
+        if !shared && is_half_filled(&folder) {
+            remove_tree(&data)?;
+        }
+        make_data(&data)?;
+        let mut mark = None;
+        if !shared {
+            remove_tree(&filling)?;
+            if is_empty(&open(&data)?)? {
+                mark = Some(File::create(&filling).map_err(|error| cannot("make", &filling, &error))?);
+            } else {
+                share(&lock)?;
+            }
+        }
+        Ok(Locked { data, lock, mark: RefCell::new(mark), shared })
+    }
+}
+
+/// Locks a volume's folder: alone, or, when others use it, as one of them. Returns the lock and whether there are others;
+/// `None` when the folder was removed meanwhile.
+fn alone_or_shared(folder: &Path) -> Result<Option<(Flock<File>, bool)>> {
+    loop {
+        match lock(folder, FlockArg::LockExclusiveNonblock) {
+            Err(error) if error.errno() == Some(Errno::EWOULDBLOCK) => {}
+            result => return Ok(result?.map(|lock| (lock, false))),
+        }
+        // Waits for one that has it alone.
+        match lock(folder, FlockArg::LockShared)? {
+            Some(_) if is_half_filled(folder) => {}
+            result => return Ok(result.map(|lock| (lock, true))),
+        }
+        // He has ended before it was filled. All who see that give it back, and one of them gets it alone. To wait for that
+        // would be to wait for the end of his container, if another one is faster.
+        thread::sleep(PAUSE);
+    }
+}
+
+fn is_half_filled(folder: &Path) -> bool {
+    fs::metadata(folder.join(FILLING)).is_ok_and(|mark| mark.len() == 0)
+}
+
+/// Makes the folder of the data, with the mode of any directory in a root, whatever the umask, until it is filled from there.
+fn make_data(path: &Path) -> Result<()> {
+    match fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(cannot("make", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn open(data: &Path) -> Result<OwnedFd> {
+    File::open(data).map(OwnedFd::from).map_err(|error| cannot("open", data, &error))
+}
+
+/// Lets others use the volume, too.
+fn share(lock: &Flock<File>) -> Result<()> {
+    let shared = lock.relock(FlockArg::LockShared);
+    shared.map_err(|errno| Error::from_errno("flock(a volume, LOCK_SH)", errno))
+}
+
+impl OwnVolume<'static> {
+    /// Makes one without a name in a container's folder: the `number` tells it from others of the container.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC.
+    pub fn anonymous(container: &Path, number: usize) -> Result<Self> {
+        let path = make_folder(container, "volumes")?.join(number.to_string());
+        make_data(&path)?;
+        Ok(OwnVolume { data: open(&path)?, path, may_be_filled: true, filling: None, in_use: None })
+    }
+}
+
+impl OwnVolume<'_> {
+    /// Fills it with what the directory `from` has, if it is empty and only this container's, and lets other containers use
+    /// it. When that fails it is empty again. Works by descriptors, so the state folder may be out of sight; /proc may not.
+    ///
+    /// # Errors
+    /// Those of [`copy_contents`](crate::fs::tree::copy_contents).
+    pub fn fill(self, from: &OwnedFd) -> Result<()> {
+        if let Some(name) = self.in_use.filter(|_| is_empty(from).is_ok_and(|empty| !empty)) {
+            tell(format_args!("congo: the volume {name} is empty, but in use, so it is not filled"));
+        }
+        if self.may_be_filled
+            && let Err(error) = copy_contents_at(from, &self.data)
+        {
+            // A half would pass for the whole. Where even that fails, the next one does it, as nobody has written "done".
+            remove_contents(&self.data)
+                .map_err(|errno| Error::from_errno(format!("{error}; and then empty the volume"), errno))?;
+            self.release()?;
+            return Err(error);
+        }
+        self.release()
+    }
+
+    /// Lets other containers use it, filled or not.
+    ///
+    /// # Errors
+    /// EIO, ENOSPC.
+    pub fn release(self) -> Result<()> {
+        let Some((lock, mut mark)) = self.filling else { return Ok(()) };
+        mark.write_all(b"1").map_err(|error| Error::from_io("write that a volume is filled", &error))?;
+        share(lock)
+    }
+}

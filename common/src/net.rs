@@ -1,0 +1,7 @@
+//! Networks: links, addresses and routes, firewall rules, leases of addresses, and a network for ordinary users.
+
+pub mod lease;
+pub mod netlink;
+pub mod nft;
+pub mod port;
+pub mod usernet;

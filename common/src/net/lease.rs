@@ -1,0 +1,383 @@
+//! Which bridges there are, which addresses on them are taken, and by whom that still lives.
+//!
+//! Kernel objects: folders and files, and locks on them (flock(2)), which the kernel releases when their holder ends,
+//! however it ends. In the folder of [`run_dir`], each network namespace has a folder, `net-` and the inode of the
+//! namespace; in it each bridge has one, `congo0@10.44.0.0_16`; in it each address has a file with the published
+//! ports. Who holds the lock on the namespace's folder is the only one to change the network; a runtime holds the
+//! lock on its address's file as long as it lives. So a file whose lock is free was left by a runtime that was killed.
+//!
+//! Order, to begin: [`Leases::lock`], [`Leases::bridges`] to sweep, [`Leases::take`]; then the links and rules; drop
+//! the `Leases`. To end: lock, remove the container's link, drop the [`Lease`], [`Leases::bridges`] for the rules that
+//! remain, [`Leases::forget`] an empty bridge. See flock(2), namespaces(7).
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+pub use crate::fs::rootfs::run_dir;
+use crate::keep::lock::{is_at, make_folder};
+use crate::sys::call;
+use crate::sys::error::{Error, Result};
+use crate::values::{Publish, check_ip, container_addresses, publish};
+
+/// No bridge's folder, as it has no `@`.
+const FORWARDING: &str = "forwarding-was-off";
+
+/// The right to change this network namespace's bridges, and what is known about them. Dropped, it removes the files
+/// of the dead that [`bridges`](Leases::bridges) has told of, and its folder when that is empty.
+#[derive(Debug)]
+pub struct Leases {
+    folder: PathBuf,
+    /// Files that go with this value: not earlier, or what the dead have left would be forgotten if this process
+    /// were killed before it has removed that.
+    dead: RefCell<Vec<PathBuf>>,
+    _lock: Flock<File>,
+}
+
+/// A bridge that was made and not yet forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// The link's name.
+    pub name: String,
+    /// Its network.
+    pub subnet: Ipv4Net,
+    /// The containers on it whose runtime lives, by address.
+    pub members: Vec<Member>,
+    /// The addresses of those whose runtime was killed. Their link on the host may still be there, when another
+    /// process keeps their network namespace alive.
+    pub dead: Vec<Ipv4Addr>,
+}
+
+/// A container on a bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its published ports.
+    pub ports: Vec<Publish>,
+}
+
+/// An address that is this runtime's for as long as the value lives. Dropped, its file goes.
+///
+/// That needs no lock on the folder: the file is still locked when it is removed, so nobody has taken it for a dead
+/// one's, or made another in its place. But drop it while you hold a [`Leases`], and after the container's link is
+/// gone: from then on another container may get the address.
+#[derive(Debug)]
+pub struct Lease {
+    address: Ipv4Addr,
+    subnet: Ipv4Net,
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Leases {
+    /// Waits until no other runtime changes this network namespace.
+    ///
+    /// # Errors
+    /// Those of [`run_dir`]; EACCES, EROFS where no folder may be made.
+    pub fn lock() -> Result<Leases> {
+        Leases::lock_in(&run_dir()?)
+    }
+
+    /// The same, if anything is recorded; else `None`, and nothing was made. That costs two stats.
+    ///
+    /// # Errors
+    /// As [`lock`](Leases::lock).
+    pub fn lock_if_any() -> Result<Option<Leases>> {
+        Leases::lock_if_any_in(&run_dir()?)
+    }
+
+    fn lock_in(run_dir: &Path) -> Result<Leases> {
+        let folder = run_dir.join(namespace_name()?);
+        loop {
+            // Another runtime may remove the folder between these two, and the one above it as well.
+            make_folder(&folder).map_err(|error| cannot("make", &folder, &error))?;
+            if let Some(leases) = Leases::lock_folder(&folder)? {
+                return Ok(leases);
+            }
+        }
+    }
+
+    fn lock_if_any_in(run_dir: &Path) -> Result<Option<Leases>> {
+        let folder = run_dir.join(namespace_name()?);
+        if folder.exists() { Leases::lock_folder(&folder) } else { Ok(None) }
+    }
+
+    /// `None` when the folder was removed meanwhile.
+    fn lock_folder(folder: &Path) -> Result<Option<Leases>> {
+        let file = match File::open(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.map_err(|error| cannot("open", folder, &error))?,
+        };
+        let lock = flock(file, folder, FlockArg::LockExclusive)?;
+        if !is_at(&lock, folder) {
+            return Ok(None);
+        }
+        Ok(Some(Leases { folder: folder.into(), dead: RefCell::default(), _lock: lock }))
+    }
+
+    /// Takes an address on a bridge: the wanted one, or the lowest that is free. Records the bridge, if it is new, and
+    /// the published ports. Let [`bridges`](Leases::bridges) sweep before: a bridge that nobody uses any more
+    /// still counts.
+    ///
+    /// # Errors
+    /// The address is none for a container or taken, no address is left, the bridge has another subnet, or another
+    /// bridge has a part of this one.
+    pub fn take(
+        &self,
+        bridge: &str,
+        subnet: Ipv4Net,
+        wanted: Option<Ipv4Addr>,
+        ports: &[Publish],
+    ) -> Result<Lease> {
+        for (name, other) in self.recorded()? {
+            if name == bridge && other != subnet {
+                return Err(Error::new(format!(
+                    "--subnet {subnet}: the bridge {name} has the subnet {other}"
+                ))
+                .hint(format!("use --subnet {other}, or another bridge: --bridge NAME")));
+            } else if name != bridge && overlap(other, subnet) {
+                return Err(Error::new(format!("--subnet {subnet}: overlaps {other} of the bridge {name}"))
+                    .hint(format!("choose another subnet for the bridge {bridge}")));
+            }
+        }
+        wanted.map_or(Ok(()), |ip| check_ip(ip, subnet))?;
+        let folder = self.bridge_folder(bridge, subnet);
+        let is_new = !folder.exists();
+        fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
+        let lease = self.take_in(&folder, subnet, wanted, ports);
+        if lease.is_err() && is_new {
+            // Nobody would know of a bridge that was never made.
+            let _ = fs::remove_dir(&folder);
+        }
+        lease
+    }
+
+    fn take_in(
+        &self,
+        folder: &Path,
+        subnet: Ipv4Net,
+        wanted: Option<Ipv4Addr>,
+        ports: &[Publish],
+    ) -> Result<Lease> {
+        let (living, _) = addresses(folder)?;
+        let address = match wanted {
+            Some(ip) if living.contains(&ip) => {
+                return Err(Error::new(format!("--ip {ip}: taken by another container"))
+                    .hint("without --ip, a container gets the lowest free address"));
+            }
+            Some(ip) => ip,
+            None => {
+                let (first, last) = container_addresses(subnet);
+                let mut all = (first.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
+                all.find(|ip| !living.contains(ip)).ok_or_else(|| {
+                    Error::new(format!("--subnet {subnet}: all of its addresses are taken"))
+                        .hint("end a container, or use a larger subnet with another bridge: --bridge NAME")
+                })?
+            }
+        };
+        let path = folder.join(address.to_string());
+        // A dead one's file may be there: it becomes ours.
+        self.dead.borrow_mut().retain(|dead| *dead != path);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+        let file = file.map_err(|error| cannot("write", &path, &error))?;
+        let mut lock = flock(file, &path, FlockArg::LockExclusiveNonblock)?;
+        let text: String = ports.iter().map(|port| format!("{port}\n")).collect();
+        lock.write_all(text.as_bytes()).map_err(|error| cannot("write", &path, &error))?;
+        Ok(Lease { address, subnet, path, _lock: lock })
+    }
+
+    /// Every bridge that is recorded, with who is on it. The files of the dead go when this value is dropped.
+    ///
+    /// # Errors
+    /// EIO and the like.
+    pub fn bridges(&self) -> Result<Vec<Bridge>> {
+        let mut bridges = Vec::new();
+        for (name, subnet) in self.recorded()? {
+            let folder = self.bridge_folder(&name, subnet);
+            let (living, dead) = addresses(&folder)?;
+            let member = |address: Ipv4Addr| {
+                // A container that ends just now takes its file with it.
+                let text = fs::read_to_string(folder.join(address.to_string())).ok()?;
+                let ports = text.lines().filter_map(|line| publish(line).ok());
+                Some(Member { address, ports: ports.flat_map(|published| published.ports()).collect() })
+            };
+            self.dead.borrow_mut().extend(dead.iter().map(|address| folder.join(address.to_string())));
+            let members = living.into_iter().filter_map(member).collect();
+            bridges.push(Bridge { name, subnet, members, dead: dead.into_iter().collect() });
+        }
+        Ok(bridges)
+    }
+
+    /// Lets the files of the dead stay: what they have left could not be removed, and the next run has to try again.
+    pub fn keep_dead(&self) {
+        self.dead.borrow_mut().clear();
+    }
+
+    /// Forgets a bridge that is no more, and the dead on it. One that is not recorded is fine.
+    ///
+    /// # Errors
+    /// A container is still on it.
+    pub fn forget(&self, bridge: &str) -> Result<()> {
+        for (name, subnet) in self.recorded()?.into_iter().filter(|(name, _)| name == bridge) {
+            let folder = self.bridge_folder(&name, subnet);
+            let (living, dead) = addresses(&folder)?;
+            if let Some(address) = living.first() {
+                return Err(Error::new(format!(
+                    "forget the bridge {name}: the container {address} is on it"
+                )));
+            }
+            for address in dead {
+                remove_file(&folder.join(address.to_string()))?;
+            }
+            fs::remove_dir(&folder).map_err(|error| cannot("remove", &folder, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether forwarding (`net.ipv4.ip_forward`) was off before Congo switched it on. What was recorded before the
+    /// machine was started last is over: the kernel has begun anew since.
+    pub fn forwarding_was_off(&self) -> bool {
+        let recorded = fs::read_to_string(self.folder.join(FORWARDING));
+        recorded.is_ok_and(|recorded| boot_id().is_ok_and(|boot| boot == recorded))
+    }
+
+    /// Records it, for whoever removes the last bridge.
+    ///
+    /// # Errors
+    /// ENOSPC and the like.
+    pub fn set_forwarding_was_off(&self, yes: bool) -> Result<()> {
+        let path = self.folder.join(FORWARDING);
+        if yes {
+            fs::write(&path, boot_id()?).map_err(|error| cannot("write", &path, &error))
+        } else {
+            remove_file(&path)
+        }
+    }
+
+    /// The names and subnets of the bridges. Both stand in the folder's name, so that a bridge is never recorded by
+    /// half.
+    fn recorded(&self) -> Result<Vec<(String, Ipv4Net)>> {
+        let entries = fs::read_dir(&self.folder).map_err(|error| cannot("read", &self.folder, &error))?;
+        let parse = |entry: fs::DirEntry| {
+            let folder = entry.file_name().into_string().ok()?;
+            let (name, subnet) = folder.rsplit_once('@')?;
+            Some((name.to_owned(), subnet.replace('_', "/").parse().ok()?))
+        };
+        let mut bridges: Vec<_> = entries.flatten().filter_map(parse).collect();
+        bridges.sort();
+        Ok(bridges)
+    }
+
+    fn bridge_folder(&self, bridge: &str, subnet: Ipv4Net) -> PathBuf {
+        self.folder.join(format!("{bridge}@{}_{}", subnet.addr(), subnet.prefix_len()))
+    }
+}
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        for path in self.dead.take() {
+            let _ = fs::remove_file(path);
+        }
+        // Both only when nothing is in them. The lock is still held, so nobody has just begun to use the first.
+        if fs::remove_dir(&self.folder).is_ok()
+            && let Some(run_dir) = self.folder.parent()
+        {
+            let _ = fs::remove_dir(run_dir);
+        }
+    }
+}
+
+impl Lease {
+    /// The container's address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The network of its bridge.
+    pub fn subnet(&self) -> Ipv4Net {
+        self.subnet
+    }
+}
+
+impl Lease {
+    /// Ends it as the death of the runtime would: the file stays, unlocked, and counts among the dead until what they
+    /// have left is removed.
+    pub fn end(mut self) {
+        self.path.clear();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The addresses in a bridge's folder: of the living, and of the dead.
+fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> {
+    let entries = fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))?;
+    let addresses = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let (mut living, mut dead) = (BTreeSet::new(), BTreeSet::new());
+    for address in addresses {
+        let path = folder.join(Ipv4Addr::to_string(&address));
+        let Ok(file) = File::open(&path) else { continue };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            // Free, and still there: a container that ends just now removes its file and then unlocks it.
+            Ok(lock) if is_at(&lock, &path) => dead.insert(address),
+            Ok(_) => false,
+            Err((_, Errno::EWOULDBLOCK)) => living.insert(address),
+            Err((_, errno)) => return Err(Error::from_errno(format!("flock({path:?}, LOCK_SH)"), errno)),
+        };
+    }
+    Ok((living, dead))
+}
+
+/// Two prefixes overlap when the shorter one contains the other's beginning.
+fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
+
+fn flock(file: File, path: &Path, how: FlockArg) -> Result<Flock<File>> {
+    call(
+        "flock(2)",
+        || format!("flock({path:?}, {how:?})"),
+        || Flock::lock(file, how).map_err(|(_, errno)| errno),
+    )
+}
+
+/// `net-4026531840`. A thread may be in a namespace of its own, so not that of the process.
+fn namespace_name() -> Result<String> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    let inode = fs::metadata(path).map_err(|error| cannot("read", path, &error))?.ino();
+    Ok(format!("net-{inode}"))
+}
+
+fn boot_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    fs::read_to_string(path).map_err(|error| cannot("read", path, &error))
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cannot("remove", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
+    Error::from_io(format!("{verb} {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! The firewall's rules, through the program `nft`, which translates them for the kernel: nf_tables.
+//!
+//! Kernel objects: the tables of this network namespace. `nft -f` makes of a whole text one transaction: all of it
+//! holds from one packet to the next, or nothing of it. See nft(8).
+
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::run::program;
+use crate::sys::error::{Error, Result};
+use crate::sys::explain::Turn;
+
+/// Of the rules, what a line of the narration shows.
+const SHOWN: usize = 400;
+
+/// Makes sure that `nft` is there, before anything on the host has changed.
+///
+/// # Errors
+/// When it is not installed.
+pub fn require() -> Result<()> {
+    program().map(drop)
+}
+
+/// Hands the rules to `nft -f -`.
+///
+/// # Errors
+/// When `nft` is not installed, or refuses; then nothing has changed, and its first line tells why.
+pub fn load(ruleset: &str) -> Result<()> {
+    let program = program()?;
+    let turn = Turn::take();
+    let output = run(&program, ruleset);
+    if let Some(turn) = turn {
+        let result = match &output {
+            Ok(output) => {
+                output.status.code().map_or_else(|| output.status.to_string(), |code| code.to_string())
+            }
+            Err(error) => format!("-1 {error}"),
+        };
+        turn.line(format_args!("nft -f - <<< {:?}", summary(ruleset)), result, "nft(8)");
+    }
+    let output = output.map_err(|error| Error::from_io(format!("run {}", program.display()), &error))?;
+    if output.status.success() { Ok(()) } else { Err(refused(&output)) }
+}
+
+/// Whether a table is there, such as `inet congo`.
+///
+/// # Errors
+/// When `nft` is not installed.
+pub fn has_table(name: &str) -> Result<bool> {
+    let mut command = Command::new(program()?);
+    command.args(["list", "table"]).args(name.split(' '));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command.status().is_ok_and(|status| status.success()))
+}
+
+fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
+    let mut command = Command::new(program);
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Its messages are looked through for the first line: in one language.
+    command.env("LC_ALL", "C");
+    // Not our group: a Ctrl-C of somebody who waits for the end must not leave the rules as they are.
+    command.process_group(0);
+    program::unblock_signals(&mut command);
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // When nft ends before it has read all, its own message says why, better than EPIPE.
+        let _ = stdin.write_all(ruleset.as_bytes());
+    }
+    child.wait_with_output()
+}
+
+fn refused(output: &Output) -> Error {
+    let text = String::from_utf8_lossy(&output.stderr);
+    // "/dev/stdin:2:1-3: Error: syntax error, …": the place is of no use to who has not written the rules.
+    let line = text.lines().next().unwrap_or_default();
+    let reason = line.split_once("Error: ").map_or(line, |(_, reason)| reason);
+    let error = match reason {
+        "" => Error::new(format!("nft -f -: {}", output.status)),
+        reason => Error::new(format!("nft -f -: {reason}")),
+    };
+    if reason.contains("Operation not permitted") {
+        error.hint("only root of this network namespace may change its rules, with CAP_NET_ADMIN")
+    } else if reason.contains("Operation not supported") || reason.contains("Protocol not supported") {
+        error.hint("this kernel has no nf_tables, or not this part of it: modprobe nf_tables")
+    } else {
+        error
+    }
+}
+
+/// The rules in one line, as far as they fit.
+fn summary(ruleset: &str) -> String {
+    let lines: Vec<_> =
+        ruleset.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let mut text = lines.join("; ").replace(";;", ";").replace("{;", "{").replace("; }", " }");
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text += &format!("… ({} lines)", lines.len());
+    }
+    text
+}
+
+fn program() -> Result<PathBuf> {
+    program::find("nft").ok_or_else(|| {
+        Error::new("nft: not installed")
+            .hint("a bridge needs it for its rules: install the package nftables (apt install nftables)")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::signal::{SigSet, Signal};
+
+    use super::*;
+    use crate::testing::{in_network_namespace, skipped};
+
+    fn tables() -> String {
+        let output = Command::new(program().unwrap()).args(["list", "tables"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn with_rules(test: impl FnOnce() + Send + 'static) {
+        match require() {
+            Ok(()) => in_network_namespace(test),
+            Err(error) => skipped(&error.to_string()),
+        }
+    }
+
+    /// A program that stands in for nft.
+    fn script(folder: &Path, text: &str) -> PathBuf {
+        let file = folder.join("nft");
+        // Not by this process: a child of another test could inherit the open file, and what is open for writing
+        // cannot be executed (ETXTBSY).
+        let shell = ["-c", "printf %s \"$1\" >\"$0\""];
+        assert!(Command::new("sh").args(shell).arg(&file).arg(text).status().unwrap().success());
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        file
+    }
+
+    #[test]
+    fn all_rules_or_none() {
+        with_rules(|| {
+            load(
+                "add table inet congo\nadd chain inet congo forward { type filter hook forward priority 0; }",
+            )
+            .unwrap();
+            assert_eq!(tables(), "table inet congo\n");
+            let error = load("add table inet other\nadd nonsense\n").unwrap_err();
+            assert!(error.to_string().starts_with("nft -f -: syntax error"), "{error}");
+            let error = load("add table inet other\ndelete table inet none\n").unwrap_err();
+            assert!(error.to_string().starts_with("nft -f -: No such file or directory"), "{error}");
+            assert_eq!(error.status(), 125);
+            assert_eq!(tables(), "table inet congo\n");
+            load("delete table inet congo").unwrap();
+            assert_eq!(tables(), "");
+        });
+    }
+
+    #[test]
+    fn more_rules_than_a_pipe_holds() {
+        with_rules(|| {
+            let rules: String = (1..4000)
+                .map(|port| format!("add rule inet congo forward tcp dport {port} accept\n"))
+                .collect();
+            load(&format!("add table inet congo\nadd chain inet congo forward\n{rules}")).unwrap();
+            let output =
+                Command::new(program().unwrap()).args(["list", "table", "inet", "congo"]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap().matches("accept").count(), 3999);
+        });
+    }
+
+    #[test]
+    fn signals_that_are_blocked_here_reach_nft() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(
+            folder.path(),
+            "#!/bin/sh\nwhile read -r l; do case $l in SigBlk*) echo $l >&2; esac; done < /proc/self/status\n",
+        );
+        std::thread::spawn(move || {
+            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD]
+                .into_iter()
+                .collect::<SigSet>()
+                .thread_block()
+                .unwrap();
+            let output = run(&program, "").unwrap();
+            assert_eq!(String::from_utf8(output.stderr).unwrap(), "SigBlk: 0000000000000000\n");
+            // Here they still are.
+            assert!(SigSet::thread_get_mask().unwrap().contains(Signal::SIGTERM));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn an_nft_that_ends_before_it_has_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(
+            folder.path(),
+            "#!/bin/sh\nexec <&-\necho 'x:1:1-2: Error: Operation not permitted' >&2\necho more >&2\nexit 1\n",
+        );
+        let output = run(&program, &"add table inet congo\n".repeat(10_000)).unwrap();
+        let error = refused(&output);
+        assert_eq!(error.to_string(), "nft -f -: Operation not permitted");
+        let silent = script(folder.path(), "#!/bin/sh\nkill -9 $$\n");
+        assert_eq!(refused(&run(&silent, "").unwrap()).to_string(), "nft -f -: signal: 9 (SIGKILL)");
+    }
+
+    #[test]
+    fn rules_in_one_line() {
+        let rules =
+            "# why\ntable inet congo {\n  chain c {\n    policy drop;\n    tcp dport 80 accept\n  }\n}\n";
+        assert_eq!(summary(rules), "table inet congo { chain c { policy drop; tcp dport 80 accept } }");
+        let long = summary(&"add rule ä\n".repeat(1000));
+        assert!(long.ends_with("… (1000 lines)") && long.chars().count() < SHOWN + 20, "{long}");
+    }
+}

@@ -1,0 +1,251 @@
+//! A network for a container of an ordinary user, who can lay no cable to the host: a program speaks for it.
+//!
+//! Kernel objects: a tap device in the container's network namespace. What the container sends there, the program reads
+//! packet by packet, and does with sockets of its own on the host, as any program of this user may. The program is pasta(1), or
+//! else slirp4netns(1). Beside it there is a keeper, which ends it when the runtime ends, however that ends: it waits for
+//! the end of a socket of which only the runtime has the other side.
+//! Order: the namespace has its maps; start; the program is up when there is a route; "go".
+//! Man pages: network_namespaces(7), user_namespaces(7), /proc/PID/net/route in proc_pid_net(5).
+
+mod keeper;
+
+use std::io::Read;
+use std::net::{Ipv4Addr, Shutdown};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::explain;
+use crate::net::port;
+use crate::run::{process, program};
+use crate::sys::error::{Error, Result};
+use crate::values::{Protocol, Publish, gateway};
+
+/// How the link is called in the container, as that of a cable.
+const LINK: &str = "eth0";
+
+/// The program that speaks for the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pasta,
+    Slirp,
+}
+
+/// What a container's network will be.
+#[derive(Debug)]
+pub struct UserNetwork {
+    kind: Kind,
+    /// Where it lies.
+    program: PathBuf,
+    subnet: Ipv4Net,
+    address: Ipv4Addr,
+    ports: Vec<Publish>,
+}
+
+/// The program at work. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Speaker {
+    keeper: Pid,
+    socket: UnixStream,
+}
+
+impl UserNetwork {
+    /// Finds out how the container can speak to others: with `address`, or else the first one in `subnet` after the
+    /// gateway's; `ports` of the host will lead to it. `None` where neither program is installed.
+    ///
+    /// # Errors
+    /// A port that is taken, or is root's; an address that slirp4netns does not give.
+    pub fn find(
+        subnet: Ipv4Net,
+        address: Option<Ipv4Addr>,
+        ports: Vec<Publish>,
+    ) -> Result<Option<UserNetwork>> {
+        let found = [(Kind::Pasta, "pasta"), (Kind::Slirp, "slirp4netns")]
+            .into_iter()
+            .find_map(|(kind, name)| Some((kind, program::find(name)?)));
+        let Some((kind, program)) = found else { return Ok(None) };
+        let own = match kind {
+            Kind::Pasta => after(gateway(subnet), 1),
+            // It always takes these: slirp4netns(1), --cidr.
+            Kind::Slirp => after(subnet.network(), 100),
+        };
+        if kind == Kind::Slirp && address.is_some_and(|address| address != own) {
+            return Err(Error::new(format!("--ip: slirp4netns gives {own} and no other address"))
+                .hint("install pasta, of the package passt, which can"));
+        }
+        // The program says less about a port that it does not get. Whoever takes one from here on, wins.
+        ports.iter().try_for_each(port::is_free)?;
+        Ok(Some(UserNetwork { kind, program, subnet, address: address.unwrap_or(own), ports }))
+    }
+
+    /// The container's address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Starts the program for the network namespace of `container`, which waits for its "go", and waits until it is up.
+    /// This process must have one thread.
+    ///
+    /// # Errors
+    /// What the program complains of.
+    pub fn start(&self, container: Pid) -> Result<Speaker> {
+        let (ours, theirs) =
+            UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+        let Some(keeper) = process::fork()? else {
+            drop(ours);
+            keeper::keep(self, container, theirs);
+        };
+        drop(theirs);
+        let mut speaker = Speaker { keeper, socket: ours };
+        let up = speaker.wait_until_up();
+        let result = if up.is_ok() { "up" } else { "failed" };
+        explain::line(
+            format_args!("{} {}", self.name(), self.arguments(container).join(" ")),
+            result,
+            self.page(),
+        );
+        up.map(|()| speaker)
+    }
+
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Pasta => "pasta",
+            Kind::Slirp => "slirp4netns",
+        }
+    }
+
+    fn page(&self) -> &'static str {
+        match self.kind {
+            Kind::Pasta => "pasta(1)",
+            Kind::Slirp => "slirp4netns(1)",
+        }
+    }
+
+    fn arguments(&self, container: Pid) -> Vec<String> {
+        let [users, network] = ["user", "net"].map(|kind| format!("/proc/{container}/ns/{kind}"));
+        match self.kind {
+            Kind::Pasta => self.arguments_of_pasta(users, network),
+            Kind::Slirp => vec![
+                "--configure".into(),
+                "--mtu=65520".into(),
+                // As below.
+                "--disable-host-loopback".into(),
+                format!("--cidr={}", self.subnet),
+                format!("--userns-path={users}"),
+                "--netns-type=path".into(),
+                network,
+                LINK.into(),
+            ],
+        }
+    }
+
+    fn arguments_of_pasta(&self, users: String, network: String) -> Vec<String> {
+        let mut arguments: Vec<String> = Vec::new();
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
+        add(&["--foreground", "--quiet", "--config-net", "--ns-ifname", LINK]);
+        // Else pasta learns it from the first packet that the container sends, and who connects to a published port before
+        // that is not heard.
+        add(&["--ns-mac-addr", &hardware_address(self.address)]);
+        add(&["--address", &self.address.to_string(), "--netmask", &self.subnet.prefix_len().to_string()]);
+        add(&["--gateway", &gateway(self.subnet).to_string()]);
+        // Without this, what the container sends to the gateway would reach the host's loopback, where services trust
+        // everybody; and without the next two, what it sends to its own.
+        add(&["--no-map-gw", "--tcp-ns", "none", "--udp-ns", "none"]);
+        // By default it would publish all that the container listens on.
+        for (option, protocol) in [("--tcp-ports", Protocol::Tcp), ("--udp-ports", Protocol::Udp)] {
+            let mut ports = self.ports.iter().filter(|port| port.protocol == protocol).peekable();
+            if ports.peek().is_none() {
+                add(&[option, "none"]);
+            }
+            for Publish { host_ip, host_port, container_port, .. } in ports {
+                let at = host_ip.map_or_else(String::new, |ip| format!("{ip}/"));
+                add(&[option, &format!("{at}{host_port}:{container_port}")]);
+            }
+        }
+        add(&["--userns", &users, "--netns", &network]);
+        arguments
+    }
+}
+
+fn after(address: Ipv4Addr, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(address.to_bits().saturating_add(number))
+}
+
+/// Of the range that everybody may give: 02:42 and the address, as Docker does it.
+fn hardware_address(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+impl Speaker {
+    fn wait_until_up(&mut self) -> Result<()> {
+        let mut first = [0];
+        let read = self.socket.read(&mut first);
+        match read.map_err(|error| Error::from_io("waiting for the container's network", &error))? {
+            1 if first == [keeper::UP] => Ok(()),
+            0 => Err(Error::new("the process that keeps the container's network ended too early")),
+            _ => {
+                let mut message = first.to_vec();
+                let _ = self.socket.read_to_end(&mut message);
+                Err(Error::from_bytes(&message))
+            }
+        }
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        // So that nothing of it is there any more when the runtime has ended.
+        while waitpid(self.keeper, None) == Err(Errno::EINTR) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(kind: Kind, ports: &[&str]) -> UserNetwork {
+        let ports =
+            ports.iter().flat_map(|port| crate::values::publish(port).unwrap().ports().collect::<Vec<_>>());
+        UserNetwork {
+            kind,
+            program: "/nowhere".into(),
+            subnet: "10.44.0.0/16".parse().unwrap(),
+            address: "10.44.0.9".parse().unwrap(),
+            ports: ports.collect(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_published_unasked() {
+        let arguments = network(Kind::Pasta, &[]).arguments(Pid::from_raw(7)).join(" ");
+        for words in ["--tcp-ports none", "--udp-ports none", "--tcp-ns none", "--udp-ns none", "--no-map-gw"]
+        {
+            assert!(arguments.contains(words), "{arguments}");
+        }
+        assert!(arguments.contains("--ns-mac-addr 02:42:0a:2c:00:09"), "{arguments}");
+        assert!(arguments.contains("--address 10.44.0.9 --netmask 16 --gateway 10.44.0.1"), "{arguments}");
+        assert!(arguments.ends_with("--userns /proc/7/ns/user --netns /proc/7/ns/net"), "{arguments}");
+    }
+
+    #[test]
+    fn ports_lead_where_they_are_to() {
+        let arguments = network(Kind::Pasta, &["8080-8081:80-81", "127.0.0.1:53:5353/udp"]);
+        let arguments = arguments.arguments(Pid::from_raw(7)).join(" ");
+        assert!(arguments.contains("--tcp-ports 8080:80 --tcp-ports 8081:81"), "{arguments}");
+        assert!(arguments.contains("--udp-ports 127.0.0.1/53:5353"), "{arguments}");
+        assert!(!arguments.contains("-ports none"), "{arguments}");
+    }
+
+    #[test]
+    fn slirp_keeps_off_the_hosts_loopback() {
+        let arguments = network(Kind::Slirp, &[]).arguments(Pid::from_raw(7)).join(" ");
+        assert!(arguments.contains("--disable-host-loopback --cidr=10.44.0.0/16"), "{arguments}");
+        assert!(arguments.ends_with("--netns-type=path /proc/7/ns/net eth0"), "{arguments}");
+    }
+}

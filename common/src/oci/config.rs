@@ -1,0 +1,99 @@
+//! What an image's config says about how its command is run.
+//!
+//! Source: OCI image specification, config.md, "Properties"; the names are those of Docker's.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use super::model::{Execution, ImageConfig};
+use crate::sys::error::tell;
+
+/// How an image wants its command to be run. What the user says on the command line goes above it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The environment: names and values.
+    pub env: Vec<(OsString, OsString)>,
+    /// The program, and its first arguments.
+    pub entrypoint: Vec<OsString>,
+    /// The other arguments, in whose place come those of the command line; or the command, without an entrypoint.
+    pub cmd: Vec<OsString>,
+    /// Where the command starts: absolute.
+    pub working_dir: Option<PathBuf>,
+    /// As whom: `USER[:GROUP]`, names or numbers.
+    pub user: Option<String>,
+    /// Where it wants a volume each: absolute.
+    pub volumes: Vec<PathBuf>,
+    /// What ends it, where that is not SIGTERM.
+    pub stop_signal: Option<Signal>,
+}
+
+impl Config {
+    /// As whom, if that is not root.
+    pub fn other_user(&self) -> Option<&str> {
+        self.user.as_deref().filter(|user| !matches!(*user, "0" | "root" | "0:0" | "root:root"))
+    }
+
+    /// Reads the part `config`, and says on stderr what in it cannot be followed.
+    pub(super) fn new(image: &ImageConfig) -> Config {
+        let default = Execution::default();
+        let said = image.config.as_ref().unwrap_or(&default);
+        let words = |list: &Option<Vec<String>>| list.iter().flatten().map(OsString::from).collect();
+        let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let absolute = |path: &str| Path::new("/").join(path);
+        let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.into(), value.into()));
+        Config {
+            env: said.env.iter().flatten().filter_map(pair).collect(),
+            entrypoint: words(&said.entrypoint),
+            cmd: words(&said.cmd),
+            working_dir: not_empty(&said.working_dir).map(|path| absolute(&path)),
+            user: not_empty(&said.user),
+            volumes: said.volumes.iter().flatten().map(|(path, _)| absolute(path)).collect(),
+            stop_signal: not_empty(&said.stop_signal).and_then(|text| stop_signal(&text)),
+        }
+    }
+}
+
+/// A signal by its number, or its name with or without SIG.
+fn stop_signal(text: &str) -> Option<Signal> {
+    let by_number = || Signal::try_from(text.parse::<i32>().ok()?).ok();
+    let by_name = || format!("SIG{}", text.trim_start_matches("SIG")).parse().ok();
+    let signal = by_number().or_else(by_name);
+    if signal.is_none() {
+        tell(format_args!(
+            "congo: the image's StopSignal {text:?} is no signal that can be sent; SIGTERM stays"
+        ));
+    }
+    signal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals() {
+        for text in ["SIGQUIT", "QUIT", "3"] {
+            assert_eq!(stop_signal(text), Some(Signal::SIGQUIT));
+        }
+        for text in ["SIGRTMIN+3", "0", "x", "-1"] {
+            assert_eq!(stop_signal(text), None);
+        }
+    }
+
+    #[test]
+    fn what_is_null_or_missing_is_empty() {
+        let read = |text: &str| Config::new(&serde_json::from_str(text).unwrap());
+        let rootfs = r#""rootfs":{"type":"layers","diff_ids":[]}"#;
+        assert_eq!(read(&format!("{{{rootfs}}}")), Config::default());
+        let nulls = r#""Env":null,"Entrypoint":null,"Cmd":null,"WorkingDir":"","User":"","Volumes":null"#;
+        assert_eq!(read(&format!(r#"{{{rootfs},"config":{{{nulls}}}}}"#)), Config::default());
+        let config = read(&format!(
+            r#"{{{rootfs},"config":{{"Env":["A=b=c"],"Cmd":["x"],"WorkingDir":"srv","Volumes":{{"/v":{{}}}},"StopSignal":"SIGINT"}}}}"#
+        ));
+        assert_eq!(config.env, [("A".into(), "b=c".into())]);
+        assert_eq!((config.working_dir, config.volumes), (Some("/srv".into()), vec!["/v".into()]));
+        assert_eq!((config.cmd, config.stop_signal), (vec!["x".into()], Some(Signal::SIGINT)));
+    }
+}

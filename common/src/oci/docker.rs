@@ -1,0 +1,43 @@
+//! An archive of `docker save`: `manifest.json` names the config and the layers of each image.
+//!
+//! Nothing in it says how a layer is compressed (Docker writes plain ones, other tools other ones), so its first bytes
+//! do; and nothing has a digest but the layers' content, in the config, and the config, in its name.
+//! Source: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
+
+use super::digest::Digest;
+use super::layer::Compression;
+use super::layout::{choose, several};
+use super::model::Saved;
+use super::source::{Source, wrong_digest};
+use super::{Layer, Parts, json};
+use crate::sys::error::{Error, Result};
+
+/// Reads the documents of the image with this tag.
+pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Result<Parts> {
+    let image = source.path().display();
+    let images: Vec<Saved> = json(manifest, || format!("manifest.json of the image {image}"))?;
+    let chosen = choose(&images, |it| it.repo_tags.clone().unwrap_or_default(), tag, &image.to_string())?;
+    let Some(saved) = chosen.first().filter(|_| chosen.len() == 1) else {
+        return Err(several(&image.to_string()));
+    };
+    let missing = |name: &str| {
+        Error::new(format!("the image {image} has no {name}"))
+            .hint("the image is not complete: save it again")
+    };
+    let config = source.document(&saved.config)?.ok_or_else(|| missing(&saved.config))?;
+    let name = saved.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+    if let Ok(named) = Digest::parse(&format!("sha256:{name}"), "")
+        && named != Digest::of(&config)
+    {
+        return Err(wrong_digest(&format!("{} of the image {image}", saved.config), Digest::of(&config)));
+    }
+    let layer = |name: &String| {
+        let blob = source.find(name)?.ok_or_else(|| missing(name))?;
+        let magic = blob
+            .magic()
+            .map_err(|error| Error::from_io(format!("read {name} of the image {image}"), &error))?;
+        let compression = Compression::by_magic(magic);
+        Ok(Layer { member: name.clone(), digest: None, compression })
+    };
+    Ok(Parts { config, layers: saved.layers.iter().map(layer).collect::<Result<_>>()? })
+}

@@ -1,0 +1,126 @@
+//! A layer as a stream: decompressed on the fly, with both digests verified at its end.
+//!
+//! The blob has a digest of its compressed bytes, in the manifest, and the layer one of its tar stream, in the config
+//! (its DiffID). Both can be known only when the last byte was read, so what was unpacked before counts for nothing
+//! until then. Sources: OCI image specification, layer.md; config.md, "Layer DiffID".
+
+use std::io::{self, Read};
+
+use flate2::read::MultiGzDecoder;
+
+use super::digest::{Digest, Sum, Summing};
+use super::source::wrong_digest;
+use super::tar::Entries;
+use crate::sys::error::{Error, Result};
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// As gzip does, also in several parts, one behind the other.
+    Gzip,
+    /// As zstd does, also in several frames.
+    Zstd,
+}
+
+impl Compression {
+    pub(super) fn by_magic(magic: [u8; 4]) -> Compression {
+        match magic {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            // Also a frame that is to be skipped: images for lazy pulling begin with one.
+            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
+            _ => Compression::None,
+        }
+    }
+
+    /// The end of the media type.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Compression::None => "",
+            Compression::Gzip => "+gzip",
+            Compression::Zstd => "+zstd",
+        }
+    }
+}
+
+/// Opens a compressed stream.
+///
+/// # Errors
+/// No memory for the decompressor.
+pub fn decompress<'a>(compression: Compression, reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match compression {
+        Compression::None => Box::new(reader),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(reader)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(reader)?),
+    })
+}
+
+/// A layer that is being read. Ask it for [`verify`](Stream::verify) before you believe what you read.
+pub(super) struct Stream<'a> {
+    reader: Summing<Box<dyn Read + 'a>>,
+    blob: Sum,
+    digest: Option<Digest>,
+    diff_id: Digest,
+}
+
+impl<'a> Stream<'a> {
+    /// `limit` is for the bytes that come out. For a blob without a digest of its own, that of its content must do.
+    pub(super) fn new(
+        blob: impl Read + 'a,
+        compression: Compression,
+        digest: Option<Digest>,
+        diff_id: Digest,
+        limit: u64,
+    ) -> io::Result<Self> {
+        let blob = Summing::new(blob, u64::MAX);
+        let sum = blob.sum.clone();
+        Ok(Stream { reader: Summing::new(decompress(compression, blob)?, limit), blob: sum, digest, diff_id })
+    }
+
+    /// The entries of the archive. They borrow the stream, which is asked for the digests afterwards.
+    pub(super) fn entries(&mut self) -> Entries<&mut Self> {
+        Entries::new(self)
+    }
+
+    /// How many bytes of the archive were read.
+    pub(super) fn count(&self) -> u64 {
+        self.reader.sum.count()
+    }
+
+    /// Reads what follows the archive's end, and compares the digests. `what` names the layer.
+    pub(super) fn verify(mut self, what: &str) -> Result<()> {
+        io::copy(&mut self, &mut io::sink()).map_err(|error| broken(what, &error))?;
+        match self.digest {
+            Some(digest) if digest != self.blob.digest() => {
+                return Err(wrong_digest(what, self.blob.digest()));
+            }
+            _ => {}
+        }
+        let is = self.reader.sum.digest();
+        if is == self.diff_id {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "{what}: its tar archive has the digest {is}, and the config says {}",
+            self.diff_id
+        ))
+        .hint("the image is damaged: copy it again"))
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
+/// What a stream that cannot be read to its end means.
+pub(super) fn broken(what: &str, error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return Error::new(format!("{what}: it ends too early")).hint("the image is damaged: copy it again");
+    }
+    let told = Error::from_io(what, error);
+    // What has no number is what the archive or its compression says, and not the kernel.
+    if error.raw_os_error().is_some() { told } else { told.hint("the image is damaged: copy it again") }
+}

@@ -1,0 +1,295 @@
+//! A folder as the tar archive of a layer: overlay's whiteouts and opaque folders become those of the format again.
+//!
+//! What is the same in two folders gives the same bytes: entries are in the order of their names, and nothing is noted
+//! that only this machine knows. What ustar has no room for stands in pax records. A socket is left out, as it means
+//! nothing without the process behind it.
+//! Sources: OCI image specification, layer.md, "Representing Changes"; overlayfs.rst of the kernel, "whiteouts and opaque
+//! directories".
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use ::tar::{EntryType, Header};
+
+use super::store::cannot;
+use super::tar::BLOCK;
+use super::xattr;
+use crate::sys::error::{Error, Result};
+
+/// Octal numbers in a header end here; larger ones stand in a pax record.
+const MAX_ID: u64 = 0o7_777_777;
+const MAX_SIZE: u64 = 0o77_777_777_777;
+
+/// Writes the archive.
+///
+/// # Errors
+/// A file cannot be read, or is none that a layer can have.
+pub(super) fn pack(folder: &Path, writer: impl Write) -> Result<()> {
+    let mut pack = Pack { folder, writer, first_names: HashMap::new() };
+    pack.add(Path::new(""))?;
+    pack.writer
+        .write_all(&[0; 2 * BLOCK])
+        .and_then(|()| pack.writer.flush())
+        .map_err(|error| cannot("pack", folder, &error))
+}
+
+struct Pack<'a, W> {
+    folder: &'a Path,
+    writer: W,
+    /// Files with several names: under which the content is, by device and inode.
+    first_names: HashMap<(u64, u64), PathBuf>,
+}
+
+impl<W: Write> Pack<'_, W> {
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let at = self.folder.join(path);
+        let there = fs::symlink_metadata(&at).map_err(|error| cannot("read", &at, &error))?;
+        let reserved = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh."));
+        if reserved {
+            return Err(Error::new(format!("pack {}: a name with .wh. at its beginning", at.display()))
+                .hint("in an image's layer such a name means that a file is gone, so no file can have it"));
+        }
+        if there.file_type().is_char_device() && there.rdev() == 0 {
+            return self.marker(&hiding(path)).map_err(|error| cannot("pack", &at, &error));
+        }
+        if there.file_type().is_socket() {
+            return Ok(());
+        }
+        let notes = notes(&at)?;
+        self.entry(path, &at, &there, &notes.kept).map_err(|error| cannot("pack", &at, &error))?;
+        if there.is_dir() {
+            if notes.opaque {
+                self.marker(&path.join(".wh..wh..opq")).map_err(|error| cannot("pack", &at, &error))?;
+            }
+            let names = fs::read_dir(&at)
+                .and_then(|entries| entries.map(|it| Ok(it?.file_name())).collect::<io::Result<Vec<_>>>());
+            let mut names = names.map_err(|error| cannot("read", &at, &error))?;
+            names.sort();
+            for name in names {
+                self.add(&path.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        path: &Path,
+        at: &Path,
+        there: &Metadata,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+    ) -> io::Result<()> {
+        let mut header = Header::new_ustar();
+        let mut pax = Vec::new();
+        let mut link = None;
+        let mut size = 0;
+        let kind = there.file_type();
+        let identity = (there.dev(), there.ino());
+        if let Some(first) = self.first_names.get(&identity) {
+            // Everything else is said where the content is.
+            header.set_entry_type(EntryType::Link);
+            link = Some(first.as_os_str().as_bytes().to_vec());
+        } else if kind.is_dir() {
+            header.set_entry_type(EntryType::Directory);
+        } else if kind.is_symlink() {
+            header.set_entry_type(EntryType::Symlink);
+            link = Some(fs::read_link(at)?.into_os_string().as_bytes().to_vec());
+        } else if kind.is_file() {
+            header.set_entry_type(EntryType::Regular);
+            size = there.len();
+        } else if kind.is_fifo() {
+            header.set_entry_type(EntryType::Fifo);
+        } else {
+            header.set_entry_type(if kind.is_block_device() { EntryType::Block } else { EntryType::Char });
+            let device = there.rdev();
+            header.set_device_major(u32::try_from(nix::sys::stat::major(device)).unwrap_or_default())?;
+            header.set_device_minor(u32::try_from(nix::sys::stat::minor(device)).unwrap_or_default())?;
+        }
+        if there.nlink() > 1 && !kind.is_dir() {
+            self.first_names.entry(identity).or_insert_with(|| path.into());
+        }
+        header.set_mode(there.mode() & 0o7777);
+        for (name, value) in xattrs {
+            record(&mut pax, &[b"SCHILY.xattr.", &name[..]].concat(), value);
+        }
+        // A folder's name ends in a slash, as in any tar archive.
+        let mut name = path.as_os_str().as_bytes().to_vec();
+        if name.is_empty() {
+            name = b".".to_vec();
+        }
+        if kind.is_dir() {
+            name.push(b'/');
+        }
+        self.write(header, &mut pax, &name, link.as_deref(), there, size)?;
+        if size > 0 {
+            let mut content = File::open(at)?.take(size);
+            if io::copy(&mut content, &mut self.writer)? != size {
+                return Err(io::Error::other("it became shorter while it was read"));
+            }
+            self.pad(size)?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        mut header: Header,
+        pax: &mut Vec<u8>,
+        name: &[u8],
+        link: Option<&[u8]>,
+        there: &Metadata,
+        size: u64,
+    ) -> io::Result<()> {
+        text(&mut header.as_old_mut().name, pax, "path", name);
+        if let Some(link) = link {
+            text(&mut header.as_old_mut().linkname, pax, "linkpath", link);
+        }
+        let mut number = |key: &str, value: u64, limit: u64| {
+            if value > limit {
+                record(pax, key.as_bytes(), value.to_string().as_bytes());
+            }
+            value.min(limit)
+        };
+        header.set_size(number("size", size, MAX_SIZE));
+        header.set_uid(number("uid", there.uid().into(), MAX_ID));
+        header.set_gid(number("gid", there.gid().into(), MAX_ID));
+        let (seconds, nanoseconds) = (there.mtime(), there.mtime_nsec());
+        header.set_mtime(u64::try_from(seconds).unwrap_or(0).min(MAX_SIZE));
+        if nanoseconds != 0 || !(0..=MAX_SIZE.cast_signed()).contains(&seconds) {
+            // The fraction counts upwards, also before 1970.
+            let text = if seconds < 0 && nanoseconds != 0 {
+                format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds)
+            } else {
+                format!("{seconds}.{nanoseconds:09}")
+            };
+            record(pax, b"mtime", text.as_bytes());
+        }
+        self.headers(&mut header, pax)
+    }
+
+    /// An empty file whose name says something.
+    fn marker(&mut self, path: &Path) -> io::Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        let name = path.as_os_str().as_bytes();
+        let mut pax = Vec::new();
+        text(&mut header.as_old_mut().name, &mut pax, "path", name);
+        self.headers(&mut header, &pax)
+    }
+
+    fn headers(&mut self, header: &mut Header, pax: &[u8]) -> io::Result<()> {
+        if !pax.is_empty() {
+            let mut before = Header::new_ustar();
+            before.set_entry_type(EntryType::XHeader);
+            before.set_path("pax")?;
+            before.set_mode(0o644);
+            before.set_mtime(0);
+            before.set_uid(0);
+            before.set_gid(0);
+            before.set_size(pax.len() as u64);
+            self.block(&mut before)?;
+            self.writer.write_all(pax)?;
+            self.pad(pax.len() as u64)?;
+        }
+        self.block(header)
+    }
+
+    fn block(&mut self, header: &mut Header) -> io::Result<()> {
+        header.set_cksum();
+        self.writer.write_all(header.as_bytes())
+    }
+
+    fn pad(&mut self, size: u64) -> io::Result<()> {
+        let rest = size.wrapping_neg() % BLOCK as u64;
+        io::copy(&mut io::repeat(0).take(rest), &mut self.writer).map(drop)
+    }
+}
+
+/// A file's extended attributes: those that belong to it, and what overlayfs has noted.
+struct Notes {
+    kept: Vec<(Vec<u8>, Vec<u8>)>,
+    opaque: bool,
+}
+
+fn notes(at: &Path) -> Result<Notes> {
+    let failed = |errno: nix::errno::Errno| {
+        Error::from_errno(format!("read the attributes of {}", at.display()), errno)
+    };
+    let mut notes = Notes { kept: Vec::new(), opaque: false };
+    for name in xattr::list(at).map_err(failed)? {
+        let value = || xattr::get(at, &name).map_err(failed);
+        match name.to_bytes() {
+            b"trusted.overlay.opaque" | b"user.overlay.opaque" => notes.opaque = value()? == b"y",
+            b"trusted.overlay.redirect"
+            | b"trusted.overlay.metacopy"
+            | b"user.overlay.redirect"
+            | b"user.overlay.metacopy" => {
+                return Err(Error::new(format!("pack {}: overlayfs has noted that its content is elsewhere", at.display()))
+                    .hint("the layer was mounted with redirect_dir=on or metacopy=on: without them it would be whole"));
+            }
+            own if xattr::is_machines_own(own) => {}
+            kept => notes.kept.push((kept.to_vec(), value()?)),
+        }
+    }
+    notes.kept.sort();
+    Ok(notes)
+}
+
+/// The name that says that `path` is gone.
+fn hiding(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    path.with_file_name(OsStr::from_bytes(&[b".wh.", name].concat()))
+}
+
+/// Puts a text into its field, and into a record if it is longer.
+fn text(field: &mut [u8], pax: &mut Vec<u8>, key: &str, value: &[u8]) {
+    let fits = value.len().min(field.len());
+    field[..fits].copy_from_slice(&value[..fits]);
+    if value.len() > fits {
+        record(pax, key.as_bytes(), value);
+    }
+}
+
+/// Adds a pax record. Its length counts the digits of the length, too.
+fn record(pax: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    pax.extend_from_slice(format!("{length} ").as_bytes());
+    pax.extend_from_slice(key);
+    pax.push(b'=');
+    pax.extend_from_slice(value);
+    pax.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::pax::Extra;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_as_it_was_written(value in proptest::collection::vec(any::<u8>(), 0..1100)) {
+            let mut pax = Vec::new();
+            record(&mut pax, b"path", &value);
+            record(&mut pax, b"uid", b"70000");
+            let mut extra = Extra::default();
+            extra.read_pax(&pax).unwrap();
+            prop_assert_eq!((extra.name, extra.uid), (Some(value), Some(70000)));
+        }
+    }
+}

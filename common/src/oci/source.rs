@@ -1,0 +1,246 @@
+//! Where an image's bytes are: a layout's folder, or the members of an archive, which is never extracted.
+//!
+//! An archive is read through once, and what is noted is where each member lies; then members are read in place. In a
+//! `docker save` archive a layer may be a link to the same layer of another image: it is followed within the archive.
+//! See pread(2), tar(5).
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+use super::digest::Digest;
+use super::model::Descriptor;
+use super::name;
+use super::tar::{Entries, Kind};
+use crate::sys::error::{Error, Result};
+
+/// Indexes, manifests and configs are held in memory; registries take no larger ones either.
+const MAX_DOCUMENT: u64 = 4 << 20;
+/// An image has some hundred members.
+const MAX_MEMBERS: usize = 100_000;
+/// As many as the kernel follows in a path.
+const MAX_LINKS: usize = 40;
+
+/// A folder or an archive.
+#[derive(Debug)]
+pub(super) struct Source {
+    path: PathBuf,
+    archive: Option<Archive>,
+}
+
+#[derive(Debug)]
+struct Archive {
+    file: File,
+    members: HashMap<PathBuf, Member>,
+}
+
+#[derive(Debug)]
+enum Member {
+    Data { offset: u64, size: u64 },
+    Link(PathBuf),
+}
+
+/// Some bytes of a file, read from the first to the last.
+#[derive(Debug)]
+pub(super) struct Blob {
+    file: File,
+    offset: u64,
+    left: u64,
+}
+
+impl Blob {
+    pub(super) fn size(&self) -> u64 {
+        self.left
+    }
+
+    /// The first bytes, which are read again later.
+    pub(super) fn magic(&self) -> io::Result<[u8; 4]> {
+        let mut magic = [0; 4];
+        if self.left >= 4 {
+            self.file.read_exact_at(&mut magic, self.offset)?;
+        }
+        Ok(magic)
+    }
+}
+
+impl Read for Blob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.file.read_at(&mut buffer[..wanted], self.offset)?;
+        if count == 0 && wanted > 0 {
+            // Somebody has cut the file since.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.offset += count as u64;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+impl Source {
+    pub(super) fn open(path: &Path) -> Result<Source> {
+        if path.is_dir() {
+            return Ok(Source { path: path.into(), archive: None });
+        }
+        let file = open_file(path)
+            .map_err(|error| Error::from_io(format!("open the image {}", path.display()), &error))?;
+        let members = members(&file).map_err(|error| {
+            let compressed = matches!(
+                first_bytes(&file),
+                [0x1f, 0x8b, ..]
+                    | [0x28, 0xb5, 0x2f, 0xfd]
+                    | [b'B', b'Z', b'h', _]
+                    | [0xfd, b'7', b'z', b'X']
+            );
+            let hint = if compressed {
+                "it is compressed: decompress the archive first"
+            } else {
+                "expected a tar archive: of an OCI layout, or of docker save"
+            };
+            Error::from_io(format!("read the image {}: no tar archive", path.display()), &error).hint(hint)
+        })?;
+        Ok(Source { path: path.into(), archive: Some(Archive { file, members }) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn is_archive(&self) -> bool {
+        self.archive.is_some()
+    }
+
+    /// A member, or `None` when there is none of that name.
+    pub(super) fn find(&self, name: &str) -> Result<Option<Blob>> {
+        let cannot = |error: &io::Error| {
+            Error::from_io(format!("read {name} of the image {}", self.path.display()), error)
+        };
+        let Some(archive) = &self.archive else {
+            // Names come from here or from a checked digest: none leads out of the folder.
+            return match open_file(&self.path.join(name)) {
+                Ok(file) => {
+                    let left = file.metadata().map_err(|error| cannot(&error))?.len();
+                    Ok(Some(Blob { file, offset: 0, left }))
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(cannot(&error)),
+            };
+        };
+        let Ok(mut path) = name::normal(name.as_bytes()) else { return Ok(None) };
+        for _ in 0..MAX_LINKS {
+            match archive.members.get(&path) {
+                None => return Ok(None),
+                Some(Member::Link(target)) => path = target.clone(),
+                Some(&Member::Data { offset, size }) => {
+                    let file = archive.file.try_clone().map_err(|error| cannot(&error))?;
+                    return Ok(Some(Blob { file, offset, left: size }));
+                }
+            }
+        }
+        Err(Error::new(format!("{name} of the image {}: links in a circle", self.path.display())))
+    }
+
+    /// The content of a small member.
+    pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(mut blob) = self.find(name)? else { return Ok(None) };
+        let what = || format!("read {name} of the image {}", self.path.display());
+        if blob.size() > MAX_DOCUMENT {
+            return Err(Error::new(format!("{}: {} bytes, more than {MAX_DOCUMENT}", what(), blob.size())));
+        }
+        let mut bytes = Vec::new();
+        blob.read_to_end(&mut bytes).map_err(|error| Error::from_io(what(), &error))?;
+        Ok(Some(bytes))
+    }
+
+    /// The blob that a descriptor describes, whose size is right; its digest is for the reader to check.
+    pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<(Digest, Blob)> {
+        let image = self.path.display();
+        let digest = Digest::parse(&descriptor.digest, &format!("the image {image}"))?;
+        let blob = self.find(&format!("blobs/sha256/{}", digest.hex()))?.ok_or_else(|| {
+            Error::new(format!("the image {image} has no blob {digest}"))
+                .hint("the image is not complete: copy it again")
+        })?;
+        if blob.size() != descriptor.size {
+            let text = format!(
+                "blob {digest} of the image {image}: {} bytes, where {} are declared",
+                blob.size(),
+                descriptor.size
+            );
+            return Err(Error::new(text).hint("the image is damaged: copy it again"));
+        }
+        Ok((digest, blob))
+    }
+
+    /// The content of a small blob, with size and digest verified.
+    pub(super) fn verified(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let (digest, _) = self.blob(descriptor)?;
+        let bytes = self.document(&format!("blobs/sha256/{}", digest.hex()))?.unwrap_or_default();
+        let is = Digest::of(&bytes);
+        if is == digest {
+            Ok(bytes)
+        } else {
+            Err(wrong_digest(&format!("blob {digest} of the image {}", self.path.display()), is))
+        }
+    }
+}
+
+pub(super) fn wrong_digest(what: &str, is: Digest) -> Error {
+    Error::new(format!("{what}: its content has the digest {is}")).hint("the image is damaged: copy it again")
+}
+
+/// A pipe under such a name would have us wait for ever.
+fn open_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("neither a folder nor a file")) }
+}
+
+fn first_bytes(file: &File) -> [u8; 4] {
+    let mut magic = [0; 4];
+    _ = file.read_exact_at(&mut magic, 0);
+    magic
+}
+
+/// Where the members of an archive lie. Of two of one name the last counts, as in tar.
+fn members(file: &File) -> io::Result<HashMap<PathBuf, Member>> {
+    let left = file.metadata()?.len();
+    if left == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let blob = Blob { file: file.try_clone()?, offset: 0, left };
+    let mut entries = Entries::new(io::BufReader::with_capacity(1 << 16, blob));
+    let mut members = HashMap::new();
+    while let Some(entry) = entries.next_entry()? {
+        // A name that no image has is no concern of ours.
+        let Ok(path) = name::normal(&entry.name) else { continue };
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let member = match entry.kind {
+            Kind::File if entry.sparse.is_none() => Member::Data { offset: entry.offset, size: entry.size },
+            Kind::HardLink => Member::Link(within(Path::new(""), &entry.link)),
+            Kind::Symlink => Member::Link(within(parent, &entry.link)),
+            _ => continue,
+        };
+        if members.len() == MAX_MEMBERS {
+            return Err(super::tar::invalid(format!("more than {MAX_MEMBERS} members")));
+        }
+        members.insert(path, member);
+    }
+    Ok(members)
+}
+
+/// Where a link leads, by its text alone. At the archive's root, `..` stays there.
+fn within(folder: &Path, link: &[u8]) -> PathBuf {
+    let mut path = folder.to_owned();
+    for part in link.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(path.pop()),
+            name => path.push(std::ffi::OsStr::from_bytes(name)),
+        }
+    }
+    path
+}

@@ -1,0 +1,350 @@
+//! The store of unpacked layers: one folder for each, named after it and all layers below it, shared by all images.
+//!
+//! A layer is unpacked by a process of its own, in a mount namespace of its own: there an overlay is mounted whose lower
+//! layers are those below and whose upper one is the new folder, and chroot(2) makes it the root. So what the archive's
+//! names and links lead to lies in the image, and whiteouts are the kernel's own. The lowest layer is a bind mount.
+//!
+//! Order: flock(2) on the store, sweep what a killed unpacking left, unpack beside, verify, rename(2). Both processes
+//! hold the lock, and the second dies with the first: who gets the lock is alone.
+//! Man pages: mount_namespaces(7), chroot(2), flock(2); Documentation/filesystems/overlayfs.rst of the kernel.
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::apply::{Refusal, Tree};
+use super::layer::{Stream, broken};
+use super::source::Blob;
+use super::{Digest, Image, Layer};
+use crate::fs::tree::{copy_attributes, remove_tree};
+use crate::ids::privilege::Privilege;
+use crate::keep::lock;
+use crate::run::process;
+use crate::sys;
+use crate::sys::error::{Error, Result, tell};
+
+/// What the name of an unfinished layer begins with.
+const UNFINISHED: &str = ".unpacking-";
+/// The single layer of an image that has none.
+const EMPTY: &str = "empty";
+
+/// mount(2) takes one page of options: enough for some 200 layers, and Docker's limit is 128.
+const MAX_OPTIONS: usize = 4096;
+
+/// How large a layer may become. A few kilobytes of gzip can be petabytes of zeroes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of its tar archive, and of one file in it with its holes.
+    pub bytes: u64,
+    /// Files, folders and whiteouts.
+    pub entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { bytes: 64 << 30, entries: 4_000_000 }
+    }
+}
+
+/// Where the layers are, lowest first, after those that were missing have been unpacked.
+pub(super) fn unpack(image: &Image, state: &Path, limits: Limits) -> Result<Vec<PathBuf>> {
+    let store = state.join("layers");
+    let paths: Vec<_> = if image.layers.is_empty() {
+        vec![store.join(EMPTY)]
+    } else {
+        chain_ids(&image.diff_ids).iter().map(|id| store.join(id.hex())).collect()
+    };
+    let is_there = |path: &&PathBuf| path.is_dir();
+    if paths.iter().all(|path| is_there(&path)) {
+        return Ok(paths);
+    }
+    for folder in [state, &store] {
+        fs::create_dir_all(folder).map_err(|error| cannot("make", folder, &error))?;
+    }
+    // The layers have other users' files and programs with a setuid bit. No user of the host may reach them.
+    set_mode(&store, 0o700)?;
+    // Waits until no other process unpacks.
+    let _lock = lock::alone(&store.join(".lock")).map_err(|error| cannot("lock", &store, &error))?;
+    sweep(&store)?;
+    if image.layers.is_empty() {
+        // Under its name only when it is as it should be.
+        let unfinished = store.join(format!("{UNFINISHED}{}", std::process::id()));
+        fs::create_dir(&unfinished).map_err(|error| cannot("make", &unfinished, &error))?;
+        like_below(&unfinished, &[])?;
+        fs::rename(&unfinished, &paths[0]).map_err(|error| cannot("make", &paths[0], &error))?;
+        return Ok(paths);
+    }
+    let mut bytes = 0;
+    let mut unpacked = 0;
+    for (number, layer) in image.layers.iter().enumerate() {
+        // Another process may have unpacked it while this one waited.
+        if !paths[number].is_dir() {
+            let work = Work {
+                image,
+                layer,
+                number,
+                diff_id: image.diff_ids[number],
+                below: &paths[..number],
+                limits,
+            };
+            bytes += work.unpack(&store, &paths[number])?;
+            unpacked += 1;
+        }
+    }
+    if unpacked > 0 && !nix::unistd::isatty(std::io::stderr()).unwrap_or(false) {
+        let (layers, mib) = (if unpacked == 1 { "layer" } else { "layers" }, bytes.div_ceil(1 << 20));
+        tell(format_args!(
+            "congo: unpacked {unpacked} {layers} ({mib} MiB) of {}",
+            image.source.path().display()
+        ));
+    }
+    Ok(paths)
+}
+
+/// Each layer's identity together with those below it.
+fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain = Vec::new();
+    for &diff_id in diff_ids {
+        chain.push(chain.last().map_or(diff_id, |below: &Digest| below.chain(diff_id)));
+    }
+    chain
+}
+
+/// Removes what was left: whoever holds the lock is the only one to unpack. What cannot be removed must not keep others from
+/// being unpacked.
+fn sweep(store: &Path) -> Result<()> {
+    let entries = fs::read_dir(store).map_err(|error| cannot("read", store, &error))?;
+    for entry in
+        entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes()))
+    {
+        if let Err(error) = remove_tree(&entry.path()) {
+            tell(format_args!("congo: {error}, so what a killed unpacking has left stays there"));
+        }
+    }
+    Ok(())
+}
+
+/// The root of an overlay looks like that of its upper layer, which may have no entry for it.
+fn like_below(upper: &Path, below: &[PathBuf]) -> Result<()> {
+    if let Some(below) = below.last() {
+        return copy_attributes(below, upper);
+    }
+    // Where no layer names its root, it is of no time: the same for everybody.
+    set_mode(upper, 0o755)?;
+    let times = fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+    let set = File::open(upper).and_then(|folder| folder.set_times(times));
+    set.map_err(|error| cannot("make", upper, &error))
+}
+
+/// One layer to unpack.
+struct Work<'a> {
+    image: &'a Image,
+    layer: &'a Layer,
+    number: usize,
+    diff_id: Digest,
+    below: &'a [PathBuf],
+    limits: Limits,
+}
+
+impl Work<'_> {
+    /// Returns how many bytes came out of the archive.
+    fn unpack(&self, store: &Path, path: &Path) -> Result<u64> {
+        let pid = std::process::id();
+        let [unfinished, whole] = ["", "-whole"].map(|end| store.join(format!("{UNFINISHED}{pid}{end}")));
+        let result = self.unpack_in(&unfinished).and_then(|bytes| {
+            fs::rename(unfinished.join("upper"), &whole).map_err(|error| cannot("make", &whole, &error))?;
+            Ok(bytes)
+        });
+        // The error that is already there says more than one about the clean-up.
+        let removed = remove_tree(&unfinished);
+        let bytes = result?;
+        removed?;
+        // Last of all: where no layer is missing any more, nobody sweeps what a killed runtime has left.
+        fs::rename(&whole, path).map_err(|error| cannot("make", path, &error))?;
+        Ok(bytes)
+    }
+
+    fn unpack_in(&self, unfinished: &Path) -> Result<u64> {
+        for folder in ["", "upper", "work", "root"] {
+            let folder = unfinished.join(folder);
+            fs::create_dir(&folder).map_err(|error| cannot("make", &folder, &error))?;
+        }
+        like_below(&unfinished.join("upper"), self.below)?;
+        let blob = self
+            .image
+            .source
+            .find(&self.layer.member)?
+            .ok_or_else(|| Error::new(format!("{}: it is gone", self.name())))?;
+        let (mut parents, mut childs) =
+            UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+        let Some(child) = process::fork()? else {
+            drop(parents);
+            // A panic must not unwind into the parent's code, which would run twice.
+            let result =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.in_child(unfinished, blob)));
+            let _ = match result {
+                Ok(Ok(bytes)) => childs.write_all(format!("+{bytes}").as_bytes()),
+                Ok(Err(error)) => childs.write_all(&error.to_bytes()),
+                Err(_) => Ok(()),
+            };
+            // SAFETY: _exit(2) ends the process and touches none of its memory.
+            unsafe { libc::_exit(0) };
+        };
+        drop(childs);
+        let mut message = Vec::new();
+        let read = parents.read_to_end(&mut message);
+        let status = wait(child)?;
+        read.map_err(|error| Error::from_io("reading what became of a layer", &error))?;
+        match message.split_first() {
+            Some((b'+', bytes)) => Ok(String::from_utf8_lossy(bytes).parse().unwrap_or_default()),
+            Some(_) => Err(Error::from_bytes(&message)),
+            None => {
+                Err(Error::new(format!("{}: the process that unpacked it ended: {status:?}", self.name())))
+            }
+        }
+    }
+
+    /// What the forked process does.
+    fn in_child(&self, unfinished: &Path, blob: Blob) -> Result<u64> {
+        let parent = nix::unistd::getppid();
+        sys::die_with_parent()?;
+        if nix::unistd::getppid() != parent {
+            return Err(Error::new("the runtime ended"));
+        }
+        sys::umask(0);
+        let root = unfinished.join("root");
+        // Before /proc is out of sight.
+        let privilege = Privilege::current();
+        sys::unshare(CloneFlags::CLONE_NEWNS)?;
+        sys::mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
+        self.mount(unfinished, &root)?;
+        let mounted = identity(&root)?;
+        sys::chdir(&root)?;
+        sys::chroot(Path::new("."))?;
+        sys::chdir("/")?;
+        // From here on everything is made beneath `/`. Were that the host's, a layer would replace its programs.
+        if identity(Path::new("/"))? != mounted {
+            return Err(Error::new(format!("{}: its folder did not become the root", self.name())));
+        }
+        self.apply(blob, privilege)
+    }
+
+    /// Mounts what the layer is unpacked into: the folder alone, or above the layers below.
+    fn mount(&self, unfinished: &Path, root: &Path) -> Result<()> {
+        if self.below.is_empty() {
+            return sys::mount(unfinished.join("upper"), root, "", MsFlags::MS_BIND, "");
+        }
+        // By descriptors: their names are short, and have neither ':' nor ','.
+        let open = |path: &Path| File::open(path).map_err(|error| cannot("open", path, &error));
+        let below = self.below.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+        let (upper, work) = (open(&unfinished.join("upper"))?, open(&unfinished.join("work"))?);
+        let options = overlay_options(&below, &upper, &work);
+        // A device or a setuid program of the image is of no use while it is unpacked.
+        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        sys::mount("overlay", root, "overlay", flags, &options).map_err(|error| match error.errno() {
+            Some(Errno::ENODEV) => error.hint("this kernel has no overlayfs: modprobe overlay"),
+            _ if options.len() >= MAX_OPTIONS => error.hint("it has more layers than mount(2) takes options for"),
+            Some(Errno::EPERM) => error.hint("without root, overlays need Linux 5.11 or later"),
+            _ => error.hint(
+                "the state folder must be on a file system that can be an upper layer (ext4, xfs, btrfs, tmpfs), \
+                 not on an overlay: set CONGO_HOME",
+            ),
+        })
+    }
+
+    fn apply(&self, blob: Blob, privilege: Privilege) -> Result<u64> {
+        let name = self.name();
+        let progress = self.progress(blob.size());
+        let cannot_read = |error: std::io::Error| broken(&name, &error);
+        let mut stream = Stream::new(
+            progress.wrap_read(blob),
+            self.layer.compression,
+            self.layer.digest,
+            self.diff_id,
+            self.limits.bytes,
+        )
+        .map_err(cannot_read)?;
+        let mut entries = stream.entries();
+        let mut tree = Tree::new(Path::new("/"), self.limits, privilege);
+        while let Some(entry) = entries.next_entry().map_err(cannot_read)? {
+            let told = || format!("{name}: entry {:?}", String::from_utf8_lossy(&entry.name));
+            tree.add(&entry, &mut entries).map_err(|refusal| refused(&told(), refusal))?;
+        }
+        tree.finish().map_err(|refusal| refused(&name, refusal))?.report(&name);
+        let bytes = stream.count();
+        stream.verify(&name)?;
+        progress.finish_and_clear();
+        Ok(bytes)
+    }
+
+    fn name(&self) -> String {
+        let digest = self.layer.digest.unwrap_or(self.diff_id);
+        format!("layer {digest} of the image {}", self.image.source.path().display())
+    }
+
+    /// Draws itself where stderr is a terminal. It has no thread.
+    fn progress(&self, size: u64) -> ProgressBar {
+        let template = "unpacking layer {msg} {wide_bar} {bytes}/{total_bytes}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(size).with_style(style).with_message(format!(
+            "{}/{}",
+            self.number + 1,
+            self.image.layers.len()
+        ))
+    }
+}
+
+fn refused(what: &str, refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Rule(rule) => {
+            Error::new(format!("{what}: {rule}")).hint("no layer may have that, so the image is refused")
+        }
+        Refusal::Io(error) => broken(what, &error),
+    }
+}
+
+/// The options of an overlay, its lower layers with the highest first. A kernel's defaults vary, so that is said, too,
+/// on which the store relies: each layer is whole without notes of where something was moved from, and with all data.
+fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
+    let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+    let lower: Vec<_> = lower.iter().map(path).collect();
+    let (lower, upper, work) = (lower.join(":"), path(upper), path(work));
+    let more = Privilege::current().overlay_options();
+    format!("lowerdir={lower},upperdir={upper},workdir={work},{more}")
+}
+
+/// What tells one folder from another.
+fn identity(path: &Path) -> Result<(u64, u64)> {
+    let there = fs::metadata(path).map_err(|error| cannot("read", path, &error))?;
+    Ok((there.dev(), there.ino()))
+}
+
+fn wait(child: Pid) -> Result<WaitStatus> {
+    loop {
+        match waitpid(child, None) {
+            Err(Errno::EINTR) => {}
+            result => return result.map_err(|errno| Error::from_errno("waitpid", errno)),
+        }
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|error| cannot("make", path, &error))
+}
+
+pub(super) fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Error {
+    Error::from_io(format!("{verb} {}", path.display()), error)
+}

@@ -1,0 +1,8 @@
+//! The life of a process: its start, what it tells its parent, its terminal, its end.
+
+pub mod cli;
+pub mod handshake;
+pub mod process;
+#[cfg(any(feature = "idmap", feature = "network"))]
+pub(crate) mod program;
+pub mod terminal;

@@ -1,0 +1,190 @@
+//! The talk between the two sides of a start: "go" from the parent; from the child a descriptor, where one is waited
+//! for, and "failed at this" or silence.
+//!
+//! A pair of connected unix sockets, one end for each side, both close-on-exec. So what the parent reads is empty
+//! exactly when the child's exec has worked, and the child reads the end of the file when the parent has died.
+//! See socketpair(2), unix(7).
+
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+use crate::run::process::close_all_but;
+use crate::sys::call;
+use crate::sys::error::{Error, Result};
+use crate::sys::explain;
+
+/// The parent's end.
+#[derive(Debug)]
+pub struct ParentEnd {
+    socket: UnixStream,
+    /// What came in the place of a descriptor: the beginning of a failure.
+    begun: Vec<u8>,
+}
+
+/// The child's end.
+#[derive(Debug)]
+pub struct ChildEnd {
+    socket: UnixStream,
+    may_go: bool,
+}
+
+/// Makes the two ends.
+///
+/// # Errors
+/// When the process has no descriptors left (EMFILE) or the host has none (ENFILE).
+pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
+    // The standard library sets SOCK_CLOEXEC.
+    let (parent, child) = UnixStream::pair()
+        .map_err(|error| Error::from_io("socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC)", &error))?;
+    explain::line(
+        "socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC)",
+        "parent's end, child's end",
+        "socketpair(2)",
+    );
+    Ok((ParentEnd { socket: parent, begun: Vec::new() }, ChildEnd { socket: child, may_go: false }))
+}
+
+impl ParentEnd {
+    /// Tells the child that everything is ready which the parent does for it.
+    ///
+    /// # Errors
+    /// When the child is dead already (EPIPE).
+    pub fn go(&mut self) -> Result<()> {
+        let turn = explain::Turn::take();
+        self.socket.write_all(b"g").map_err(|error| Error::from_io("telling the child to go", &error))?;
+        if let Some(turn) = turn {
+            turn.line("send(socket, \"go\")", 1, "unix(7)");
+        }
+        Ok(())
+    }
+
+    /// Waits for the descriptor that the child sends by [`ChildEnd::send_descriptor`]. `None` when the child has failed
+    /// or ended instead.
+    ///
+    /// # Errors
+    /// When this process has no descriptors left.
+    pub fn receive_descriptor(&mut self) -> Result<Option<OwnedFd>> {
+        let mut byte = [0];
+        let mut space = cmsg_space!(RawFd);
+        let received = loop {
+            let mut data = [IoSliceMut::new(&mut byte)];
+            // Close-on-exec from the first moment on.
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut data, Some(&mut space), flags) {
+                Err(Errno::EINTR) => {}
+                result => {
+                    let message = result.map_err(|errno| Error::from_errno("recvmsg(socket)", errno))?;
+                    let descriptors =
+                        message.cmsgs().map_err(|errno| Error::from_errno("recvmsg(socket)", errno))?;
+                    let descriptor = descriptors.into_iter().find_map(|control| match control {
+                        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                        _ => None,
+                    });
+                    break (message.bytes, descriptor);
+                }
+            }
+        };
+        let (count, descriptor) = received;
+        let Some(descriptor) = descriptor else {
+            self.begun.extend_from_slice(&byte[..count]);
+            return Ok(None);
+        };
+        explain::line("recvmsg(socket, SCM_RIGHTS)", descriptor, "unix(7)");
+        // SAFETY: the kernel has just made it for this process, and nobody else knows of it.
+        Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+
+    /// Reads what the child failed at. Called once the child has ended: the end of the file that exec makes is no
+    /// news that is worth waking up for, as every wake-up delays the start.
+    ///
+    /// # Errors
+    /// What the child failed at, if it did not become the command.
+    pub fn failure(&mut self) -> Result<()> {
+        let mut message = mem::take(&mut self.begun);
+        self.socket
+            .read_to_end(&mut message)
+            .map_err(|error| Error::from_io("reading what the child failed at", &error))?;
+        if message.is_empty() { Ok(()) } else { Err(Error::from_bytes(&message)) }
+    }
+}
+
+impl ChildEnd {
+    /// Waits for the parent's "go".
+    ///
+    /// # Errors
+    /// When the parent has died: nobody would wait for this container or clean up after it.
+    pub fn wait_for_go(&mut self) -> Result<()> {
+        let mut go = [0];
+        self.socket
+            .read_exact(&mut go)
+            .map_err(|error| Error::new(format!("the runtime ended before the container began: {error}")))?;
+        // It may have died after its "go", but before this process asked to die with it.
+        self.must_live()?;
+        self.may_go = true;
+        explain::line("recv(socket)", "\"go\"", "unix(7)");
+        Ok(())
+    }
+
+    /// Looks whether the parent still lives. After [`die_with_parent`](crate::sys::die_with_parent), there is no moment at
+    /// which its death could be missed.
+    ///
+    /// # Errors
+    /// When it has died.
+    pub fn must_live(&self) -> Result<()> {
+        // A socket whose other end is closed is "hung up", which poll(2) tells without being asked for it.
+        let mut hung_up = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        if poll(&mut hung_up, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
+            return Err(Error::new("the runtime ended before the container began"));
+        }
+        Ok(())
+    }
+
+    /// Sends a copy of a descriptor to the parent, which waits for it: unix(7), SCM_RIGHTS.
+    ///
+    /// # Errors
+    /// When the parent has died.
+    pub fn send_descriptor(&mut self, descriptor: impl AsFd) -> Result<()> {
+        call(
+            "unix(7)",
+            || "sendmsg(socket, SCM_RIGHTS)".into(),
+            || {
+                let descriptors = [descriptor.as_fd().as_raw_fd()];
+                let control = [ControlMessage::ScmRights(&descriptors)];
+                // The kernel sends control data with at least one byte.
+                let data = [IoSlice::new(b"d")];
+                sendmsg::<()>(self.socket.as_raw_fd(), &data, &control, MsgFlags::empty(), None)
+            },
+        )
+        .map(drop)
+    }
+
+    /// Closes every descriptor above 2 but this one, which exec closes. Marked close-on-exec they would still be open when
+    /// the kernel looks up the command, and a path such as `/proc/self/fd/7/..` leads through them, out of any root. What
+    /// owns one of them must not be used or dropped any more.
+    ///
+    /// # Errors
+    /// On kernels before 5.9, when `/proc` is not mounted.
+    pub fn close_all_others(&self) -> Result<()> {
+        close_all_but(Some(self.socket.as_fd()))
+    }
+
+    /// Tells the parent what failed. That the parent may be dead, too, is no further failure.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        // The kernel throws away what a socket holds when the other side leaves its own mail unread: read "go" first.
+        let _ = if self.may_go { Ok(()) } else { self.wait_for_go() };
+        let _ = self.socket.write_all(&error.to_bytes());
+    }
+
+    /// The same where no "go" is sent.
+    #[cfg(feature = "idmap")]
+    pub(crate) fn failed_alone(&mut self, error: &Error) {
+        let _ = self.socket.write_all(&error.to_bytes());
+    }
+}

@@ -1,0 +1,108 @@
+//! From the runtime to the command: its file, its environment, its signals.
+//!
+//! Man pages: execve(2), exec(3), environ(7), signal(7).
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+
+use crate::sys::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
+use crate::sys::explain;
+use crate::sys::{call, list};
+
+/// The variables of a command by name, and so sorted: the same options always give the same environment.
+pub type Environment = BTreeMap<OsString, OsString>;
+
+/// Becomes the command: execve(2). A name without `/` is looked for in the `PATH` of `environment`, as
+/// execvp(3) does. Signals are as in a new process again.
+///
+/// # Errors
+/// With Docker's exit status: 127 when there is no such command, 126 when it cannot be executed.
+pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallible> {
+    let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let file = find(name, environment)?;
+    default_signals()?;
+
+    let nul = |_| Error::new(format!("{name:?}: a NUL byte in an argument or in the environment"));
+    let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(nul);
+    let c_file = c_string(file.as_os_str().as_bytes().to_vec())?;
+    let arguments = command.iter().map(|argument| c_string(argument.as_bytes().to_vec()));
+    let arguments = arguments.collect::<Result<Vec<_>>>()?;
+    let variables =
+        environment.iter().map(|(key, value)| c_string([key.as_bytes(), b"=", value.as_bytes()].concat()));
+    let variables = variables.collect::<Result<Vec<_>>>()?;
+    let pointers = |strings: &[CString]| -> Vec<_> {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    };
+
+    let line = || format!("execve({file:?}, {}, {} variables)", list(command), environment.len());
+    // Told before it is done: nobody is left to tell it afterwards.
+    explain::line(line(), "(the command runs)", "execve(2)");
+    // SAFETY: both lists are null-terminated arrays of NUL-terminated strings that live until the call returns,
+    // which it does only when it failed.
+    unsafe { libc::execve(c_file.as_ptr(), pointers(&arguments).as_ptr(), pointers(&variables).as_ptr()) };
+    Err(exec_failed(&file, line(), Errno::last()))
+}
+
+/// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The standard
+/// library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head -1` in it would
+/// end with an error message.
+fn default_signals() -> Result<()> {
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action is no handler that could break an invariant.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
+            .map_err(|errno| Error::from_errno(format!("signal({signal}, SIG_DFL)"), errno))?;
+    }
+    explain::line("sigaction(each signal, SIG_DFL)", 0, "sigaction(2)");
+    call(
+        "sigprocmask(2)",
+        || "sigprocmask(SIG_SETMASK, [])".into(),
+        || sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None),
+    )
+}
+
+/// The file that a command's name means.
+fn find(name: &OsStr, environment: &Environment) -> Result<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return Ok(name.into());
+    }
+    let path = environment.get(OsStr::new("PATH")).map_or(&b""[..], |path| path.as_bytes());
+    let candidates =
+        path.split(|&byte| byte == b':').map(|folder| Path::new(OsStr::from_bytes(folder)).join(name));
+    let there: Vec<_> = candidates.filter(|file| file.is_file()).collect();
+    let executable = |file: &&PathBuf| nix::unistd::access(*file, nix::unistd::AccessFlags::X_OK).is_ok();
+    // As a shell: the first that may be executed, else the first that is there, whose exec says why not.
+    there.iter().find(executable).or(there.first()).cloned().ok_or_else(|| {
+        Error::new(format!("{name:?}: command not found"))
+            .hint(format!("looked in the container's PATH, {}", String::from_utf8_lossy(path)))
+            .with_status(NOT_FOUND)
+    })
+}
+
+fn exec_failed(file: &Path, line: String, errno: Errno) -> Error {
+    let error = Error::from_errno(line, errno);
+    match errno {
+        Errno::ENOENT if file.exists() => error
+            .hint("the file is there, but not the interpreter of its first line, or its dynamic loader")
+            .with_status(NOT_FOUND),
+        Errno::ENOENT | Errno::ENOTDIR => {
+            error.hint("the container's root has no such file").with_status(NOT_FOUND)
+        }
+        Errno::EACCES if file.is_dir() => error.hint("it is a directory").with_status(CANNOT_EXECUTE),
+        Errno::EACCES => error.hint("it has no execute permission: chmod +x").with_status(CANNOT_EXECUTE),
+        Errno::EPERM => {
+            error.hint("a seccomp profile or a security module forbids it").with_status(CANNOT_EXECUTE)
+        }
+        Errno::ENOEXEC => error
+            .hint("no program of this machine's architecture, and no \"#!\" line")
+            .with_status(CANNOT_EXECUTE),
+        _ => error.with_status(CANNOT_EXECUTE),
+    }
+}

@@ -1,0 +1,250 @@
+//! Between two terminals: keys from the caller's to the container's, and its screen the other way.
+//!
+//! Two threads copy, while the main thread waits for signals, which all threads have blocked. The caller's terminal is
+//! raw meanwhile: it passes each key as it is, and Ctrl-C becomes a signal in the container's terminal only.
+//! A process of its own puts the settings back should this one be killed. Order: the guard is forked before the
+//! threads are started. Man pages: pty(7), termios(3), poll(2).
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setsid};
+
+use super::{Caller, Stream, Streams};
+use crate::run::process::{close_all_but, fork, heeds};
+use crate::sys::call;
+use crate::sys::error::{Error, Result, tell};
+use crate::sys::pty::{set_window_size, window_size};
+
+/// How long the caller's terminal may take nothing before it counts as one that nobody reads.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What Ctrl-C sends.
+const INTERRUPT: u8 = 3;
+
+/// The copying, until it is dropped; then all that the container wrote has arrived, unless nobody reads it.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    main: Arc<File>,
+    caller: Option<Caller>,
+    screen: Screen,
+    /// Closed, it ends the threads.
+    stop: Option<PipeWriter>,
+    raw: Option<Raw>,
+}
+
+impl Relay {
+    /// Begins to copy between `main`, the main end of the container's terminal, and the caller's. `first` is the
+    /// container's first process.
+    pub(crate) fn start(main: OwnedFd, streams: &Streams, first: Pid) -> Result<Relay> {
+        let main = Arc::new(File::from(main));
+        let (stopped, stop) = io::pipe().map_err(|error| Error::from_io("pipe2(O_CLOEXEC)", &error))?;
+        let stopped = Arc::new(stopped);
+        let raw = if streams.keys { Some(Raw::begin()?) } else { None };
+        let to_caller = match streams.each[1] {
+            Stream::Own => Caller::Stdout,
+            _ => Caller::Stderr,
+        };
+        let screen = Screen::copy(Arc::clone(&main), to_caller, Arc::clone(&stopped));
+        if streams.keys {
+            let to = Arc::clone(&main);
+            thread::spawn(move || copy_keys(&to, &stopped, first));
+        }
+        Ok(Relay { main, caller: streams.caller, screen, stop: Some(stop), raw })
+    }
+
+    /// Makes the container's terminal as large as the caller's has become. The kernel tells the container.
+    pub(crate) fn resize(&self) {
+        // A size that cannot be had stays as it was.
+        let Some(Ok(size)) = self.caller.map(window_size) else { return };
+        let _ = set_window_size(&*self.main, size);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.screen.wait();
+        drop(self.raw.take());
+    }
+}
+
+/// The thread that copies the screen.
+#[derive(Debug)]
+struct Screen {
+    /// How many bytes the caller's terminal has taken.
+    shown: Arc<AtomicU64>,
+    /// Disconnected when the thread ends.
+    ended: Receiver<()>,
+}
+
+impl Screen {
+    fn copy(main: Arc<File>, to: Caller, stop: Arc<PipeReader>) -> Screen {
+        let (alive, ended) = mpsc::channel();
+        let shown = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&shown);
+        thread::spawn(move || {
+            copy_screen(&main, to, &stop, &count);
+            drop(alive);
+        });
+        Screen { shown, ended }
+    }
+
+    /// Waits for its end, as long as the caller's terminal goes on taking something: a write to one that nobody reads
+    /// never returns.
+    fn wait(&self) {
+        let mut before = None;
+        while self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            let shown = Some(self.shown.load(Ordering::Relaxed));
+            if shown == before {
+                return;
+            }
+            before = shown;
+        }
+    }
+}
+
+/// Which of the two can be read: what is waited for, and the word to stop. An end counts as readable.
+fn wait(file: impl AsFd, stop: &PipeReader) -> (bool, bool) {
+    let mut both =
+        [PollFd::new(file.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut both, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    (both[0].any().unwrap_or(true), both[1].any().unwrap_or(true))
+}
+
+/// Copies until no process has the container's terminal open any more; told to stop, until nothing is left to copy.
+fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64) {
+    // Small, so that even a slow terminal takes one within the time for which its silence is borne.
+    let mut buffer = [0; 1 << 12];
+    loop {
+        let (readable, stopped) = wait(main, stop);
+        if readable {
+            match main.read(&mut buffer) {
+                // EIO: the other end is closed.
+                Ok(0) | Err(_) => return,
+                Ok(count) => {
+                    // It fails when the caller's terminal is gone. The container must not wait for what it writes then.
+                    let _ = write_all(to, &buffer[..count]);
+                    shown.fetch_add(count as u64, Ordering::Relaxed);
+                }
+            }
+        } else if stopped {
+            return;
+        }
+    }
+}
+
+/// Copies keys. Who presses Ctrl-C in vain gets out by pressing it three times in a row, as without a terminal of the
+/// container's own.
+fn copy_keys(main: &File, stop: &PipeReader, first: Pid) {
+    let mut interrupts = 0;
+    let mut buffer = [0; 1 << 12];
+    loop {
+        if let (_, true) = wait(Caller::Stdin, stop) {
+            return;
+        }
+        let count = match nix::unistd::read(Caller::Stdin, &mut buffer) {
+            // The caller's terminal is gone.
+            Ok(0) | Err(_) => return,
+            Ok(count) => count,
+        };
+        if write_all(main, &buffer[..count]).is_err() {
+            return;
+        }
+        for &key in &buffer[..count] {
+            interrupts = if key == INTERRUPT { interrupts + 1 } else { 0 };
+        }
+        // A program that reads Ctrl-C as a key has switched the signal off.
+        let is_signal = || tcgetattr(main).is_ok_and(|it| it.local_flags.contains(LocalFlags::ISIG));
+        if interrupts >= 3 && is_signal() && !heeds(first, Signal::SIGINT) {
+            tell(format_args!("Ctrl-C three times: ending the container with SIGKILL\r"));
+            let _ = kill(first, Signal::SIGKILL);
+            return;
+        }
+    }
+}
+
+fn write_all(to: impl AsFd, mut bytes: &[u8]) -> nix::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(&to, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The caller's terminal in raw mode, until it is dropped or this process dies.
+#[derive(Debug)]
+struct Raw {
+    before: Termios,
+    guard: Pid,
+    /// The guard reads the other end: a byte means that all is well, an end without one that we were killed.
+    word: PipeWriter,
+}
+
+impl Raw {
+    fn begin() -> Result<Raw> {
+        let doing = |errno| Error::from_errno("reading the settings of the caller's terminal", errno);
+        let before = tcgetattr(Caller::Stdin).map_err(doing)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        let (heard, word) = io::pipe().map_err(|error| Error::from_io("pipe2(O_CLOEXEC)", &error))?;
+        let Some(guard) = fork()? else {
+            drop(word);
+            guard(heard, &before, &raw);
+        };
+        drop(heard);
+        // From here on, the drop restores.
+        let begun = Raw { before, guard, word };
+        call(
+            "tcsetattr(3)",
+            || "tcsetattr(0, TCSADRAIN, raw)".into(),
+            || tcsetattr(Caller::Stdin, SetArg::TCSADRAIN, &raw),
+        )?;
+        Ok(begun)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let before = &self.before;
+        // It fails where the terminal was hung up, and then there is nothing to restore.
+        let _ = call(
+            "tcsetattr(3)",
+            // Not TCSADRAIN: all is shown by now, or else it would wait for a terminal that nobody reads.
+            || "tcsetattr(0, TCSANOW, as before)".into(),
+            || tcsetattr(Caller::Stdin, SetArg::TCSANOW, before),
+        );
+        let _ = self.word.write_all(b"w");
+        let _ = waitpid(self.guard, None);
+    }
+}
+
+/// The guard's whole life: it waits for the word, and restores the terminal if none comes.
+fn guard(mut heard: PipeReader, before: &Termios, raw: &Termios) -> ! {
+    // Whatever ends the runtime must not end its guard, too: neither a signal to its group, nor Ctrl-C.
+    let _ = setsid();
+    let _ = SigSet::all().thread_block();
+    // Locks live as long as any descriptor of theirs, and this process outlives the runtime.
+    let _ = close_all_but(Some(heard.as_fd()));
+    let killed = heard.read(&mut [0]).is_ok_and(|count| count == 0);
+    // Whoever has the terminal by now may have set it already.
+    let is_raw = || tcgetattr(Caller::Stdin).is_ok_and(|now| now.local_flags == raw.local_flags);
+    if killed && is_raw() {
+        let _ = tcsetattr(Caller::Stdin, SetArg::TCSANOW, before);
+    }
+    std::process::exit(0);
+}

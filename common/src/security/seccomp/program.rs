@@ -1,0 +1,141 @@
+//! The filter as instructions of classic BPF.
+//!
+//! It finds the number of the call by halving, as the kernel tries every call on a filter that it loads (5.11), to know
+//! those that always pass: in a list of comparisons this alone would cost more than all the rest. Neighbours to which the
+//! same happens are one. The comparisons of arguments are seccompiler's, which knows how to compare 64 bits with
+//! instructions of 32. Man page: seccomp(2).
+
+use std::collections::BTreeMap;
+
+use nix::libc;
+use seccompiler::{SeccompRule, sock_filter};
+
+use super::architecture::Architecture;
+use super::rules::Call;
+use crate::sys::error::{Error, Result};
+
+/// What an x32 program adds to the number of its call; on aarch64 there are no calls up there.
+const X32: u32 = 0x4000_0000;
+
+/// The kernel takes no longer program.
+const BPF_MAXINSNS: usize = 4096;
+
+/// A run of numbers to which the same happens: the first of them, and what.
+type Run = (u32, Vec<sock_filter>);
+
+/// The filter for these calls.
+///
+/// Calls of another ABI end the process: a 32-bit program has other numbers, and `socketcall` of i386 would make the
+/// sockets that the rule about `socket` forbids. Those of x32 do not exist, whatever the default is.
+pub(super) fn assemble(
+    calls: &BTreeMap<u32, Call>,
+    machine: Architecture,
+    default: u32,
+) -> Result<Vec<sock_filter>> {
+    let mut program = vec![
+        load(std::mem::offset_of!(libc::seccomp_data, arch)),
+        // Skips the next one.
+        jump(libc::BPF_JEQ, machine.audit(), 1, 0),
+        give(libc::SECCOMP_RET_KILL_PROCESS),
+        load(std::mem::offset_of!(libc::seccomp_data, nr)),
+    ];
+    program.extend(search(&runs(calls, default)));
+    if program.len() > BPF_MAXINSNS {
+        let what = format!("seccomp: {} instructions, and the kernel takes {BPF_MAXINSNS}", program.len());
+        return Err(Error::new(what).hint("the profile has too many conditions on arguments"));
+    }
+    Ok(program)
+}
+
+fn runs(calls: &BTreeMap<u32, Call>, default: u32) -> Vec<Run> {
+    let mut runs: Vec<Run> = vec![(0, vec![give(default)])];
+    let mut begin = |number, happens| {
+        if runs.last().is_none_or(|(_, last)| *last != happens) {
+            runs.push((number, happens));
+        }
+    };
+    let mut next = 0;
+    for (&number, call) in calls {
+        if number > next {
+            begin(next, vec![give(default)]);
+        }
+        begin(number, what_happens(call, default));
+        next = number + 1;
+    }
+    begin(next, vec![give(beyond(default))]);
+    begin(X32, vec![give(errno(libc::ENOSYS))]);
+    // The first one may have come to nothing.
+    if runs.get(1).is_some_and(|(number, _)| *number == 0) {
+        runs.remove(0);
+    }
+    runs
+}
+
+/// What happens to calls with greater numbers than the profile knows: they are newer, so a C library must find them missing
+/// and try older ones, as runc has it. EPERM would make it give up.
+fn beyond(default: u32) -> u32 {
+    match default & libc::SECCOMP_RET_ACTION_FULL {
+        libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG | libc::SECCOMP_RET_TRACE => default,
+        _ => errno(libc::ENOSYS),
+    }
+}
+
+/// `SECCOMP_RET_ERRNO` with that errno.
+pub(super) fn errno(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()
+}
+
+fn what_happens(call: &Call, default: u32) -> Vec<sock_filter> {
+    if let Some(action) = call.always {
+        return vec![give(action)];
+    }
+    let mut program = Vec::new();
+    for (tests, action) in &call.conditional {
+        // An empty rule is an error, and has no conditions that could be false.
+        if let Ok(rule) = SeccompRule::new(tests.clone()) {
+            program.append(&mut rule.into());
+        }
+        // Where a condition is false, the rule's jumps lead behind this one.
+        program.push(give(*action));
+    }
+    program.push(give(default));
+    program
+}
+
+/// The search for the run of the number that is loaded.
+fn search(runs: &[Run]) -> Vec<sock_filter> {
+    let (lower, upper) = runs.split_at(runs.len() / 2);
+    let (Some((first, _)), false) = (upper.first(), lower.is_empty()) else {
+        return runs.first().map(|(_, happens)| happens.clone()).unwrap_or_default();
+    };
+    let mut lower = search(lower);
+    let mut program = match u8::try_from(lower.len()) {
+        Ok(skipped) => vec![jump(libc::BPF_JGE, *first, skipped, 0)],
+        // A conditional jump has 8 bits for its way, an unconditional one has 32. Programs are far shorter.
+        Err(_) => vec![jump(libc::BPF_JGE, *first, 0, 1), jump(libc::BPF_JA, lower.len() as u32, 0, 0)],
+    };
+    program.append(&mut lower);
+    program.append(&mut search(upper));
+    program
+}
+
+/// Loads a word of the call's description.
+fn load(offset: usize) -> sock_filter {
+    // The description has 64 bytes.
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset as u32, 0, 0)
+}
+
+/// Compares what is loaded, and skips so many instructions if it is so, or if not.
+fn jump(comparison: u32, value: u32, if_so: u8, if_not: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | comparison | libc::BPF_K, value, if_so, if_not)
+}
+
+/// Ends the program with this action.
+fn give(action: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
+}
+
+fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+    // All codes are below 256.
+    sock_filter { code: code as u16, jt, jf, k }
+}

@@ -1,0 +1,99 @@
+//! The rules of a profile: which of them hold here, and what they come to for each system call.
+//!
+//! As in Docker, containerd and runc, whose rules these are.
+
+use std::collections::BTreeMap;
+
+use seccompiler::SeccompCondition;
+
+use super::architecture::Architecture;
+use crate::security::capability::{Capabilities, by_name};
+
+/// One rule: what happens to these calls, if all of this is so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub(super) names: Vec<String>,
+    pub(super) action: u32,
+    pub(super) conditions: Vec<Condition>,
+    pub(super) includes: Scope,
+    pub(super) excludes: Scope,
+}
+
+/// A condition on one argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) argument: u8,
+    pub(super) test: SeccompCondition,
+}
+
+/// For whom a rule holds, or does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Scope {
+    pub(super) capabilities: Vec<String>,
+    pub(super) machines: Vec<String>,
+    pub(super) kernel: Option<(u32, u32)>,
+}
+
+impl Rule {
+    /// Whether it holds for a process that has these capabilities, on this machine and kernel.
+    pub(super) fn holds(&self, machine: Architecture, kernel: (u32, u32), has: Capabilities) -> bool {
+        // A capability that Congo does not know, nobody has.
+        let held = |name: &String| by_name(name).is_some_and(|it| has.contains(it));
+        let here = |name: &String| name == machine.name();
+        let Rule { includes, excludes, .. } = self;
+        includes.capabilities.iter().all(held)
+            && !excludes.capabilities.iter().any(held)
+            && (includes.machines.is_empty() || includes.machines.iter().any(here))
+            && !excludes.machines.iter().any(here)
+            && includes.kernel.is_none_or(|least| kernel >= least)
+            && excludes.kernel.is_none_or(|least| kernel < least)
+    }
+
+    /// The conditions, as alternatives: in each, all must be so. Two on one argument can only be meant as alternatives, and
+    /// then runc takes all of them so.
+    fn alternatives(&self) -> Vec<Vec<SeccompCondition>> {
+        let twice =
+            |it: &Condition| self.conditions.iter().filter(|other| other.argument == it.argument).count() > 1;
+        let tests = self.conditions.iter().map(|it| it.test.clone());
+        if self.conditions.iter().any(twice) {
+            tests.map(|test| vec![test]).collect()
+        } else {
+            vec![tests.collect()]
+        }
+    }
+}
+
+/// What happens to one system call.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    /// Whatever its arguments are.
+    pub(super) always: Option<u32>,
+    /// If all of the conditions hold: the first that matches counts.
+    pub(super) conditional: Vec<(Vec<SeccompCondition>, u32)>,
+}
+
+/// What these rules come to, by the numbers of the calls. Of two rules about one call, the one without conditions counts,
+/// else the first, as in libseccomp. A call that the machine does not have is skipped; one that gets no more than the
+/// default is there, and says nothing.
+pub(super) fn by_number<'a>(
+    rules: impl Iterator<Item = &'a Rule>,
+    machine: Architecture,
+    default: u32,
+) -> BTreeMap<u32, Call> {
+    let mut calls = BTreeMap::<u32, Call>::new();
+    for rule in rules {
+        let alternatives = rule.alternatives();
+        for number in rule.names.iter().filter_map(|name| machine.number(name)) {
+            let call = calls.entry(number).or_default();
+            if rule.action == default {
+                continue;
+            }
+            if rule.conditions.is_empty() {
+                call.always.get_or_insert(rule.action);
+            } else {
+                call.conditional.extend(alternatives.iter().map(|tests| (tests.clone(), rule.action)));
+            }
+        }
+    }
+    calls
+}

@@ -1,0 +1,16 @@
+//! The kernel's interface: one function for each system call, with its narration and its error.
+//!
+//! All `unsafe` code of the course stands on this floor. The functions of [`calls`] can be used as `sys::mount`.
+
+#[cfg(feature = "attack")]
+pub mod attack;
+pub mod calls;
+pub mod error;
+pub mod explain;
+#[cfg(any(feature = "idmap", feature = "seccomp"))]
+pub(crate) mod kernel;
+pub mod keyring;
+pub mod namespace;
+pub mod pty;
+
+pub use calls::*;

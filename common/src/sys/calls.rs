@@ -1,0 +1,451 @@
+//! The system calls that the lessons make, one function each, with the kernel's name and order of arguments.
+//!
+//! Each makes its call and nothing else, tells it to [`explain`] with its real arguments, and
+//! turns an errno into an [`Error`] that names the call and the arguments. So a lesson reads as the list of
+//! what the kernel is asked to do.
+
+use std::ffi::OsStr;
+use std::fmt::{self, Display, Write};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
+use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
+use nix::sys::stat::{Mode, SFlag};
+use nix::unistd::{Gid, Pid, Uid};
+
+use crate::fs::path::{Kind, make_beneath};
+use crate::sys::error::{Error, Hint, Result};
+use crate::sys::explain;
+
+/// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An empty
+/// `fstype` or `data` is passed as NULL.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN` in the mount namespace's user namespace, ENOENT without a target, EBUSY,
+/// ENODEV for a filesystem that the kernel does not have.
+pub fn mount(
+    source: impl AsRef<Path>,
+    target: impl AsRef<Path>,
+    fstype: &str,
+    flags: MsFlags,
+    data: &str,
+) -> Result<()> {
+    let (source, target) = (source.as_ref(), target.as_ref());
+    let not_empty = |text| Some(text).filter(|text: &&str| !text.is_empty());
+    call(
+        "mount(2)",
+        || {
+            let flags = names(flags.iter_names().map(|(name, _)| name));
+            let (fstype, data) = (OrNull(not_empty(fstype)), OrNull(not_empty(data)));
+            format!("mount({source:?}, {target:?}, {fstype}, {flags}, {data})")
+        },
+        || nix::mount::mount(Some(source), target, not_empty(fstype), flags, not_empty(data)),
+    )
+}
+
+/// Makes `path` the directory at which this process's absolute paths begin: chroot(2). The working directory
+/// stays where it is, outside.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_CHROOT`, ENOENT, ENOTDIR.
+pub fn chroot(path: &Path) -> Result<()> {
+    call("chroot(2)", || format!("chroot({path:?})"), || nix::unistd::chroot(path))
+}
+
+/// Makes the mount at `new` the root of this mount namespace, and attaches the one that was it at `put_old`:
+/// pivot_root(2). With `"."` for both, the old root lies on top of the new one, until it is detached.
+///
+/// # Errors
+/// EINVAL when `new` is not a mount of its own, when the mount above it or that of the root is shared, or when `put_old`
+/// does not lie beneath it; EBUSY when one of them is the root already; EPERM without `CAP_SYS_ADMIN`.
+pub fn pivot_root(new: &str, put_old: &str) -> Result<()> {
+    call(
+        "pivot_root(2)",
+        || format!("pivot_root({new:?}, {put_old:?})"),
+        || nix::unistd::pivot_root(new, put_old),
+    )
+}
+
+/// Changes the working directory: chdir(2).
+///
+/// # Errors
+/// ENOENT, ENOTDIR, EACCES.
+pub fn chdir(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    call("chdir(2)", || format!("chdir({path:?})"), || nix::unistd::chdir(path))
+}
+
+/// Undoes a mount: umount2(2).
+///
+/// # Errors
+/// EBUSY when it is in use, unless MNT_DETACH is among the flags; EINVAL when nothing is mounted there.
+pub fn umount2(target: impl AsRef<Path>, flags: MntFlags) -> Result<()> {
+    let target = target.as_ref();
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call(
+        "umount(2)",
+        || format!("umount2({target:?}, {})", flag_names()),
+        || nix::mount::umount2(target, flags),
+    )
+}
+
+/// Moves this process, which must have one thread, into new namespaces, one for each flag: unshare(2).
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`, EINVAL for a namespace that the kernel does not have, ENOSPC at a limit.
+pub fn unshare(flags: CloneFlags) -> Result<()> {
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call("unshare(2)", || format!("unshare({})", flag_names()), || nix::sched::unshare(flags))
+}
+
+/// Sets the host name of this process's UTS namespace: sethostname(2).
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN` in the namespace's user namespace, EINVAL for more than 64 bytes.
+pub fn sethostname(name: &str) -> Result<()> {
+    call("sethostname(2)", || format!("sethostname({name:?})"), || nix::unistd::sethostname(name))
+}
+
+/// Makes a directory with these permissions, less the umask: mkdir(2). One that is there already is fine, but not
+/// a symbolic link to one, which would lead what is mounted or made there to another place.
+///
+/// # Errors
+/// ENOENT when its parent is not there, ENOTDIR, EACCES, EROFS; EEXIST when `path` is something else.
+pub fn mkdir(path: impl AsRef<Path>, mode: u32) -> Result<()> {
+    let path = path.as_ref();
+    let result = call(
+        "mkdir(2)",
+        || format!("mkdir({path:?}, 0{mode:o})"),
+        || nix::unistd::mkdir(path, Mode::from_bits_truncate(mode)),
+    );
+    match result {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => match path.symlink_metadata() {
+            Ok(there) if there.is_dir() => Ok(()),
+            _ => Err(error.hint("what is there is not a directory, or a symbolic link to one")),
+        },
+        result => result,
+    }
+}
+
+/// Opens a file, close-on-exec: open(2).
+///
+/// # Errors
+/// ENOENT, EACCES, and many more.
+pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let flags = flags | OFlag::O_CLOEXEC;
+    let flag_names = || names(flags.iter_names().map(|(name, _)| name));
+    call(
+        "open(2)",
+        || format!("open({path:?}, {})", flag_names()),
+        || nix::fcntl::open(path, flags, Mode::empty()),
+    )
+}
+
+/// Makes a file that everybody may read, with this content.
+///
+/// # Errors
+/// EEXIST, ENOSPC, EROFS.
+pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
+    let path = path.as_ref();
+    call(
+        "open(2), write(2)",
+        || format!("write({path:?}, {} bytes)", content.len()),
+        || fs::write(path, content).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+    )
+}
+
+/// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if not, with the
+/// directories above it. Where `path` is a symbolic link, at the place to which it leads beneath the root: not through those
+/// of /proc, which lead to what this process has open.
+///
+/// # Errors
+/// EROFS, EACCES, ENOTDIR; EISDIR when a directory is there; ELOOP when links lead in a circle, or through /proc.
+pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    make_beneath(&root, path.as_ref(), Kind::File).map(drop)
+}
+
+/// Makes a character device with these permissions, less the umask: mknod(2).
+///
+/// # Errors
+/// EPERM without `CAP_MKNOD` in the first user namespace, EEXIST.
+pub fn mknod(path: impl AsRef<Path>, mode: u32, (major, minor): (u64, u64)) -> Result<()> {
+    let path = path.as_ref();
+    call(
+        "mknod(2)",
+        || format!("mknod({path:?}, S_IFCHR|0{mode:o}, makedev({major}, {minor}))"),
+        || {
+            let device = nix::sys::stat::makedev(major, minor);
+            nix::sys::stat::mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(mode), device)
+        },
+    )
+}
+
+/// Makes a symbolic link at `link` that says `target`: symlink(2).
+///
+/// # Errors
+/// EEXIST, ENOENT, EROFS.
+pub fn symlink(target: &str, link: impl AsRef<Path>) -> Result<()> {
+    let link = link.as_ref();
+    call(
+        "symlink(2)",
+        || format!("symlink({target:?}, {link:?})"),
+        || nix::unistd::symlinkat(target, nix::fcntl::AT_FDCWD, link),
+    )
+}
+
+/// Sets which permissions new files of this process do not get: umask(2). It cannot fail.
+pub fn umask(mask: u32) {
+    let before = nix::sys::stat::umask(Mode::from_bits_truncate(mask));
+    explain::line(format_args!("umask({mask:03o})"), format_args!("{:03o}", before.bits()), "umask(2)");
+}
+
+/// Limits a resource of this process and of those that it starts: setrlimit(2). `soft` holds, and may be raised
+/// up to `hard`; both in the unit of the resource.
+///
+/// # Errors
+/// EPERM when `hard` would rise without `CAP_SYS_RESOURCE`, or above `/proc/sys/fs/nr_open` for RLIMIT_NOFILE.
+pub fn setrlimit(resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
+    call(
+        "setrlimit(2)",
+        || format!("setrlimit({resource:?}, {{{}, {}}})", Limit(soft), Limit(hard)),
+        || nix::sys::resource::setrlimit(resource, soft, hard),
+    )
+}
+
+/// Asks the kernel to send SIGKILL to this process when the parent dies: prctl(2), `PR_SET_PDEATHSIG`. The kernel
+/// forgets it when the process changes its effective user or group, or executes a program that does.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn die_with_parent() -> Result<()> {
+    call(
+        "PR_SET_PDEATHSIG(2const)",
+        || "prctl(PR_SET_PDEATHSIG, SIGKILL)".into(),
+        || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL),
+    )
+}
+
+/// A limit as getrlimit(2) names it.
+struct Limit(rlim_t);
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == RLIM_INFINITY { f.write_str("RLIM_INFINITY") } else { self.0.fmt(f) }
+    }
+}
+
+/// Lets another process, a child in a user namespace of its own, raise its limit of a resource up to `hard`: prlimit(2). What
+/// holds for it stays as it is.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_RESOURCE`; ESRCH when it has ended.
+pub fn allow_limit(process: Pid, resource: Resource, hard: rlim_t) -> Result<()> {
+    let kind = resource as libc::__rlimit_resource_t;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one structure; NULL sets nothing.
+    Errno::result(unsafe { libc::prlimit(process.as_raw(), kind, std::ptr::null(), &raw mut limit) })
+        .map_err(|errno| Error::from_errno(format!("prlimit({process}, {resource:?})"), errno))?;
+    if hard <= limit.rlim_max {
+        return Ok(());
+    }
+    limit.rlim_max = hard;
+    call(
+        "prlimit(2)",
+        || format!("prlimit({process}, {resource:?}, {{{}, {}}}, NULL)", Limit(limit.rlim_cur), Limit(hard)),
+        || {
+            // SAFETY: the kernel reads one structure; NULL asks for no old value.
+            let result =
+                unsafe { libc::prlimit(process.as_raw(), kind, &raw const limit, std::ptr::null_mut()) };
+            Errno::result(result).map(drop)
+        },
+    )
+}
+
+/// Sets the supplementary groups: setgroups(2). Where a user namespace may set none, to set none does nothing.
+///
+/// # Errors
+/// EPERM without `CAP_SETGID`, or in a user namespace that may not; EINVAL for a group that it does not have.
+pub fn setgroups(groups: &[u32]) -> Result<()> {
+    // The price of a map that needed no help: user_namespaces(7).
+    let denied = || fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+    if groups.is_empty() && denied() {
+        return Ok(());
+    }
+    let groups: Vec<_> = groups.iter().map(|&group| Gid::from_raw(group)).collect();
+    call("setgroups(2)", || format!("setgroups({groups:?})"), || nix::unistd::setgroups(&groups))
+        .hint_if(Errno::EINVAL, NO_SUCH_ID)
+        .hint_if(Errno::EPERM, "--user: without ids in /etc/subuid and /etc/subgid there is no other group")
+}
+
+const NO_SUCH_ID: &str =
+    "--user: expected one of the container's ids: it has those of /proc/self/uid_map and gid_map";
+
+/// Sets all three group ids: setresgid(2).
+///
+/// # Errors
+/// EPERM without `CAP_SETGID`; EINVAL for a group that the user namespace does not have.
+pub fn setresgid(group: u32) -> Result<()> {
+    let id = Gid::from_raw(group);
+    call(
+        "setresgid(2)",
+        || format!("setresgid({group}, {group}, {group})"),
+        || nix::unistd::setresgid(id, id, id),
+    )
+    .hint_if(Errno::EINVAL, NO_SUCH_ID)
+}
+
+/// Sets all three user ids: setresuid(2). Root's capabilities go with them, unless they are kept.
+///
+/// # Errors
+/// EPERM without `CAP_SETUID`; EINVAL for a user whom the user namespace does not have.
+pub fn setresuid(user: u32) -> Result<()> {
+    let id = Uid::from_raw(user);
+    call(
+        "setresuid(2)",
+        || format!("setresuid({user}, {user}, {user})"),
+        || nix::unistd::setresuid(id, id, id),
+    )
+    .hint_if(Errno::EINVAL, NO_SUCH_ID)
+}
+
+/// statfs(2). `libc` does not have it.
+const PIPEFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x5049_5045);
+
+/// Gives those of the three streams that are pipes to a user: fchown(2). Other files stay whose they are.
+///
+/// # Errors
+/// EPERM without `CAP_CHOWN`.
+pub fn give_streams(user: u32, group: u32) -> Result<()> {
+    let streams = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for stream in [streams.0.as_fd(), streams.1.as_fd(), streams.2.as_fd()] {
+        // A pipe that has a name on a disk is somebody's file.
+        let is_pipe = nix::sys::statfs::fstatfs(stream).is_ok_and(|it| it.filesystem_type() == PIPEFS_MAGIC);
+        if is_pipe {
+            call(
+                "fchown(2)",
+                || format!("fchown({}, {user}, {group})", stream.as_raw_fd()),
+                || nix::unistd::fchown(stream, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is anything at this path.
+pub fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`. execve(2) then gives
+/// nobody more than he has, not even by a set-user-ID bit or a file's capabilities.
+///
+/// # Errors
+/// None that the caller can cause.
+pub fn set_no_new_privs() -> Result<()> {
+    call(
+        "PR_SET_NO_NEW_PRIVS(2const)",
+        || "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
+        nix::sys::prctl::set_no_new_privs,
+    )
+}
+
+/// Keeps others of the same user from this process until it becomes another program: from its memory, by ptrace(2), and from
+/// what it has open. prctl(2), `PR_SET_DUMPABLE`.
+///
+/// # Errors
+/// None that the caller can cause.
+pub fn set_not_dumpable() -> Result<()> {
+    call(
+        "PR_SET_DUMPABLE(2const)",
+        || "prctl(PR_SET_DUMPABLE, 0)".into(),
+        || nix::sys::prctl::set_dumpable(false),
+    )
+}
+
+/// Makes the call, tells it, and gives an error its name and arguments.
+pub(crate) fn call<T: Returned>(
+    man: &str,
+    name_and_arguments: impl Fn() -> String,
+    action: impl FnOnce() -> nix::Result<T>,
+) -> Result<T> {
+    // The turn is taken before the call, so that the other process cannot tell what follows from it first.
+    let turn = explain::Turn::take();
+    let result = action();
+    if let Some(turn) = turn {
+        match &result {
+            Ok(value) => turn.line(name_and_arguments(), value.number(), man),
+            Err(errno) => turn.line(name_and_arguments(), format_args!("-1 {errno:?}"), man),
+        }
+    }
+    result.map_err(|errno| Error::from_errno(name_and_arguments(), errno))
+}
+
+/// What a system call returned, as the number that strace would show.
+pub(crate) trait Returned {
+    fn number(&self) -> usize;
+}
+
+impl Returned for () {
+    fn number(&self) -> usize {
+        0
+    }
+}
+
+impl Returned for nix::fcntl::Flock<std::fs::File> {
+    fn number(&self) -> usize {
+        0
+    }
+}
+
+impl Returned for OwnedFd {
+    fn number(&self) -> usize {
+        usize::try_from(self.as_raw_fd()).unwrap_or_default()
+    }
+}
+
+impl Returned for crate::sys::pty::WindowSize {
+    fn number(&self) -> usize {
+        0
+    }
+}
+
+impl Returned for usize {
+    fn number(&self) -> usize {
+        *self
+    }
+}
+
+/// `A|B`, as a C program and strace write flags.
+pub(crate) fn names<'a>(flags: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = flags.collect();
+    if names.is_empty() { "0".into() } else { names.join("|") }
+}
+
+/// A text in quotes, or NULL.
+struct OrNull<'a>(Option<&'a str>);
+
+impl Display for OrNull<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, "{text:?}"),
+            None => f.write_str("NULL"),
+        }
+    }
+}
+
+/// `["sh", "-c", "exit 7"]`.
+pub(crate) fn list<T: AsRef<OsStr>>(items: &[T]) -> String {
+    let mut text = String::from("[");
+    for (index, item) in items.iter().enumerate() {
+        let _ = write!(text, "{}{:?}", if index == 0 { "" } else { ", " }, item.as_ref());
+    }
+    text + "]"
+}

@@ -1,0 +1,58 @@
+//! The kernel's keyrings: secrets that the kernel keeps for a user, a session or a process.
+//!
+//! No namespace separates them: a container inherits the session keyring of whoever starts it, with the keys in it, such as
+//! those of Kerberos or of encrypted file systems. Order: any time before the command; a new user namespace does not replace
+//! it. Man pages: keyrings(7), session-keyring(7), keyctl(2).
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::sys::call;
+use crate::sys::error::{Hint, Result};
+
+/// Makes a new, empty session keyring without a name, and joins it: keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`. Returns its
+/// number.
+///
+/// # Errors
+/// ENOSYS from a kernel without keyrings: then there is none to share; EDQUOT when the user has too many.
+pub fn join_session_keyring() -> Result<usize> {
+    call(
+        "keyctl(2)",
+        || "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)".into(),
+        || {
+            // SAFETY: NULL, which asks for one without a name, is the only pointer.
+            let serial = unsafe {
+                libc::syscall(
+                    libc::SYS_keyctl,
+                    libc::KEYCTL_JOIN_SESSION_KEYRING,
+                    std::ptr::null::<libc::c_char>(),
+                    0,
+                    0,
+                    0,
+                )
+            };
+            Errno::result(serial).map(|serial| usize::try_from(serial).unwrap_or_default())
+        },
+    )
+    .hint_if(Errno::EDQUOT, "too many keyrings of this user: /proc/sys/kernel/keys/maxkeys, /proc/key-users")
+    .hint_if(Errno::EPERM, "a seccomp filter around this runtime forbids it, as in a container of Docker's")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_own() {
+        // A thread has a session keyring of its own once it asks for one.
+        let serials = [(); 2].map(|()| std::thread::spawn(join_session_keyring).join().unwrap());
+        match serials {
+            [Ok(first), Ok(second)] => assert!(first > 0 && second > 0 && first != second),
+            [Err(error), _] | [_, Err(error)] => match error.errno() {
+                Some(Errno::ENOSYS) => crate::testing::skipped("this kernel has no keyrings"),
+                Some(Errno::EPERM) => crate::testing::skipped("a seccomp filter around it forbids keyctl(2)"),
+                _ => panic!("{error}"),
+            },
+        }
+    }
+}

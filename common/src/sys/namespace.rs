@@ -1,0 +1,120 @@
+//! Joining the namespaces of another process: `--network container:PID`, `--ipc container:PID`.
+//!
+//! Kernel objects: the links in `/proc/PID/ns`. An open one keeps the namespace alive, so it is opened first, while
+//! nothing has been made yet and a wrong PID costs nothing, and entered later, by the child.
+//! See namespaces(7), setns(2).
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::stat::fstat;
+
+use crate::sys::error::{Error, Result};
+use crate::sys::{call, names};
+
+/// Opens a namespace of the process `pid`; `kind` is its name in `/proc/PID/ns`, such as `net`. `option` is what the
+/// user wrote, for the error: `--network container:1234`.
+///
+/// # Errors
+/// ESRCH when there is no such process, or one that has ended and was not waited for yet; EACCES when it is another
+/// user's.
+pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    let opened = call(
+        "open(2), namespaces(7)",
+        || format!("open({path:?}, O_RDONLY|O_CLOEXEC)"),
+        || {
+            let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            File::open(&path).map(OwnedFd::from).map_err(errno)
+        },
+    );
+    opened.map_err(|error| match error.errno() {
+        // The file is missing, but what the user named is the process.
+        Some(Errno::ENOENT | Errno::ESRCH) => Error::from_errno(option, Errno::ESRCH)
+            .hint("expected the PID of a process that runs, as the host numbers it"),
+        Some(errno) => Error::from_errno(format!("{option}: open {path}"), errno)
+            .hint("its namespaces may be opened by root, or by its own user; those of an --init by root only: take the PID of its command"),
+        None => error,
+    })
+}
+
+/// Moves this process, which must have one thread for some kinds, into the namespace: setns(2). `kind` guards
+/// against a namespace of another kind.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN` in the namespace's user namespace, EINVAL when it is of another kind.
+pub fn enter(namespace: &OwnedFd, kind: CloneFlags) -> Result<()> {
+    call(
+        "setns(2)",
+        || format!("setns({}, {})", namespace.as_raw_fd(), names(kind.iter_names().map(|(name, _)| name))),
+        || nix::sched::setns(namespace, kind),
+    )
+}
+
+/// Whether this process is in it. `kind` is its name in `/proc/PID/ns`.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn is_own_namespace(namespace: &OwnedFd, kind: &str) -> Result<bool> {
+    let path = format!("/proc/self/ns/{kind}");
+    let own = File::open(&path).map_err(|error| Error::from_io(format!("open {path}"), &error))?;
+    is_same_namespace(namespace, &own.into())
+}
+
+/// Whether two namespaces are one.
+///
+/// # Errors
+/// None that the arguments can cause.
+pub fn is_same_namespace(one: &OwnedFd, other: &OwnedFd) -> Result<bool> {
+    let failed = |errno| Error::from_errno("fstat of a namespace", errno);
+    let [one, other] = [fstat(one).map_err(failed)?, fstat(other).map_err(failed)?];
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::testing::in_network_namespace;
+
+    fn inode(path: &str) -> u64 {
+        std::fs::metadata(path).unwrap().ino()
+    }
+
+    #[test]
+    fn the_namespace_of_another_process() {
+        in_network_namespace(|| {
+            let own = inode("/proc/thread-self/ns/net");
+            // The process, and this thread in it, are in two.
+            assert_ne!(own, inode("/proc/self/ns/net"));
+            let pid = std::process::id().cast_signed();
+            let namespace = open_namespace(pid, "net", "--network container:1").unwrap();
+            let error = enter(&namespace, CloneFlags::CLONE_NEWIPC).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EINVAL));
+            assert_eq!(inode("/proc/thread-self/ns/net"), own);
+            enter(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            assert_eq!(inode("/proc/thread-self/ns/net"), inode("/proc/self/ns/net"));
+        });
+    }
+
+    #[test]
+    fn no_such_process() {
+        let error = open_namespace(i32::MAX, "net", "--network container:2147483647").unwrap_err();
+        assert_eq!(error.to_string(), "--network container:2147483647: ESRCH: No such process");
+        assert_eq!(error.status(), 125);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_and_was_not_waited_for() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(nix::sys::wait::Id::Pid(pid), flags).unwrap();
+        let error = open_namespace(pid.as_raw(), "net", "--network container:1").unwrap_err();
+        child.wait().unwrap();
+        assert_eq!(error.errno(), Some(Errno::ESRCH), "{error}");
+    }
+}
