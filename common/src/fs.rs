@@ -2,6 +2,7 @@
 
 pub mod cgroupfs;
 pub mod mount;
+pub mod overlay;
 pub mod path;
 pub mod rootfs;
 pub mod sysctl;

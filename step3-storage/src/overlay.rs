@@ -5,14 +5,13 @@
 //! 0/0. Order: mounted where mounts are private, so that the host never sees it; then it becomes the root.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use common::fs::overlay::{before, changes};
 use common::fs::path::{Kind, make_beneath};
-use common::fs::tree::{copy_attributes, is_opaque};
+use common::fs::tree::copy_attributes;
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
 use common::sys::{mkdir, mount, open, umount2};
 use common::{Error, Hint, Result, tell};
@@ -87,7 +86,7 @@ impl Layers {
 
     /// In the child: mounts them as one.
     pub fn mount(&self) -> Result<()> {
-        let missing = |(path, _): &&(&str, Kind)| self.before(Path::new(path)).is_none();
+        let missing = |(path, _): &&(&str, Kind)| before(&self.lower, Path::new(path)).is_none();
         let missing: Vec<_> = MOUNT_POINTS.iter().filter(missing).collect();
         if missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
@@ -143,89 +142,8 @@ impl Layers {
         Ok(())
     }
 
-    /// What there was at this path before the container ran: in the topmost layer that says anything about it.
-    fn before(&self, path: &Path) -> Option<fs::Metadata> {
-        for layer in self.lower.iter().rev() {
-            match look_up(layer, path) {
-                Found::This(there) => return Some(there),
-                Found::Nothing => return None,
-                Found::AskBelow => {}
-            }
-        }
-        None
-    }
-
     /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists it.
     pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
-        let mut changes = Vec::new();
-        self.changes_in(Path::new(""), &mut changes)?;
-        changes.sort_by(|one, other| one.1.cmp(&other.1));
-        Ok(changes)
+        changes(&self.lower, &self.upper())
     }
-
-    fn changes_in(&self, folder: &Path, changes: &mut Vec<(char, PathBuf)>) -> Result<()> {
-        let real = self.upper().join(folder);
-        for name in names(&real)? {
-            let path = folder.join(name);
-            let Ok(now) = fs::symlink_metadata(self.upper().join(&path)) else { continue };
-            let kind = match self.before(&path) {
-                _ if is_whiteout(&now) => 'D',
-                Some(_) => 'C',
-                None => 'A',
-            };
-            changes.push((kind, Path::new("/").join(&path)));
-            if now.is_dir() {
-                self.changes_in(&path, changes)?;
-            }
-        }
-        if is_opaque(&real) {
-            // Removed and made again: there are no whiteouts for what it had before.
-            let had = self.lower.iter().filter_map(|layer| names(&layer.join(folder)).ok()).flatten();
-            let gone = had.map(|name| folder.join(name)).filter(|path| {
-                self.before(path).is_some() && fs::symlink_metadata(self.upper().join(path)).is_err()
-            });
-            changes.extend(gone.collect::<BTreeSet<_>>().iter().map(|path| ('D', Path::new("/").join(path))));
-        }
-        Ok(())
-    }
-}
-
-/// What one layer says about a path.
-enum Found {
-    This(fs::Metadata),
-    /// It is removed, or a folder on the way is removed or replaced: what the layers below have does not count.
-    Nothing,
-    AskBelow,
-}
-
-fn look_up(layer: &Path, path: &Path) -> Found {
-    let (mut here, mut hidden) = (layer.to_owned(), false);
-    let mut names = path.iter().peekable();
-    while let Some(name) = names.next() {
-        hidden |= is_opaque(&here);
-        here.push(name);
-        match fs::symlink_metadata(&here) {
-            Ok(there) if is_whiteout(&there) => return Found::Nothing,
-            Ok(there) if names.peek().is_none() => return Found::This(there),
-            // No way leads through it, and not through a link either: that would be followed on the host.
-            Ok(there) if !there.is_dir() => return Found::Nothing,
-            Ok(_) => {}
-            Err(_) if hidden => return Found::Nothing,
-            Err(_) => return Found::AskBelow,
-        }
-    }
-    Found::AskBelow
-}
-
-/// Whether it says "there is nothing here": a character device 0/0.
-fn is_whiteout(file: &fs::Metadata) -> bool {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    file.file_type().is_char_device() && file.rdev() == 0
-}
-
-/// The names in a folder.
-fn names(folder: &Path) -> Result<Vec<OsString>> {
-    let entries =
-        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
-    entries.map_err(|error| Error::from_io(format!("read {}", folder.display()), &error))
 }
