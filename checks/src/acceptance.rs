@@ -25,10 +25,13 @@ pub fn main(package: &str, binary: &'static str) -> ExitCode {
     // Made by the first check that runs, as `--list` runs none. No static: it must be dropped, and its folder with it.
     let subject = Arc::new(OnceLock::new());
     let new = move || Subject::new(Path::new(binary), step);
-    if let Err(errno) = host::enter(step) {
-        eprintln!("a host of the checks' own: {errno}");
-        return ExitCode::FAILURE;
-    }
+    let _host = match host::enter(step) {
+        Ok(host) => host,
+        Err(errno) => {
+            eprintln!("a host of the checks' own: {errno}");
+            return ExitCode::FAILURE;
+        }
+    };
     let trials = all().filter_map(|check| trial(check, step, &subject, new)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -63,12 +63,7 @@ impl Delegated {
     /// # Errors
     /// When they cannot go there, or what `start` fails at.
     pub(crate) fn within<T>(&self, start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-        let own = host::myself().cgroup()?;
-        let own = own.folder("memory")?.to_owned();
-        fs::write(self.started().join("cgroup.procs"), "0")?;
-        let started = start();
-        fs::write(own.join("cgroup.procs"), "0")?;
-        started
+        host::cgroups::while_in(&self.started(), start)?
     }
 }
 

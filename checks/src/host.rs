@@ -3,14 +3,17 @@
 //! The checks put themselves into a mount namespace whose mounts are shared, as systemd shares a host's, and
 //! into UTS, IPC and network namespaces, the last with its loopback interface up. So a runtime that forgets to make its mounts private is caught on every
 //! machine, and a learner's mistake cannot unmount or rename what is not the checks' own. As a subreaper the
-//! checks become the parent of every process that outlives its runtime. Cgroups cannot be had in a copy: new
-//! ones count as left behind when they stay and nobody else's process is in them.
+//! checks become the parent of every process that outlives its runtime. Started by root, they have cgroups of their own,
+//! too: see `host/cgroups.rs`. So other people's runtimes can come and go on the same machine: none of what they make is
+//! on this host, and all that is new on it was made by a runtime of these checks.
 //!
 //! An ordinary user gets such a host, too, in a user namespace in which it keeps its own ids: the checks have all
 //! capabilities there, and the runtime that they start has none, as exec takes them from who is not root.
 //!
 //! Call [`enter`] once, before any thread is started. Man pages: mount_namespaces(7), user_namespaces(7),
 //! PR_SET_CHILD_SUBREAPER(2const).
+
+pub(crate) mod cgroups;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +29,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, gethostname};
 
-use crate::kernel::{self, Mount, Process};
+use cgroups::Cgroups;
+
+use crate::kernel::{self, Mount, Process, myself};
 use crate::{Checked, Failure, Subject, netlink, network, probe};
 
 /// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
@@ -36,22 +41,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 static USERS_HOST: OnceLock<Result<(), String>> = OnceLock::new();
 
 /// Moves this process, and what it starts, to a host of its own, on which a step is tried. Where it cannot be had because
-/// the caller is an ordinary user, all checks are skipped, with the reason.
+/// the caller is an ordinary user, all checks are skipped, with the reason. What is returned must be held for as long as
+/// checks run.
 ///
 /// # Errors
 /// EPERM for root without `CAP_SYS_ADMIN`.
-pub fn enter(step: u8) -> nix::Result<()> {
+pub fn enter(step: u8) -> nix::Result<Cgroups> {
     if geteuid().is_root() {
-        return if probe::lacking(&[], step).is_none() { enter_as_root() } else { Ok(()) };
+        return match probe::lacking(&[], step) {
+            None => enter_as_root(Cgroups::enter),
+            Some(_) => Ok(Cgroups::default()),
+        };
     }
     if step >= probe::ROOTLESS {
         let why = |errno| format!("no user namespace for a user's checks: {errno}");
         let entered = probe::users_overlay().and_then(|()| {
-            own_ids().and_then(|()| enter_as_root()).and_then(|()| no_subordinate_ids()).map_err(why)
+            // A user's cgroups, if it has some, are nobody else's already.
+            let entered = own_ids().and_then(|()| enter_as_root(Cgroups::default));
+            entered.and_then(|_| no_subordinate_ids()).map_err(why)
         });
         let _ = USERS_HOST.set(entered);
     }
-    Ok(())
+    Ok(Cgroups::default())
 }
 
 /// Why there is no host for an ordinary user's checks.
@@ -83,19 +94,21 @@ fn no_subordinate_ids() -> nix::Result<()> {
     Ok(())
 }
 
-fn enter_as_root() -> nix::Result<()> {
+fn enter_as_root(cgroups: impl FnOnce() -> Cgroups) -> nix::Result<Cgroups> {
     nix::sys::prctl::set_child_subreaper(true)?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)?;
     own_network()?;
     // Private first: it cuts the tie to the real host's mounts. Shared then makes new ties, within this host only.
-    for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>)?;
-    }
+    let change_all =
+        |propagation| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>);
+    change_all(MsFlags::MS_PRIVATE)?;
+    let cgroups = cgroups();
+    change_all(MsFlags::MS_SHARED)?;
     // POSIX shared memory belongs to the IPC namespace by convention only: this is what goes with ours.
     if Path::new(SHARED_MEMORY).is_dir() {
         mount(Some("shm"), SHARED_MEMORY, Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
     }
-    Ok(())
+    Ok(cgroups)
 }
 
 /// Moves this thread, and what it starts, to a network of its own, in which it can talk to itself.
@@ -173,11 +186,8 @@ impl Look {
         compare("state of net.ipv4.ip_forward", forwarding(self), forwarding(now));
         let paths = |paths: &BTreeSet<PathBuf>| paths.iter().map(|path| path.display().to_string()).collect();
         compare("file", paths(&self.files), paths(&now.files));
-        // Runs of other people come and go: a cgroup that is gone was not ours to keep.
-        let strangers = |folder: &&PathBuf| has_strangers(folder, &now.processes);
-        let new =
-            now.cgroups.difference(&self.cgroups).filter(|folder| !strangers(folder)).cloned().collect();
-        compare("cgroup", BTreeSet::new(), paths(&new));
+        // A run may sweep away what an earlier one left: a cgroup that is gone is no fault.
+        compare("cgroup", BTreeSet::new(), paths(&(&now.cgroups - &self.cgroups)));
         let new = now.processes.difference(&self.processes);
         let new = new.map(|process| format!("{} ({})", process.0, process.command_line())).collect();
         compare("process", BTreeSet::new(), new);
@@ -217,7 +227,7 @@ impl Look {
         let _ = fs::remove_dir_all(subject.home().join("run"));
         thread::sleep(Duration::from_millis(50));
         self.reap();
-        for folder in cgroups().difference(&self.cgroups) {
+        for folder in &cgroups() - &self.cgroups {
             // Only an empty cgroup can be removed.
             let _ = fs::remove_dir(folder);
         }
@@ -229,33 +239,18 @@ pub fn end(process: Process) {
     let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
 }
 
-/// The checks themselves.
-pub fn myself() -> Process {
-    Process(std::process::id().cast_signed())
-}
-
 /// The host's name: of this thread's UTS namespace.
 pub fn hostname() -> String {
     gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The cgroups at the top of each hierarchy and below the checks' own, where a runtime may put its own.
+/// The cgroups at the top of each hierarchy and below the one in which the checks are, where a runtime may put its own.
 fn cgroups() -> BTreeSet<PathBuf> {
     let tops = kernel::hierarchies().unwrap_or_default().into_iter().map(|hierarchy| hierarchy.point);
     let own = myself().cgroup();
     let own = own.iter().flat_map(|cgroup| cgroup.folders()).map(Path::to_owned);
     let below = tops.chain(own).flat_map(|folder| kernel::listing(&folder, 1));
     below.filter(|path| path.is_dir()).collect()
-}
-
-/// Whether a process that the checks did not start is in the cgroup or below.
-fn has_strangers(cgroup: &Path, ours: &BTreeSet<Process>) -> bool {
-    let mut members = kernel::listing(cgroup, 4);
-    members.insert(cgroup.join("cgroup.procs"));
-    members.iter().filter(|path| path.ends_with("cgroup.procs")).any(|path| {
-        let pids = fs::read_to_string(path).unwrap_or_default();
-        pids.lines().filter_map(|pid| pid.parse().ok()).any(|pid| !ours.contains(&Process(pid)))
-    })
 }
 
 /// The tables of the packet filter, as `table inet congo`, for steps that may have made some.
@@ -275,6 +270,10 @@ fn links() -> BTreeSet<String> {
 /// run.
 const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
+/// How what other people's runs leave for a while in folders that all share begins: other checks' folders, and the
+/// socket of a runtime that was given no `$TMPDIR`. The runs of these checks have a `$TMPDIR` of their own.
+const OF_OTHERS: [&str; 2] = [crate::subject::PREFIX, "congo-slirp-"];
+
 /// The state folder but for what is in root filesystems or to stay, the subject's temporary files, and what carries
 /// Congo's name where temporary files usually are.
 fn files(subject: &Subject) -> BTreeSet<PathBuf> {
@@ -291,7 +290,7 @@ fn files(subject: &Subject) -> BTreeSet<PathBuf> {
     for folder in ["/tmp", "/var/tmp", "/dev/shm", "/run/congo"] {
         let carries_name = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.contains("congo") && !name.starts_with(crate::subject::PREFIX)
+            name.contains("congo") && !OF_OTHERS.iter().any(|prefix| name.starts_with(prefix))
         };
         found.extend(kernel::listing(Path::new(folder), 1).into_iter().filter(carries_name));
     }

@@ -20,6 +20,11 @@ use crate::Failure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process(pub i32);
 
+/// The checks themselves.
+pub fn myself() -> Process {
+    Process(std::process::id().cast_signed())
+}
+
 impl Process {
     /// The process that asks. The thread, to be exact: a thread can have namespaces of its own.
     pub fn this_thread() -> PathBuf {
@@ -319,6 +324,12 @@ impl Cgroup {
     /// The folders, one for each hierarchy.
     pub fn folders(&self) -> impl Iterator<Item = &Path> {
         self.folders.iter().map(|(_, folder)| folder.as_path())
+    }
+
+    /// The folder in v2.
+    pub(crate) fn of_v2(&self) -> Option<&Path> {
+        let (_, folder) = self.folders.iter().find(|(hierarchy, _)| hierarchy.v2)?;
+        Some(folder)
     }
 
     /// The folder in the hierarchy that has this controller.

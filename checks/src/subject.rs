@@ -265,7 +265,7 @@ fn sweep() {
 }
 
 /// Locks a folder, unless another process has locked it.
-fn lock(folder: &Path) -> Option<Flock<File>> {
+pub(crate) fn lock(folder: &Path) -> Option<Flock<File>> {
     Flock::lock(File::open(folder).ok()?, FlockArg::LockExclusiveNonblock).ok()
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use checks::exercises::{self, Exercise};
 use checks::{Check, Failure, Outcome, Subject};
 use serde_json::json;
@@ -165,9 +165,7 @@ fn check(args: &Args) -> Result<ExitCode> {
         Some(binary) => binary.clone(),
         None => workspace::build(&[&step.name], Build::Debug)?.join(&step.name),
     };
-    if let Err(errno) = checks::host::enter(step.number) {
-        bail!("a host of the checks' own: {errno}");
-    }
+    let _host = checks::host::enter(step.number).context("a host of the checks' own")?;
     let subject =
         Subject::new(&binary, step.number).with_context(|| format!("--bin {}", binary.display()))?;
     if !args.json {

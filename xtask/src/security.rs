@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use checks::{Outcome, Subject, security};
 
 use crate::workspace::{self, Build};
@@ -42,9 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(binary) => binary.clone(),
         None => workspace::build(&[&step.name], Build::Debug)?.join(&step.name),
     };
-    if let Err(errno) = checks::host::enter(step.number) {
-        bail!("a host of the checks' own: {errno}");
-    }
+    let _host = checks::host::enter(step.number).context("a host of the checks' own")?;
     let subject =
         Subject::new(&binary, step.number).with_context(|| format!("--bin {}", binary.display()))?;
     let (mut resisted, mut succeeded, mut untried) = (0, 0, 0);

@@ -2,7 +2,8 @@
 //! Man pages: proc_pid_oom_score_adj(5), cgroups(7), umask(2).
 
 use super::Exercise;
-use crate::{Checked, Failure, Need, Subject, ensure, expect, host};
+use crate::kernel::myself;
+use crate::{Checked, Failure, Need, Subject, ensure, expect};
 
 pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
@@ -38,7 +39,7 @@ fn oom_score_adj(subject: &Subject) -> Checked {
         expect(format!("oom_score_adj with --oom-score-adj {score}"), score, found.trim())?;
     }
     let unchanged = subject.hold(&[])?.first()?.read("oom_score_adj")?;
-    expect("oom_score_adj without the option", host::myself().read("oom_score_adj")?, unchanged)?;
+    expect("oom_score_adj without the option", myself().read("oom_score_adj")?, unchanged)?;
     for score in ["1001", "abc"] {
         subject.run(&["--oom-score-adj", score, "true"])?.status_is(125)?;
     }

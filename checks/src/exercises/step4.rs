@@ -8,9 +8,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 
 use super::{Exercise, folder, is_refused};
 use crate::container::Container;
-use crate::kernel::Process;
+use crate::kernel::{Process, myself};
 use crate::probe::Need;
-use crate::{Checked, Failure, Subject, ensure, expect, host};
+use crate::{Checked, Failure, Subject, ensure, expect};
 
 pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
@@ -174,7 +174,7 @@ fn mask(subject: &Subject) -> Checked {
 fn privileged(subject: &Subject) -> Checked {
     let container = subject.hold(&["--privileged"])?;
     let first = container.first()?;
-    let all = host::myself().status("CapBnd")?;
+    let all = myself().status("CapBnd")?;
     for set in ["CapPrm", "CapEff", "CapBnd"] {
         expect(set, &all, &first.status(set)?)?;
     }

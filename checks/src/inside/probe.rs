@@ -14,8 +14,7 @@ use common::sys::attack::{try_sockets, try_system_calls};
 use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::host;
-use crate::kernel::Mount;
+use crate::kernel::{Mount, myself};
 
 /// A figure's name, and what was found.
 pub type Figures = BTreeMap<String, String>;
@@ -81,7 +80,7 @@ pub(super) fn look() -> Result<Figures, Box<dyn Error>> {
             figures.insert(name.into(), value.split_whitespace().collect::<Vec<_>>().join(" "));
         }
     }
-    let mounts = host::myself().mounts().map_err(|failure| failure.found)?;
+    let mounts = myself().mounts().map_err(|failure| failure.found)?;
     for path in PATHS {
         figures.insert(format!("path {path}"), protection(path, &mounts));
     }

@@ -5,10 +5,10 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use crate::container::Container;
-use crate::kernel::{Process, eventually};
+use crate::kernel::{Process, eventually, myself};
 use crate::probe::Need;
 use crate::subject::LIMIT;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host, inside};
+use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "cap.root", "Root has Docker's fourteen: bounding, permitted and effective, and nothing else.", root)
@@ -70,7 +70,7 @@ const fn of_root(set: u64) -> [u64; 5] {
 
 /// All that there are for a runtime: those of its own bounding set, which is also the checks'.
 fn all() -> Result<u64, Failure> {
-    Ok(sets(host::myself())?[3])
+    Ok(sets(myself())?[3])
 }
 
 fn root(subject: &Subject) -> Checked {

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::container::Container;
-use crate::kernel::Cgroup;
+use crate::kernel::{Cgroup, myself};
 use crate::probe::{Need, allowed_cpus};
 use crate::subject::LIMIT;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
@@ -69,7 +69,7 @@ pub(crate) const CHECKS: &[Check] = &[
 fn is_own(subject: &Subject) -> Checked {
     let container = subject.hold_sh(&[], "sleep 1000 & echo ready; cat")?;
     let its = container.first()?.cgroup()?.folder("memory")?.to_owned();
-    let of_host = host::myself().cgroup()?.folder("memory")?.to_owned();
+    let of_host = myself().cgroup()?.folder("memory")?.to_owned();
     ensure(its != of_host, || Failure::new("a cgroup of its own", format!("the host's, {}", its.display())))?;
     for process in container.processes()? {
         expect(
@@ -175,7 +175,7 @@ fn spin(subject: &Subject, options: &[&str], limit: f64) -> Checked {
     let folder = cgroup.folder("cpu")?;
     let (weight, largest) =
         if folder.join("cpu.shares").exists() { ("cpu.shares", "262144") } else { ("cpu.weight", "10000") };
-    let of_host = host::myself().cgroup()?;
+    let of_host = myself().cgroup()?;
     // A runtime that does not join its cgroup must not cost the host's its weight.
     if of_host.folder("cpu")? != folder {
         std::fs::write(folder.join(weight), largest)?;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal::SIGKILL;
 
 use super::bridge::Member;
-use crate::kernel::{Process, eventually, hierarchies, listing};
+use crate::kernel::{Process, eventually, hierarchies, listing, myself};
 use crate::network::{self, Link, Network};
 use crate::probe::Need;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "death.with-runtime", "When the runtime is killed, the whole container dies.", with_runtime)
@@ -84,7 +84,7 @@ fn all_dead(processes: &[Process]) -> Checked {
 }
 
 fn at_any_moment(subject: &Subject) -> Checked {
-    let before = host::myself().descendants();
+    let before = myself().descendants();
     for step in 0..60 {
         let mut child = subject.command(&["sleep", "1000"]).spawn()?;
         // From "not yet executed" to "runs": a start takes some milliseconds.
@@ -93,8 +93,7 @@ fn at_any_moment(subject: &Subject) -> Checked {
         child.wait()?;
     }
     // Orphans are the checks' children now.
-    let orphans: Vec<_> =
-        host::myself().descendants().into_iter().filter(|it| !before.contains(it)).collect();
+    let orphans: Vec<_> = myself().descendants().into_iter().filter(|it| !before.contains(it)).collect();
     all_dead(&orphans)?;
     subject.run(&["true"])?.ok()?;
     Ok(())

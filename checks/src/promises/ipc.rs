@@ -9,8 +9,8 @@ use nix::mqueue::{MQ_OFlag, MqAttr, mq_close, mq_open, mq_unlink};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
-use crate::host::{self, SHARED_MEMORY};
-use crate::kernel::{Process, read};
+use crate::host::SHARED_MEMORY;
+use crate::kernel::{Process, myself, read};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -48,8 +48,8 @@ fn shares(maker: Process, looker: Process, shared: bool) -> Checked {
 fn segments(subject: &Subject) -> Checked {
     let container = subject.hold(&[])?;
     let first = container.first()?;
-    shares(host::myself(), first, false)?;
-    shares(first, host::myself(), false)?;
+    shares(myself(), first, false)?;
+    shares(first, myself(), false)?;
     // What a process inside is told.
     let id = make_segment(4096)?;
     let output = subject.run(&["cat", "/proc/sysvipc/shm"]);
@@ -118,7 +118,7 @@ fn of_container(subject: &Subject) -> Checked {
     let second = other.first()?;
     expect("the IPC namespace", first.namespace("ipc")?, second.namespace("ipc")?)?;
     shares(first, second, true)?;
-    shares(second, host::myself(), false)?;
+    shares(second, myself(), false)?;
     if subject.step() >= 4 {
         let both = ["--ipc", &format!("container:{first}"), "--network", "bridge", "true"];
         super::bad_input::refused(subject, &both, &["--ipc container", "--network bridge"])?;
@@ -137,7 +137,7 @@ fn of_container(subject: &Subject) -> Checked {
 fn of_host(subject: &Subject) -> Checked {
     let container = subject.hold(&["--ipc", "host"])?;
     let first = container.first()?;
-    shares(host::myself(), first, true)?;
+    shares(myself(), first, true)?;
     let mounts = first.mounts()?;
     for place in [SHARED_MEMORY, "/dev/mqueue"] {
         if let Some(mount) = mounts.iter().rfind(|mount| mount.point == place) {
@@ -148,7 +148,7 @@ fn of_host(subject: &Subject) -> Checked {
         }
     }
     let other = subject.hold(&["--ipc", &format!("container:{first}")])?;
-    shares(host::myself(), other.first()?, true)?;
+    shares(myself(), other.first()?, true)?;
     // Under the checks' own prefix, since it is the host's.
     let name = format!("{}shared", crate::subject::PREFIX);
     let on_host = Path::new(SHARED_MEMORY).join(&name);

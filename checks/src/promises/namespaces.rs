@@ -1,6 +1,7 @@
 //! Which namespaces the container has of its own. namespaces(7).
 
-use crate::{Check, Checked, Failure, Subject, ensure, host};
+use crate::kernel::myself;
+use crate::{Check, Checked, Failure, Subject, ensure};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "namespace.pid", "PID 1 is in a PID namespace of its own.", |it| own(it, "pid"))
@@ -28,7 +29,7 @@ pub(crate) const CHECKS: &[Check] = &[
 fn own(subject: &Subject, kind: &str) -> Checked {
     let (one, other) = (subject.hold(&[])?, subject.hold(&[])?);
     let its = one.first()?.namespace(kind)?;
-    for (whose, theirs) in [("the host", host::myself()), ("another container", other.first()?)] {
+    for (whose, theirs) in [("the host", myself()), ("another container", other.first()?)] {
         let shared = its == theirs.namespace(kind)?;
         ensure(!shared, || {
             Failure::new(format!("a {kind} namespace of its own"), format!("that of {whose}"))

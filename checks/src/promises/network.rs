@@ -5,9 +5,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Command;
 
-use crate::kernel::Process;
+use crate::kernel::{Process, myself};
 use crate::network::Network;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "network.loopback", "By default there is a loopback interface that works, and no other link.", loopback)
@@ -27,7 +27,7 @@ fn loopback(subject: &Subject) -> Checked {
     for options in ALONE {
         let container = subject.hold(options)?;
         let first = container.first()?;
-        let own = first.namespace("net")? != host::myself().namespace("net")?;
+        let own = first.namespace("net")? != myself().namespace("net")?;
         ensure(own, || Failure::new("a network namespace of its own", "the host's"))?;
         let network = Network::of(first)?;
         // A kernel may give each namespace a tunnel's end or two, which are down.
@@ -64,7 +64,7 @@ fn hides_the_host(subject: &Subject) -> Checked {
 }
 
 fn of_host(subject: &Subject) -> Checked {
-    let of_host = host::myself().namespace("net")?;
+    let of_host = myself().namespace("net")?;
     for options in [["--network", "host"], ["--net", "host"]] {
         let container = subject.hold(&options)?;
         expect(
@@ -88,7 +88,7 @@ fn of_container(subject: &Subject) -> Checked {
     Network::of(first)?.reaches("127.0.0.1:80", &listener)?;
     let of_host = subject.hold(&["--network", "host"])?;
     let with_it = subject.hold(&["--network", &format!("container:{}", of_host.first()?)])?;
-    let (expected, found) = (host::myself().namespace("net")?, with_it.first()?.namespace("net")?);
+    let (expected, found) = (myself().namespace("net")?, with_it.first()?.namespace("net")?);
     expect("the network namespace of who joins one that is in the host's", expected, found)?;
     if !nix::unistd::geteuid().is_root() {
         // Nothing of a user's is outside of all user namespaces, and what is in another one is closed to it.

@@ -12,10 +12,10 @@ use super::bad_input::with_mounts;
 use super::volume::folder;
 use crate::container::Container;
 use crate::image::{Archive, Entry, Layer, Layout, base, config};
-use crate::kernel::{Process, eventually, listing};
+use crate::kernel::{Process, eventually, listing, myself};
 use crate::probe::Need;
 use crate::subject::LIMIT;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "userns.auto", "Its ids are 65,536 of the host's, of a range that nobody else has.", auto)
@@ -146,7 +146,7 @@ fn no_strangers(subject: &Subject) -> Checked {
 fn of_host(subject: &Subject) -> Checked {
     let container = subject.hold(&["--userns", "host"])?;
     let first = container.first()?;
-    expect("its user namespace", host::myself().namespace("user")?, first.namespace("user")?)?;
+    expect("its user namespace", myself().namespace("user")?, first.namespace("user")?)?;
     expect("Uid", all_four(0), first.status("Uid")?)
 }
 
