@@ -31,5 +31,5 @@ mod testing;
 #[cfg(feature = "values")]
 pub mod values;
 
-pub use sys::error::{Error, Hint, Result, printable, tell};
+pub use sys::error::{Context, Error, Hint, Result, printable, tell};
 pub use sys::explain;

@@ -13,14 +13,14 @@ use common::run::process::{
 };
 use common::sys::open;
 use common::sys::pty::use_as_stream;
-use common::{Error, Result};
+use common::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_name;
 use nix::sys::signal::Signal;
 
 /// PID 1 stays behind in here, for good; what returns is its child, which goes on to become the command.
 pub fn stay_behind(signals: &Signals) -> Result<()> {
-    let (mut given_up, last) = pipe().map_err(|error| Error::from_io("pipe", &error))?;
+    let (mut given_up, last) = pipe().context("pipe")?;
     let Some(command) = fork()? else {
         drop(last);
         // The command begins when PID 1 has given up what follows: the end of this pipe is the last that it closes.

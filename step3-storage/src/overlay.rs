@@ -14,7 +14,7 @@ use common::fs::path::{Kind, make_beneath};
 use common::fs::tree::copy_attributes;
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
 use common::sys::{mkdir, mount, open, umount2};
-use common::{Error, Hint, Result, tell};
+use common::{Context, Hint, Result, tell};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
@@ -58,8 +58,7 @@ impl Layers {
                 if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
                     copy_attributes(below, &new)?;
                 }
-                fs::rename(&new, &path)
-                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                fs::rename(&new, &path).at("make", &path)?;
             }
         }
         Ok(layers)

@@ -15,7 +15,7 @@ use common::fs::path::{self, Kind};
 use common::keep::state::{OwnVolume, Volumes};
 use common::sys::mount;
 use common::values::{Mount, Source, Tmpfs, Volume};
-use common::{Error, Result, tell};
+use common::{Context, Result, tell};
 use nix::mount::MsFlags;
 
 /// A volume whose source is open.
@@ -58,8 +58,7 @@ pub fn open<'a>(mounts: &'a [Mount], named: &'a Volumes, container: &Path) -> Re
 fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
     check_propagation(path, volume.propagation.flags())?;
     if volume.create_source && !path.exists() {
-        make_folder(path)
-            .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
+        make_folder(path).at("--volume: make", path)?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
     let source = Detached::copy_of(path)?;
@@ -89,7 +88,7 @@ fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
 
 /// In the child, in its root: attaches them, in the order in which they were asked for.
 pub fn attach(volumes: Vec<Opened>) -> Result<()> {
-    let root: OwnedFd = File::open("/").map_err(|error| Error::from_io("open /", &error))?.into();
+    let root: OwnedFd = File::open("/").context("open /")?.into();
     for volume in volumes {
         match volume {
             Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, tmpfs)?,

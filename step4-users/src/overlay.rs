@@ -20,7 +20,7 @@ use common::ids::idmap::{ShiftedCopy, give, make_files_as, restore_files, shifte
 use common::ids::privilege::Privilege;
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
 use common::sys::{mkdir, mount, open, umask, umount2};
-use common::{Error, Hint, Result, tell};
+use common::{Context, Hint, Result, tell};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
@@ -83,8 +83,7 @@ impl Layers {
                 if let Some(below) = layers.mounted().last().filter(|_| path == layers.upper()) {
                     copy_attributes(below, &new)?;
                 }
-                fs::rename(&new, &path)
-                    .map_err(|error| Error::from_io(format!("make {}", path.display()), &error))?;
+                fs::rename(&new, &path).at("make", &path)?;
             }
         }
         if let (Some(name), Some((maps, _)), Some(_)) = (keep, users.shift(), &layers.copies) {

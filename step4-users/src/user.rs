@@ -12,7 +12,7 @@ use common::run::process::Environment;
 use common::security::capability::keep_capabilities;
 use common::sys::{give_streams, setgroups, setresgid, setresuid};
 use common::values::{self, NameOrId, User, UsernsMode};
-use common::{Error, Result};
+use common::{Context, Error, Result};
 use nix::unistd::{getgid, getuid};
 
 use crate::cli::Cli;
@@ -35,7 +35,7 @@ pub fn choose(cli: &Cli, config: &Config) -> Result<Option<User>> {
 
 /// In the child, in its root: finds out who that is.
 pub fn resolve(user: Option<&User>) -> Result<Option<Identity>> {
-    let root = File::open("/").map_err(|error| Error::from_io("open /", &error))?;
+    let root = File::open("/").context("open /")?;
     user.map(|user| passwd::resolve(&root.into(), user)).transpose()
 }
 

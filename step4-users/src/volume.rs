@@ -16,7 +16,7 @@ use common::ids::idmap::give;
 use common::keep::state::{OwnVolume, Volumes};
 use common::sys::mount;
 use common::values::{Mount, Source, Tmpfs, Volume};
-use common::{Error, Result, tell};
+use common::{Context, Error, Result, tell};
 use nix::mount::MsFlags;
 
 use crate::user_namespace::UserNamespace;
@@ -93,8 +93,7 @@ fn open_host<'a>(volume: &'a Volume, path: &Path, users: &UserNamespace) -> Resu
         ));
     }
     if volume.create_source && !path.exists() {
-        make_folder(path)
-            .map_err(|error| Error::from_io(format!("--volume: make {}", path.display()), &error))?;
+        make_folder(path).at("--volume: make", path)?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
     let source = Detached::copy_of(path)?;
@@ -134,7 +133,7 @@ fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
 
 /// In the child, in its root: attaches them, in the order in which they were asked for.
 pub fn attach(volumes: Vec<Opened>) -> Result<()> {
-    let root: OwnedFd = File::open("/").map_err(|error| Error::from_io("open /", &error))?.into();
+    let root: OwnedFd = File::open("/").context("open /")?.into();
     for volume in volumes {
         match volume {
             Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, tmpfs)?,

@@ -26,7 +26,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::sys::call;
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 
 const PREFIX: &str = "congo-";
 
@@ -495,9 +495,7 @@ fn write(path: &Path, value: &str) -> Result<()> {
 /// Reads a file of the kernel's, of which the size is not known beforehand: mostly in one call.
 fn read(path: &Path) -> Result<String> {
     let mut text = String::with_capacity(8 << 10);
-    File::open(path)
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .map_err(|error| Error::from_io(format!("reading {}", path.display()), &error))?;
+    File::open(path).and_then(|mut file| file.read_to_string(&mut text)).at("reading", path)?;
     Ok(text)
 }
 
@@ -505,7 +503,7 @@ fn random_digits() -> Result<String> {
     let mut bytes = [0_u8; 6];
     // SAFETY: the kernel writes at most as many bytes as the array has.
     let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    Errno::result(count).map_err(|errno| Error::from_errno("getrandom", errno))?;
+    Errno::result(count).context("getrandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -27,7 +27,7 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::sys::call;
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::namespace::{enter, open_namespace};
 pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
@@ -46,8 +46,7 @@ const IDMAPPED_LAYERS: (u32, u32) = (5, 19);
 /// EPERM; when `/proc` is not mounted.
 pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    let opened = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::from_errno(format!("open {}", path.display()), errno))?;
+    let opened = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).at("open", path)?;
     attributes::remount(&opened, &mountinfo::of(&opened)?, MsFlags::MS_RDONLY)
 }
 
@@ -100,8 +99,7 @@ impl ContainerMounts {
     pub fn open(pid: i32, option: &str) -> Result<ContainerMounts> {
         let namespace = open_namespace(pid, "mnt", option)?;
         let path = format!("/proc/{pid}/root");
-        let root =
-            File::open(&path).map_err(|error| Error::from_io(format!("{option}: open {path}"), &error))?;
+        let root = File::open(&path).context(format_args!("{option}: open {path}"))?;
         Ok(ContainerMounts { root, namespace })
     }
 
@@ -112,8 +110,7 @@ impl ContainerMounts {
     /// # Errors
     /// ENOTDIR, ELOOP when a part of the path is no directory: a link could lead out of that container.
     pub fn copy(&self, path: &str) -> Result<Detached> {
-        let here = File::open("/proc/self/ns/mnt")
-            .map_err(|error| Error::from_io("open /proc/self/ns/mnt", &error))?;
+        let here = File::open("/proc/self/ns/mnt").context("open /proc/self/ns/mnt")?;
         enter(&self.namespace, CloneFlags::CLONE_NEWNS)?;
         let copy = Detached::beneath(self.root.as_fd(), path);
         enter(&here.into(), CloneFlags::CLONE_NEWNS)?;
@@ -149,7 +146,7 @@ impl Detached {
     pub fn copy_of_device(path: &Path, (major, minor): (u64, u64)) -> Result<Detached> {
         const HIDDEN: &str = "something else lies there: the host's own, or a volume over /dev or in it";
         let copy = Detached::copy_of(path).hint_if(Errno::ENOENT, HIDDEN)?;
-        let found = fstat(&copy.tree).map_err(|errno| Error::from_errno("fstat", errno))?;
+        let found = fstat(&copy.tree).context("fstat")?;
         let is_character_device = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
         if is_character_device && found.st_rdev == nix::sys::stat::makedev(major, minor) {
             return Ok(copy);
@@ -173,7 +170,7 @@ impl Detached {
     /// # Errors
     /// ENOENT, EPERM without `CAP_SYS_ADMIN`.
     pub fn copy_of_directory(path: &str) -> Result<Detached> {
-        let root = File::open("/").map_err(|error| Error::from_io("open /", &error))?;
+        let root = File::open("/").context("open /")?;
         Detached::beneath(root.as_fd(), path)
     }
 
@@ -194,10 +191,10 @@ impl Detached {
     /// Follows no links.
     fn beneath(root: BorrowedFd<'_>, path: &str) -> Result<Detached> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut directory = root.try_clone_to_owned().map_err(|error| Error::from_io("dup", &error))?;
+        let mut directory = root.try_clone_to_owned().context("dup")?;
         for name in path.trim_matches('/').split('/') {
             directory = openat(&directory, name, flags, Mode::empty())
-                .map_err(|errno| Error::from_errno(format!("open {name} of {path}"), errno))?;
+                .context(format_args!("open {name} of {path}"))?;
         }
         let tell = || format!("open_tree({path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)");
         open_tree(directory.as_raw_fd(), c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
@@ -218,8 +215,7 @@ impl Detached {
     /// ENOTDIR.
     pub fn open_directory(&self) -> Result<OwnedFd> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        openat(&self.tree, ".", flags, Mode::empty())
-            .map_err(|errno| Error::from_errno("open a mount that is attached nowhere", errno))
+        openat(&self.tree, ".", flags, Mode::empty()).context("open a mount that is attached nowhere")
     }
 
     /// Whether it is a directory, and so has to be attached at one.
@@ -227,7 +223,7 @@ impl Detached {
     /// # Errors
     /// None that the caller can cause.
     pub fn is_directory(&self) -> Result<bool> {
-        let status = fstat(&self.tree).map_err(|errno| Error::from_errno("fstat a mount", errno))?;
+        let status = fstat(&self.tree).context("fstat a mount")?;
         Ok(status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
     }
 
@@ -370,7 +366,7 @@ pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
     }
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     let opened = open(there, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-    let opened = opened.map_err(|errno| Error::from_errno(format!("open {}", there.display()), errno))?;
+    let opened = opened.at("open", there)?;
     let mount = mountinfo::of(&opened)?;
     if mount.shared || mount.slave && !flags.contains(MsFlags::MS_SHARED) {
         return Ok(());

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::tree::is_opaque;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Result};
 
 /// What the lower layers, lowest first, have at this path, which is relative to the root: what the topmost layer says
 /// that says anything about it. No link on the way is followed.
@@ -105,7 +105,7 @@ pub(crate) fn is_whiteout(file: &Metadata) -> bool {
 fn names(folder: &Path) -> Result<Vec<OsString>> {
     let entries =
         fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
-    entries.map_err(|error| Error::from_io(format!("read {}", folder.display()), &error))
+    entries.at("read", folder)
 }
 
 #[cfg(test)]

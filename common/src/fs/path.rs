@@ -21,7 +21,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 
 use crate::sys::call;
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 
 /// What to make where nothing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub fn check_target(root: &OwnedFd, target: &OwnedFd, named: &Path) -> Result<()
         return Err(Error::new(format!("mount on {named:?}: that is the container's root"))
             .hint("expected a directory or a file beneath it"));
     }
-    let system = fstatfs(target).map_err(|errno| Error::from_errno(format!("statfs {named:?}"), errno))?;
+    let system = fstatfs(target).context(format_args!("statfs {named:?}"))?;
     let name = match system.filesystem_type() {
         PROC_SUPER_MAGIC => "procfs",
         SYSFS_MAGIC => "sysfs",
@@ -112,8 +112,7 @@ fn by_openat2(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
 
 /// The way without openat2(2), which also makes what is missing, if that is asked for.
 fn walk(root: &OwnedFd, path: &Path, make: Option<Kind>) -> Result<OwnedFd> {
-    Walk::along(root, path, make)
-        .map_err(|errno| Error::from_errno(format!("open {path:?} beneath the container's root"), errno))
+    Walk::along(root, path, make).context(format_args!("open {path:?} beneath the container's root"))
 }
 
 /// Where a walk is.
@@ -225,5 +224,5 @@ fn is_directory(status: &FileStat) -> bool {
 }
 
 fn status(open: &OwnedFd) -> Result<FileStat> {
-    fstat(open).map_err(|errno| Error::from_errno("fstat", errno))
+    fstat(open).context("fstat")
 }

@@ -18,12 +18,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::fs::tree::remove_tree;
 use crate::ids::privilege::Privilege;
 use crate::keep::lock;
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
+use build::set_mode;
 pub use build::{Built, build};
-use build::{cannot, set_mode};
 pub use libraries::{Libraries, libraries};
 
 /// The name of the root that is made from the host.
@@ -132,10 +134,23 @@ pub fn default_root_in(state: &Path) -> Result<PathBuf> {
         return Ok(root);
     }
     let was_there = fs::symlink_metadata(&root).is_ok();
-    if let Some(built) = install(Path::new("/"), &SEARCH.map(Path::new), &folder)? {
+    if let Some(built) = install(Path::new("/"), &SEARCH.map(Path::new), &folder).map_err(advised)? {
         tell(format_args!("congo: {}", describe(&built, was_there, &root)));
     }
     Ok(root)
+}
+
+/// What to do when a file of the root cannot be made.
+fn advised(error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => {
+            error.hint("free 100 MiB, or set CONGO_HOME to a folder on another disk")
+        }
+        Some(Errno::EACCES | Errno::EPERM | Errno::EROFS) => {
+            error.hint("set CONGO_HOME to a folder that you can write to")
+        }
+        _ => error,
+    }
 }
 
 /// One line about a root that was built.
@@ -166,14 +181,14 @@ fn is_whole(root: &Path) -> bool {
 fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>> {
     for directory in [folder.parent().unwrap_or(folder), folder] {
         if !directory.exists() {
-            lock::make_folder(directory).map_err(|error| cannot("make", directory, &error))?;
+            lock::make_folder(directory).at("make", directory)?;
             set_mode(directory, 0o755)?;
         }
     }
     let root = folder.join(NAME);
     // Waits until no other process builds.
     let lock = folder.join(format!(".{NAME}.lock"));
-    let _lock = lock::alone(&lock).map_err(|error| cannot("lock", &lock, &error))?;
+    let _lock = lock::alone(&lock).at("lock", &lock)?;
     // Another process may have built it while this one waited.
     if is_whole(&root) {
         return Ok(None);
@@ -181,7 +196,7 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
     nothing_mounted_in(&root)?;
     let unfinished = format!(".{NAME}.building-");
     // Whoever holds the lock is the only builder, so all of these are left over.
-    for entry in fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))?.flatten() {
+    for entry in fs::read_dir(folder).at("read", folder)?.flatten() {
         if entry.file_name().as_bytes().starts_with(unfinished.as_bytes()) {
             remove(&entry.path())?;
         }
@@ -192,10 +207,10 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
         if fs::symlink_metadata(&root).is_ok() {
             // Renamed first, as to remove it takes time, in which this process may be killed.
             let damaged = folder.join(format!("{unfinished}{pid}-damaged"));
-            fs::rename(&root, &damaged).map_err(|error| cannot("move", &root, &error))?;
+            fs::rename(&root, &damaged).at("move", &root)?;
             remove(&damaged)?;
         }
-        fs::rename(&building, &root).map_err(|error| cannot("make", &root, &error))?;
+        fs::rename(&building, &root).at("make", &root)?;
         Ok(built)
     });
     if built.is_err() {
@@ -219,7 +234,7 @@ fn nothing_mounted_in(path: &Path) -> Result<()> {
         format!("{}/", real.display()).replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011");
     // A thread may have mounts of its own, so not those of the whole process.
     let list = Path::new("/proc/thread-self/mountinfo");
-    let mounts = fs::read_to_string(list).map_err(|error| cannot("read", list, &error))?;
+    let mounts = fs::read_to_string(list).at("read", list)?;
     match mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| at.starts_with(&beneath)) {
         Some(mount) => Err(Error::new(format!("remove {}: something is mounted on {mount}", path.display()))
             .hint(format!("umount {mount}"))),

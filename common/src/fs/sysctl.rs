@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::sys::call;
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Hint, Result};
 
 /// What the setting is now, without the newline at its end.
 ///
@@ -21,7 +21,7 @@ pub fn read(name: &str) -> Result<String> {
     let path = path(name);
     fs::read_to_string(&path)
         .map(|text| text.trim_end().to_owned())
-        .map_err(|error| Error::from_io(format!("reading {}", path.display()), &error))
+        .at("reading", &path)
         .hint_if(Errno::ENOENT, "this kernel has no such setting, or not for this network interface")
 }
 

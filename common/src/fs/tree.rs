@@ -29,7 +29,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 #[cfg(feature = "idmap")]
 use nix::unistd::geteuid;
 
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 pub(crate) use remove::{remove_all, remove_contents};
 
 const DIRECTORY: OFlag =
@@ -42,8 +42,7 @@ const DIRECTORY: OFlag =
 /// # Errors
 /// ENOSPC, EROFS, EACCES; EPERM when devices or owners may not be made. What was copied until then remains.
 pub fn copy_contents(from: &OwnedFd, to: &Path) -> Result<()> {
-    let opened = open(to, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty())
-        .map_err(|errno| Error::from_errno(format!("open {}", to.display()), errno))?;
+    let opened = open(to, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty()).at("open", to)?;
     copy_contents_at(from, &opened)
 }
 
@@ -115,7 +114,7 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         Err(Errno::EACCES | Errno::EPERM) if !geteuid().is_root() => {
             crate::ids::idmap::in_own_namespace(|| remove_tree(path))
         }
-        result => result.map_err(|errno| Error::from_errno(format!("remove {}", path.display()), errno)),
+        result => result.at("remove", path),
     }
 }
 
@@ -124,9 +123,7 @@ pub fn remove_tree(path: &Path) -> Result<()> {
 /// # Errors
 /// None that the caller can cause.
 pub fn is_empty(directory: &OwnedFd) -> Result<bool> {
-    entries(directory)
-        .map(|names| names.is_empty())
-        .map_err(|errno| Error::from_errno("read a folder", errno))
+    entries(directory).map(|names| names.is_empty()).context("read a folder")
 }
 
 /// Where in the tree, and why not.

@@ -17,7 +17,7 @@ mod write;
 
 use std::fmt::{self, Display, Write};
 
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::values::IdRange;
 
 pub use files::{make_files_as, restore_files};
@@ -124,8 +124,7 @@ impl IdMaps {
     pub fn of_process(process: i32) -> Result<IdMaps> {
         let read = |file: &str| {
             let path = format!("/proc/{process}/{file}");
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| Error::from_io(format!("read {path}"), &error))?;
+            let text = std::fs::read_to_string(&path).context(format_args!("read {path}"))?;
             let range = |line: &str| {
                 let mut numbers = line.split_whitespace().filter_map(|number| number.parse().ok());
                 let mut next = || numbers.next();

@@ -20,7 +20,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::fs::path::open_beneath;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::values::{NameOrId, User};
 
 /// How much of a file is read. A host with 100,000 users has 10 MiB.
@@ -163,7 +163,7 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<Vec<u8>> {
         Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENOTDIR)) => return Ok(Vec::new()),
         file => file?,
     };
-    let status = fstat(&file).map_err(|errno| Error::from_errno(what(), errno))?;
+    let status = fstat(&file).context(what())?;
     if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
         // A pipe would keep us waiting for ever, and to open a device may do anything.
         return Err(Error::new(format!("{}: it is no file", what()))
@@ -171,11 +171,10 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<Vec<u8>> {
     }
     // What is open by O_PATH is opened for reading by its link in /proc: the same file, whatever its path leads to by now.
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let file = open(link.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::from_errno(what(), errno))?;
+    let file = open(link.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context(what())?;
     let mut text = Vec::new();
     let read = File::from(file).take(MAX_BYTES + 1).read_to_end(&mut text);
-    read.map_err(|error| Error::from_io(what(), &error))?;
+    read.context(what())?;
     if text.len() as u64 > MAX_BYTES {
         return Err(Error::new(format!("{}: more than {} MiB", what(), MAX_BYTES >> 20))
             .hint("no list of users is that long"));

@@ -22,7 +22,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::fs::mount::mounts_beneath;
 use crate::fs::tree::remove_tree;
 use crate::keep::lock::is_at;
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 pub use volumes::{OwnVolume, Volumes};
 
 /// How many folders of the dead one run removes: a container should not have to wait for more.
@@ -50,7 +50,7 @@ impl ContainerFolder {
             let path = folder.join(new_id()?);
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                result => result.map_err(|error| cannot("make", &path, &error))?,
+                result => result.at("make", &path)?,
             }
             // Another runtime may take it for a dead one's until it is locked.
             if let Some(lock) = lock(&path, FlockArg::LockExclusive)? {
@@ -66,7 +66,7 @@ impl ContainerFolder {
     pub fn keep(mut self, state: &Path) -> Result<String> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kept = make_folder(state, "kept")?.join(&name);
-        fs::rename(&self.path, &kept).map_err(|error| cannot("make", &kept, &error))?;
+        fs::rename(&self.path, &kept).at("make", &kept)?;
         // It is not here any more.
         self.owner = 0;
         Ok(name)
@@ -120,7 +120,7 @@ pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
 pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
     let told = make_folder(state, "told").and_then(|folder| {
         let path = folder.join(name);
-        File::create_new(&path).map_err(|error| cannot("make", &path, &error))
+        File::create_new(&path).at("make", &path)
     });
     match told {
         Err(error) if error.errno() == Some(Errno::EEXIST) => {}
@@ -131,7 +131,7 @@ pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
 
 /// Removes folders whose lock is free.
 fn sweep(folder: &Path) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))?;
+    let entries = fs::read_dir(folder).at("read", folder)?;
     let mut swept = 0;
     for path in entries.flatten().map(|entry| entry.path()) {
         // A living one's lock is taken.
@@ -162,31 +162,26 @@ fn remove_folder(path: &Path) -> Result<()> {
 /// Makes `state/name`, for its owner only, and the folders above it.
 fn make_folder(state: &Path, name: &str) -> Result<PathBuf> {
     if !state.exists() {
-        fs::create_dir_all(state).map_err(|error| cannot("make", state, &error))?;
+        fs::create_dir_all(state).at("make", state)?;
     }
     let folder = state.join(name);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-    made.map_err(|error| cannot("make", &folder, &error)).map(|()| folder)
+    made.at("make", &folder).map(|()| folder)
 }
 
 /// Locks a folder; `None` when it was removed meanwhile.
 fn lock(folder: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
     let file = match File::open(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        result => result.map_err(|error| cannot("open", folder, &error))?,
+        result => result.at("open", folder)?,
     };
-    let lock = Flock::lock(file, how)
-        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", folder.display()), errno))?;
+    let lock = Flock::lock(file, how).map_err(|(_, errno)| errno).at("lock", folder)?;
     Ok(is_at(&lock, folder).then_some(lock))
 }
 
 /// Twelve digits that nobody can guess.
 fn new_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/uuid");
-    let uuid = fs::read_to_string(path).map_err(|error| cannot("read", path, &error))?;
+    let uuid = fs::read_to_string(path).at("read", path)?;
     Ok(uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect())
-}
-
-fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
-    Error::from_io(format!("{verb} {}", path.display()), error)
 }

@@ -25,7 +25,7 @@ use nix::fcntl::{Flock, FlockArg};
 pub use crate::fs::rootfs::run_dir;
 use crate::keep::lock::{is_at, make_folder};
 use crate::sys::call;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::values::{Publish, check_ip, container_addresses, publish};
 
 /// No bridge's folder, as it has no `@`.
@@ -99,7 +99,7 @@ impl Leases {
         let folder = run_dir.join(namespace_name()?);
         loop {
             // Another runtime may remove the folder between these two, and the one above it as well.
-            make_folder(&folder).map_err(|error| cannot("make", &folder, &error))?;
+            make_folder(&folder).at("make", &folder)?;
             if let Some(leases) = Leases::lock_folder(&folder)? {
                 return Ok(leases);
             }
@@ -115,7 +115,7 @@ impl Leases {
     fn lock_folder(folder: &Path) -> Result<Option<Leases>> {
         let file = match File::open(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            result => result.map_err(|error| cannot("open", folder, &error))?,
+            result => result.at("open", folder)?,
         };
         let lock = flock(file, folder, FlockArg::LockExclusive)?;
         if !is_at(&lock, folder) {
@@ -152,7 +152,7 @@ impl Leases {
         wanted.map_or(Ok(()), |ip| check_ip(ip, subnet))?;
         let folder = self.bridge_folder(bridge, subnet);
         let is_new = !folder.exists();
-        fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
+        fs::create_dir_all(&folder).at("make", &folder)?;
         let lease = self.take_in(&folder, subnet, wanted, ports);
         if lease.is_err() && is_new {
             // Nobody would know of a bridge that was never made.
@@ -188,10 +188,10 @@ impl Leases {
         // A dead one's file may be there: it becomes ours.
         self.dead.borrow_mut().retain(|dead| *dead != path);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(|error| cannot("write", &path, &error))?;
+        let file = file.at("write", &path)?;
         let mut lock = flock(file, &path, FlockArg::LockExclusiveNonblock)?;
         let text: String = ports.iter().map(|port| format!("{port}\n")).collect();
-        lock.write_all(text.as_bytes()).map_err(|error| cannot("write", &path, &error))?;
+        lock.write_all(text.as_bytes()).at("write", &path)?;
         Ok(Lease { address, subnet, path, _lock: lock })
     }
 
@@ -238,7 +238,7 @@ impl Leases {
             for address in dead {
                 remove_file(&folder.join(address.to_string()))?;
             }
-            fs::remove_dir(&folder).map_err(|error| cannot("remove", &folder, &error))?;
+            fs::remove_dir(&folder).at("remove", &folder)?;
         }
         Ok(())
     }
@@ -256,17 +256,13 @@ impl Leases {
     /// ENOSPC and the like.
     pub fn set_forwarding_was_off(&self, yes: bool) -> Result<()> {
         let path = self.folder.join(FORWARDING);
-        if yes {
-            fs::write(&path, boot_id()?).map_err(|error| cannot("write", &path, &error))
-        } else {
-            remove_file(&path)
-        }
+        if yes { fs::write(&path, boot_id()?).at("write", &path) } else { remove_file(&path) }
     }
 
     /// The names and subnets of the bridges. Both stand in the folder's name, so that a bridge is never recorded by
     /// half.
     fn recorded(&self) -> Result<Vec<(String, Ipv4Net)>> {
-        let entries = fs::read_dir(&self.folder).map_err(|error| cannot("read", &self.folder, &error))?;
+        let entries = fs::read_dir(&self.folder).at("read", &self.folder)?;
         let parse = |entry: fs::DirEntry| {
             let folder = entry.file_name().into_string().ok()?;
             let (name, subnet) = folder.rsplit_once('@')?;
@@ -326,7 +322,7 @@ impl Drop for Lease {
 
 /// The addresses in a bridge's folder: of the living, and of the dead.
 fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> {
-    let entries = fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))?;
+    let entries = fs::read_dir(folder).at("read", folder)?;
     let addresses = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let (mut living, mut dead) = (BTreeSet::new(), BTreeSet::new());
     for address in addresses {
@@ -359,24 +355,20 @@ fn flock(file: File, path: &Path, how: FlockArg) -> Result<Flock<File>> {
 /// `net-4026531840`. A thread may be in a namespace of its own, so not that of the process.
 fn namespace_name() -> Result<String> {
     let path = Path::new("/proc/thread-self/ns/net");
-    let inode = fs::metadata(path).map_err(|error| cannot("read", path, &error))?.ino();
+    let inode = fs::metadata(path).at("read", path)?.ino();
     Ok(format!("net-{inode}"))
 }
 
 fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(path).map_err(|error| cannot("read", path, &error))
+    fs::read_to_string(path).at("read", path)
 }
 
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cannot("remove", path, &error)),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.at("remove", path),
     }
-}
-
-fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
-    Error::from_io(format!("{verb} {}", path.display()), error)
 }
 
 #[cfg(test)]

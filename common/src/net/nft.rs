@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::run::program;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain::Turn;
 
 /// Of the rules, what a line of the narration shows.
@@ -40,7 +40,7 @@ pub fn load(ruleset: &str) -> Result<()> {
         };
         turn.line(format_args!("nft -f - <<< {:?}", summary(ruleset)), result, "nft(8)");
     }
-    let output = output.map_err(|error| Error::from_io(format!("run {}", program.display()), &error))?;
+    let output = output.at("run", &program)?;
     if output.status.success() { Ok(()) } else { Err(refused(&output)) }
 }
 

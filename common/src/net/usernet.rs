@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use crate::explain;
 use crate::net::port;
 use crate::run::{process, program};
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::values::{Protocol, Publish, gateway};
 
 /// How the link is called in the container, as that of a cable.
@@ -93,8 +93,7 @@ impl UserNetwork {
     /// # Errors
     /// What the program complains of.
     pub fn start(&self, container: Pid) -> Result<Speaker> {
-        let (ours, theirs) =
-            UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+        let (ours, theirs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
         let Some(keeper) = process::fork()? else {
             drop(ours);
             keeper::keep(self, container, theirs);
@@ -185,7 +184,7 @@ impl Speaker {
     fn wait_until_up(&mut self) -> Result<()> {
         let mut first = [0];
         let read = self.socket.read(&mut first);
-        match read.map_err(|error| Error::from_io("waiting for the container's network", &error))? {
+        match read.context("waiting for the container's network")? {
             1 if first == [keeper::UP] => Ok(()),
             0 => Err(Error::new("the process that keeps the container's network ended too early")),
             _ => {

@@ -25,10 +25,9 @@ use super::model::{
     CONFIG, Descriptor, INDEX, Index, LAYER, MANIFEST, Manifest, Platform, REF_NAME, architecture,
 };
 use super::pack::pack;
-use super::store::cannot;
 use super::{Image, Reference};
 use crate::fs::tree::remove_tree;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// What the new layer goes on top of.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,10 +57,10 @@ pub fn commit(target: &Reference, base: Base<'_>, upper: &Path, created_by: &[Os
     if is_archive {
         work.finish(descriptor, tag, Vec::new())?;
         let archive = work.beside.join("archive");
-        let file = File::create_new(&archive).map_err(|error| cannot("make", &archive, &error))?;
+        let file = File::create_new(&archive).at("make", &archive)?;
         let mut file = BufWriter::new(file);
         pack(&work.folder, &mut file)?;
-        file.flush().map_err(|error| cannot("write", &archive, &error))?;
+        file.flush().at("write", &archive)?;
         // Before it has its name: then nobody comes any more to sweep what a killed runtime has left.
         remove_tree(&work.folder)?;
         return appear(&archive, path);
@@ -112,7 +111,7 @@ fn folder_of(path: &Path) -> &Path {
 /// Gives what is finished its name, unless something has it by now.
 fn appear(from: &Path, to: &Path) -> Result<()> {
     let result = renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE);
-    result.map_err(|errno| Error::from_errno(format!("--commit {}", to.display()), errno))
+    result.at("--commit", to)
 }
 
 /// A layout in the making, in a folder beside the target. Dropped, it goes; what a killed runtime has left, the next one
@@ -140,16 +139,15 @@ impl Work {
         sweep(path, &begin);
         begin.push(std::process::id().to_string());
         let beside = path.with_file_name(begin);
-        let failed = |error: &io::Error| cannot("make", &beside, error);
         let lock = loop {
-            fs::create_dir(&beside).map_err(|error| failed(&error))?;
+            fs::create_dir(&beside).at("make", &beside)?;
             // Until it is locked, another runtime may take it for a dead one's: then it is gone when this one has the lock.
             if let Some(lock) = lock(&beside, FlockArg::LockExclusive).filter(|_| beside.exists()) {
                 break lock;
             }
         };
         let folder = beside.join("layout");
-        fs::create_dir_all(folder.join("blobs/sha256")).map_err(|error| failed(&error))?;
+        fs::create_dir_all(folder.join("blobs/sha256")).at("make", &beside)?;
         Ok(Work { beside, folder, _lock: lock })
     }
 
@@ -213,7 +211,7 @@ impl Work {
             let mut archive = Summing::new(GzEncoder::new(file, Level::default()), u64::MAX);
             pack(folder, &mut archive)?;
             let digest = archive.sum.digest();
-            archive.inner.finish().map_err(|error| cannot("pack", folder, &error))?;
+            archive.inner.finish().at("pack", folder)?;
             Ok(digest)
         })
     }
@@ -225,13 +223,12 @@ impl Work {
         write: impl FnOnce(&mut dyn Write) -> Result<T>,
     ) -> Result<(Descriptor, T)> {
         let unnamed = self.folder.join("blobs/sha256/unnamed");
-        let failed = |error: io::Error| cannot("write", &unnamed, &error);
-        let file = File::create(&unnamed).map_err(failed)?;
+        let file = File::create(&unnamed).at("write", &unnamed)?;
         let mut file = Summing::new(BufWriter::new(file), u64::MAX);
         let result = write(&mut file)?;
-        file.flush().map_err(failed)?;
+        file.flush().at("write", &unnamed)?;
         let digest = file.sum.digest();
-        fs::rename(&unnamed, self.folder.join("blobs/sha256").join(digest.hex())).map_err(failed)?;
+        fs::rename(&unnamed, self.folder.join("blobs/sha256").join(digest.hex())).at("write", &unnamed)?;
         let descriptor = Descriptor {
             media_type: media_type.into(),
             digest: digest.to_string(),
@@ -246,8 +243,7 @@ impl Work {
     fn document(&self, media_type: &str, value: &impl serde::Serialize) -> Result<Descriptor> {
         let text =
             serde_json::to_vec(value).map_err(|error| Error::new(format!("write a manifest: {error}")))?;
-        let failed = |error: io::Error| cannot("write", &self.folder, &error);
-        Ok(self.blob(media_type, |file| file.write_all(&text).map_err(failed))?.0)
+        Ok(self.blob(media_type, |file| file.write_all(&text).at("write", &self.folder))?.0)
     }
 
     /// Writes what makes a layout of the blobs. `others` are the images that are in it already.
@@ -265,32 +261,33 @@ impl Work {
             [("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]), ("index.json", &index)]
         {
             let file = self.folder.join(name);
-            fs::write(&file, content).map_err(|error| cannot("write", &file, &error))?;
+            fs::write(&file, content).at("write", &file)?;
         }
         Ok(())
     }
 
     /// Moves everything into a layout that is there.
     fn join(&self, layout: &Path, descriptor: Descriptor, tag: &str) -> Result<()> {
-        let open = |path: &Path| File::open(path).map_err(|error| cannot("open", path, &error));
+        let open = |path: &Path| File::open(path).at("open", path);
         // Of two at once, the second adds to what the first has made.
         let _lock = Flock::lock(open(layout)?, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| Error::from_errno(format!("lock {}", layout.display()), errno))?;
+            .map_err(|(_, errno)| errno)
+            .at("lock", layout)?;
         let index = layout.join("index.json");
-        let document = fs::read(&index).map_err(|error| cannot("read", &index, &error))?;
+        let document = fs::read(&index).at("read", &index)?;
         let there: Index = super::json(&document, || index.display().to_string())?;
         self.finish(descriptor, tag, there.manifests)?;
         let from = self.folder.join("blobs/sha256");
         let blobs = layout.join("blobs/sha256");
-        fs::create_dir_all(&blobs).map_err(|error| cannot("make", &blobs, &error))?;
-        for blob in fs::read_dir(&from).map_err(|error| cannot("read", &from, &error))?.flatten() {
+        fs::create_dir_all(&blobs).at("make", &blobs)?;
+        for blob in fs::read_dir(&from).at("read", &from)?.flatten() {
             let to = blobs.join(blob.file_name());
             // One of this name has this content.
             if !to.exists() {
-                fs::rename(blob.path(), &to).map_err(|error| cannot("make", &to, &error))?;
+                fs::rename(blob.path(), &to).at("make", &to)?;
             }
         }
-        fs::rename(self.folder.join("index.json"), &index).map_err(|error| cannot("write", &index, &error))
+        fs::rename(self.folder.join("index.json"), &index).at("write", &index)
     }
 }
 

@@ -10,7 +10,7 @@ use super::layout::{choose, several};
 use super::model::Saved;
 use super::source::{Source, wrong_digest};
 use super::{Layer, Parts, json};
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// Reads the documents of the image with this tag.
 pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Result<Parts> {
@@ -33,9 +33,7 @@ pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Resul
     }
     let layer = |name: &String| {
         let blob = source.find(name)?.ok_or_else(|| missing(name))?;
-        let magic = blob
-            .magic()
-            .map_err(|error| Error::from_io(format!("read {name} of the image {image}"), &error))?;
+        let magic = blob.magic().context(format_args!("read {name} of the image {image}"))?;
         let compression = Compression::by_magic(magic);
         Ok(Layer { member: name.clone(), digest: None, compression })
     };

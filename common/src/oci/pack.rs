@@ -16,10 +16,9 @@ use std::path::{Path, PathBuf};
 
 use ::tar::{EntryType, Header};
 
-use super::store::cannot;
 use super::tar::BLOCK;
 use super::xattr;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// Octal numbers in a header end here; larger ones stand in a pax record.
 const MAX_ID: u64 = 0o7_777_777;
@@ -32,10 +31,7 @@ const MAX_SIZE: u64 = 0o77_777_777_777;
 pub(super) fn pack(folder: &Path, writer: impl Write) -> Result<()> {
     let mut pack = Pack { folder, writer, first_names: HashMap::new() };
     pack.add(Path::new(""))?;
-    pack.writer
-        .write_all(&[0; 2 * BLOCK])
-        .and_then(|()| pack.writer.flush())
-        .map_err(|error| cannot("pack", folder, &error))
+    pack.writer.write_all(&[0; 2 * BLOCK]).and_then(|()| pack.writer.flush()).at("pack", folder)
 }
 
 struct Pack<'a, W> {
@@ -48,27 +44,27 @@ struct Pack<'a, W> {
 impl<W: Write> Pack<'_, W> {
     fn add(&mut self, path: &Path) -> Result<()> {
         let at = self.folder.join(path);
-        let there = fs::symlink_metadata(&at).map_err(|error| cannot("read", &at, &error))?;
+        let there = fs::symlink_metadata(&at).at("read", &at)?;
         let reserved = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh."));
         if reserved {
             return Err(Error::new(format!("pack {}: a name with .wh. at its beginning", at.display()))
                 .hint("in an image's layer such a name means that a file is gone, so no file can have it"));
         }
         if there.file_type().is_char_device() && there.rdev() == 0 {
-            return self.marker(&hiding(path)).map_err(|error| cannot("pack", &at, &error));
+            return self.marker(&hiding(path)).at("pack", &at);
         }
         if there.file_type().is_socket() {
             return Ok(());
         }
         let notes = notes(&at)?;
-        self.entry(path, &at, &there, &notes.kept).map_err(|error| cannot("pack", &at, &error))?;
+        self.entry(path, &at, &there, &notes.kept).at("pack", &at)?;
         if there.is_dir() {
             if notes.opaque {
-                self.marker(&path.join(".wh..wh..opq")).map_err(|error| cannot("pack", &at, &error))?;
+                self.marker(&path.join(".wh..wh..opq")).at("pack", &at)?;
             }
             let names = fs::read_dir(&at)
                 .and_then(|entries| entries.map(|it| Ok(it?.file_name())).collect::<io::Result<Vec<_>>>());
-            let mut names = names.map_err(|error| cannot("read", &at, &error))?;
+            let mut names = names.at("read", &at)?;
             names.sort();
             for name in names {
                 self.add(&path.join(name))?;
@@ -222,12 +218,10 @@ struct Notes {
 }
 
 fn notes(at: &Path) -> Result<Notes> {
-    let failed = |errno: nix::errno::Errno| {
-        Error::from_errno(format!("read the attributes of {}", at.display()), errno)
-    };
+    const READ: &str = "read the attributes of";
     let mut notes = Notes { kept: Vec::new(), opaque: false };
-    for name in xattr::list(at).map_err(failed)? {
-        let value = || xattr::get(at, &name).map_err(failed);
+    for name in xattr::list(at).at(READ, at)? {
+        let value = || xattr::get(at, &name).at(READ, at);
         match name.to_bytes() {
             b"trusted.overlay.opaque" | b"user.overlay.opaque" => notes.opaque = value()? == b"y",
             b"trusted.overlay.redirect"

@@ -17,7 +17,7 @@ use super::digest::Digest;
 use super::model::Descriptor;
 use super::name;
 use super::tar::{Entries, Kind};
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// Indexes, manifests and configs are held in memory; registries take no larger ones either.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -87,8 +87,7 @@ impl Source {
         if path.is_dir() {
             return Ok(Source { path: path.into(), archive: None });
         }
-        let file = open_file(path)
-            .map_err(|error| Error::from_io(format!("open the image {}", path.display()), &error))?;
+        let file = open_file(path).at("open the image", path)?;
         let members = members(&file).map_err(|error| {
             let compressed = matches!(
                 first_bytes(&file),
@@ -117,18 +116,16 @@ impl Source {
 
     /// A member, or `None` when there is none of that name.
     pub(super) fn find(&self, name: &str) -> Result<Option<Blob>> {
-        let cannot = |error: &io::Error| {
-            Error::from_io(format!("read {name} of the image {}", self.path.display()), error)
-        };
+        let reading = format!("read {name} of the image");
         let Some(archive) = &self.archive else {
             // Names come from here or from a checked digest: none leads out of the folder.
             return match open_file(&self.path.join(name)) {
                 Ok(file) => {
-                    let left = file.metadata().map_err(|error| cannot(&error))?.len();
+                    let left = file.metadata().at(&reading, &self.path)?.len();
                     Ok(Some(Blob { file, offset: 0, left }))
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(cannot(&error)),
+                Err(error) => Err(error).at(&reading, &self.path),
             };
         };
         let Ok(mut path) = name::normal(name.as_bytes()) else { return Ok(None) };
@@ -137,7 +134,7 @@ impl Source {
                 None => return Ok(None),
                 Some(Member::Link(target)) => path = target.clone(),
                 Some(&Member::Data { offset, size }) => {
-                    let file = archive.file.try_clone().map_err(|error| cannot(&error))?;
+                    let file = archive.file.try_clone().at(&reading, &self.path)?;
                     return Ok(Some(Blob { file, offset, left: size }));
                 }
             }
@@ -153,7 +150,7 @@ impl Source {
             return Err(Error::new(format!("{}: {} bytes, more than {MAX_DOCUMENT}", what(), blob.size())));
         }
         let mut bytes = Vec::new();
-        blob.read_to_end(&mut bytes).map_err(|error| Error::from_io(what(), &error))?;
+        blob.read_to_end(&mut bytes).context(what())?;
         Ok(Some(bytes))
     }
 

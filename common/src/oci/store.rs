@@ -34,7 +34,7 @@ use crate::ids::privilege::Privilege;
 use crate::keep::lock;
 use crate::run::process;
 use crate::sys;
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 
 /// What the name of an unfinished layer begins with.
 const UNFINISHED: &str = ".unpacking-";
@@ -72,19 +72,19 @@ pub(super) fn unpack(image: &Image, state: &Path, limits: Limits) -> Result<Vec<
         return Ok(paths);
     }
     for folder in [state, &store] {
-        fs::create_dir_all(folder).map_err(|error| cannot("make", folder, &error))?;
+        fs::create_dir_all(folder).at("make", folder)?;
     }
     // The layers have other users' files and programs with a setuid bit. No user of the host may reach them.
     set_mode(&store, 0o700)?;
     // Waits until no other process unpacks.
-    let _lock = lock::alone(&store.join(".lock")).map_err(|error| cannot("lock", &store, &error))?;
+    let _lock = lock::alone(&store.join(".lock")).at("lock", &store)?;
     sweep(&store)?;
     if image.layers.is_empty() {
         // Under its name only when it is as it should be.
         let unfinished = store.join(format!("{UNFINISHED}{}", std::process::id()));
-        fs::create_dir(&unfinished).map_err(|error| cannot("make", &unfinished, &error))?;
+        fs::create_dir(&unfinished).at("make", &unfinished)?;
         like_below(&unfinished, &[])?;
-        fs::rename(&unfinished, &paths[0]).map_err(|error| cannot("make", &paths[0], &error))?;
+        fs::rename(&unfinished, &paths[0]).at("make", &paths[0])?;
         return Ok(paths);
     }
     let mut bytes = 0;
@@ -126,7 +126,7 @@ fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
 /// Removes what was left: whoever holds the lock is the only one to unpack. What cannot be removed must not keep others from
 /// being unpacked.
 fn sweep(store: &Path) -> Result<()> {
-    let entries = fs::read_dir(store).map_err(|error| cannot("read", store, &error))?;
+    let entries = fs::read_dir(store).at("read", store)?;
     for entry in
         entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes()))
     {
@@ -146,7 +146,7 @@ fn like_below(upper: &Path, below: &[PathBuf]) -> Result<()> {
     set_mode(upper, 0o755)?;
     let times = fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
     let set = File::open(upper).and_then(|folder| folder.set_times(times));
-    set.map_err(|error| cannot("make", upper, &error))
+    set.at("make", upper)
 }
 
 /// One layer to unpack.
@@ -165,7 +165,7 @@ impl Work<'_> {
         let pid = std::process::id();
         let [unfinished, whole] = ["", "-whole"].map(|end| store.join(format!("{UNFINISHED}{pid}{end}")));
         let result = self.unpack_in(&unfinished).and_then(|bytes| {
-            fs::rename(unfinished.join("upper"), &whole).map_err(|error| cannot("make", &whole, &error))?;
+            fs::rename(unfinished.join("upper"), &whole).at("make", &whole)?;
             Ok(bytes)
         });
         // The error that is already there says more than one about the clean-up.
@@ -173,14 +173,14 @@ impl Work<'_> {
         let bytes = result?;
         removed?;
         // Last of all: where no layer is missing any more, nobody sweeps what a killed runtime has left.
-        fs::rename(&whole, path).map_err(|error| cannot("make", path, &error))?;
+        fs::rename(&whole, path).at("make", path)?;
         Ok(bytes)
     }
 
     fn unpack_in(&self, unfinished: &Path) -> Result<u64> {
         for folder in ["", "upper", "work", "root"] {
             let folder = unfinished.join(folder);
-            fs::create_dir(&folder).map_err(|error| cannot("make", &folder, &error))?;
+            fs::create_dir(&folder).at("make", &folder)?;
         }
         like_below(&unfinished.join("upper"), self.below)?;
         let blob = self
@@ -188,8 +188,7 @@ impl Work<'_> {
             .source
             .find(&self.layer.member)?
             .ok_or_else(|| Error::new(format!("{}: it is gone", self.name())))?;
-        let (mut parents, mut childs) =
-            UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+        let (mut parents, mut childs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
         let Some(child) = process::fork()? else {
             drop(parents);
             // A panic must not unwind into the parent's code, which would run twice.
@@ -207,7 +206,7 @@ impl Work<'_> {
         let mut message = Vec::new();
         let read = parents.read_to_end(&mut message);
         let status = wait(child)?;
-        read.map_err(|error| Error::from_io("reading what became of a layer", &error))?;
+        read.context("reading what became of a layer")?;
         match message.split_first() {
             Some((b'+', bytes)) => Ok(String::from_utf8_lossy(bytes).parse().unwrap_or_default()),
             Some(_) => Err(Error::from_bytes(&message)),
@@ -248,7 +247,7 @@ impl Work<'_> {
             return sys::mount(unfinished.join("upper"), root, "", MsFlags::MS_BIND, "");
         }
         // By descriptors: their names are short, and have neither ':' nor ','.
-        let open = |path: &Path| File::open(path).map_err(|error| cannot("open", path, &error));
+        let open = |path: &Path| File::open(path).at("open", path);
         let below = self.below.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
         let (upper, work) = (open(&unfinished.join("upper"))?, open(&unfinished.join("work"))?);
         let options = overlay_options(&below, &upper, &work);
@@ -328,7 +327,7 @@ fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
 
 /// What tells one folder from another.
 fn identity(path: &Path) -> Result<(u64, u64)> {
-    let there = fs::metadata(path).map_err(|error| cannot("read", path, &error))?;
+    let there = fs::metadata(path).at("read", path)?;
     Ok((there.dev(), there.ino()))
 }
 
@@ -336,15 +335,11 @@ fn wait(child: Pid) -> Result<WaitStatus> {
     loop {
         match waitpid(child, None) {
             Err(Errno::EINTR) => {}
-            result => return result.map_err(|errno| Error::from_errno("waitpid", errno)),
+            result => return result.context("waitpid"),
         }
     }
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|error| cannot("make", path, &error))
-}
-
-pub(super) fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Error {
-    Error::from_io(format!("{verb} {}", path.display()), error)
+    fs::set_permissions(path, Permissions::from_mode(mode)).at("make", path)
 }

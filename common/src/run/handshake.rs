@@ -17,7 +17,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 
 use crate::run::process::close_all_but;
 use crate::sys::call;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain;
 
 /// The parent's end.
@@ -41,8 +41,7 @@ pub struct ChildEnd {
 /// When the process has no descriptors left (EMFILE) or the host has none (ENFILE).
 pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
     // The standard library sets SOCK_CLOEXEC.
-    let (parent, child) = UnixStream::pair()
-        .map_err(|error| Error::from_io("socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC)", &error))?;
+    let (parent, child) = UnixStream::pair().context("socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC)")?;
     explain::line(
         "socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC)",
         "parent's end, child's end",
@@ -58,7 +57,7 @@ impl ParentEnd {
     /// When the child is dead already (EPIPE).
     pub fn go(&mut self) -> Result<()> {
         let turn = explain::Turn::take();
-        self.socket.write_all(b"g").map_err(|error| Error::from_io("telling the child to go", &error))?;
+        self.socket.write_all(b"g").context("telling the child to go")?;
         if let Some(turn) = turn {
             turn.line("send(socket, \"go\")", 1, "unix(7)");
         }
@@ -80,9 +79,8 @@ impl ParentEnd {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut data, Some(&mut space), flags) {
                 Err(Errno::EINTR) => {}
                 result => {
-                    let message = result.map_err(|errno| Error::from_errno("recvmsg(socket)", errno))?;
-                    let descriptors =
-                        message.cmsgs().map_err(|errno| Error::from_errno("recvmsg(socket)", errno))?;
+                    let message = result.context("recvmsg(socket)")?;
+                    let descriptors = message.cmsgs().context("recvmsg(socket)")?;
                     let descriptor = descriptors.into_iter().find_map(|control| match control {
                         ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
                         _ => None,
@@ -108,9 +106,7 @@ impl ParentEnd {
     /// What the child failed at, if it did not become the command.
     pub fn failure(&mut self) -> Result<()> {
         let mut message = mem::take(&mut self.begun);
-        self.socket
-            .read_to_end(&mut message)
-            .map_err(|error| Error::from_io("reading what the child failed at", &error))?;
+        self.socket.read_to_end(&mut message).context("reading what the child failed at")?;
         if message.is_empty() { Ok(()) } else { Err(Error::from_bytes(&message)) }
     }
 }

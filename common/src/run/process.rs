@@ -27,7 +27,7 @@ pub use exec::{Environment, exec};
 
 use crate::run::handshake::{self, ChildEnd, ParentEnd};
 use crate::run::terminal::{Relay, Terminal};
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::explain::{self, Turn};
 use crate::sys::{call, names};
 
@@ -114,9 +114,7 @@ pub fn require_root() -> Result<()> {
 /// None that can be caused.
 pub(crate) fn heed_children() -> Result<()> {
     // SAFETY: the default action is no handler that could break an invariant.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
-        .map(drop)
-        .map_err(|errno| Error::from_errno("signal(SIGCHLD, SIG_DFL)", errno))
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop).context("signal(SIGCHLD, SIG_DFL)")
 }
 
 /// Whether a signal is ignored, as our parent left it.
@@ -359,7 +357,7 @@ impl Child<'_> {
         let status = loop {
             match waitpid(self.pid, Some(flags)) {
                 Err(Errno::EINTR) => {}
-                result => break result.map_err(|errno| Error::from_errno("waitpid", errno))?,
+                result => break result.context("waitpid")?,
             }
         };
         let Some(code) = shell_status(status) else { return Ok(None) };
@@ -397,7 +395,7 @@ impl Drop for Child<'_> {
 /// When `/proc` is not mounted.
 pub fn wipe_arguments_and_environment(name: &str) -> Result<()> {
     let stat = fs::read_to_string("/proc/self/stat");
-    let stat = stat.map_err(|error| Error::from_io("reading /proc/self/stat", &error))?;
+    let stat = stat.context("reading /proc/self/stat")?;
     // After the name in brackets, which may hold anything: fields 48 to 51 of proc_pid_stat(5).
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(45);
     let addresses: Vec<usize> = fields.take(4).filter_map(|field| field.parse().ok()).collect();

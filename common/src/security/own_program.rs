@@ -25,7 +25,7 @@ use crate::explain;
 use crate::fs::mount::Detached;
 use crate::ids::idmap::{in_user_namespace, own};
 use crate::run::handshake;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::sys::{call, unshare};
 
 const EXE: &str = "/proc/self/exe";
@@ -35,9 +35,8 @@ const EXE: &str = "/proc/self/exe";
 /// # Errors
 /// When `/proc` is not mounted.
 pub fn is_read_only() -> Result<bool> {
-    let failed = |errno| Error::from_errno(format!("look at {EXE}"), errno);
-    let exe = open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
-    if fstatvfs(&exe).map_err(failed)?.flags().contains(FsFlags::ST_RDONLY) {
+    let exe = open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).at("look at", EXE)?;
+    if fstatvfs(&exe).at("look at", EXE)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(true);
     }
     // Who may execute a file may not always read it. Then it is no file of ours in memory.
@@ -96,9 +95,8 @@ fn mount_in_user_namespace() -> Result<Option<OwnedFd>> {
         explain::become_child();
         unshare(CloneFlags::CLONE_NEWNS)?;
         // By its path: the link leads to a mount of the other namespace, which may not be copied here.
-        let path = fs::read_link(EXE).map_err(|error| Error::from_io(format!("readlink {EXE}"), &error))?;
-        let failed = |error| Error::from_io(format!("stat {}", path.display()), &error);
-        let (here, there) = (fs::metadata(EXE).map_err(failed)?, fs::metadata(&path).map_err(failed)?);
+        let path = fs::read_link(EXE).at("readlink", EXE)?;
+        let (here, there) = (fs::metadata(EXE).at("stat", EXE)?, fs::metadata(&path).at("stat", &path)?);
         if (here.dev(), here.ino()) != (there.dev(), there.ino()) {
             return Err(Error::new(format!("{}: another file than {EXE}", path.display())));
         }
@@ -119,7 +117,7 @@ fn sealed_copy() -> Result<OwnedFd> {
     )?;
     let mut file = File::from(copy);
     let copied = File::open(EXE).and_then(|mut exe| io::copy(&mut exe, &mut file));
-    copied.map_err(|error| Error::from_io(format!("copy {EXE} into memory"), &error))?;
+    copied.context(format_args!("copy {EXE} into memory"))?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     call(

@@ -20,7 +20,7 @@ use nix::libc;
 use seccompiler::sock_filter;
 
 use crate::security::capability::Capabilities;
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::kernel;
 use crate::sys::{call, names};
 use architecture::Architecture;
@@ -58,8 +58,7 @@ impl Profile {
     /// ENOENT, EACCES; what is no JSON; an action, operator, flag or errno that seccomp does not have, with its place.
     pub fn read(path: &Path) -> Result<Profile> {
         let name = format!("the seccomp profile {}", path.display());
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::from_io(format!("reading {name}"), &error))?;
+        let text = std::fs::read_to_string(path).context(format_args!("reading {name}"))?;
         json::read(&text, &name)
     }
 

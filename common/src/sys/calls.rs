@@ -20,7 +20,7 @@ use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{Gid, Pid, Uid};
 
 use crate::fs::path::{Kind, make_beneath};
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::explain;
 
 /// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An empty
@@ -252,7 +252,7 @@ pub fn allow_limit(process: Pid, resource: Resource, hard: rlim_t) -> Result<()>
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one structure; NULL sets nothing.
     Errno::result(unsafe { libc::prlimit(process.as_raw(), kind, std::ptr::null(), &raw mut limit) })
-        .map_err(|errno| Error::from_errno(format!("prlimit({process}, {resource:?})"), errno))?;
+        .context(format_args!("prlimit({process}, {resource:?})"))?;
     if hard <= limit.rlim_max {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! The one error type of every runtime: what was being done, the errno, and what most likely causes it.
 
-use std::fmt;
-use std::io::Write;
+use std::fmt::{self, Display};
+use std::io::{self, Write};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -20,7 +20,8 @@ pub const NOT_FOUND: u8 = 127;
 ///
 /// Displayed as one line, `what: ERRNO: errno in words`. A second line, the [`hint`](Error::hint), says
 /// what most likely causes it and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}{}", words(*.errno))]
 pub struct Error {
     what: String,
     errno: Option<Errno>,
@@ -40,7 +41,7 @@ impl Error {
     }
 
     /// The same, for an error of the standard library.
-    pub fn from_io(what: impl Into<String>, error: &std::io::Error) -> Self {
+    pub fn from_io(what: impl Into<String>, error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(code) => Error::from_errno(what, Errno::from_raw(code)),
             None => Error::new(format!("{}: {error}", what.into())),
@@ -146,15 +147,34 @@ fn shortened(text: &str) -> String {
     text.chars().take(ENDS).chain(['…']).chain(text.chars().skip(count - ENDS)).collect()
 }
 
-impl std::error::Error for Error {}
+/// What the kernel said, behind what was being done.
+fn words(errno: Option<Errno>) -> String {
+    errno.map_or_else(String::new, |errno| format!(": {errno:?}: {}", errno.desc()))
+}
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        match self.errno {
-            Some(errno) => write!(f, ": {errno:?}: {}", errno.desc()),
-            None => Ok(()),
-        }
+/// Says what was being done when a call of the standard library or of the kernel failed.
+pub trait Context<T> {
+    /// The error says `what: ERRNO: errno in words`. For `what` with arguments, `format_args!` formats nothing unless the
+    /// call has failed.
+    ///
+    /// # Errors
+    /// The error of the call, with its context.
+    fn context(self, what: impl Display) -> Result<T>;
+
+    /// The same for a file: `verb path: ERRNO: errno in words`.
+    ///
+    /// # Errors
+    /// The error of the call, with its context.
+    fn at(self, verb: &str, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context(self, what: impl Display) -> Result<T> {
+        self.map_err(|error| Error::from_io(what.to_string(), &error.into()))
+    }
+
+    fn at(self, verb: &str, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|error| Error::from_io(format!("{verb} {}", printable(path.as_ref())), &error.into()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which kernel this is, for what cannot be found out by trying. Man page: uname(2).
 
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// `(6, 12)` for `6.12.3-amd64`.
 pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
@@ -10,7 +10,7 @@ pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
 
 /// This kernel's.
 pub(crate) fn version() -> Result<(u32, u32)> {
-    let name = nix::sys::utsname::uname().map_err(|errno| Error::from_errno("uname", errno))?;
+    let name = nix::sys::utsname::uname().context("uname")?;
     let release = name.release().to_string_lossy();
     parse_version(&release).ok_or_else(|| Error::new(format!("uname: {release} is no version of a kernel")))
 }

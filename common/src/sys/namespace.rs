@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::stat::fstat;
 
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::sys::{call, names};
 
 /// Opens a namespace of the process `pid`; `kind` is its name in `/proc/PID/ns`, such as `net`. `option` is what the
@@ -59,7 +59,7 @@ pub fn enter(namespace: &OwnedFd, kind: CloneFlags) -> Result<()> {
 /// When `/proc` is not mounted.
 pub fn is_own_namespace(namespace: &OwnedFd, kind: &str) -> Result<bool> {
     let path = format!("/proc/self/ns/{kind}");
-    let own = File::open(&path).map_err(|error| Error::from_io(format!("open {path}"), &error))?;
+    let own = File::open(&path).context(format_args!("open {path}"))?;
     is_same_namespace(namespace, &own.into())
 }
 
@@ -68,8 +68,8 @@ pub fn is_own_namespace(namespace: &OwnedFd, kind: &str) -> Result<bool> {
 /// # Errors
 /// None that the arguments can cause.
 pub fn is_same_namespace(one: &OwnedFd, other: &OwnedFd) -> Result<bool> {
-    let failed = |errno| Error::from_errno("fstat of a namespace", errno);
-    let [one, other] = [fstat(one).map_err(failed)?, fstat(other).map_err(failed)?];
+    let identity = |namespace| fstat(namespace).context("fstat of a namespace");
+    let (one, other) = (identity(one)?, identity(other)?);
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::ops::RangeInclusive;
 
 use super::{decimal, scale, whole};
-use crate::sys::error::Error;
+use crate::sys::error::Context;
 
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 
@@ -153,7 +153,7 @@ fn cpuset_of(text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<C
 
 /// The list format of cpuset(7), as text and as ranges.
 fn online_cpus() -> Result<(String, Vec<RangeInclusive<u32>>), String> {
-    let list = fs::read_to_string(ONLINE).map_err(|error| Error::from_io(ONLINE, &error).to_string())?;
+    let list = fs::read_to_string(ONLINE).context(ONLINE).map_err(|error| error.to_string())?;
     let list = list.trim_end().to_owned();
     let ranges = ranges(&list).ok_or_else(|| format!("{ONLINE}: not a list of CPUs: {list:?}"))?;
     Ok((list, ranges))

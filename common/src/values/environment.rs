@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// A name, and its value; `None`: the value that the host has.
 pub type Variable = (OsString, Option<OsString>);
@@ -54,7 +54,7 @@ pub fn env(text: OsString) -> Result<Variable, String> {
 /// such files hold passwords and error messages end in logs.
 pub fn env_file(path: &Path) -> Result<Vec<Variable>> {
     let option = format!("--env-file {}", path.display());
-    let file = File::open(path).map_err(|error| Error::from_io(&option, &error))?;
+    let file = File::open(path).context(&option)?;
     read(BufReader::new(file), &option)
 }
 
@@ -65,7 +65,7 @@ fn read(mut file: impl BufRead, option: &str) -> Result<Vec<Variable>> {
         bytes.clear();
         // Never more than one line in memory: the file may be /dev/zero.
         let mut limited = file.by_ref().take(LONGEST_LINE);
-        limited.read_until(b'\n', &mut bytes).map_err(|error| Error::from_io(option, &error))?;
+        limited.read_until(b'\n', &mut bytes).context(option)?;
         if bytes.is_empty() {
             break;
         }

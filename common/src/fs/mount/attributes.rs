@@ -13,7 +13,7 @@ use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
 use super::mountinfo::{self, Mount};
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::sys::{call, mount};
 
 /// Makes the tree read-only. `false` when this kernel has no such call.
@@ -133,8 +133,7 @@ fn kept_flags(options: &str) -> MsFlags {
 fn open_mount(wanted: &Mount) -> Result<OwnedFd> {
     let what = || format!("remount {}", wanted.point.display());
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened =
-        open(&wanted.point, flags, Mode::empty()).map_err(|errno| Error::from_errno(what(), errno))?;
+    let opened = open(&wanted.point, flags, Mode::empty()).context(what())?;
     if mountinfo::id_of(&opened)? == wanted.id {
         return Ok(opened);
     }

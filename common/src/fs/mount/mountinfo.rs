@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 
 const LIST: &str = "/proc/thread-self/mountinfo";
 
@@ -82,7 +82,7 @@ pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
     }
     let path = format!("/proc/thread-self/fdinfo/{}", open.as_raw_fd());
     let text = fs::read_to_string(&path)
-        .map_err(|error| Error::from_io(format!("read {path}"), &error))
+        .context(format_args!("read {path}"))
         .hint_if(Errno::EACCES, "in a user namespace, this needs Linux 5.8 or later")?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
     id.ok_or_else(|| Error::new(format!("{path}: no mnt_id")))
@@ -108,7 +108,7 @@ fn id_by_statx(open: &OwnedFd) -> Option<u64> {
 }
 
 fn read() -> Result<Vec<Mount>> {
-    let list = fs::read(LIST).map_err(|error| Error::from_io(format!("read {LIST}"), &error))?;
+    let list = fs::read(LIST).context(format_args!("read {LIST}"))?;
     Ok(list.split(|&byte| byte == b'\n').filter_map(parse).collect())
 }
 

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 
 use super::elf::{Loader, musl_path_file, parent};
 use super::host::{Found, Host, inward};
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// The programs that a root has, as far as the host has them, or busybox can stand in for them.
 const PROGRAMS: &str = "
@@ -292,7 +292,7 @@ impl Plan {
     /// Writes everything into the new directory `root`; returns the number of bytes copied.
     fn write(&self, host: &Host, root: &Path) -> Result<u64> {
         let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
-        fs::create_dir(root).map_err(|error| cannot("make", root, &error))?;
+        fs::create_dir(root).at("make", root)?;
         set_mode(root, 0o755)?;
         // These first, while the root has no link through which one of them might be written elsewhere.
         for (directory, mode) in DIRECTORIES {
@@ -311,11 +311,11 @@ impl Plan {
         for file in &self.files {
             make_directories(root, &parent(file))?;
             let (from, to) = (host.path(file), at(file));
-            let mut source = File::open(&from).map_err(|error| cannot("read", &from, &error))?;
-            let metadata = source.metadata().map_err(|error| cannot("read", &from, &error))?;
+            let mut source = File::open(&from).at("read", &from)?;
+            let metadata = source.metadata().at("read", &from)?;
             // Programs that are one file under several names (busybox, uutils) remain one.
             if let Some(first) = first_copies.get(&(metadata.dev(), metadata.ino())) {
-                fs::hard_link(first, &to).map_err(|error| cannot("make", &to, &error))?;
+                fs::hard_link(first, &to).at("make", &to)?;
                 continue;
             }
             // Everybody may read and execute, but no copy keeps a set-user-ID bit: it would be a way to become
@@ -328,8 +328,7 @@ impl Plan {
         }
         for (link, target) in self.links.iter().filter(|(link, _)| !self.files.contains(*link)) {
             make_directories(root, &parent(link))?;
-            std::os::unix::fs::symlink(inward(&parent(link), target), at(link))
-                .map_err(|error| cannot("make", &at(link), &error))?;
+            std::os::unix::fs::symlink(inward(&parent(link), target), at(link)).at("make", at(link))?;
         }
         Ok(bytes)
     }
@@ -351,37 +350,24 @@ fn make_directories(root: &Path, path: &Path) -> Result<()> {
         match fs::create_dir(&whole) {
             Ok(()) => set_mode(&whole, 0o755)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(cannot("make", &whole, &error)),
+            Err(error) => return Err(error).at("make", &whole),
         }
     }
     Ok(())
 }
 
 pub(super) fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|error| cannot("change", path, &error))
+    fs::set_permissions(path, Permissions::from_mode(mode)).at("change", path)
 }
 
 /// Writes a new file with exactly this mode.
 fn copy(source: &mut impl io::Read, to: &Path, mode: u32) -> Result<u64> {
-    let copied = (|| {
+    let copied: io::Result<u64> = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
         let bytes = io::copy(source, &mut file)?;
         file.flush()?;
         file.set_permissions(Permissions::from_mode(mode))?;
         Ok(bytes)
     })();
-    copied.map_err(|error| cannot("write", to, &error))
-}
-
-/// The error of a system call on a file of the root, with what to do about it.
-pub(super) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
-    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    let new = Error::from_io(format!("{verb} {}", path.display()), error);
-    match error.kind() {
-        StorageFull | QuotaExceeded => {
-            new.hint("free 100 MiB, or set CONGO_HOME to a folder on another disk")
-        }
-        PermissionDenied | ReadOnlyFilesystem => new.hint("set CONGO_HOME to a folder that you can write to"),
-        _ => new,
-    }
+    copied.at("write", to)
 }

@@ -636,8 +636,7 @@ fn a_full_or_read_only_disk_is_an_error_that_leaves_nothing() {
         let tmpfs = |options: &str, flags| {
             mount(Some("x"), folder.path(), Some("tmpfs"), flags, Some(options)).unwrap()
         };
-        let run =
-            || install(Path::new("/"), &SEARCH.map(Path::new), &folder.path().join("rootfs")).unwrap_err();
+        let run = || default_root_in(folder.path()).unwrap_err();
         tmpfs("size=1m", MsFlags::empty());
         let error = run();
         assert_eq!((error.errno(), error.status()), (Some(Errno::ENOSPC), 125), "{error}");

@@ -10,7 +10,7 @@ use nix::libc;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use super::IdMaps;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain;
 
 /// From here on this thread makes files as the container's root, with all its capabilities.
@@ -50,11 +50,10 @@ fn keep_capabilities(yes: bool) -> Result<()> {
     const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
     // SAFETY: the call takes and returns numbers.
     let bits = Errno::result(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) })
-        .map_err(|errno| Error::from_errno("prctl(PR_GET_SECUREBITS)", errno))?
-        as libc::c_ulong;
+        .context("prctl(PR_GET_SECUREBITS)")? as libc::c_ulong;
     let bits = if yes { bits | NO_SETUID_FIXUP } else { bits & !NO_SETUID_FIXUP };
     // SAFETY: as above.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) })
         .map(drop)
-        .map_err(|errno| Error::from_errno(format!("prctl(PR_SET_SECUREBITS, {bits:#x})"), errno))
+        .context(format_args!("prctl(PR_SET_SECUREBITS, {bits:#x})"))
 }

@@ -22,7 +22,7 @@ use super::IdMaps;
 use super::subordinate::{SUBGID, SUBUID, read};
 use crate::ids::passwd;
 use crate::keep::lock::{is_at, make_folder};
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// As many as any image has: ids of 16 bits.
 const SIZE: u32 = 1 << 16;
@@ -138,11 +138,11 @@ fn sweep(folder: &Path) {
 fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
     let path = folder.join(first.to_string());
     loop {
-        make_folder(folder).map_err(|error| cannot("make", folder, &error))?;
+        make_folder(folder).at("make", folder)?;
         let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path) {
             // The last one that had ids has removed the folder between the two calls.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            file => file.map_err(|error| cannot("write", &path, &error))?,
+            file => file.at("write", &path)?,
         };
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             // The kernel gives up the one kind of lock before it takes the other, so somebody may have come in between.
@@ -171,10 +171,6 @@ fn taken_on_host() -> Result<Vec<(u32, u32)>> {
 fn overlaps(first: u32, (other, count): (u32, u32)) -> bool {
     u64::from(first) < u64::from(other) + u64::from(count)
         && u64::from(other) < u64::from(first) + u64::from(SIZE)
-}
-
-fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
-    Error::from_io(format!("{verb} {}", path.display()), error)
 }
 
 #[cfg(test)]

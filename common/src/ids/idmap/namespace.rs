@@ -19,7 +19,7 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use super::{IdMaps, own, subordinate};
 use crate::ids::privilege::Privilege;
 use crate::run::process;
-use crate::sys::error::{Error, Hint, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::namespace::enter;
 use crate::sys::{call, die_with_parent, unshare};
 
@@ -32,7 +32,7 @@ pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     let helper = Helper::start(|| Ok(()))?;
     maps.write(helper.process)?;
     let path = format!("/proc/{}/ns/user", helper.process);
-    let namespace = File::open(&path).map_err(|error| Error::from_io(format!("open {path}"), &error))?;
+    let namespace = File::open(&path).context(format_args!("open {path}"))?;
     helper.finish()?;
     Ok(namespace.into())
 }
@@ -68,15 +68,14 @@ pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
 /// As [`in_user_namespace`].
 pub fn enter_own(maps: &IdMaps) -> Result<()> {
     let runtime = Pid::this();
-    let (mut parents, mut childs) =
-        UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+    let (mut parents, mut childs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
     // The maps are written from outside. So the one who stays outside is the child.
     let Some(helper) = process::fork()? else {
         drop(parents);
         let mut go = [0];
         let result = match childs.read_exact(&mut go) {
             Ok(()) => maps.write(runtime),
-            Err(error) => Err(Error::from_io("waiting for a user namespace", &error)),
+            Err(error) => Err(error).context("waiting for a user namespace"),
         };
         let _ = match result {
             Ok(()) => childs.write_all(b"+"),
@@ -152,7 +151,7 @@ pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
 /// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children, are the host's
 /// root's. Before Linux 5.14 it cannot even read there itself in which mount a file lies that it has open.
 fn stay_readable() -> Result<()> {
-    nix::sys::prctl::set_dumpable(true).map_err(|errno| Error::from_errno("prctl(PR_SET_DUMPABLE, 1)", errno))
+    nix::sys::prctl::set_dumpable(true).context("prctl(PR_SET_DUMPABLE, 1)")
 }
 
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are
@@ -187,8 +186,7 @@ struct Helper {
 
 impl Helper {
     fn start(story: impl FnOnce() -> Result<()>) -> Result<Helper> {
-        let (parents, mut childs) =
-            UnixStream::pair().map_err(|error| Error::from_io("socketpair(AF_UNIX)", &error))?;
+        let (parents, mut childs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
         let Some(process) = process::fork()? else {
             drop(parents);
             // A panic must not unwind into the parent's code, which would run twice.
@@ -214,7 +212,7 @@ impl Helper {
         let mut message = Vec::new();
         let read = self.socket.read_to_end(&mut message);
         self.wait();
-        read.map_err(|error| Error::from_io("reading from a process in a user namespace", &error))?;
+        read.context("reading from a process in a user namespace")?;
         match message.as_slice() {
             b"+" => Ok(()),
             [] => Err(Error::new("a process in a user namespace ended too early")),
@@ -248,9 +246,9 @@ impl Drop for Helper {
 
 fn child(socket: &mut UnixStream, story: impl FnOnce() -> Result<()>) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWUSER)?;
-    let gone = |error| Error::from_io("waiting for the maps of a user namespace", &error);
-    socket.write_all(b"r").map_err(gone)?;
+    let waiting = "waiting for the maps of a user namespace";
+    socket.write_all(b"r").context(waiting)?;
     let mut go = [0];
-    socket.read_exact(&mut go).map_err(gone)?;
+    socket.read_exact(&mut go).context(waiting)?;
     story()
 }

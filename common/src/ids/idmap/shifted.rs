@@ -21,7 +21,7 @@ use super::{IdMap, IdMaps};
 use crate::fs::mount::Detached;
 use crate::fs::tree::{copy_layer, remove_tree};
 use crate::keep::lock;
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 
 /// The id that stands for whom there is no place.
 const NOBODY: u32 = 65534;
@@ -47,7 +47,7 @@ pub fn shifted_copies<'a>(
     store: &Path,
     maps: &IdMaps,
 ) -> Result<Vec<ShiftedCopy>> {
-    let real = |layer: &Path| layer.canonicalize().map_err(|error| cannot("open", layer, &error));
+    let real = |layer: &Path| layer.canonicalize().at("open", layer);
     let layers = layers.map(real).collect::<Result<Vec<_>>>()?;
     for (number, one) in layers.iter().enumerate() {
         for other in &layers[..number] {
@@ -62,23 +62,23 @@ pub fn shifted_copies<'a>(
 
 /// The copy of one. What is mounted in `from` is no part of it, as it is none of a layer.
 pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
-    let real = from.canonicalize().map_err(|error| cannot("open", from, &error))?;
-    let open = File::open(&real).map_err(|error| cannot("open", from, &error))?;
+    let real = from.canonicalize().at("open", from)?;
+    let open = File::open(&real).at("open", from)?;
     let layer = Detached::copy_of_open(&open.into())?;
     let whose = hash(&(real.as_os_str().as_bytes(), maps.users.to_string(), maps.groups.to_string()));
-    let state = state_of(layer.descriptor()).map_err(|error| cannot("read", from, &error))?;
+    let state = state_of(layer.descriptor()).at("read", from)?;
     let copy = store.join(format!("{whose:016x}-{state:016x}"));
 
-    fs::create_dir_all(store).map_err(|error| cannot("make", store, &error))?;
+    fs::create_dir_all(store).at("make", store)?;
     // The programs in it may be set-user-ID. No user of the host may reach them.
     let closed = fs::set_permissions(store, PermissionsExt::from_mode(0o700));
-    closed.map_err(|error| cannot("make", store, &error))?;
-    let _store = lock::alone(&store.join(LOCK)).map_err(|error| cannot("lock", store, &error))?;
+    closed.at("make", store)?;
+    let _store = lock::alone(&store.join(LOCK)).at("lock", store)?;
     if !copy.is_dir() {
         sweep(store, &format!("{whose:016x}-"))?;
         let unfinished = store.join(UNFINISHED);
         let result = copy_to(layer.descriptor(), &unfinished, &|user, group| shifted(maps, user, group))
-            .and_then(|()| fs::rename(&unfinished, &copy).map_err(|error| cannot("make", &copy, &error)));
+            .and_then(|()| fs::rename(&unfinished, &copy).at("make", &copy));
         if result.is_err() {
             // The error that is already there says more than one about the clean-up.
             let _ = remove_tree(&unfinished);
@@ -90,9 +90,8 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
             maps.root()?.0
         ));
     }
-    let folder = File::open(&copy).map_err(|error| cannot("open", &copy, &error))?;
-    let locked = Flock::lock(folder, FlockArg::LockShared)
-        .map_err(|(_, errno)| Error::from_errno(format!("lock {}", copy.display()), errno))?;
+    let folder = File::open(&copy).at("open", &copy)?;
+    let locked = Flock::lock(folder, FlockArg::LockShared).map_err(|(_, errno)| errno).at("lock", &copy)?;
     Ok(ShiftedCopy { path: copy, _lock: locked })
 }
 
@@ -102,7 +101,7 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
 /// # Errors
 /// ENOSPC, EROFS; EEXIST; EOVERFLOW for a file that is of none of the container's users.
 pub fn unshifted_copy(from: &Path, to: &Path, maps: &IdMaps) -> Result<()> {
-    let layer = File::open(from).map_err(|error| cannot("open", from, &error))?;
+    let layer = File::open(from).at("open", from)?;
     let owners = |user, group| maps.users.to_container(user).zip(maps.groups.to_container(group));
     copy_to(&layer.into(), to, &owners)
 }
@@ -113,24 +112,22 @@ pub fn unshifted_copy(from: &Path, to: &Path, maps: &IdMaps) -> Result<()> {
 /// # Errors
 /// It has files of others.
 pub fn give(folder: &Path, maps: &IdMaps, what: &str) -> Result<()> {
-    let failed = |error| cannot("read", folder, &error);
-    let there = fs::symlink_metadata(folder).map_err(failed)?;
+    let there = fs::symlink_metadata(folder).at("read", folder)?;
     if maps.users.to_container(there.uid()).is_some() && maps.groups.to_container(there.gid()).is_some() {
         return Ok(());
     }
-    if fs::read_dir(folder).map_err(failed)?.next().is_some() {
+    if fs::read_dir(folder).at("read", folder)?.next().is_some() {
         return Err(Error::new(format!("{what}: it has files of other users than the container's")).hint(
             "no idmapped mounts here: take the ids with which it was made, or --userns host, or another name",
         ));
     }
     let (user, group) = maps.root()?;
-    std::os::unix::fs::chown(folder, Some(user), Some(group))
-        .map_err(|error| cannot("give away", folder, &error))
+    std::os::unix::fs::chown(folder, Some(user), Some(group)).at("give away", folder)
 }
 
 fn copy_to(from: &OwnedFd, to: &Path, owners: &dyn Fn(u32, u32) -> Option<(u32, u32)>) -> Result<()> {
-    fs::create_dir(to).map_err(|error| cannot("make", to, &error))?;
-    let opened = File::open(to).map_err(|error| cannot("open", to, &error))?;
+    fs::create_dir(to).at("make", to)?;
+    let opened = File::open(to).at("open", to)?;
     copy_layer(from, &opened.into(), owners)
 }
 
@@ -143,7 +140,7 @@ fn shifted(maps: &IdMaps, user: u32, group: u32) -> Option<(u32, u32)> {
 /// store locked.
 fn sweep(store: &Path, begin: &str) -> Result<()> {
     remove_tree(&store.join(UNFINISHED))?;
-    for entry in fs::read_dir(store).map_err(|error| cannot("read", store, &error))?.flatten() {
+    for entry in fs::read_dir(store).at("read", store)?.flatten() {
         if entry.file_name().as_bytes().starts_with(begin.as_bytes())
             && let Ok(folder) = File::open(entry.path())
             && let Ok(_unused) = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
@@ -182,8 +179,4 @@ fn hash(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
-}
-
-fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
-    Error::from_io(format!("{verb} {}", path.display()), error)
 }

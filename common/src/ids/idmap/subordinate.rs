@@ -13,7 +13,7 @@ use nix::unistd::{getgid, getuid};
 use super::{IdMap, IdMaps};
 use crate::ids::passwd;
 use crate::run::program;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::values::IdRange;
 
 pub(super) const SUBUID: &str = "/etc/subuid";
@@ -123,11 +123,10 @@ fn lines_of(lines: Vec<Line>, names: &[&[u8]]) -> Vec<Line> {
 
 /// The lines of a list; none when there is no list. A line that is none is passed over, as newuidmap(1) does.
 pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
-    let failed = |error| Error::from_io(format!("read {}", path.display()), &error);
     let mut text = Vec::new();
     match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        file => file.map_err(failed)?.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?,
+        file => file.and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text)).at("read", path)?,
     };
     Ok(text.split(|&byte| byte == b'\n').filter_map(parse).collect())
 }

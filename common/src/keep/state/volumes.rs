@@ -24,9 +24,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{cannot, lock, make_folder};
+use super::{lock, make_folder};
 use crate::fs::tree::{copy_contents_at, is_empty, remove_contents, remove_tree};
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 
 /// In a volume's folder: whether the volume is being filled.
 const FILLING: &str = "filling";
@@ -108,7 +108,7 @@ impl Locked {
         if !shared {
             remove_tree(&filling)?;
             if is_empty(&open(&data)?)? {
-                mark = Some(File::create(&filling).map_err(|error| cannot("make", &filling, &error))?);
+                mark = Some(File::create(&filling).at("make", &filling)?);
             } else {
                 share(&lock)?;
             }
@@ -143,19 +143,19 @@ fn is_half_filled(folder: &Path) -> bool {
 /// Makes the folder of the data, with the mode of any directory in a root, whatever the umask, until it is filled from there.
 fn make_data(path: &Path) -> Result<()> {
     match fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(cannot("make", path, &error)),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.at("make", path),
     }
 }
 
 fn open(data: &Path) -> Result<OwnedFd> {
-    File::open(data).map(OwnedFd::from).map_err(|error| cannot("open", data, &error))
+    File::open(data).map(OwnedFd::from).at("open", data)
 }
 
 /// Lets others use the volume, too.
 fn share(lock: &Flock<File>) -> Result<()> {
     let shared = lock.relock(FlockArg::LockShared);
-    shared.map_err(|errno| Error::from_errno("flock(a volume, LOCK_SH)", errno))
+    shared.context("flock(a volume, LOCK_SH)")
 }
 
 impl OwnVolume<'static> {
@@ -184,8 +184,7 @@ impl OwnVolume<'_> {
             && let Err(error) = copy_contents_at(from, &self.data)
         {
             // A half would pass for the whole. Where even that fails, the next one does it, as nobody has written "done".
-            remove_contents(&self.data)
-                .map_err(|errno| Error::from_errno(format!("{error}; and then empty the volume"), errno))?;
+            remove_contents(&self.data).context(format_args!("{error}; and then empty the volume"))?;
             self.release()?;
             return Err(error);
         }
@@ -198,7 +197,7 @@ impl OwnVolume<'_> {
     /// EIO, ENOSPC.
     pub fn release(self) -> Result<()> {
         let Some((lock, mut mark)) = self.filling else { return Ok(()) };
-        mark.write_all(b"1").map_err(|error| Error::from_io("write that a volume is filled", &error))?;
+        mark.write_all(b"1").context("write that a volume is filled")?;
         share(lock)
     }
 }

@@ -22,7 +22,7 @@ use nix::unistd::{Pid, mkdtemp, setsid};
 use super::{Kind, LINK, UserNetwork};
 use crate::run::process::close_all_but;
 use crate::run::program::unblock_signals;
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::explain;
 use crate::values::{Protocol, Publish};
 
@@ -79,8 +79,7 @@ impl Program {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         unblock_signals(&mut command);
         let child = command.spawn();
-        let child =
-            child.map_err(|error| Error::from_io(format!("run {}", network.program.display()), &error))?;
+        let child = child.at("run", &network.program)?;
         Ok(Program { child, said: Vec::new(), orders })
     }
 
@@ -185,7 +184,7 @@ impl Orders {
     fn make() -> Result<Orders> {
         let template = std::env::temp_dir().join("congo-slirp-XXXXXX");
         let made = mkdtemp(&template);
-        made.map(Orders).map_err(|errno| Error::from_errno(format!("mkdtemp({})", template.display()), errno))
+        made.map(Orders).context(format_args!("mkdtemp({})", template.display()))
     }
 
     fn path(&self) -> PathBuf {
@@ -213,8 +212,7 @@ impl Orders {
             socket.read_to_string(&mut answer)?;
             Ok(answer)
         };
-        let answer =
-            ask().map_err(|error| Error::from_io(format!("slirp4netns: --publish {port}"), &error))?;
+        let answer = ask().context(format_args!("slirp4netns: --publish {port}"))?;
         if answer.contains("\"error\"") {
             return Err(Error::new(format!("slirp4netns: --publish {port}: {}", answer.trim())));
         }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::sys::call;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Result};
 
 /// Marks every descriptor above 2 close-on-exec, so that the command inherits only stdin, stdout and stderr. A
 /// descriptor of a host directory would be a way out of the container.
@@ -83,7 +83,7 @@ fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> 
 /// The open descriptors above 2.
 fn open_descriptors() -> Result<Vec<RawFd>> {
     let what = "reading /proc/self/fd to close the descriptors above 2";
-    let entries = fs::read_dir("/proc/self/fd").map_err(|error| Error::from_io(what, &error))?;
+    let entries = fs::read_dir("/proc/self/fd").context(what)?;
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(numbers.filter(|&descriptor| descriptor > 2).collect())
 }

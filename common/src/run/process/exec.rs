@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 
-use crate::sys::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
+use crate::sys::error::{CANNOT_EXECUTE, Context, Error, NOT_FOUND, Result};
 use crate::sys::explain;
 use crate::sys::{call, list};
 
@@ -58,7 +58,7 @@ fn default_signals() -> Result<()> {
     for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
         // SAFETY: the default action is no handler that could break an invariant.
         unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
-            .map_err(|errno| Error::from_errno(format!("signal({signal}, SIG_DFL)"), errno))?;
+            .context(format_args!("signal({signal}, SIG_DFL)"))?;
     }
     explain::line("sigaction(each signal, SIG_DFL)", 0, "sigaction(2)");
     call(

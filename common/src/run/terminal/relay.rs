@@ -24,7 +24,7 @@ use nix::unistd::{Pid, setsid};
 use super::{Caller, Stream, Streams};
 use crate::run::process::{close_all_but, fork, heeds};
 use crate::sys::call;
-use crate::sys::error::{Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::pty::{set_window_size, window_size};
 
 /// How long the caller's terminal may take nothing before it counts as one that nobody reads.
@@ -49,7 +49,7 @@ impl Relay {
     /// container's first process.
     pub(crate) fn start(main: OwnedFd, streams: &Streams, first: Pid) -> Result<Relay> {
         let main = Arc::new(File::from(main));
-        let (stopped, stop) = io::pipe().map_err(|error| Error::from_io("pipe2(O_CLOEXEC)", &error))?;
+        let (stopped, stop) = io::pipe().context("pipe2(O_CLOEXEC)")?;
         let stopped = Arc::new(stopped);
         let raw = if streams.keys { Some(Raw::begin()?) } else { None };
         let to_caller = match streams.each[1] {
@@ -201,7 +201,7 @@ impl Raw {
         let before = tcgetattr(Caller::Stdin).map_err(doing)?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        let (heard, word) = io::pipe().map_err(|error| Error::from_io("pipe2(O_CLOEXEC)", &error))?;
+        let (heard, word) = io::pipe().context("pipe2(O_CLOEXEC)")?;
         let Some(guard) = fork()? else {
             drop(word);
             guard(heard, &before, &raw);
