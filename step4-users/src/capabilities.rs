@@ -1,35 +1,74 @@
-//! What root may do, in parts: capabilities, and which of them the container has.
+//! The power of root in parts: capabilities, and which of them the container has.
 //!
-//! Kernel objects: five sets of each process. *Permitted* is what it may use, *effective* what it uses now, *bounding* what
-//! a program with file capabilities or the set-user-ID bit may still give it, *inheritable* and *ambient* what passes
-//! through an exec. Order: the bounding set first, as to drop from it takes a capability itself; the others when the user
-//! is set, as that changes them. In a user namespace all of them count for what that namespace owns, and no more.
-//! Man pages: capabilities(7), capset(2), prctl(2).
+//! Kernel objects: five sets of each process.
+//!
+//! | set | meaning |
+//! | --- | --- |
+//! | bounding | the most that any later program can get, also by a set-user-ID bit or by file capabilities |
+//! | effective | what the kernel looks at when the process asks for something |
+//! | inheritable | what the process lets files with inheritable capabilities hand on to it at an exec |
+//! | permitted | what the process may make effective |
+//! | ambient | what a user other than root keeps over an exec |
+//!
+//! Order: the bounding set first, as dropping from it takes a capability itself. The other four come after the change
+//! of the user, which empties them. In a user namespace they count only for what that namespace owns.
+//! Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const), PR_CAP_AMBIENT(2const).
 
 use common::Result;
-use common::security::capability::{self, Capabilities, Named, Sets};
+use common::security::capability::{self, Capabilities, Capability, Named, Set, named};
 
 use crate::cli::Security;
 
-/// Which the container has: Docker's fourteen, and what the options add and drop.
+/// What Docker leaves to root: enough for packages, servers and `su`. None of it reaches the kernel's settings or
+/// another container.
+const DOCKER: [Capability; 14] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_NET_RAW,
+    Capability::CAP_SYS_CHROOT,
+    Capability::CAP_MKNOD,
+    Capability::CAP_AUDIT_WRITE,
+    Capability::CAP_SETFCAP,
+];
+
+/// Docker's fourteen, without those that `--cap-drop` names, and with those that `--cap-add` names: a name in both is
+/// added. `--cap-add ALL` begins with all that this runtime can give, `--cap-drop ALL` with none.
 pub fn choose(options: &Security) -> Result<Capabilities> {
-    Ok(capability::choose(&options.cap_add, &options.cap_drop, capability::bounding()))
+    let (added, dropped) = (named(&options.cap_add), named(&options.cap_drop));
+    if options.cap_add.contains(&Named::All) {
+        return Ok(&capability::bounding()? - &dropped);
+    }
+    if options.cap_drop.contains(&Named::All) {
+        return Ok(added);
+    }
+    Ok(&(&Capabilities::from(DOCKER) - &dropped) | &added)
 }
 
-/// In the child: takes all others from what any program in the container can ever get.
-pub fn bound(kept: Capabilities) -> Result<()> {
+/// In the child: takes all others from what any program of the container can ever get.
+pub fn bound(kept: &Capabilities) -> Result<()> {
     capability::drop_bounding(kept)
 }
 
-/// In the child, when it is who it is to be: sets the other four. Root has them all at work; another user has none, but
-/// what was added on purpose, which only the ambient set carries through its exec.
-pub fn set(kept: Capabilities, options: &Security, is_root: bool) -> Result<()> {
-    let added = capability::choose(&options.cap_add, &[Named::All], kept);
-    let own = if is_root { kept } else { kept.intersection(added) };
-    // Inheritable is empty for root: with a file that has inheritable capabilities, any user of the container could gain
-    // them (CVE-2022-29162). The ambient set has to be within it.
-    let inheritable = if is_root { Capabilities::NONE } else { own };
+/// In the child, after the change of the user: sets the other four. Root uses all that it keeps. Another user has only
+/// what `--cap-add` names, and its exec hands on only what is ambient.
+pub fn set(kept: &Capabilities, options: &Security, is_root: bool) -> Result<()> {
+    let all = is_root || options.cap_add.contains(&Named::All);
+    let own = if all { kept.clone() } else { kept & &named(&options.cap_add) };
+    // Empty for root: any user of the container could gain what is in it, with a file that has inheritable
+    // capabilities (CVE-2022-29162).
+    let inheritable = if is_root { Capabilities::new() } else { own.clone() };
     capability::clear_ambient()?;
-    capability::set(&Sets { effective: own, permitted: own, inheritable })?;
-    if is_root { Ok(()) } else { capability::raise_ambient(own) }
+    capability::set(Set::Effective, &own)?;
+    capability::set(Set::Inheritable, &inheritable)?;
+    // After the effective set, which must lie within it.
+    capability::set(Set::Permitted, &own)?;
+    // Last: the ambient set must lie within the permitted and the inheritable one.
+    if is_root { Ok(()) } else { capability::raise_ambient(&own) }
 }

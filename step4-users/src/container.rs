@@ -87,7 +87,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let user = user::choose(cli, &config)?;
     let security: Security = cli.security.options.iter().collect();
     let capabilities = capabilities::choose(&cli.security)?;
-    let filter = seccomp::prepare(&security.seccomp, capabilities)?;
+    let filter = seccomp::prepare(&security.seccomp, &capabilities)?;
     let state = rootfs::state_dir()?;
     let (mounts, command) = (image::mounts(cli, &config), image::command(cli, &config));
     // While a Ctrl-C still ends us: another runtime may have one of them until it has filled it.
@@ -254,14 +254,14 @@ fn become_command(
     if !plan.no_new_privileges {
         seccomp::load(plan.filter.as_ref())?;
     }
-    capabilities::bound(plan.capabilities)?;
+    capabilities::bound(&plan.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
         // With the user the wish to die with the parent is gone, and it may have died since.
         die_with_parent()?;
         parent.must_live()?;
     }
-    capabilities::set(plan.capabilities, &cli.security, is_root)?;
+    capabilities::set(&plan.capabilities, &cli.security, is_root)?;
     if plan.no_new_privileges {
         set_no_new_privs()?;
         seccomp::load(plan.filter.as_ref())?;

@@ -1,28 +1,63 @@
 //! Which system calls the container may make at all.
 //!
-//! Kernel object: a filter, a small program that the kernel runs before each system call of the process and of all that it
-//! starts, and that nobody can take off again. Many holes in kernels were in calls that hardly any program needs. Which calls
-//! it lets through depends on the capabilities: who may mount is let mount.
-//! Order: compiled by the parent, where files are in sight; loaded by the child as late as can be, as what comes after has to
-//! get along with it, but before an init stays behind, which is in the container, too.
-//! Man pages: seccomp(2), bpf(2). The profile: Docker's, in `common::security::seccomp`.
+//! Kernel object: a filter, a small program that the kernel runs before each system call of the process and of all that
+//! it starts. Nothing can take the filter off again. Many holes in kernels were in calls that hardly any program needs.
+//! Order: the parent compiles the filter, while it can still read files. The child loads it as late as it can, as
+//! everything after that must do with the calls that are left; but before an init stays behind in the container.
+//! Man pages: seccomp(2), bpf(2), syscall(2), personality(2).
 
 use common::Result;
-use common::security::capability::Capabilities;
-use common::security::seccomp::{Filter, Profile};
+use common::security::capability::{Capabilities, Capability};
+use common::security::seccomp::{Filter, Op, Profile, calls, fails_with, kills};
 use common::values::SeccompProfile;
+use nix::errno::Errno;
 
-/// In the parent: the filter that is asked for.
-pub fn prepare(profile: &SeccompProfile, capabilities: Capabilities) -> Result<Option<Filter>> {
+/// `CLONE_NEWNS`, and `NEWCGROUP`, `NEWUTS`, `NEWIPC`, `NEWUSER`, `NEWPID`, `NEWNET`: the flags of clone(2) that make
+/// new namespaces.
+const NEW_NAMESPACES: u64 = 0x7E02_0000;
+
+/// Linux, and Linux32 (8), each also as Linux 2.6 (0x20000); and the value that only asks. No other bit, as some make an
+/// attack easier: ADDR_NO_RANDOMIZE puts everything in memory where it can be guessed.
+const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
+
+/// In the parent: compiles the filter that is asked for. A container with a capability needs the calls that go with it.
+pub fn prepare(profile: &SeccompProfile, capabilities: &Capabilities) -> Result<Option<Filter>> {
     match profile {
         SeccompProfile::Unconfined => Ok(None),
-        SeccompProfile::BuiltIn => Profile::built_in()?.compile(capabilities).map(Some),
+        SeccompProfile::BuiltIn => built_in(capabilities).compile(capabilities).map(Some),
         SeccompProfile::File(path) => Profile::read(path)?.compile(capabilities).map(Some),
     }
 }
 
-/// In the child: lays it on the process, for good. Either no_new_privs is set, or root's capabilities are still there: who
-/// could take a call away from a set-user-ID program could make it go wrong.
+/// The filter of a container that asks for no other one: Docker's, in the order in which the program looks.
+pub fn built_in(capabilities: &Capabilities) -> Profile {
+    let mut profile = Profile::new();
+    // Each ABI has other numbers. With those of a 32-bit program, every rule below would be about another call.
+    profile.other_abi(kills());
+    // A C library takes ENOSYS as "this kernel is older", and makes the older call. At EPERM it would give up.
+    profile.newer_calls(fails_with(Errno::ENOSYS));
+    profile.other_calls(fails_with(Errno::EPERM));
+    calls::EVERYBODY.iter().for_each(|names| profile.allow(names));
+    for (op, family) in calls::SOCKET_FAMILIES {
+        profile.allow_if("socket", 0, op, family);
+    }
+    for personality in PERSONALITIES {
+        profile.allow_if("personality", 0, Op::Eq, personality);
+    }
+    for (_, names) in calls::WITH_CAPABILITY.iter().filter(|(needed, _)| capabilities.contains(needed)) {
+        profile.allow(names);
+    }
+    if !capabilities.contains(&Capability::CAP_SYS_ADMIN) {
+        // In a namespace of its own, a process would have all capabilities over parts of the kernel with many holes.
+        profile.allow_if("clone", 0, Op::MaskedEq(NEW_NAMESPACES), 0);
+        // The flags of clone3 lie in memory, where a filter cannot look. At ENOSYS, C libraries call clone instead.
+        profile.refuse("clone3", fails_with(Errno::ENOSYS));
+    }
+    profile
+}
+
+/// In the child: loads the filter, for good. That takes no_new_privs, or else a capability: a set-user-ID program that
+/// misses a call could do harm.
 pub fn load(filter: Option<&Filter>) -> Result<()> {
     filter.map_or(Ok(()), Filter::load)
 }

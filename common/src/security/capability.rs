@@ -1,118 +1,26 @@
-//! Capabilities: the pieces of root's power, as names, as sets, and as the five sets that a thread has.
+//! Capabilities by name, and the calls on the five sets of a thread: the crate `caps` makes them, `--explain` tells them.
 //!
-//! Kernel objects: the thread's bounding, permitted, effective, inheritable and ambient set. Order: the bounding set
-//! first, as dropping from it takes `CAP_SETPCAP` in the effective set; the ambient set last, as it may have only what
-//! is permitted and inheritable. Becoming another user than root between the two empties the permitted set, unless
-//! [`keep_capabilities`] was called. Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const),
-//! PR_CAP_AMBIENT(2const), PR_SET_KEEPCAPS(2const).
+//! Kernel objects: the thread's bounding, permitted, effective, inheritable and ambient set. What each is for, and in
+//! which order they are set, stands in step 4's `capabilities.rs`.
+//! Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const), PR_CAP_AMBIENT(2const), PR_SET_KEEPCAPS(2const).
 
-use std::fmt;
-
-pub use caps::Capability;
-
-mod sets;
 #[cfg(test)]
 mod tests;
 
-pub use sets::{Sets, bounding, clear_ambient, drop_bounding, get, keep_capabilities, raise_ambient, set};
+use caps::errors::CapsError;
+use nix::errno::Errno;
 
-/// The capabilities that Docker leaves to root of a container: enough for packages, servers and `su`, and nothing that
-/// reaches the kernel's settings or other containers.
-const DOCKER: [Capability; 14] = [
-    Capability::CAP_CHOWN,
-    Capability::CAP_DAC_OVERRIDE,
-    Capability::CAP_FOWNER,
-    Capability::CAP_FSETID,
-    Capability::CAP_KILL,
-    Capability::CAP_SETGID,
-    Capability::CAP_SETUID,
-    Capability::CAP_SETPCAP,
-    Capability::CAP_NET_BIND_SERVICE,
-    Capability::CAP_NET_RAW,
-    Capability::CAP_SYS_CHROOT,
-    Capability::CAP_MKNOD,
-    Capability::CAP_AUDIT_WRITE,
-    Capability::CAP_SETFCAP,
-];
+pub use caps::{CapSet as Set, Capability};
 
-/// A set of capabilities, as the kernel has it: a bit for each.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Capabilities(u64);
+use crate::sys::error::{Error, Hint, Result};
+use crate::sys::{call, names};
 
-impl Capabilities {
-    /// The empty set.
-    pub const NONE: Capabilities = Capabilities(0);
+/// A set of capabilities.
+pub type Capabilities = caps::CapsHashSet;
 
-    /// Docker's 14.
-    pub fn docker() -> Capabilities {
-        DOCKER.into_iter().collect()
-    }
-
-    /// All that Congo knows by name, whether or not this kernel has them.
-    pub fn all() -> Capabilities {
-        caps::all().into_iter().collect()
-    }
-
-    /// The set whose bits are these, as `/proc/PID/status` shows them.
-    pub fn from_bits(bits: u64) -> Capabilities {
-        Capabilities(bits)
-    }
-
-    /// A bit for each.
-    pub fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// Whether it is in the set.
-    pub fn contains(self, capability: Capability) -> bool {
-        self.0 & capability.bitmask() != 0
-    }
-
-    /// What is in one of the two.
-    #[must_use]
-    pub fn union(self, other: Capabilities) -> Capabilities {
-        Capabilities(self.0 | other.0)
-    }
-
-    /// What is in both.
-    #[must_use]
-    pub fn intersection(self, other: Capabilities) -> Capabilities {
-        Capabilities(self.0 & other.0)
-    }
-
-    /// What is in this and not in the other.
-    #[must_use]
-    pub fn difference(self, other: Capabilities) -> Capabilities {
-        Capabilities(self.0 & !other.0)
-    }
-
-    /// In the order of their numbers.
-    pub fn iter(self) -> impl Iterator<Item = Capability> {
-        let mut all: Vec<_> = caps::all().into_iter().filter(|&it| self.contains(it)).collect();
-        all.sort_unstable_by_key(Capability::index);
-        all.into_iter()
-    }
-}
-
-impl FromIterator<Capability> for Capabilities {
-    fn from_iter<T: IntoIterator<Item = Capability>>(capabilities: T) -> Self {
-        Capabilities(capabilities.into_iter().fold(0, |bits, it| bits | it.bitmask()))
-    }
-}
-
-/// `CAP_CHOWN|CAP_KILL`, or `0`.
-impl fmt::Display for Capabilities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.iter().map(|it| it.to_string()).collect();
-        f.write_str(&crate::sys::names(names.iter().map(String::as_str)))
-    }
-}
-
-impl fmt::Debug for Capabilities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+/// What is said where the kernel refuses.
+const NOT_HELD: &str =
+    "a process cannot give what it does not have itself: see CapPrm and CapBnd in /proc/self/status";
 
 /// What `--cap-add` and `--cap-drop` name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +31,12 @@ pub enum Named {
     One(Capability),
 }
 
+/// Those of the list that are named one by one.
+pub fn named(list: &[Named]) -> Capabilities {
+    let one = |it: &Named| if let Named::One(capability) = it { Some(*capability) } else { None };
+    list.iter().filter_map(one).collect()
+}
+
 /// The capability of this name, in any case, with or without `CAP_`.
 pub fn by_name(name: &str) -> Option<Capability> {
     let name = name.to_ascii_uppercase();
@@ -130,20 +44,99 @@ pub fn by_name(name: &str) -> Option<Capability> {
     format!("CAP_{bare}").parse().ok()
 }
 
-/// What a container gets: Docker's 14, less what is dropped, and what is added, which wins. With `ALL` added, all of
-/// `available` but those that are dropped by name; with `ALL` dropped, those that are added and no other.
-pub fn choose(add: &[Named], drop: &[Named], available: Capabilities) -> Capabilities {
-    let named = |list: &[Named]| -> Capabilities {
-        list.iter()
-            .filter_map(|it| if let Named::One(capability) = it { Some(*capability) } else { None })
-            .collect()
-    };
-    let (added, dropped) = (named(add), named(drop));
-    if add.contains(&Named::All) {
-        available.difference(dropped)
-    } else if drop.contains(&Named::All) {
-        added
-    } else {
-        Capabilities::docker().difference(dropped).union(added)
+/// The bounding set of this thread: the most that it can have after an execve(2).
+///
+/// # Errors
+/// When the kernel cannot be asked, as behind a seccomp filter that forbids prctl(2).
+pub fn bounding() -> Result<Capabilities> {
+    let mut held = Capabilities::new();
+    for capability in caps::all() {
+        match caps::has_cap(None, Set::Bounding, capability).map_err(errno) {
+            Ok(true) => drop(held.insert(capability)),
+            // EINVAL: this kernel is older than the capability.
+            Ok(false) | Err(Errno::EINVAL) => {}
+            Err(errno) => {
+                return Err(Error::from_errno(format!("prctl(PR_CAPBSET_READ, {capability})"), errno));
+            }
+        }
     }
+    Ok(held)
+}
+
+/// Drops all but `kept` from the bounding set: prctl(2), `PR_CAPBSET_DROP`. From then on no execve(2) gives more, not
+/// even of a set-user-ID program or of one with file capabilities.
+///
+/// # Errors
+/// EPERM without `CAP_SETPCAP` in the effective set.
+pub fn drop_bounding(kept: &Capabilities) -> Result<()> {
+    let dropped = &bounding()? - kept;
+    told(
+        "PR_CAPBSET_DROP(2const)",
+        || format!("prctl(PR_CAPBSET_DROP, each of {})", text(&dropped)),
+        || dropped.iter().try_for_each(|&it| caps::drop(None, Set::Bounding, it)),
+    )
+}
+
+/// Sets the effective, the permitted or the inheritable set of this thread: capset(2). What leaves the permitted set is
+/// gone from the ambient one, too.
+///
+/// # Errors
+/// EPERM when the permitted set would grow, when the effective set would get what is not permitted, or when the
+/// inheritable one would get what is neither permitted nor in the bounding set.
+pub fn set(which: Set, capabilities: &Capabilities) -> Result<()> {
+    let line = || format!("capset(…, {{{} {}}})", format!("{which:?}").to_lowercase(), text(capabilities));
+    told("capset(2)", line, || caps::set(None, which, capabilities)).hint_if(Errno::EPERM, NOT_HELD)
+}
+
+/// Empties the ambient set: prctl(2), `PR_CAP_AMBIENT`.
+///
+/// # Errors
+/// None that the caller can cause.
+pub fn clear_ambient() -> Result<()> {
+    let line = || "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)".into();
+    told("PR_CAP_AMBIENT(2const)", line, || caps::clear(None, Set::Ambient))
+}
+
+/// Adds to the ambient set, which is what a program of a user other than root keeps over execve(2): prctl(2),
+/// `PR_CAP_AMBIENT`.
+///
+/// # Errors
+/// EPERM for one that is not both permitted and inheritable.
+pub fn raise_ambient(raised: &Capabilities) -> Result<()> {
+    let line = || format!("prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, each of {})", text(raised));
+    told("PR_CAP_AMBIENT(2const)", line, || {
+        raised.iter().try_for_each(|&it| caps::raise(None, Set::Ambient, it))
+    })
+    .hint_if(Errno::EPERM, NOT_HELD)
+}
+
+/// Keeps the permitted set when this thread changes from root to another user: prctl(2), `PR_SET_KEEPCAPS`. The effective
+/// set is emptied all the same. execve(2) ends it.
+///
+/// # Errors
+/// EPERM when `SECBIT_KEEP_CAPS_LOCKED` forbids it.
+pub fn keep_capabilities() -> Result<()> {
+    let line = || "prctl(PR_SET_KEEPCAPS, 1)".into();
+    told("PR_SET_KEEPCAPS(2const)", line, || caps::securebits::set_keepcaps(true))
+}
+
+/// Makes the call, tells it, and gives an error its name and arguments.
+fn told(man: &str, line: impl Fn() -> String, action: impl FnOnce() -> Result<(), CapsError>) -> Result<()> {
+    call(man, line, || action().map_err(errno))
+}
+
+/// The crate tells the errno as text only: `capset failure: Operation not permitted (os error 1)`.
+fn errno(error: CapsError) -> Errno {
+    let text = error.to_string();
+    let number =
+        text.rsplit_once("(os error ").and_then(|(_, number)| number.strip_suffix(')')?.parse().ok());
+    number.map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// `CAP_CHOWN|CAP_KILL`, in the order of their numbers, or `0`.
+fn text(set: &Capabilities) -> String {
+    let mut sorted: Vec<_> = set.iter().collect();
+    sorted.sort_unstable_by_key(|it| it.index());
+    let sorted: Vec<_> = sorted.into_iter().map(Capability::to_string).collect();
+    names(sorted.iter().map(String::as_str))
 }

@@ -1,12 +1,12 @@
 //! Seccomp: a program in the kernel that looks at each system call of a process before it is made.
 //!
-//! A [`Profile`] says what is allowed, in Docker's JSON format; Docker's own default has a counterpart in
-//! `default.json`. Compiled for a set of capabilities and for this machine it is a [`Filter`], which the thread that loads it
-//! can never get rid of, nor can what it starts. Order: compile while files are in sight; load last before execve(2), as the
-//! filter holds for the runtime, too; without `CAP_SYS_ADMIN`, no_new_privs before it.
+//! A [`Profile`] says what is allowed. It is built call by call, as step 4's `seccomp.rs` does, or read from a file in
+//! Docker's JSON format. Compiled for a set of capabilities and for this machine it is a [`Filter`]. The thread that loads
+//! a filter can never get rid of it, nor can what that thread starts.
 //! Man pages: seccomp(2), proc_pid_status(5) for `Seccomp`; kernel documentation: userspace-api/seccomp_filter.
 
 mod architecture;
+pub mod calls;
 mod json;
 mod program;
 mod rules;
@@ -17,23 +17,38 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
-use seccompiler::sock_filter;
+pub use seccompiler::{SeccompAction as Action, SeccompCmpOp as Op};
+use seccompiler::{SeccompCmpArgLen, SeccompCondition, sock_filter};
 
 use crate::security::capability::Capabilities;
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::kernel;
 use crate::sys::{call, names};
 use architecture::Architecture;
-use rules::Rule;
+use rules::{Condition, Rule};
 
 /// What a process may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// What happens to a call that no rule is about: a value of `SECCOMP_RET_*`, as all actions here.
-    default: u32,
+    /// What happens to a call of another ABI than the machine's own.
+    foreign: Action,
+    /// What happens to a call with a greater number than all that the rules name.
+    newer: Action,
+    /// What happens to every other call that no rule is about.
+    default: Action,
     /// How the filter is loaded: `SECCOMP_FILTER_FLAG_*`.
     flags: u32,
     rules: Vec<Rule>,
+}
+
+/// The call returns -1, with this errno.
+pub fn fails_with(errno: Errno) -> Action {
+    Action::Errno(errno as u32)
+}
+
+/// The process ends by SIGSYS.
+pub fn kills() -> Action {
+    Action::KillProcess
 }
 
 /// A profile as a program for the kernel.
@@ -44,12 +59,46 @@ pub struct Filter {
 }
 
 impl Profile {
-    /// The profile for a container that asks for none, on the model of Docker's.
+    /// One that allows nothing yet.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Profile {
+        Profile { foreign: kills(), newer: kills(), default: kills(), flags: 0, rules: Vec::new() }
+    }
+
+    /// What happens to a call of another ABI than the machine's own. A call of x32 fails with ENOSYS in any case.
+    pub fn other_abi(&mut self, action: Action) {
+        self.foreign = action;
+    }
+
+    /// What happens to a call with a greater number than all that the rules name: one that came later than they did.
+    pub fn newer_calls(&mut self, action: Action) {
+        self.newer = action;
+    }
+
+    /// What happens to every other call that no rule is about.
+    pub fn other_calls(&mut self, action: Action) {
+        self.default = action;
+    }
+
+    /// Allows these calls, whatever their arguments are. Between two names is white space. A call that the machine does
+    /// not have is passed over.
+    pub fn allow(&mut self, names: &str) {
+        self.rules.push(Rule::new(names, Action::Allow, Vec::new()));
+    }
+
+    /// Allows this call if the argument, of which the first is 0, compares so with the value, as numbers of 64 bits.
     ///
-    /// # Errors
-    /// None: it is part of the program.
-    pub fn built_in() -> Result<Profile> {
-        json::read(include_str!("seccomp/default.json"), "the built-in seccomp profile")
+    /// # Panics
+    /// A call has no more than six arguments.
+    pub fn allow_if(&mut self, name: &str, argument: u8, op: Op, value: u64) {
+        let test = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, op, value);
+        let condition = Condition { argument, test: test.expect("an argument from 0 to 5") };
+        self.rules.push(Rule::new(name, Action::Allow, vec![condition]));
+    }
+
+    /// Refuses these calls in this way, where it is not how all others are refused.
+    pub fn refuse(&mut self, names: &str, action: Action) {
+        self.rules.push(Rule::new(names, action, Vec::new()));
     }
 
     /// Reads a profile in Docker's JSON format: `--security-opt seccomp=FILE`.
@@ -67,7 +116,7 @@ impl Profile {
     ///
     /// # Errors
     /// On a machine that is neither x86_64 nor aarch64; when it has more instructions than the kernel takes.
-    pub fn compile(&self, capabilities: Capabilities) -> Result<Filter> {
+    pub fn compile(&self, capabilities: &Capabilities) -> Result<Filter> {
         let machine = Architecture::native().ok_or_else(|| {
             Error::new(format!("seccomp: Congo has no table of the calls of {}", std::env::consts::ARCH))
                 .hint("run with --security-opt seccomp=unconfined")
@@ -75,10 +124,10 @@ impl Profile {
         self.compile_for(machine, kernel::version()?, capabilities)
     }
 
-    fn compile_for(&self, machine: Architecture, kernel: (u32, u32), has: Capabilities) -> Result<Filter> {
+    fn compile_for(&self, machine: Architecture, kernel: (u32, u32), has: &Capabilities) -> Result<Filter> {
         let holding = self.rules.iter().filter(|rule| rule.holds(machine, kernel, has));
-        let calls = rules::by_number(holding, machine, self.default);
-        Ok(Filter { flags: self.flags, program: program::assemble(&calls, machine, self.default)? })
+        let calls = rules::by_number(holding, machine, &self.default);
+        Ok(Filter { flags: self.flags, program: program::assemble(&calls, machine, self)? })
     }
 }
 

@@ -4,13 +4,13 @@
 //! or a flag that is not known is an error, as the profile would mean something else without it.
 //! Source: Docker's documentation, "Seccomp security profiles for Docker"; seccomp_rule_add(3).
 
+use nix::errno::Errno;
 use nix::libc;
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
 use serde::Deserialize;
 
-use super::program::errno;
 use super::rules::{Condition, Rule, Scope};
-use super::{FLAGS, Profile};
+use super::{Action, FLAGS, Profile, fails_with, kills};
 use crate::sys::error::{Error, Result};
 use crate::sys::kernel::parse_version;
 
@@ -110,7 +110,17 @@ fn profile(file: File) -> Result<Profile, Problem> {
     let rules = rules.map(|(index, rule)| {
         self::rule(rule).map_err(|(field, problem)| (format!("syscalls[{index}].{field}"), problem))
     });
-    Ok(Profile { default, flags, rules: rules.collect::<Result<_, _>>()? })
+    let rules = rules.collect::<Result<_, _>>()?;
+    Ok(Profile { foreign: kills(), newer: newer(&default), default, flags, rules })
+}
+
+/// What happens to calls with greater numbers than the profile knows, as runc has it: they are newer, so a C library must
+/// find them missing and make older ones.
+fn newer(default: &Action) -> Action {
+    match default {
+        Action::Allow | Action::Log | Action::Trace(_) => default.clone(),
+        _ => fails_with(Errno::ENOSYS),
+    }
 }
 
 fn rule(given: Syscalls) -> Result<Rule, Problem> {
@@ -137,7 +147,7 @@ fn rule(given: Syscalls) -> Result<Rule, Problem> {
 
 const NO_SUPERVISOR: &str = "it asks for a supervisor of system calls, which Congo does not have";
 
-fn action(name: &str, errno_ret: Option<u32>) -> Result<u32, String> {
+fn action(name: &str, errno_ret: Option<u32>) -> Result<Action, String> {
     // What the kernel takes as an errno; a greater one it would cut.
     const MAX_ERRNO: u32 = 4095;
     let number = errno_ret.unwrap_or(libc::EPERM.cast_unsigned());
@@ -145,13 +155,13 @@ fn action(name: &str, errno_ret: Option<u32>) -> Result<u32, String> {
         return Err(format!("an errno of {number}; expected at most {MAX_ERRNO}"));
     }
     Ok(match name {
-        "SCMP_ACT_ALLOW" => libc::SECCOMP_RET_ALLOW,
-        "SCMP_ACT_LOG" => libc::SECCOMP_RET_LOG,
-        "SCMP_ACT_ERRNO" => errno(number.cast_signed()),
-        "SCMP_ACT_TRACE" => libc::SECCOMP_RET_TRACE | number,
-        "SCMP_ACT_TRAP" => libc::SECCOMP_RET_TRAP,
-        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => libc::SECCOMP_RET_KILL_THREAD,
-        "SCMP_ACT_KILL_PROCESS" => libc::SECCOMP_RET_KILL_PROCESS,
+        "SCMP_ACT_ALLOW" => Action::Allow,
+        "SCMP_ACT_LOG" => Action::Log,
+        "SCMP_ACT_ERRNO" => Action::Errno(number),
+        "SCMP_ACT_TRACE" => Action::Trace(number),
+        "SCMP_ACT_TRAP" => Action::Trap,
+        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
+        "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,
         "SCMP_ACT_NOTIFY" => return Err(NO_SUPERVISOR.into()),
         _ => {
             return Err(format!(

@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use nix::errno::Errno;
 use nix::libc;
 use seccompiler::{SeccompRule, sock_filter};
 
 use super::architecture::Architecture;
 use super::rules::Call;
+use super::{Action, Profile, fails_with};
 use crate::sys::error::{Error, Result};
 
 /// What an x32 program adds to the number of its call; on aarch64 there are no calls up there.
@@ -23,23 +25,20 @@ const BPF_MAXINSNS: usize = 4096;
 /// A run of numbers to which the same happens: the first of them, and what.
 type Run = (u32, Vec<sock_filter>);
 
-/// The filter for these calls.
-///
-/// Calls of another ABI end the process: a 32-bit program has other numbers, and `socketcall` of i386 would make the
-/// sockets that the rule about `socket` forbids. Those of x32 do not exist, whatever the default is.
+/// The filter for these calls. Those of x32 do not exist, whatever the profile says.
 pub(super) fn assemble(
     calls: &BTreeMap<u32, Call>,
     machine: Architecture,
-    default: u32,
+    profile: &Profile,
 ) -> Result<Vec<sock_filter>> {
     let mut program = vec![
         load(std::mem::offset_of!(libc::seccomp_data, arch)),
         // Skips the next one.
         jump(libc::BPF_JEQ, machine.audit(), 1, 0),
-        give(libc::SECCOMP_RET_KILL_PROCESS),
+        give(&profile.foreign),
         load(std::mem::offset_of!(libc::seccomp_data, nr)),
     ];
-    program.extend(search(&runs(calls, default)));
+    program.extend(search(&runs(calls, profile)));
     if program.len() > BPF_MAXINSNS {
         let what = format!("seccomp: {} instructions, and the kernel takes {BPF_MAXINSNS}", program.len());
         return Err(Error::new(what).hint("the profile has too many conditions on arguments"));
@@ -47,7 +46,8 @@ pub(super) fn assemble(
     Ok(program)
 }
 
-fn runs(calls: &BTreeMap<u32, Call>, default: u32) -> Vec<Run> {
+fn runs(calls: &BTreeMap<u32, Call>, profile: &Profile) -> Vec<Run> {
+    let default = &profile.default;
     let mut runs: Vec<Run> = vec![(0, vec![give(default)])];
     let mut begin = |number, happens| {
         if runs.last().is_none_or(|(_, last)| *last != happens) {
@@ -62,8 +62,8 @@ fn runs(calls: &BTreeMap<u32, Call>, default: u32) -> Vec<Run> {
         begin(number, what_happens(call, default));
         next = number + 1;
     }
-    begin(next, vec![give(beyond(default))]);
-    begin(X32, vec![give(errno(libc::ENOSYS))]);
+    begin(next, vec![give(&profile.newer)]);
+    begin(X32, vec![give(&fails_with(Errno::ENOSYS))]);
     // The first one may have come to nothing.
     if runs.get(1).is_some_and(|(number, _)| *number == 0) {
         runs.remove(0);
@@ -71,22 +71,8 @@ fn runs(calls: &BTreeMap<u32, Call>, default: u32) -> Vec<Run> {
     runs
 }
 
-/// What happens to calls with greater numbers than the profile knows: they are newer, so a C library must find them missing
-/// and try older ones, as runc has it. EPERM would make it give up.
-fn beyond(default: u32) -> u32 {
-    match default & libc::SECCOMP_RET_ACTION_FULL {
-        libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG | libc::SECCOMP_RET_TRACE => default,
-        _ => errno(libc::ENOSYS),
-    }
-}
-
-/// `SECCOMP_RET_ERRNO` with that errno.
-pub(super) fn errno(errno: i32) -> u32 {
-    libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()
-}
-
-fn what_happens(call: &Call, default: u32) -> Vec<sock_filter> {
-    if let Some(action) = call.always {
+fn what_happens(call: &Call, default: &Action) -> Vec<sock_filter> {
+    if let Some(action) = &call.always {
         return vec![give(action)];
     }
     let mut program = Vec::new();
@@ -96,7 +82,7 @@ fn what_happens(call: &Call, default: u32) -> Vec<sock_filter> {
             program.append(&mut rule.into());
         }
         // Where a condition is false, the rule's jumps lead behind this one.
-        program.push(give(*action));
+        program.push(give(action));
     }
     program.push(give(default));
     program
@@ -131,8 +117,8 @@ fn jump(comparison: u32, value: u32, if_so: u8, if_not: u8) -> sock_filter {
 }
 
 /// Ends the program with this action.
-fn give(action: u32) -> sock_filter {
-    instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
+fn give(action: &Action) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, action.clone().into(), 0, 0)
 }
 
 fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::SeccompCondition;
 
+use super::Action;
 use super::architecture::Architecture;
 use crate::security::capability::{Capabilities, by_name};
 
@@ -13,7 +14,7 @@ use crate::security::capability::{Capabilities, by_name};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) names: Vec<String>,
-    pub(super) action: u32,
+    pub(super) action: Action,
     pub(super) conditions: Vec<Condition>,
     pub(super) includes: Scope,
     pub(super) excludes: Scope,
@@ -35,10 +36,16 @@ pub(super) struct Scope {
 }
 
 impl Rule {
+    /// One that holds for everybody. Between two names is white space.
+    pub(super) fn new(names: &str, action: Action, conditions: Vec<Condition>) -> Rule {
+        let names = names.split_whitespace().map(str::to_owned).collect();
+        Rule { names, action, conditions, includes: Scope::default(), excludes: Scope::default() }
+    }
+
     /// Whether it holds for a process that has these capabilities, on this machine and kernel.
-    pub(super) fn holds(&self, machine: Architecture, kernel: (u32, u32), has: Capabilities) -> bool {
+    pub(super) fn holds(&self, machine: Architecture, kernel: (u32, u32), has: &Capabilities) -> bool {
         // A capability that Congo does not know, nobody has.
-        let held = |name: &String| by_name(name).is_some_and(|it| has.contains(it));
+        let held = |name: &String| by_name(name).is_some_and(|it| has.contains(&it));
         let here = |name: &String| name == machine.name();
         let Rule { includes, excludes, .. } = self;
         includes.capabilities.iter().all(held)
@@ -67,9 +74,9 @@ impl Rule {
 #[derive(Debug, Default)]
 pub(super) struct Call {
     /// Whatever its arguments are.
-    pub(super) always: Option<u32>,
+    pub(super) always: Option<Action>,
     /// If all of the conditions hold: the first that matches counts.
-    pub(super) conditional: Vec<(Vec<SeccompCondition>, u32)>,
+    pub(super) conditional: Vec<(Vec<SeccompCondition>, Action)>,
 }
 
 /// What these rules come to, by the numbers of the calls. Of two rules about one call, the one without conditions counts,
@@ -78,20 +85,21 @@ pub(super) struct Call {
 pub(super) fn by_number<'a>(
     rules: impl Iterator<Item = &'a Rule>,
     machine: Architecture,
-    default: u32,
+    default: &Action,
 ) -> BTreeMap<u32, Call> {
     let mut calls = BTreeMap::<u32, Call>::new();
     for rule in rules {
         let alternatives = rule.alternatives();
         for number in rule.names.iter().filter_map(|name| machine.number(name)) {
             let call = calls.entry(number).or_default();
-            if rule.action == default {
+            if rule.action == *default {
                 continue;
             }
             if rule.conditions.is_empty() {
-                call.always.get_or_insert(rule.action);
+                call.always.get_or_insert_with(|| rule.action.clone());
             } else {
-                call.conditional.extend(alternatives.iter().map(|tests| (tests.clone(), rule.action)));
+                call.conditional
+                    .extend(alternatives.iter().map(|tests| (tests.clone(), rule.action.clone())));
             }
         }
     }

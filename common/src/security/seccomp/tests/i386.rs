@@ -5,14 +5,13 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
-use super::super::Profile;
-use crate::security::capability::Capabilities;
+use super::{built_in, docker};
 use crate::sys::set_no_new_privs;
 use crate::testing::skipped;
 
 /// How a child ends that makes the call getpid of i386, behind the built-in filter or without one.
 fn ending(filtered: bool) -> WaitStatus {
-    let filter = Profile::built_in().unwrap().compile(Capabilities::docker()).unwrap();
+    let filter = built_in(&docker());
     // SAFETY: the child makes system calls only, and none that another thread's locks could hold up.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
