@@ -13,6 +13,7 @@
 //! | `net` | links, addresses, firewall rules, leases, a network for ordinary users (feature `network`) |
 //! | `oci` | container images: their formats, the store of layers, a commit (feature `image`) |
 //! | `values` | the grammar of the options' values (feature `values`) |
+//! | `options` | the groups of options, and the checks of each (feature `values`) |
 
 // A test tries a lesson's own file, which calls this crate by its name.
 #[cfg(test)]
@@ -26,6 +27,8 @@ pub mod keep;
 pub mod net;
 #[cfg(feature = "image")]
 pub mod oci;
+#[cfg(feature = "values")]
+pub mod options;
 pub mod run;
 #[cfg(any(feature = "capability", feature = "idmap", feature = "seccomp"))]
 pub mod security;

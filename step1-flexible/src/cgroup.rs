@@ -24,11 +24,6 @@ use crate::cli::Limits;
 /// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 
-/// Refuses limits that contradict each other.
-pub fn check(limits: &Limits) -> Result<()> {
-    limits.memory_swap.map_or(Ok(()), |together| values::check_swap(limits.memory, together))
-}
-
 /// Makes a cgroup with these limits and nobody in it.
 pub fn create(limits: &Limits) -> Result<Cgroup> {
     let mut controllers = vec!["memory", "cpu", "pids"];
@@ -50,8 +45,8 @@ pub fn create(limits: &Limits) -> Result<Cgroup> {
 /// out-of-memory killer.
 fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     match cgroup.version("memory") {
-        Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory),
-        Version::V2 => cgroup.write("memory", "memory.max", limits.memory),
+        Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory()),
+        Version::V2 => cgroup.write("memory", "memory.max", limits.memory()),
     }
 }
 
@@ -61,11 +56,11 @@ fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 /// not be below. v2 counts swap alone.
 fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     // Docker's default.
-    let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory.saturating_mul(2)));
+    let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory().saturating_mul(2)));
     let (file, value) = match (cgroup.version("memory"), together) {
         (Version::V1, Limit::AtMost(bytes)) => ("memory.memsw.limit_in_bytes", bytes.to_string()),
         (Version::V1, Limit::Unlimited) => ("memory.memsw.limit_in_bytes", "-1".into()),
-        (Version::V2, Limit::AtMost(bytes)) => ("memory.swap.max", (bytes - limits.memory).to_string()),
+        (Version::V2, Limit::AtMost(bytes)) => ("memory.swap.max", (bytes - limits.memory()).to_string()),
         (Version::V2, Limit::Unlimited) => ("memory.swap.max", "max".into()),
     };
     match cgroup.write("memory", file, value) {
@@ -77,7 +72,7 @@ fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 
 /// At the limit, the kernel lets nobody in the cgroup run until the next period begins.
 fn limit_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    let quota = limits.cpus.quota(CPU_PERIOD);
+    let quota = limits.cpus().quota(CPU_PERIOD);
     match cgroup.version("cpu") {
         Version::V1 => {
             cgroup.write("cpu", "cpu.cfs_period_us", CPU_PERIOD)?;
@@ -108,7 +103,7 @@ fn pin_cpus(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 
 /// At the limit, fork(2) fails with EAGAIN: no fork bomb gets out of the container.
 fn limit_pids(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    cgroup.write("pids", "pids.max", limits.pids_limit)
+    cgroup.write("pids", "pids.max", limits.pids_limit())
 }
 
 /// How many processes of the cgroup the out-of-memory killer has ended.

@@ -1,14 +1,9 @@
-//! What a user can ask for.
+//! What a user can ask for. The groups of options stand in `common::options`.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser};
-use common::Result;
-use common::values::{self, Cpus, Cpuset, IpcMode, Limit, NetworkMode, Publish, Published, Ulimit, Variable};
-use common::values::{ExtraHost, Ipv4Net};
+use clap::Parser;
+pub use common::options::{Ipc, Limits, Network, Session, World};
 
 /// Runs a command in a container, as `docker run` does, without a daemon.
 #[derive(Debug, Parser)]
@@ -22,15 +17,15 @@ pub struct Cli {
     #[command(flatten)]
     pub world: World,
 
-    /// What the container may use.
+    /// What the container may use at the most.
     #[command(flatten)]
     pub limits: Limits,
 
-    /// What network it is in.
+    /// Which network it is in.
     #[command(flatten)]
     pub network: Network,
 
-    /// With whom it shares memory and messages.
+    /// With which container it shares memory and messages.
     #[command(flatten)]
     pub ipc: Ipc,
 
@@ -46,191 +41,4 @@ pub struct Cli {
         help_heading = "Arguments"
     )]
     pub command: Vec<OsString>,
-}
-
-/// What the container finds.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "The container's world (since step 1)")]
-pub struct World {
-    /// The directory to use as the root [default: one that Congo makes from this host's programs].
-    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(values::directory))]
-    pub rootfs: Option<PathBuf>,
-
-    /// The host name inside.
-    #[arg(long, value_name = "NAME", default_value = "congo", allow_hyphen_values = true, value_parser = values::hostname)]
-    pub hostname: String,
-
-    /// The working directory, absolute; made if it is missing.
-    #[arg(
-        short,
-        long,
-        value_name = "DIR", default_value = "/", allow_hyphen_values = true,
-        value_parser = OsStringValueParser::new().try_map(values::workdir)
-    )]
-    pub workdir: PathBuf,
-
-    /// Set a variable, or pass on the host's; repeatable.
-    #[arg(
-        short,
-        long,
-        value_name = "NAME[=VALUE]", allow_hyphen_values = true,
-        value_parser = OsStringValueParser::new().try_map(values::env)
-    )]
-    pub env: Vec<Variable>,
-
-    /// Set the variables that a file has, one a line; repeatable.
-    #[arg(long, value_name = "FILE")]
-    pub env_file: Vec<PathBuf>,
-}
-
-/// What the container may use at the most. The defaults are what was fixed in step 0.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Limits (since step 1)")]
-pub struct Limits {
-    /// Memory: bytes, or with a unit, such as 64m, 1.5g, "128 MiB".
-    #[arg(
-        short,
-        long,
-        value_name = "SIZE", default_value = "128m", allow_hyphen_values = true,
-        value_parser = values::memory
-    )]
-    pub memory: u64,
-
-    /// Memory and swap together, or -1 for unlimited swap [default: twice the memory].
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = values::memory_swap)]
-    pub memory_swap: Option<Limit>,
-
-    /// CPU time, as a number of CPUs.
-    #[arg(long, value_name = "NUMBER", default_value = "0.5", allow_hyphen_values = true, value_parser = values::cpus)]
-    pub cpus: Cpus,
-
-    /// The share of CPU time when CPUs are scarce, from 2 to 262144, where others have 1024.
-    #[arg(short, long, value_name = "WEIGHT", allow_hyphen_values = true, value_parser = values::cpu_shares)]
-    pub cpu_shares: Option<u64>,
-
-    /// The CPUs to run on, such as 0-2,4.
-    #[arg(long, value_name = "LIST", allow_hyphen_values = true, value_parser = values::cpuset)]
-    pub cpuset_cpus: Option<Cpuset>,
-
-    /// Processes and threads, or -1 for unlimited.
-    #[arg(
-        long, value_name = "NUMBER", default_value = "64", allow_hyphen_values = true,
-        value_parser = values::pids_limit
-    )]
-    pub pids_limit: Limit,
-
-    /// A resource limit of the command and each of its children; repeatable.
-    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", allow_hyphen_values = true, value_parser = values::ulimit)]
-    pub ulimits: Vec<Ulimit>,
-}
-
-/// The bridge to join, where none is named.
-const BRIDGE: &str = "congo0";
-
-/// The network of that bridge: private addresses, of which not many others make use.
-const SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 44, 0, 0), 16);
-
-/// What network the container is in.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Network (since step 2)")]
-pub struct Network {
-    /// none, host, bridge, or container:PID to join another container's.
-    #[arg(
-        long, alias = "net",
-        value_name = "MODE", default_value = "none", allow_hyphen_values = true,
-        value_parser = values::network_mode
-    )]
-    pub network: NetworkMode,
-
-    /// The bridge to join, made if it is missing [default: congo0].
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true, value_parser = values::bridge_name)]
-    bridge: Option<String>,
-
-    /// The bridge's IPv4 network; its first address is the host's [default: 10.44.0.0/16].
-    #[arg(long, value_name = "CIDR", allow_hyphen_values = true, value_parser = values::subnet)]
-    subnet: Option<Ipv4Net>,
-
-    /// The container's address on the bridge [default: the lowest free one].
-    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true, value_parser = values::ip)]
-    pub ip: Option<Ipv4Addr>,
-
-    /// Let a port of the host lead to one of the container's; ranges A-B too; repeatable.
-    #[arg(
-        short, long,
-        value_name = "[IP:]HOST:CONTAINER[/tcp|udp]", allow_hyphen_values = true,
-        value_parser = values::publish
-    )]
-    publish: Vec<Published>,
-
-    /// A nameserver; repeatable [default: the host's].
-    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true, value_parser = values::dns)]
-    pub dns: Vec<IpAddr>,
-
-    /// A line for /etc/hosts; host-gateway is the host's address on the bridge; repeatable.
-    #[arg(long, value_name = "NAME:ADDRESS", allow_hyphen_values = true, value_parser = values::add_host)]
-    pub add_host: Vec<ExtraHost>,
-}
-
-impl Network {
-    /// Refuses what makes sense on a bridge only.
-    pub fn check(&self) -> Result<()> {
-        let options = [
-            ("--bridge", self.bridge.is_some()),
-            ("--subnet", self.subnet.is_some()),
-            ("--ip", self.ip.is_some()),
-            ("--publish", !self.publish.is_empty()),
-        ];
-        values::check_bridge_options(self.network, &options)?;
-        values::check_ports(&self.ports())?;
-        self.ip.map_or(Ok(()), |ip| values::check_ip(ip, self.subnet()))
-    }
-
-    /// The bridge's name.
-    pub fn bridge(&self) -> &str {
-        self.bridge.as_deref().unwrap_or(BRIDGE)
-    }
-
-    /// The bridge's network.
-    pub fn subnet(&self) -> Ipv4Net {
-        self.subnet.unwrap_or(SUBNET)
-    }
-
-    /// The ports to publish, one by one.
-    pub fn ports(&self) -> Vec<Publish> {
-        self.publish.iter().flat_map(Published::ports).collect()
-    }
-}
-
-/// With whom the container shares memory and messages.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "IPC (since step 2)")]
-pub struct Ipc {
-    /// private, host, or container:PID to share another container's.
-    #[arg(
-        long,
-        value_name = "MODE", default_value = "private", allow_hyphen_values = true,
-        value_parser = values::ipc_mode
-    )]
-    pub ipc: IpcMode,
-
-    /// The size of /dev/shm: bytes, or with a unit.
-    #[arg(long, value_name = "SIZE", default_value = "64m", allow_hyphen_values = true, value_parser = values::shm_size)]
-    pub shm_size: u64,
-}
-
-/// The container's terminal and its PID 1.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Terminal and PID 1 (since step 2)")]
-pub struct Session {
-    /// Pass keys on even if the output goes elsewhere.
-    #[arg(short, long)]
-    pub interactive: bool,
-
-    /// A terminal for all three streams [default: for those that are one].
-    #[arg(short, long)]
-    pub tty: bool,
-
-    /// Let a small init be PID 1, which reaps orphans and forwards signals.
-    #[arg(long)]
-    pub init: bool,
 }

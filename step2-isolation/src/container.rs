@@ -6,7 +6,7 @@
 //! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7), cgroup_namespaces(7).
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::fs::cgroupfs::Cgroup;
 use common::fs::rootfs;
@@ -48,7 +48,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         explain::start()?;
     }
     // A bad value is refused before anything is made; and the files of the environment are the host's.
-    cgroup::check(&cli.limits)?;
+    cli.limits.check()?;
     let environment = environment::build(&cli.world)?;
     let root = cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
     // One of the container's own, wherever the caller has one.
@@ -83,7 +83,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // "Killed" alone would leave the user to guess who did it.
     let kills = cgroup::out_of_memory_kills(&plan.cgroup);
     if status == KILLED && kills > 0 {
-        let limit = values::format_size(cli.limits.memory);
+        let limit = values::format_size(cli.limits.memory());
         let program = env!("CARGO_PKG_NAME");
         tell(format_args!(
             "{program}: out of memory: processes that the kernel killed: {kills}, --memory is {limit}"
@@ -118,7 +118,7 @@ fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd, born_in_cgroup:
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;
-    filesystem::enter_workdir(&cli.world.workdir)?;
+    filesystem::enter_workdir(cli.world.workdir.as_deref().unwrap_or(Path::new("/")))?;
 
     if cli.session.init {
         init::stay_behind(&plan.signals)?;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use common::fs::cgroupfs::Cgroup;
 use common::fs::rootfs;
-use common::oci::{Base, Config, Image, check_target, commit};
+use common::oci::{Base, Config, Image, commit};
 use common::run::handshake::ChildEnd;
 use common::run::process::{self, Environment, Signals};
 use common::run::terminal::Terminal;
@@ -54,9 +54,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         explain::start()?;
     }
     // A bad value is refused before anything is made; and the files of the environment are the host's.
-    cgroup::check(&cli.limits)?;
+    cli.limits.check()?;
     cli.volumes.check()?;
-    cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
+    cli.root.check()?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
     if let Some(user) = config.other_user() {
@@ -119,7 +119,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // "Killed" alone would leave the user to guess who did it.
     let kills = cgroup::out_of_memory_kills(&plan.cgroup);
     if status == KILLED && kills > 0 {
-        let limit = values::format_size(cli.limits.memory);
+        let limit = values::format_size(cli.limits.memory());
         let program = env!("CARGO_PKG_NAME");
         tell(format_args!(
             "{program}: out of memory: processes that the kernel killed: {kills}, --memory is {limit}"

@@ -28,11 +28,6 @@ use crate::user_namespace::UserNamespace;
 /// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 
-/// Refuses limits that contradict each other.
-pub fn check(limits: &Limits) -> Result<()> {
-    limits.memory_swap.map_or(Ok(()), |together| values::check_swap(limits.memory, together))
-}
-
 /// Makes a cgroup with these limits and nobody in it. An ordinary user does without those for which it has no place, if it
 /// did not ask for them.
 pub fn create(limits: &Limits, users: &UserNamespace, state: &Path) -> Result<Cgroup> {
@@ -41,7 +36,7 @@ pub fn create(limits: &Limits, users: &UserNamespace, state: &Path) -> Result<Cg
     if limits.cpuset_cpus.is_some() {
         controllers.push("cpuset");
     }
-    let left_out = if users.is_ordinary() { leave_out(&mut controllers, state) } else { Vec::new() };
+    let left_out = if users.is_ordinary() { leave_out(&mut controllers, limits, state) } else { Vec::new() };
     let cgroup = Cgroup::create(&controllers)?.without(&left_out);
     limit_memory(&cgroup, limits)?;
     limit_swap(&cgroup, limits)?;
@@ -54,11 +49,11 @@ pub fn create(limits: &Limits, users: &UserNamespace, state: &Path) -> Result<Cg
 
 /// An ordinary user has what an administrator has delegated to it, which may be a part of the controllers: leaves out the
 /// others.
-fn leave_out<'a>(controllers: &mut Vec<&'a str>, state: &Path) -> Vec<&'a str> {
+fn leave_out<'a>(controllers: &mut Vec<&'a str>, limits: &Limits, state: &Path) -> Vec<&'a str> {
     let mut why = None;
     let is_missing = |controller: &mut &str| {
         // Who asks for a limit is told of its absence as an error.
-        let error = Cgroup::could_have(controller).err().filter(|_| !Limits::asked_for(controller));
+        let error = Cgroup::could_have(controller).err().filter(|_| !limits.need(controller));
         let missing = error.is_some();
         why = why.take().or(error);
         missing
@@ -79,8 +74,8 @@ fn leave_out<'a>(controllers: &mut Vec<&'a str>, state: &Path) -> Vec<&'a str> {
 /// out-of-memory killer.
 fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     match cgroup.version("memory") {
-        Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory),
-        Version::V2 => cgroup.write("memory", "memory.max", limits.memory),
+        Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory()),
+        Version::V2 => cgroup.write("memory", "memory.max", limits.memory()),
     }
 }
 
@@ -90,11 +85,11 @@ fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 /// not be below. v2 counts swap alone.
 fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     // Docker's default.
-    let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory.saturating_mul(2)));
+    let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory().saturating_mul(2)));
     let (file, value) = match (cgroup.version("memory"), together) {
         (Version::V1, Limit::AtMost(bytes)) => ("memory.memsw.limit_in_bytes", bytes.to_string()),
         (Version::V1, Limit::Unlimited) => ("memory.memsw.limit_in_bytes", "-1".into()),
-        (Version::V2, Limit::AtMost(bytes)) => ("memory.swap.max", (bytes - limits.memory).to_string()),
+        (Version::V2, Limit::AtMost(bytes)) => ("memory.swap.max", (bytes - limits.memory()).to_string()),
         (Version::V2, Limit::Unlimited) => ("memory.swap.max", "max".into()),
     };
     match cgroup.write("memory", file, value) {
@@ -106,7 +101,7 @@ fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 
 /// At the limit, the kernel lets nobody in the cgroup run until the next period begins.
 fn limit_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    let quota = limits.cpus.quota(CPU_PERIOD);
+    let quota = limits.cpus().quota(CPU_PERIOD);
     match cgroup.version("cpu") {
         Version::V1 => {
             cgroup.write("cpu", "cpu.cfs_period_us", CPU_PERIOD)?;
@@ -137,7 +132,7 @@ fn pin_cpus(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 
 /// At the limit, fork(2) fails with EAGAIN: no fork bomb gets out of the container.
 fn limit_pids(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    cgroup.write("pids", "pids.max", limits.pids_limit)
+    cgroup.write("pids", "pids.max", limits.pids_limit())
 }
 
 /// How many processes of the cgroup the out-of-memory killer has ended.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use common::fs::cgroupfs::Cgroup;
 use common::fs::mount::Detached;
 use common::fs::rootfs;
-use common::oci::{Base, Config, Image, check_target, commit};
+use common::oci::{Base, Config, Image, commit};
 use common::run::handshake::ChildEnd;
 use common::run::process::{self, Environment, Signals};
 use common::run::terminal::Terminal;
@@ -76,11 +76,12 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // First of all: this process and all that it makes then execute a file that no container can change.
     hardening::protect_own_program()?;
     // A bad value is refused before anything is made; and the files of the environment are the host's.
-    cgroup::check(&cli.limits)?;
+    cli.limits.check()?;
     cli.volumes.check()?;
-    let shared = cli.shares_with()?;
+    let shared = cli.ipc.shared_with(&cli.network)?;
+    cli.users.check()?;
     user_namespace::check(&cli.users, &shared)?;
-    cli.root.commit.as_ref().map_or(Ok(()), check_target)?;
+    cli.root.check()?;
     let image = cli.root.image.as_ref().map(Image::open).transpose()?;
     let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
     let environment = environment::build(&cli.world, &config.env)?;
@@ -167,7 +168,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     // "Killed" alone would leave the user to guess who did it.
     let kills = cgroup::out_of_memory_kills(&plan.cgroup);
     if status == KILLED && kills > 0 {
-        let limit = values::format_size(cli.limits.memory);
+        let limit = values::format_size(cli.limits.memory());
         let program = env!("CARGO_PKG_NAME");
         tell(format_args!(
             "{program}: out of memory: processes that the kernel killed: {kills}, --memory is {limit}"

@@ -53,21 +53,6 @@ pub enum UserNamespace {
 /// Refuses what no one could be given, before anything is made. `shared` are the containers with which this one is to share
 /// something.
 pub fn check(options: &Users, shared: &[(i32, String)]) -> Result<()> {
-    let wrong = |what: &str, hint: &str| Err(Error::new(what).hint(hint));
-    match (geteuid().is_root(), options.userns) {
-        (true, Some(UsernsMode::KeepId)) => wrong(
-            "--userns keep-id: the caller is root, whose own ids are the host's root's",
-            "expected auto or host from root",
-        ),
-        (false, Some(UsernsMode::Host)) => {
-            wrong("--userns host: the caller is not root", "expected auto or keep-id from an ordinary user")
-        }
-        (false, _) if !options.uid_map.is_empty() || options.subordinate.is_some() => wrong(
-            "--uidmap, --gidmap and --subuidname are for root",
-            "an ordinary user has the ids that /etc/subuid and /etc/subgid give it",
-        ),
-        _ => Ok(()),
-    }?;
     let others = shared.iter().map(|(pid, option)| open_namespace(*pid, "user", option));
     let others = others.collect::<Result<Vec<_>>>()?;
     // A process is in one user namespace, and with its rights there it enters only what belongs to that.

@@ -1,0 +1,94 @@
+//! Which network the container is in.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use clap::Args;
+
+use crate::sys::error::Result;
+use crate::values::{self, ExtraHost, Ipv4Net, NetworkMode, Publish, Published};
+
+/// The bridge to join, where none is named.
+const BRIDGE: &str = "congo0";
+
+/// The network of that bridge: private addresses, of which not many others make use.
+const SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 44, 0, 0), 16);
+
+/// Which network the container is in.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network (since step 2)")]
+pub struct Network {
+    /// none, host, bridge, or container:PID to join another container's.
+    #[arg(
+        long, alias = "net",
+        value_name = "MODE", default_value = "none", allow_hyphen_values = true,
+        value_parser = values::network_mode
+    )]
+    pub network: NetworkMode,
+
+    /// The bridge to join, made if it is missing [default: congo0].
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true, value_parser = values::bridge_name)]
+    bridge: Option<String>,
+
+    /// The bridge's IPv4 network; its first address is the host's [default: 10.44.0.0/16].
+    #[arg(long, value_name = "CIDR", allow_hyphen_values = true, value_parser = values::subnet)]
+    subnet: Option<Ipv4Net>,
+
+    /// The container's address on the bridge [default: the lowest free one].
+    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true, value_parser = values::ip)]
+    pub ip: Option<Ipv4Addr>,
+
+    /// Let a port of the host lead to one of the container's; ranges A-B too; repeatable.
+    #[arg(
+        short, long,
+        value_name = "[IP:]HOST:CONTAINER[/tcp|udp]", allow_hyphen_values = true,
+        value_parser = values::publish
+    )]
+    publish: Vec<Published>,
+
+    /// A nameserver; repeatable [default: the host's].
+    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true, value_parser = values::dns)]
+    pub dns: Vec<IpAddr>,
+
+    /// A line for /etc/hosts; host-gateway is the host's address on the bridge; repeatable.
+    #[arg(long, value_name = "NAME:ADDRESS", allow_hyphen_values = true, value_parser = values::add_host)]
+    pub add_host: Vec<ExtraHost>,
+}
+
+impl Network {
+    /// Refuses options about a bridge without one, a port that is published twice, and an address that no container
+    /// can have.
+    ///
+    /// # Errors
+    /// One of these.
+    pub fn check(&self) -> Result<()> {
+        let options = [
+            ("--bridge", self.bridge.is_some()),
+            ("--subnet", self.subnet.is_some()),
+            ("--ip", self.ip.is_some()),
+            ("--publish", !self.publish.is_empty()),
+        ];
+        values::check_bridge_options(self.network, &options)?;
+        values::check_ports(&self.ports())?;
+        self.ip.map_or(Ok(()), |ip| values::check_ip(ip, self.subnet()))
+    }
+
+    /// The bridge's name: `--bridge`, or congo0.
+    pub fn bridge(&self) -> &str {
+        self.bridge.as_deref().unwrap_or(BRIDGE)
+    }
+
+    /// Whether `--bridge` was given.
+    pub fn names_bridge(&self) -> bool {
+        self.bridge.is_some()
+    }
+
+    /// The bridge's network: `--subnet`, or 10.44.0.0/16.
+    pub fn subnet(&self) -> Ipv4Net {
+        self.subnet.unwrap_or(SUBNET)
+    }
+
+    /// The ports to publish, one by one.
+    pub fn ports(&self) -> Vec<Publish> {
+        self.publish.iter().flat_map(Published::ports).collect()
+    }
+}

@@ -1,0 +1,45 @@
+//! What the container finds: its root, its name, its directory, its variables.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::bytes;
+use crate::values::{self, Variable};
+
+/// What the container finds.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The container's world (since step 1)")]
+pub struct World {
+    /// The directory to use as the root [default: one that Congo makes from this host's programs].
+    #[arg(long, value_name = "DIR", value_parser = bytes(values::directory))]
+    pub rootfs: Option<PathBuf>,
+
+    /// The host name inside.
+    #[arg(
+        long,
+        value_name = "NAME", default_value = "congo", allow_hyphen_values = true,
+        value_parser = values::hostname
+    )]
+    pub hostname: String,
+
+    /// The working directory, absolute; made if it is missing [default: /].
+    #[arg(
+        short, long,
+        value_name = "DIR", allow_hyphen_values = true,
+        value_parser = bytes(values::workdir)
+    )]
+    pub workdir: Option<PathBuf>,
+
+    /// Set a variable, or pass on the host's; repeatable.
+    #[arg(
+        short, long,
+        value_name = "NAME[=VALUE]", allow_hyphen_values = true,
+        value_parser = bytes(values::env)
+    )]
+    pub env: Vec<Variable>,
+
+    /// Set the variables that a file has, one a line; repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+}
