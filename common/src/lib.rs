@@ -20,7 +20,6 @@
 extern crate self as common;
 
 pub mod fs;
-#[cfg(any(feature = "idmap", feature = "image"))]
 pub mod ids;
 pub mod keep;
 #[cfg(feature = "network")]
