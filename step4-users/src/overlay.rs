@@ -12,11 +12,11 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use common::fs::mount::{Detached, can_map_ids, in_private_namespace};
+use common::fs::mount::{Detached, in_private_namespace};
 use common::fs::overlay::{before, changes};
 use common::fs::path::{Kind, make_beneath};
 use common::fs::tree::copy_attributes;
-use common::ids::idmap::{ShiftedCopy, give, make_files_as, restore_files, shifted_copies, unshifted_copy};
+use common::ids::idmap::{ShiftedLayers, make_files_as, restore_files};
 use common::ids::privilege::Privilege;
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
 use common::sys::{mkdir, mount, open, umask, umount2};
@@ -45,8 +45,8 @@ const NO_OVERLAP: &str =
 pub struct Layers {
     /// Lowest first; the container changes none of them.
     pub lower: Vec<PathBuf>,
-    /// What is mounted in their place, where no mount can give them to the container's users.
-    copies: Option<Vec<ShiftedCopy>>,
+    /// The same layers as they are mounted for the container's users.
+    mounted: ShiftedLayers,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
     /// Where all that Congo keeps is.
@@ -63,41 +63,27 @@ impl Layers {
         keep: Option<&str>,
         users: &UserNamespace,
     ) -> Result<Layers> {
-        let paths = || lower.iter().map(PathBuf::as_path);
-        let copies = match users.shift() {
-            Some((maps, namespace)) if !can_map_ids(paths().chain([state]), namespace)? => {
-                let store = state.join("shifted");
-                Some(shifted_copies(paths(), &store, maps).hint_if(Errno::ELOOP, NO_OVERLAP)?)
-            }
-            _ => None,
-        };
+        // Where no idmapped mount can change the owners of files, the container gets copies of the layers.
+        let mounted = ShiftedLayers::of(&lower, state, users.shift()).hint_if(Errno::ELOOP, NO_OVERLAP)?;
         let folder = ContainerFolder::create(state)?;
         let kept = keep.map(|name| kept(state, name)).transpose()?;
-        let layers = Layers { lower, copies, folder, state: state.to_owned(), kept };
+        let layers = Layers { lower, mounted, folder, state: state.to_owned(), kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
                 // What is kept must have its name only when it is as it should be.
                 let new = path.with_extension("new");
                 mkdir(&new, 0o755)?;
                 // The root of an overlay has the owner, mode and time of its uppermost layer.
-                if let Some(below) = layers.mounted().last().filter(|_| path == layers.upper()) {
+                if let Some(below) = layers.mounted.paths().last().filter(|_| path == layers.upper()) {
                     copy_attributes(below, &new)?;
                 }
                 fs::rename(&new, &path).at("make", &path)?;
             }
         }
-        if let (Some(name), Some((maps, _)), Some(_)) = (keep, users.shift(), &layers.copies) {
-            give(&layers.upper(), maps, &format!("--keep {name}"))?;
+        if let Some(name) = keep {
+            layers.mounted.claim(&layers.upper(), name, users.shift())?;
         }
         Ok(layers)
-    }
-
-    /// The lower layers as the overlay gets them.
-    fn mounted(&self) -> Vec<&Path> {
-        match &self.copies {
-            Some(copies) => copies.iter().map(|copy| copy.path.as_path()).collect(),
-            None => self.lower.iter().map(PathBuf::as_path).collect(),
-        }
     }
 
     /// Where the overlay is mounted.
@@ -125,7 +111,7 @@ impl Layers {
             // The caller's would keep other users of the container from what is made to mount on.
             umask(0o022);
             if let Some((maps, namespace)) = users.shift() {
-                if self.copies.is_none() {
+                if !self.mounted.are_copies() {
                     self.shift_owners(namespace)?;
                 }
                 // An overlay makes files as the one who mounts it, who has to be one of the container.
@@ -178,7 +164,7 @@ impl Layers {
         // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not fit into the
         // one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
-        let lower = self.mounted().into_iter().chain(above);
+        let lower = self.mounted.paths().iter().map(PathBuf::as_path).chain(above);
         let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
         let (upper, work) = (folder(upper)?, folder(work)?);
         // The kernel wants the topmost first.
@@ -202,12 +188,9 @@ impl Layers {
             )
     }
 
-    /// The writable layer for an image: with the ids that the container sees. Where layers are copied, the disk has others.
+    /// The writable layer for an image: with the ids that the container sees.
     pub fn unshifted(&self, users: &UserNamespace) -> Result<PathBuf> {
-        let (Some(_), Some((maps, _))) = (&self.copies, users.shift()) else { return Ok(self.upper()) };
-        let copy = self.folder.path.join("unshifted");
-        unshifted_copy(&self.upper(), &copy, maps)?;
-        Ok(copy)
+        self.mounted.for_image(self.upper(), self.folder.path.join("unshifted"), users.shift())
     }
 
     /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.

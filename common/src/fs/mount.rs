@@ -258,7 +258,7 @@ impl Detached {
     /// stays as it is. See [`user_namespace`](crate::ids::idmap::user_namespace).
     ///
     /// Returns whether that could be done: not before Linux 5.12, nor on each file system; nor twice. Then the tree is as it
-    /// was, and [`shifted_copies`](crate::ids::idmap::shifted_copies) are what remains.
+    /// was, and [`ShiftedLayers`](crate::ids::idmap::ShiftedLayers) are what remains.
     ///
     /// # Errors
     /// EBADF and the like, for what is no user namespace.

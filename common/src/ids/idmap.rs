@@ -8,6 +8,7 @@
 
 mod files;
 mod host_ids;
+mod layers;
 mod namespace;
 mod shifted;
 mod subordinate;
@@ -22,10 +23,11 @@ use crate::values::IdRange;
 
 pub use files::{make_files_as, restore_files};
 pub use host_ids::HostIds;
+pub use layers::ShiftedLayers;
 pub use namespace::{
     become_root, enter_own, enter_parent_of, in_own_namespace, in_user_namespace, owner_of, user_namespace,
 };
-pub use shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
+pub use shifted::give;
 pub use subordinate::{keep_id, own, require, subordinate, subordinate_of};
 
 /// How many lines the kernel takes, since 4.15.

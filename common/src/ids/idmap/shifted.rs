@@ -30,9 +30,9 @@ const LOCK: &str = ".lock";
 
 /// A copy of a layer, which nobody removes as long as the value lives.
 #[derive(Debug)]
-pub struct ShiftedCopy {
+pub(super) struct ShiftedCopy {
     /// Where it is.
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -42,7 +42,7 @@ pub struct ShiftedCopy {
 /// # Errors
 /// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied; ENOSPC, EROFS;
 /// EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
-pub fn shifted_copies<'a>(
+pub(super) fn shifted_copies<'a>(
     layers: impl Iterator<Item = &'a Path>,
     store: &Path,
     maps: &IdMaps,
@@ -100,7 +100,7 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
 ///
 /// # Errors
 /// ENOSPC, EROFS; EEXIST; EOVERFLOW for a file that is of none of the container's users.
-pub fn unshifted_copy(from: &Path, to: &Path, maps: &IdMaps) -> Result<()> {
+pub(super) fn unshifted_copy(from: &Path, to: &Path, maps: &IdMaps) -> Result<()> {
     let layer = File::open(from).at("open", from)?;
     let owners = |user, group| maps.users.to_container(user).zip(maps.groups.to_container(group));
     copy_to(&layer.into(), to, &owners)

@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{getgid, getuid};
 use proptest::prelude::*;
 
-use super::shifted::shifted_copy;
+use super::shifted::{shifted_copies, shifted_copy, unshifted_copy};
 use super::subordinate::{Line, around, in_a_row, parse};
 use super::*;
 use crate::fs::mount::{Detached, in_private_namespace};

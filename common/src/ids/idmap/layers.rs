@@ -1,0 +1,84 @@
+//! The layers of a container whose users have other ids on the host than the files on the disk.
+//!
+//! The kernel can show files with other owners: an idmapped mount. Where the kernel or the file system has no such mounts,
+//! copies of the layers take the layers' place: `ShiftedLayers` knows which of the two it is. The writable layer then has
+//! the host's ids on the disk, and needs a way back before it becomes an image.
+//! Man pages: mount_setattr(2), user_namespaces(7).
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::IdMaps;
+use super::shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
+use crate::fs::mount::can_map_ids;
+use crate::sys::error::Result;
+
+/// The maps of a container and its user namespace, where its ids are not those on the disk.
+type Shift<'a> = Option<(&'a IdMaps, &'a OwnedFd)>;
+
+/// The lower layers of an overlay as they are to be mounted: the layers themselves, or copies of them that belong to the
+/// container.
+#[derive(Debug)]
+pub struct ShiftedLayers {
+    paths: Vec<PathBuf>,
+    /// Each copy is locked, so that no other runtime removes it.
+    copies: Option<Vec<ShiftedCopy>>,
+}
+
+impl ShiftedLayers {
+    /// Copies the layers to a folder in `state`, if the container needs other ids (`shift`) and no idmapped mount can
+    /// give them: neither to the layers nor to `state`, where the writable layer will be. Each copy is made once, which
+    /// takes time, and then kept. Must be called by the host's root if there is a `shift`.
+    ///
+    /// # Errors
+    /// ELOOP when a layer lies in another, or is given twice, as overlayfs says it of layers that are not copied; ENOSPC,
+    /// EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
+    pub fn of(layers: &[PathBuf], state: &Path, shift: Shift<'_>) -> Result<ShiftedLayers> {
+        let folders = || layers.iter().map(PathBuf::as_path);
+        let copies = match shift {
+            Some((maps, namespace)) if !can_map_ids(folders().chain([state]), namespace)? => {
+                Some(shifted_copies(folders(), &state.join("shifted"), maps)?)
+            }
+            _ => None,
+        };
+        let paths = match &copies {
+            Some(copies) => copies.iter().map(|copy| copy.path.clone()).collect(),
+            None => layers.to_owned(),
+        };
+        Ok(ShiftedLayers { paths, copies })
+    }
+
+    /// The folders to be mounted, in the order of the layers.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Whether the files in them have the container's ids on the disk already, so that no idmapped mount is needed.
+    pub fn are_copies(&self) -> bool {
+        self.copies.is_some()
+    }
+
+    /// Makes sure that the writable layer at `upper`, which was kept as `name`, belongs to this container. A new one is
+    /// given to the container's root. Layers that are not copied need nothing: an idmapped mount shows any owner.
+    ///
+    /// # Errors
+    /// It has files of other users.
+    pub fn claim(&self, upper: &Path, name: &str, shift: Shift<'_>) -> Result<()> {
+        match shift {
+            Some((maps, _)) if self.are_copies() => give(upper, maps, &format!("--keep {name}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The writable layer with the ids that the container sees, as an image has them: `upper` itself, or a copy of it at
+    /// `to`, where copies of the layers were mounted.
+    ///
+    /// # Errors
+    /// ENOSPC, EROFS; EEXIST for `to`; EOVERFLOW for a file that is of none of the container's users.
+    pub fn for_image(&self, upper: PathBuf, to: PathBuf, shift: Shift<'_>) -> Result<PathBuf> {
+        match shift {
+            Some((maps, _)) if self.are_copies() => unshifted_copy(&upper, &to, maps).map(|()| to),
+            _ => Ok(upper),
+        }
+    }
+}
