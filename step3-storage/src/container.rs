@@ -107,8 +107,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let namespaces = namespaces | plan.network.namespace() | plan.ipc.namespace();
     // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
     let in_cgroup = plan.cgroup.v2_directory();
-    let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent, born_in_cgroup| {
-        become_command(cli, &plan, volumes, parent, born_in_cgroup)
+    let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent| {
+        become_command(cli, &plan, volumes, parent)
     })?;
     plan.network.connect(child.pid())?;
     child.go()?;
@@ -145,19 +145,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
-fn become_command(
-    cli: &Cli,
-    plan: &Plan,
-    volumes: Vec<Opened>,
-    parent: &mut ChildEnd,
-    born_in_cgroup: bool,
-) -> Result<Infallible> {
+fn become_command(cli: &Cli, plan: &Plan, volumes: Vec<Opened>, parent: &mut ChildEnd) -> Result<Infallible> {
     // The kernel kills us when the parent dies, and with us, as we are PID 1, all of the container. First this, then
     // wait: a parent that died before the first line is noticed by the second.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    plan.cgroup.join(born_in_cgroup)?;
+    plan.cgroup.join(parent)?;
     let proc = filesystem::open_proc()?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
     unshare(CloneFlags::CLONE_NEWCGROUP)?;

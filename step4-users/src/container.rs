@@ -153,8 +153,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     plan.users.give_streams()?;
     // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
     let in_cgroup = plan.cgroup.v2_directory();
-    let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent, born_in_cgroup| {
-        become_command(cli, &plan, mounts, later, parent, born_in_cgroup)
+    let mut child = process::clone(namespaces, in_cgroup, &plan.terminal, |parent| {
+        become_command(cli, &plan, mounts, later, parent)
     })?;
     plan.users.connect(child.pid())?;
     rlimit::allow(child.pid(), &cli.limits.ulimits)?;
@@ -201,14 +201,13 @@ fn become_command(
     mounts: Mounts,
     namespaces: CloneFlags,
     parent: &mut ChildEnd,
-    born_in_cgroup: bool,
 ) -> Result<Infallible> {
     // The kernel kills us when the parent dies, and with us, as we are PID 1, all of the container. First this, then
     // wait: a parent that died before the first line is noticed by the second.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    plan.cgroup.join(born_in_cgroup)?;
+    plan.cgroup.join(parent)?;
     // While the host's is in sight, and before it joins a user namespace to which its PID namespace does not belong.
     let proc = filesystem::open_proc()?;
     plan.users.join(namespaces)?;

@@ -25,6 +25,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
+use crate::run::handshake::ChildEnd;
 use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
 
@@ -194,7 +195,7 @@ impl Cgroup {
     }
 
     /// Moves this process, which must have one thread, into the cgroup; into the v2 one only when it was not born
-    /// there.
+    /// there, which `parent` knows.
     ///
     /// Called by the child for itself, before it has children: `0` means the writer. In v1 it goes to `tasks`,
     /// which moves one thread. A pid written to `cgroup.procs` from outside would make the kernel wait for an
@@ -202,11 +203,13 @@ impl Cgroup {
     ///
     /// # Errors
     /// ENOSPC in v1 when a cpuset has no CPU or no memory node, EACCES.
-    pub fn join(&self, born_in_v2: bool) -> Result<()> {
+    pub fn join(&self, parent: &ChildEnd) -> Result<()> {
         for directory in &self.directories {
             match directory.version {
                 Version::V1 => write(&directory.path.join("tasks"), "0")?,
-                Version::V2 if !born_in_v2 => write(&directory.path.join("cgroup.procs"), "0")?,
+                Version::V2 if !parent.was_born_in_cgroup() => {
+                    write(&directory.path.join("cgroup.procs"), "0")?
+                }
                 Version::V2 => {}
             }
         }

@@ -33,6 +33,7 @@ pub struct ParentEnd {
 pub struct ChildEnd {
     socket: UnixStream,
     may_go: bool,
+    born_in_cgroup: bool,
 }
 
 /// Makes the two ends.
@@ -47,7 +48,10 @@ pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
         "parent's end, child's end",
         "socketpair(2)",
     );
-    Ok((ParentEnd { socket: parent, begun: Vec::new() }, ChildEnd { socket: child, may_go: false }))
+    Ok((
+        ParentEnd { socket: parent, begun: Vec::new() },
+        ChildEnd { socket: child, may_go: false, born_in_cgroup: false },
+    ))
 }
 
 impl ParentEnd {
@@ -112,6 +116,16 @@ impl ParentEnd {
 }
 
 impl ChildEnd {
+    /// Whether [`clone`](crate::run::process::clone) made this child in the cgroup v2 that the parent had asked for: then the
+    /// child need not move there.
+    pub fn was_born_in_cgroup(&self) -> bool {
+        self.born_in_cgroup
+    }
+
+    pub(crate) fn set_born_in_cgroup(&mut self, born: bool) {
+        self.born_in_cgroup = born;
+    }
+
     /// Waits for the parent's "go".
     ///
     /// # Errors

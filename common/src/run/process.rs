@@ -181,7 +181,7 @@ pub struct Child<'a> {
 /// the caller's terminal.
 ///
 /// With `cgroup`, a directory of cgroup v2, the child is born in that cgroup where the kernel can do so (5.7);
-/// `story` is told whether it was. Moving it there later costs milliseconds: the kernel waits until no CPU
+/// [`ChildEnd::was_born_in_cgroup`] tells it. Moving it there later costs milliseconds: the kernel waits until no CPU
 /// looks at the old state (an RCU grace period).
 ///
 /// # Errors
@@ -190,7 +190,7 @@ pub fn clone<'a>(
     flags: CloneFlags,
     cgroup: Option<BorrowedFd<'_>>,
     terminal: &'a Terminal,
-    story: impl FnOnce(&mut ChildEnd, bool) -> Result<Infallible>,
+    story: impl FnOnce(&mut ChildEnd) -> Result<Infallible>,
 ) -> Result<Child<'a>> {
     let (parent_end, mut child_end) = handshake::pair()?;
     let turn = Turn::take();
@@ -203,7 +203,8 @@ pub fn clone<'a>(
         if let Terminal::Shared(terminal) = terminal {
             terminal.leave_group();
         }
-        let Err(error) = story(&mut child_end, in_cgroup);
+        child_end.set_born_in_cgroup(in_cgroup);
+        let Err(error) = story(&mut child_end);
         child_end.failed(&error);
         // No destructors and no buffers: both belong to the parent, of which this is a copy.
         // SAFETY: _exit(2) ends the process and touches none of its memory.
