@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{Check, Outcome, Subject, all, host, inside, probe};
+use crate::{Check, Outcome, Subject, all, host, inside, needs};
 
 /// Runs all checks against a step's binary, with the command line of every Rust test.
 pub fn main(package: &str, binary: &'static str) -> ExitCode {
@@ -46,7 +46,7 @@ fn trial(
     if !holds && !check.fails_in(step) {
         return None;
     }
-    let skipped = probe::lacking(check.needs, step);
+    let skipped = needs::lacking(check.needs, step);
     let name = match (holds, step < check.since) {
         (true, _) => check.id.to_owned(),
         (false, true) => format!("not-yet::{}", check.id),

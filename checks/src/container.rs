@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host;
 use crate::kernel::{Process, eventually};
-use crate::subject::{LIMIT, Output};
-use crate::{Checked, Failure};
+use crate::{Checked, Failure, ensure};
+
+/// How long a run may take. Generous: the machine may be busy, and nothing waits for it when all is well.
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// A started runtime.
 #[derive(Debug)]
@@ -180,6 +181,53 @@ impl Drop for Container {
     }
 }
 
+/// How a run ended and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The exit status; 128 and the signal's number when a signal ended the runtime itself.
+    pub status: i32,
+    /// Whether a signal ended the runtime itself.
+    pub killed: bool,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Fails unless the exit status is this.
+    ///
+    /// # Errors
+    /// With the status and the first lines of stderr.
+    pub fn status_is(&self, status: i32) -> Checked {
+        ensure(self.status == status && !self.killed, || {
+            Failure::new(format!("exit status {status}"), format!("{}{}", self.ending(), self.words()))
+        })
+    }
+
+    /// What it wrote to stdout, if it ended well.
+    ///
+    /// # Errors
+    /// As [`status_is`](Output::status_is), for status 0.
+    pub fn ok(&self) -> Result<&str, Failure> {
+        self.status_is(0)?;
+        Ok(self.stdout.trim_end())
+    }
+
+    /// How it ended, in words.
+    pub fn ending(&self) -> String {
+        match self.killed {
+            true => format!("the runtime itself was ended by signal {}", self.status - 128),
+            false => format!("exit status {}", self.status),
+        }
+    }
+
+    fn words(&self) -> String {
+        let lines: Vec<_> = self.stderr.lines().take(3).collect();
+        if lines.is_empty() { String::new() } else { format!("; stderr: {}", lines.join(" / ")) }
+    }
+}
+
 /// Ends a runtime and its container: by the death of PID 1, so that the runtime can clean up, or else itself.
 pub(crate) fn end(runtime: &mut Child) {
     if !matches!(runtime.try_wait(), Ok(None)) {
@@ -187,11 +235,11 @@ pub(crate) fn end(runtime: &mut Child) {
     }
     // Looked up before anything dies: afterwards they are nobody's, or the subreaper's.
     let descendants = Process(runtime.id().cast_signed()).descendants();
-    descendants.iter().filter(|process| process.is_first()).copied().for_each(host::end);
+    descendants.iter().filter(|process| process.is_first()).copied().for_each(Process::end);
     if !eventually(Duration::from_secs(5), || !matches!(runtime.try_wait(), Ok(None))) {
         let _ = runtime.kill();
         let _ = runtime.wait();
-        descendants.into_iter().for_each(host::end);
+        descendants.into_iter().for_each(Process::end);
     }
 }
 

@@ -7,24 +7,9 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use crate::kernel::{eventually, hierarchies};
-use crate::{Failure, host};
-
-/// The controllers that are passed on.
-const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
-
-/// Where v2 is mounted, with these controllers.
-///
-/// # Errors
-/// In words, when it is not.
-pub(crate) fn top() -> Result<PathBuf, String> {
-    let all = hierarchies().map_err(|failure| failure.found)?;
-    let v2 = all.into_iter().find(|hierarchy| hierarchy.v2).ok_or("cgroup v2 is not mounted")?;
-    match CONTROLLERS.iter().find(|name| !v2.controllers.iter().any(|has| has == *name)) {
-        Some(missing) => Err(format!("cgroup v2 has no controller {missing} here")),
-        None => Ok(v2.point),
-    }
-}
+use crate::kernel::eventually;
+use crate::needs::{DELEGATED, delegable};
+use crate::{Failure, cgroups};
 
 /// The user's part. Dropped, it goes.
 #[derive(Debug)]
@@ -36,8 +21,8 @@ impl Delegated {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn new(user: u32) -> Result<Delegated, Failure> {
-        let top = top().map_err(|why| Failure::new("a part of cgroup v2", why))?;
-        let words = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
+        let top = delegable().map_err(|why| Failure::new("a part of cgroup v2", why))?;
+        let words = DELEGATED.map(|name| format!("+{name}")).join(" ");
         fs::write(top.join("cgroup.subtree_control"), &words)?;
         let delegated = Delegated(top.join(format!("congo-checks-delegated-{}", std::process::id())));
         for folder in [&delegated.0, &delegated.started()] {
@@ -63,7 +48,7 @@ impl Delegated {
     /// # Errors
     /// When they cannot go there, or what `start` fails at.
     pub(crate) fn within<T>(&self, start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-        host::cgroups::while_in(&self.started(), start)?
+        cgroups::while_in(&self.started(), start)?
     }
 }
 

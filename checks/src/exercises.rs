@@ -6,8 +6,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::probe::Need;
-use crate::subject::Output;
+use crate::container::Output;
+use crate::needs::Need;
 use crate::{Checked, Failure, Subject, ensure};
 
 mod step0;

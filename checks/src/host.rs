@@ -4,7 +4,7 @@
 //! into UTS, IPC and network namespaces, the last with its loopback interface up. So a runtime that forgets to make its mounts private is caught on every
 //! machine, and a learner's mistake cannot unmount or rename what is not the checks' own. As a subreaper the
 //! checks become the parent of every process that outlives its runtime. Started by root, they have cgroups of their own,
-//! too: see `host/cgroups.rs`. So other people's runtimes can come and go on the same machine: none of what they make is
+//! too: see `cgroups.rs`. So other people's runtimes can come and go on the same machine: none of what they make is
 //! on this host, and all that is new on it was made by a runtime of these checks.
 //!
 //! An ordinary user gets such a host, too, in a user namespace in which it keeps its own ids: the checks have all
@@ -13,32 +13,26 @@
 //! Call [`enter`] once, before any thread is started. Man pages: mount_namespaces(7), user_namespaces(7),
 //! PR_SET_CHILD_SUBREAPER(2const).
 
-pub(crate) mod cgroups;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, gethostname};
 
-use cgroups::Cgroups;
-
+use crate::cgroups::Cgroups;
+use crate::installed::program;
 use crate::kernel::{self, Mount, Process, myself};
-use crate::{Checked, Failure, Subject, netlink, network, probe};
+use crate::needs::USERS_HOST;
+use crate::{Checked, Failure, Subject, needs, netlink, network};
 
 /// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Whether an ordinary user could be given a host of its own; `None` until it was tried.
-static USERS_HOST: OnceLock<Result<(), String>> = OnceLock::new();
 
 /// Moves this process, and what it starts, to a host of its own, on which a step is tried. Where it cannot be had because
 /// the caller is an ordinary user, all checks are skipped, with the reason. What is returned must be held for as long as
@@ -48,14 +42,14 @@ static USERS_HOST: OnceLock<Result<(), String>> = OnceLock::new();
 /// EPERM for root without `CAP_SYS_ADMIN`.
 pub fn enter(step: u8) -> nix::Result<Cgroups> {
     if geteuid().is_root() {
-        return match probe::lacking(&[], step) {
+        return match needs::lacking(&[], step) {
             None => enter_as_root(Cgroups::enter),
             Some(_) => Ok(Cgroups::default()),
         };
     }
-    if step >= probe::ROOTLESS {
+    if step >= needs::ROOTLESS {
         let why = |errno| format!("no user namespace for a user's checks: {errno}");
-        let entered = probe::users_overlay().and_then(|()| {
+        let entered = needs::users_overlay().and_then(|()| {
             // A user's cgroups, if it has some, are nobody else's already.
             let entered = own_ids().and_then(|()| enter_as_root(Cgroups::default));
             entered.and_then(|_| no_subordinate_ids()).map_err(why)
@@ -63,11 +57,6 @@ pub fn enter(step: u8) -> nix::Result<Cgroups> {
         let _ = USERS_HOST.set(entered);
     }
     Ok(Cgroups::default())
-}
-
-/// Why there is no host for an ordinary user's checks.
-pub(crate) fn users_host() -> Result<(), String> {
-    USERS_HOST.get().cloned().unwrap_or_else(|| Err("not root: run it with sudo".into()))
 }
 
 /// A user namespace that knows this one user, by its own id.
@@ -208,7 +197,7 @@ impl Look {
     fn clean_up(&self, subject: &Subject) {
         for process in myself().descendants() {
             if !self.processes.contains(&process) {
-                end(process);
+                process.end();
             }
         }
         let _ = nix::unistd::sethostname(&self.hostname);
@@ -234,11 +223,6 @@ impl Look {
     }
 }
 
-/// Ends a process, for good. That it is gone already is fine.
-pub fn end(process: Process) {
-    let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
-}
-
 /// The host's name: of this thread's UTS namespace.
 pub fn hostname() -> String {
     gethostname().unwrap_or_default().to_string_lossy().into_owned()
@@ -255,7 +239,7 @@ fn cgroups() -> BTreeSet<PathBuf> {
 
 /// The tables of the packet filter, as `table inet congo`, for steps that may have made some.
 fn tables(subject: &Subject) -> BTreeSet<String> {
-    if subject.step() < 2 || probe::program("nft").is_err() {
+    if subject.step() < 2 || program("nft").is_err() {
         return BTreeSet::new();
     }
     network::tables().unwrap_or_default().lines().map(str::to_owned).collect()

@@ -18,8 +18,8 @@ use tar::{EntryType, Header};
 
 pub(crate) use programs::{Programs, base};
 
-use crate::container::Container;
-use crate::subject::{Output, state_folder};
+use crate::container::{Container, Output};
+use crate::subject::state_folder;
 use crate::tree::{self, Tree};
 use crate::{Checked, Failure, Subject, ensure};
 
@@ -167,7 +167,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// An empty one at the path of this name.
     pub(crate) fn new(subject: &Subject, name: &str) -> io::Result<Layout> {
-        let path = empty(subject, name)?;
+        let path = subject.empty_folder(name)?;
         fs::create_dir_all(path.join("blobs/sha256"))?;
         fs::write(path.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
         let layout = Layout { path, manifests: Vec::new() };
@@ -283,16 +283,6 @@ pub(crate) fn architecture() -> &'static str {
     }
 }
 
-/// A folder at the path of this name, without anything in it.
-pub(crate) fn empty(subject: &Subject, name: &str) -> io::Result<PathBuf> {
-    let path = subject.file(name);
-    if path.exists() {
-        fs::remove_dir_all(&path)?;
-    }
-    fs::create_dir(&path)?;
-    Ok(path)
-}
-
 /// A config with the PATH that the base needs, and what else is said.
 pub(crate) fn config(more: Value) -> Value {
     let mut config = json!({ "Env": ["PATH=/commands"], "Cmd": ["cat"] });
@@ -312,7 +302,7 @@ pub(crate) struct Home<'a> {
 impl<'a> Home<'a> {
     /// An empty one.
     pub(crate) fn new(subject: &'a Subject, name: &str) -> io::Result<Home<'a>> {
-        Ok(Home { subject, path: empty(subject, name)? })
+        Ok(Home { subject, path: subject.empty_folder(name)? })
     }
 
     /// The runtime with this state folder, not yet started.

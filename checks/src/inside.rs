@@ -6,7 +6,7 @@
 
 mod acts;
 pub mod files;
-mod probe;
+mod look;
 
 use std::fs::{self, File};
 use std::io;
@@ -19,7 +19,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
 use crate::Failure;
-pub use probe::Figures;
+pub use look::Figures;
 
 /// The first argument of an executable that is to act inside.
 pub const ASKED: &str = "--inside-a-container";
@@ -32,7 +32,7 @@ pub const MOUNT: &str = "mount";
 
 pub use acts::{BIND, CALL, CALL_32_BIT, FIND_KEY, MAP_IDS, SIGNAL, STATUS, TRACE};
 /// The second one of an executable that is to print, as JSON, what it finds out about the container.
-pub const PROBE: &str = "probe";
+pub const LOOK: &str = "look";
 
 /// Its name in the container's root.
 const NAME: &str = "congo-checks-inside";
@@ -51,10 +51,10 @@ pub fn run_if_asked() {
         println!("climbed={}", content.unwrap_or_else(|_| "nothing".into()));
         std::process::exit(0);
     }
-    if text == PROBE {
-        match probe::look() {
+    if text == LOOK {
+        match look::look() {
             Ok(figures) => println!("{}", serde_json::json!(figures)),
-            Err(error) => eprintln!("the probe: {error}"),
+            Err(error) => eprintln!("looking around: {error}"),
         }
         std::process::exit(0);
     }

@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{SysconfVar, gethostname, sysconf};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, SysconfVar, gethostname, sysconf};
 
 use crate::Failure;
 
@@ -156,6 +157,11 @@ impl Process {
     pub fn command_line(self) -> String {
         let text = fs::read_to_string(self.path("cmdline")).unwrap_or_default();
         text.trim_end_matches('\0').replace('\0', " ")
+    }
+
+    /// Ends it, for good. That it is gone already is fine.
+    pub fn end(self) {
+        let _ = kill(Pid::from_raw(self.0), Signal::SIGKILL);
     }
 
     /// Whether it runs: it is there and has not ended.

@@ -15,8 +15,8 @@
 //! | `image` | images made by hand |
 //! | [`inside`] | what a check does from within a container |
 //! | `user` | an ordinary user; `delegation`: its part of the cgroups |
-//! | [`host`] | a host of the checks' own, and the guard |
-//! | [`probe`] | what this machine can do |
+//! | [`host`] | a host of the checks' own, and the guard; `cgroups`: that host's cgroups |
+//! | [`needs`] | what a check needs of this machine; [`installed`]: programs; [`mod@attempt`]: trying the kernel |
 //! | [`machine`] | what it can do for each step, with remedies |
 //! | [`tree`] | what is in a folder, and how two of them differ |
 //! | [`security`] | what other runtimes had to learn, as a table |
@@ -25,17 +25,20 @@
 #![forbid(unsafe_code)]
 
 pub mod acceptance;
+pub mod attempt;
+mod cgroups;
 pub mod container;
 pub(crate) mod delegation;
 pub mod exercises;
 pub mod host;
 pub(crate) mod image;
 pub mod inside;
+pub mod installed;
 pub mod kernel;
 pub mod machine;
+pub mod needs;
 mod netlink;
 pub mod network;
-pub mod probe;
 pub mod promises;
 pub mod security;
 pub mod subject;
@@ -45,7 +48,7 @@ pub(crate) mod user;
 
 use std::fmt::{Debug, Display};
 
-pub use probe::Need;
+pub use needs::Need;
 pub use subject::Subject;
 
 /// One promise, and how to see whether a runtime keeps it.
@@ -202,7 +205,7 @@ pub fn run_exercise(exercise: &exercises::Exercise, subject: &Subject) -> Outcom
 }
 
 fn guarded(needs: &[Need], run: fn(&Subject) -> Checked, subject: &Subject) -> Outcome {
-    if let Some(reason) = probe::lacking(needs, subject.step()) {
+    if let Some(reason) = needs::lacking(needs, subject.step()) {
         return Outcome::Skipped { reason };
     }
     let before = host::Look::at(subject);

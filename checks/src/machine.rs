@@ -1,34 +1,28 @@
 //! What this machine can do for the course, told line by line with what would help: the substance of
-//! `cargo xtask doctor`, and skip reasons for checks that need more than [`crate::probe`] tries by itself.
+//! `cargo xtask doctor`, and skip reasons for checks that need more than [`crate::needs`] tries by itself.
 //!
-//! Three parts, in this order: [`attempt`] tries something on the kernel and undoes it; [`Facts::gather`] collects
+//! Three parts, in this order: [`attempt`](mod@crate::attempt) tries something on the kernel and undoes it; [`Facts::gather`] collects
 //! what was tried and what files say; [`Facts::lines`] and [`verdicts`] judge the facts and touch nothing, so that
 //! the texts for machines that nobody here has are tested with made-up facts.
 //! Kernel objects: namespaces, mounts and links that go away with the process that made them.
 //! Man pages: namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
 
-mod attempt;
 mod judge;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::{AccessFlags, access, geteuid};
 
-pub use attempt::attempt;
 pub use judge::verdicts;
 
-use crate::kernel::{Mount, Process, hierarchies};
-use crate::probe::{Need, program};
-
-/// The controllers that the steps use.
-const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "cpuset"];
-
-/// The kinds of namespace, as `/proc/self/ns` names them, without `user`.
-const KINDS: [&str; 7] = ["mnt", "uts", "pid", "ipc", "net", "cgroup", "time"];
+use crate::attempt::{CONTROLLERS, KINDS, Tried};
+use crate::installed::installed;
+use crate::kernel::{Mount, hierarchies, myself};
+use crate::needs::Need;
 
 /// How well something is there; a later one outweighs an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -85,9 +79,6 @@ pub enum Who {
     User,
 }
 
-/// What an attempt found, or why it failed.
-type Tried = Result<String, String>;
-
 /// A cgroup hierarchy.
 #[derive(Debug, Clone, Default)]
 struct Tree {
@@ -138,7 +129,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Finds out. `ask` runs [`attempt`] with these names in a process of its own, within a time limit; `user` is
+    /// Finds out. `ask` runs [`attempt`](crate::attempt::attempt()) with these names in a process of its own, within a time limit; `user` is
     /// the ordinary user's number, if one is known; `again` is the command that asks again.
     pub fn gather(ask: &dyn Fn(Who, &[&str]) -> Tried, user: Option<u32>, again: &str) -> Facts {
         let uid = geteuid().as_raw();
@@ -154,7 +145,7 @@ impl Facts {
             tried.insert(format!("{name}, users"), ask(Who::User, names));
         }
 
-        let me = Process(std::process::id().cast_signed());
+        let me = myself();
         let user = user.map(|uid| (uid, user_name(uid).unwrap_or_default()));
         let has_ids = |file| {
             user.as_ref().is_some_and(|(uid, name)| {
@@ -177,7 +168,7 @@ impl Facts {
             },
             release: text("/proc/sys/kernel/osrelease"),
             uid,
-            root: Need::Root.probe(),
+            root: Need::Root.met(),
             first_pid_namespace: is_first("pid", 0xEFFF_FFFC),
             first_user_namespace: is_first("user", 0xEFFF_FFFD),
             marker: marker(),
@@ -194,9 +185,9 @@ impl Facts {
             trees: trees(),
             lacking: CONTROLLERS
                 .into_iter()
-                .filter_map(|name| Some((name, Need::Controller(name).probe().err()?)))
+                .filter_map(|name| Some((name, Need::Controller(name).met().err()?)))
                 .collect(),
-            swap: Need::SwapAccounting.probe(),
+            swap: Need::SwapAccounting.met(),
             programs: programs.into_iter().filter(|name| installed(name).is_some()).collect(),
             subordinate: (has_ids("/etc/subuid"), has_ids("/etc/subgid")),
             seccomp: match text("/proc/sys/kernel/seccomp/actions_avail").as_str() {
@@ -215,13 +206,6 @@ impl Tree {
     fn useful(&self) -> impl Iterator<Item = &str> {
         CONTROLLERS.into_iter().filter(|name| self.controllers.iter().any(|has| has == name))
     }
-}
-
-/// Where a program lies. Also looks where root's programs lie, which a user's PATH often lacks.
-fn installed(name: &str) -> Option<PathBuf> {
-    let in_path = || program(name).ok();
-    let of_root = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
-    in_path().or_else(|| of_root.into_iter().find(|file| file.is_file()))
 }
 
 /// A small file's text; empty when it cannot be read, as where the kernel or the distribution has no such knob.

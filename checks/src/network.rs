@@ -347,11 +347,11 @@ fn in_thread<T: Send>(action: impl FnOnce() -> Result<T, Failure> + Send) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::Need;
+    use crate::needs::Need;
 
     #[test]
     fn hosts_outside_are_reached_and_what_nobody_listens_on_is_not() {
-        if let Some(reason) = crate::probe::lacking(&[Need::Namespace("net")], 0) {
+        if let Some(reason) = crate::needs::lacking(&[Need::Namespace("net")], 0) {
             return eprintln!("skipped: {reason}");
         }
         let test = || {

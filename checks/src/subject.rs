@@ -17,13 +17,10 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
-use crate::container::Container;
+use crate::container::{Container, Output};
+use crate::installed::program;
 use crate::kernel::{Cgroup, Mount, identity, listing};
-use crate::probe::program;
-use crate::{Checked, Failure, ensure};
-
-/// How long a run may take. Generous: the machine may be busy, and nothing waits for it when all is well.
-pub const LIMIT: Duration = Duration::from_secs(30);
+use crate::{Failure, ensure};
 
 /// The first run builds the root filesystem.
 pub(crate) const FIRST_LIMIT: Duration = Duration::from_secs(120);
@@ -118,6 +115,19 @@ impl Subject {
         let path = self.file(name);
         fs::write(&path, content)?;
         Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// A folder at the path of this name, without anything in it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn empty_folder(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.file(name);
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        fs::create_dir(&path)?;
+        Ok(path)
     }
 
     /// The runtime with these arguments, not yet started.
@@ -282,52 +292,5 @@ impl Drop for Subject {
         if inside().next().is_some() {
             self.folder.disable_cleanup(true);
         }
-    }
-}
-
-/// How a run ended and what it wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// The exit status; 128 and the signal's number when a signal ended the runtime itself.
-    pub status: i32,
-    /// Whether a signal ended the runtime itself.
-    pub killed: bool,
-    /// What it wrote to stdout.
-    pub stdout: String,
-    /// What it wrote to stderr.
-    pub stderr: String,
-}
-
-impl Output {
-    /// Fails unless the exit status is this.
-    ///
-    /// # Errors
-    /// With the status and the first lines of stderr.
-    pub fn status_is(&self, status: i32) -> Checked {
-        ensure(self.status == status && !self.killed, || {
-            Failure::new(format!("exit status {status}"), format!("{}{}", self.ending(), self.words()))
-        })
-    }
-
-    /// What it wrote to stdout, if it ended well.
-    ///
-    /// # Errors
-    /// As [`status_is`](Output::status_is), for status 0.
-    pub fn ok(&self) -> Result<&str, Failure> {
-        self.status_is(0)?;
-        Ok(self.stdout.trim_end())
-    }
-
-    /// How it ended, in words.
-    pub fn ending(&self) -> String {
-        match self.killed {
-            true => format!("the runtime itself was ended by signal {}", self.status - 128),
-            false => format!("exit status {}", self.status),
-        }
-    }
-
-    fn words(&self) -> String {
-        let lines: Vec<_> = self.stderr.lines().take(3).collect();
-        if lines.is_empty() { String::new() } else { format!("; stderr: {}", lines.join(" / ")) }
     }
 }

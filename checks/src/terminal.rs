@@ -12,10 +12,10 @@ use nix::sys::stat::fstat;
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use pty_process::blocking::{Command, Pty, open};
 
+use crate::container::LIMIT;
 use crate::container::{Stream, end};
 use crate::kernel::{Process, eventually};
-use crate::subject::LIMIT;
-use crate::{Checked, Failure, Subject, ensure, host};
+use crate::{Checked, Failure, Subject, ensure};
 
 /// For what comes at once when all is well, and would be waited for by steps that do not have it.
 pub const SOON: Duration = Duration::from_secs(5);
@@ -192,7 +192,7 @@ impl Drop for Terminal {
     /// By the death of PID 1, so that the runtime can clean up. A shell that then waits for a line would wait for ever.
     fn drop(&mut self) {
         let started = Process(self.child.id().cast_signed());
-        started.descendants().into_iter().filter(|it| it.is_first()).for_each(host::end);
+        started.descendants().into_iter().filter(|it| it.is_first()).for_each(Process::end);
         let alone = || started.descendants().iter().all(|it| it.is_zombie());
         eventually(SOON, || !started.is_alive() || alone());
         // Without a shell, it is the runtime that was started, and it may still clean up.

@@ -16,19 +16,16 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{geteuid, getuid};
 
-use crate::container::Container;
-use crate::probe::program;
-use crate::subject::Output;
-use crate::{Failure, Subject, ensure, image};
+use crate::container::{Container, Output};
+use crate::installed::program;
+use crate::needs::TUN;
+use crate::{Failure, Subject, ensure};
 
 /// Whom root becomes. It is in every /etc/passwd, which newuidmap(1) insists on.
 const NOBODY: u32 = 65534;
 
 /// The first of its subordinate ids, and how many there are.
 pub(crate) const SUBORDINATE: (u32, u32) = (200_000, 65_536);
-
-/// Where a tap device is made.
-pub(crate) const TUN: &str = "/dev/net/tun";
 
 /// The user, with a state folder.
 #[derive(Debug)]
@@ -48,7 +45,7 @@ impl<'a> User<'a> {
     /// # Errors
     /// When the folder cannot be made.
     pub(crate) fn new(subject: &'a Subject, name: &str) -> Result<User<'a>, Failure> {
-        let folder = image::empty(subject, name)?;
+        let folder = subject.empty_folder(name)?;
         if !geteuid().is_root() {
             let binary = subject.binary().to_owned();
             return Ok(User { subject, binary, programs: None, folder, id: getuid().as_raw() });
@@ -68,7 +65,7 @@ impl<'a> User<'a> {
     /// # Errors
     /// When one is not installed, or for all users in a folder that is searched whatever PATH says.
     pub(crate) fn with_programs_only(mut self, names: &[&str]) -> Result<User<'a>, Failure> {
-        let folder = image::empty(self.subject, "programs")?;
+        let folder = self.subject.empty_folder("programs")?;
         for name in names {
             let program = program(name).map_err(|missing| Failure::new(*name, missing))?;
             symlink(program, folder.join(name))?;
@@ -150,7 +147,7 @@ pub(crate) fn with_tap<T: Send>(
     if !geteuid().is_root() {
         return action();
     }
-    let folder = image::empty(subject, "devices")?;
+    let folder = subject.empty_folder("devices")?;
     in_mount_namespace(|| {
         mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
         let device = folder.join("tun");

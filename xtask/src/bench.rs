@@ -309,13 +309,13 @@ impl Yard {
         ] {
             let arguments: Vec<_> = arguments.split(' ').map(str::to_owned).collect();
             let start = |path| move |command: &[&str]| with_arguments(&path, &arguments, command);
-            match checks::probe::program(name) {
+            match checks::installed::program(name) {
                 Ok(path) => add(name, lacks, Box::new(start(path))),
                 Err(error) => absent.push(error),
             }
         }
         for name in ["crun", "runc"] {
-            match checks::probe::program(name) {
+            match checks::installed::program(name) {
                 Ok(path) => {
                     let bundles = self.bundles(name)?;
                     let state = self.folder.path().join(name);

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use checks::probe;
+use checks::{installed::program, needs};
 
 /// The release, and what it has besides what every Debian has.
 const SUITE: &str = "bookworm";
@@ -21,9 +21,9 @@ pub struct Args {}
 /// # Errors
 /// When mmdebstrap is not installed or fails; nothing half-made remains under the final name.
 pub fn run(_: &Args) -> Result<ExitCode> {
-    let root = probe::debian_folder().context("no folder for it: set CONGO_HOME")?;
-    if probe::debian_root().is_err() {
-        let mmdebstrap = probe::program("mmdebstrap").map_err(anyhow::Error::msg)?;
+    let root = needs::debian_folder().context("no folder for it: set CONGO_HOME")?;
+    if needs::debian_root().is_err() {
+        let mmdebstrap = program("mmdebstrap").map_err(anyhow::Error::msg)?;
         let folder = root.parent().context("a cache has a parent")?;
         fs::create_dir_all(folder)?;
         let building = tempfile::Builder::new().prefix(".debian-").tempdir_in(folder)?;

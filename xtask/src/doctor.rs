@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use checks::machine::{Facts, State, Who, attempt, verdicts};
+use checks::attempt::attempt;
+use checks::machine::{Facts, State, Who, verdicts};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 use serde_json::json;
@@ -34,7 +35,7 @@ pub struct Args {
 
     /// Try these, in this order, in this process, and print what came of it.
     #[arg(long, hide = true, value_name = "NAME")]
-    probe: Vec<String>,
+    attempt: Vec<String>,
 }
 
 /// Runs the tool.
@@ -42,8 +43,8 @@ pub struct Args {
 /// # Errors
 /// When /proc, from which nearly all is read, is not mounted.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if !args.probe.is_empty() {
-        let result = attempt(&args.probe);
+    if !args.attempt.is_empty() {
+        let result = attempt(&args.attempt);
         println!("{}", result.as_ref().unwrap_or_else(|why| why));
         return Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
@@ -76,7 +77,7 @@ fn ordinary_user() -> Option<u32> {
 fn ask(who: Who, names: &[&str]) -> Result<String, String> {
     // The link and not the path that it shows: the folders on that path may be closed to nobody.
     let mut command = Command::new("/proc/self/exe");
-    command.arg("doctor").args(names.iter().flat_map(|name| ["--probe", name]));
+    command.arg("doctor").args(names.iter().flat_map(|name| ["--attempt", name]));
     if who == Who::User && geteuid().is_root() {
         let uid = ordinary_user().unwrap_or(NOBODY);
         // Rust drops root's supplementary groups, too. Which group it is plays no part.

@@ -44,7 +44,7 @@ const PROFILES: [&str; 2] = [
 /// The caller is not root; crun or a profile is missing; a container cannot be started.
 pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(nix::unistd::geteuid().is_root(), "crun is run as Docker runs it: as root; run it with sudo");
-    let crun = checks::probe::program("crun").map_err(anyhow::Error::msg)?;
+    let crun = checks::installed::program("crun").map_err(anyhow::Error::msg)?;
     let there = PROFILES.map(PathBuf::from).into_iter().find(|path| path.exists());
     let profile = args.profile.clone().or(there).with_context(|| {
         format!("there is no seccomp profile in Docker's format: give one with --profile, or install a package that has {}", PROFILES.join(" or "))
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         fs::create_dir_all(root.join(name))?;
     }
     let program = inside::install(&root).map_err(|failure| anyhow::anyhow!(failure.found))?;
-    let asked = [program.as_str(), inside::ASKED, inside::PROBE];
+    let asked = [program.as_str(), inside::ASKED, inside::LOOK];
 
     let mut ours = Command::new(&binary);
     ours.env("CONGO_HOME", folder.path().join("home")).arg("--rootfs").arg(&root).args(asked);

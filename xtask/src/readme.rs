@@ -268,7 +268,7 @@ impl Block {
         match &self.ignored {
             Some(reason) => Some(reason.clone()),
             None if self.who == Who::Root && !geteuid().is_root() => Some("needs root".to_owned()),
-            None if self.needs_no_swap => checks::Need::NoSwap.probe().err(),
+            None if self.needs_no_swap => checks::Need::NoSwap.met().err(),
             None => None,
         }
     }

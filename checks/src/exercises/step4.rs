@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use super::{Exercise, folder, is_refused};
 use crate::container::Container;
 use crate::kernel::{Process, myself};
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Checked, Failure, Subject, ensure, expect};
 
 pub(super) const EXERCISES: &[Exercise] = &[

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use common::fs::rootfs::libraries;
 
 use super::{Archive, Entry, Layer};
-use crate::{Failure, probe};
+use crate::Failure;
+use crate::installed::program;
 
 /// What the base of an image has: enough to wait and to answer.
 const PROGRAMS: [&str; 3] = ["sh", "cat", "sleep"];
@@ -33,7 +34,7 @@ impl Programs {
         let mut found = Programs::default();
         for name in PROGRAMS {
             let lacks = |why| Failure::new(format!("the host has {name}"), why);
-            let real = fs::canonicalize(probe::program(name).map_err(lacks)?)?;
+            let real = fs::canonicalize(program(name).map_err(lacks)?)?;
             let needs = libraries(Path::new("/"), &real).map_err(|error| lacks(error.to_string()))?;
             let relative = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
             found.files.extend(needs.files.iter().map(|file| (relative(file), file.clone())));

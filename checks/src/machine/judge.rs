@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use super::{Facts, KINDS, Line, State, Step, Tree, Verdict};
+use super::{Facts, Line, State, Step, Tree, Verdict};
+use crate::attempt::KINDS;
 use State::{Limited, Missing, Untried, Works};
 
 const ALL: &[Step] =

@@ -381,5 +381,5 @@ fn what_else_a_kernel_can_lack() {
 
 #[test]
 fn an_attempt_that_is_not_known_is_refused() {
-    assert_eq!(attempt(&["no-such"]), Err("no attempt \"no-such\"".into()));
+    assert_eq!(crate::attempt::attempt(&["no-such"]), Err("no attempt \"no-such\"".into()));
 }

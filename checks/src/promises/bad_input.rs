@@ -9,10 +9,9 @@ use std::thread;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::container::Container;
+use crate::container::{Container, Output};
 use crate::kernel::hierarchies;
-use crate::probe::Need;
-use crate::subject::Output;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -8,8 +8,8 @@ use nix::mount::{MsFlags, mount};
 
 use super::bad_input::{each, error, refused, with_mounts};
 use super::bridge::{BRIDGE, Member};
+use crate::needs::Need;
 use crate::network::Network;
-use crate::probe::Need;
 use crate::{Check, Checked, Failure, Subject, netlink};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::bad_input::{each, error, refused};
 use crate::container::Container;
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Subject, expect};
 
 pub(crate) const CHECKS: &[Check] = &[

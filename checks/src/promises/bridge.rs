@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::container::Container;
+use crate::container::LIMIT;
 use crate::kernel::{Process, eventually};
+use crate::needs::Need;
 use crate::network::{self, Network, Outside};
-use crate::probe::Need;
-use crate::subject::LIMIT;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -214,7 +214,7 @@ fn fifty(subject: &Subject) -> Checked {
     drop(listener);
     // All at once, as they came.
     for member in &members {
-        crate::host::end(member.first);
+        member.first.end();
     }
     members.into_iter().try_for_each(|member| {
         drop(member.network);

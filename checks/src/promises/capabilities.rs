@@ -5,9 +5,9 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use crate::container::Container;
+use crate::container::LIMIT;
 use crate::kernel::{Process, eventually, myself};
-use crate::probe::Need;
-use crate::subject::LIMIT;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::container::Container;
+use crate::container::LIMIT;
 use crate::kernel::{Cgroup, myself};
-use crate::probe::{Need, allowed_cpus};
-use crate::subject::LIMIT;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
+use crate::needs::{Need, allowed_cpus};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 const MIB: u64 = 1 << 20;
 
@@ -122,7 +122,7 @@ fn oom(subject: &Subject) -> Checked {
     })?;
     // And only then: another SIGKILL is not the memory's fault.
     let container = subject.hold(&["--memory", "32m"])?;
-    host::end(container.first()?);
+    container.first()?.end();
     let output = container.output()?;
     output.status_is(137)?;
     expect("stderr when somebody else killed PID 1", "", &output.stderr)

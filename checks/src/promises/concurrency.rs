@@ -9,7 +9,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal::SIGKILL;
 
 use crate::container::Container;
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::subject::state_folder;
 use crate::{Check, Checked, Failure, Subject, expect};
 

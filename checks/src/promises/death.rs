@@ -10,8 +10,8 @@ use nix::sys::signal::Signal::SIGKILL;
 
 use super::bridge::Member;
 use crate::kernel::{Process, eventually, hierarchies, listing, myself};
+use crate::needs::Need;
 use crate::network::{self, Link, Network};
-use crate::probe::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -1,6 +1,6 @@
 //! The exit status, as Docker's: the command's own, 126, 127, and 128 + n for signal n. wait(2).
 
-use crate::{Check, Checked, Failure, Subject, ensure, host};
+use crate::{Check, Checked, Failure, Subject, ensure};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "exit.own", "The runtime exits with the command's own status.", own)
@@ -37,7 +37,7 @@ fn own(subject: &Subject) -> Checked {
 fn signal(subject: &Subject) -> Checked {
     // From inside, the kernel protects PID 1 from signals: only the host can kill it.
     let container = subject.hold(&[])?;
-    host::end(container.first()?);
+    container.first()?.end();
     container.output()?.status_is(137)
 }
 

@@ -1,6 +1,6 @@
 //! The narration of --explain: complete, in order, and what the kernel was really told. strace(1).
 
-use crate::probe::{self, Need};
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -85,7 +85,7 @@ impl Call {
 
 fn truthful(subject: &Subject) -> Checked {
     let trace = subject.file("strace");
-    let mut strace = std::process::Command::new(probe::program("strace").unwrap_or_default());
+    let mut strace = std::process::Command::new(crate::installed::program("strace").unwrap_or_default());
     strace.args(["--follow-forks", "--string-limit=4096", "--quiet=all", "--output"]).arg(&trace);
     strace.arg("--trace=/^(mount|umount2|chroot|pivot_root|sethostname|mknod|symlink)");
     strace.arg(subject.binary()).args(["--explain", "true"]).envs(subject.environment());

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::bad_input::refused;
 use super::volume::folder;
 use crate::container::Container;
-use crate::image::{Home, Programs, empty};
+use crate::image::{Home, Programs};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -52,7 +52,7 @@ fn volume(subject: &Subject) -> Checked {
     let without = subject.sh(&["-v", &format!("{text}:/mnt/it")], "cat /mnt/it/roots 2>/dev/null; :")?;
     expect("what the container's root reads of root's without idmap", "", without.ok()?)?;
     let option = format!("{text}:/mnt/it:idmap");
-    if Need::IdmappedMounts.probe().is_err() {
+    if Need::IdmappedMounts.met().is_err() {
         return refused(subject, &["-v", &option, "true"], &[&text, "Linux"]);
     }
     let script =
@@ -72,7 +72,7 @@ fn on_ramfs<T>(
     name: &str,
     act: impl FnOnce(&Path) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let at = empty(subject, name)?;
+    let at = subject.empty_folder(name)?;
     mount(Some("ramfs"), &at, Some("ramfs"), MsFlags::empty(), Some("mode=755"))?;
     let result = act(&at);
     umount2(&at, MntFlags::MNT_DETACH)?;
@@ -133,7 +133,7 @@ fn root(subject: &Subject) -> Checked {
 }
 
 fn commit(subject: &Subject) -> Checked {
-    let out = empty(subject, "without-idmap-out")?.join("image.tar").display().to_string();
+    let out = subject.empty_folder("without-idmap-out")?.join("image.tar").display().to_string();
     let home = Home::new(subject, "without-idmap-home")?;
     on_ramfs(subject, "without-idmap-commit", |at| {
         fill(at)?;

@@ -96,7 +96,7 @@ fn volumes(subject: &Subject) -> Checked {
     subject.sh(&options, "echo x > /data/new")?.ok()?;
     let next = subject.sh(&options, "test -e /data/new && echo there; :")?;
     expect("what the next container has of what one has written", "", next.ok()?)?;
-    let host = crate::image::empty(subject, "volumes-host")?;
+    let host = subject.empty_folder("volumes-host")?;
     fs::set_permissions(&host, fs::Permissions::from_mode(0o777))?;
     let volume = format!("{}:/data", host.display());
     subject.sh(&[&options[..], &["-v", &volume]].concat(), "echo x > /data/new")?.ok()?;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::bad_input::error;
 use super::image_tools::{container_root, root, tool};
 use crate::container::Container;
-use crate::image::{Archive, Home, Layer, Layout, Programs, base, config, empty, same};
+use crate::image::{Archive, Home, Layer, Layout, Programs, base, config, same};
 use crate::kernel::{eventually, listing};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
@@ -45,7 +45,7 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 fn failed(subject: &Subject) -> Checked {
-    let folder = empty(subject, "commit-failed")?;
+    let folder = subject.empty_folder("commit-failed")?;
     let (out, volume) = (folder.join("image.tar"), format!("{}:/mnt/it", folder.display()));
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
     // Somebody else takes the name meanwhile.
@@ -60,7 +60,7 @@ fn failed(subject: &Subject) -> Checked {
 
 /// A small root, made anew.
 fn small_root(subject: &Subject) -> Result<String, Failure> {
-    let root = empty(subject, "commit-root")?;
+    let root = subject.empty_folder("commit-root")?;
     Programs::of_host()?.install(&root)?;
     fs::write(root.join("deleted"), "base")?;
     fs::write(root.join("stays"), "base")?;
@@ -68,7 +68,7 @@ fn small_root(subject: &Subject) -> Result<String, Failure> {
 }
 
 fn commit(subject: &Subject) -> Checked {
-    let (root, folder) = (small_root(subject)?, empty(subject, "commit")?);
+    let (root, folder) = (small_root(subject)?, subject.empty_folder("commit")?);
     let script = "echo changed > /of-the-image";
     for name in ["image.tar", "image"] {
         let out = folder.join(name).display().to_string();
@@ -100,7 +100,7 @@ fn round_trip(subject: &Subject) -> Checked {
         layer = layer.file(&format!("t/{file}"), "base");
     }
     let image = Layout::of(subject, "tree", &config(json!({})), &[base()?, Layer::plain(layer)])?.name();
-    let out = empty(subject, "tree-out")?.join("image.tar").display().to_string();
+    let out = subject.empty_folder("tree-out")?.join("image.tar").display().to_string();
     let container =
         subject.hold(&[subject.as_host_root(), &["--image", &image, "--commit", &out]].concat())?;
     let at = container.first()?.path("root/t");
@@ -137,7 +137,7 @@ fn change(at: &Path) -> Checked {
 }
 
 fn targets(subject: &Subject) -> Checked {
-    let folder = empty(subject, "targets")?;
+    let folder = subject.empty_folder("targets")?;
     let image = Layout::of(subject, "targets-base", &config(json!({})), &[base()?])?.name();
     let layout = folder.join("layout").display().to_string();
     for word in ["one", "two"] {
@@ -166,7 +166,7 @@ fn targets(subject: &Subject) -> Checked {
 
 fn at_once(subject: &Subject) -> Checked {
     let image = Layout::of(subject, "at-once-base", &config(json!({})), &[base()?])?.name();
-    let layout = empty(subject, "commit-at-once")?.join("layout").display().to_string();
+    let layout = subject.empty_folder("commit-at-once")?.join("layout").display().to_string();
     let words = ["one", "two", "three"];
     let mut started = vec![];
     for word in words {
@@ -196,7 +196,7 @@ fn many_layers(subject: &Subject) -> Checked {
     };
     let layers: Vec<_> = [base()?].into_iter().chain(numbers.map(layer)).collect();
     let image = Layout::of(subject, "many-layers", &config(json!({})), &layers)?.name();
-    let out = empty(subject, "many-layers-out")?.join("image").display().to_string();
+    let out = subject.empty_folder("many-layers-out")?.join("image").display().to_string();
     let script = "set -- /t/*; echo $# files, the last is $(cat /t/last); echo new > /t/last";
     let run = subject.run(&["--image", &image, "--commit", &out, "sh", "-c", script])?;
     expect("what 128 layers have", "128 files, the last is 127", run.ok()?)?;
@@ -208,7 +208,7 @@ fn killed(subject: &Subject) -> Checked {
     let mut amidst = 0;
     for name in ["image.tar", "image"] {
         for moment in [0, 20, 80] {
-            let folder = empty(subject, "commit-killed-out")?;
+            let folder = subject.empty_folder("commit-killed-out")?;
             let out = folder.join(name).display().to_string();
             let run = subject.start(&[
                 "--image",
@@ -239,7 +239,7 @@ fn killed(subject: &Subject) -> Checked {
 }
 
 fn tools(subject: &Subject) -> Checked {
-    let at = empty(subject, "commit-tools")?;
+    let at = subject.empty_folder("commit-tools")?;
     let more = json!({ "Env": ["PATH=/commands", "A=b c"], "WorkingDir": "/etc", "StopSignal": "SIGINT" });
     let image = Layout::of(subject, "commit-base", &config(more.clone()), &[base()?])?.name();
     let name = |name: &str| at.join(name).display().to_string();

@@ -9,7 +9,7 @@ use serde_json::json;
 use tar::EntryType;
 
 use crate::image::{Archive, Entry, LAYER, Layer, Layout, digest};
-use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, probe};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, needs};
 
 pub(crate) const CHECKS: &[Check] = &[Check::since(
     3,
@@ -24,7 +24,7 @@ pub(crate) const CHECKS: &[Check] = &[Check::since(
 const NOT_RUN: [&str; 4] = ["./usr/share/doc", "./usr/share/locale", "./usr/share/man", "./var/cache"];
 
 fn debian_layer() -> Result<Layer, Failure> {
-    let root = probe::debian_root().map_err(|why| Failure::new("a Debian root", why))?;
+    let root = needs::debian_root().map_err(|why| Failure::new("a Debian root", why))?;
     let mut tar = Command::new("tar");
     tar.arg("--directory").arg(root).args(["--create", "--numeric-owner", "--xattrs", "--format=pax"]);
     tar.args(NOT_RUN.map(|path| format!("--exclude={path}"))).arg(".");

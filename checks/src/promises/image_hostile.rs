@@ -75,7 +75,7 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     fn new(subject: &'a Subject) -> Result<Trial<'a>, Failure> {
-        let folder = crate::image::empty(subject, "victim")?;
+        let folder = subject.empty_folder("victim")?;
         fs::write(folder.join("file"), "untouched")?;
         let home = Home::new(subject, "hostile-home")?;
         let lower = Layer::plain(Archive::default().folder("etc").file("etc/hosts", ""));

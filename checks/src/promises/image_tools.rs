@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::container::Container;
-use crate::image::{Home, Programs, empty, same};
+use crate::image::{Home, Programs, same};
 use crate::tree::{Tree, read_without};
 use crate::{Check, Checked, Failure, Need, Subject, ensure};
 
@@ -114,7 +114,7 @@ fn change(root: &Path) -> Checked {
 }
 
 fn umoci(subject: &Subject) -> Checked {
-    let at = empty(subject, "tools")?;
+    let at = subject.empty_folder("tools")?;
     tool(&at, "umoci init --layout layout")?;
     tool(&at, "umoci new --image layout:0")?;
     for (number, change) in [fill as fn(&Path) -> Checked, change].into_iter().enumerate() {
@@ -137,7 +137,7 @@ fn umoci(subject: &Subject) -> Checked {
 }
 
 fn buildah(subject: &Subject) -> Checked {
-    let at = empty(subject, "tools")?;
+    let at = subject.empty_folder("tools")?;
     fs::create_dir(at.join("rootfs"))?;
     fill(&at.join("rootfs"))?;
     // In mounts of its own, which end with it.

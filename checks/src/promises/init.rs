@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
 
 use crate::container::Container;
+use crate::container::LIMIT;
 use crate::kernel::{Process, eventually};
-use crate::subject::LIMIT;
 use crate::terminal::Terminal;
-use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, host};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "init.is-one", "With --init, PID 1 is an init, and the command its child.", is_one)
@@ -68,7 +68,7 @@ fn reaps(subject: &Subject) -> Checked {
     let (_container, first) = hold(subject, "(sleep 1000 &); echo ready; exec cat")?;
     let orphan = find(first, "sleep 1000")?;
     expect("the orphan's parent", first.to_string(), orphan.status("PPid")?)?;
-    host::end(orphan);
+    orphan.end();
     let reaped = eventually(LIMIT, || !orphan.path("status").exists());
     ensure(reaped, || Failure::new("the orphan is reaped", "it stays a zombie"))
 }

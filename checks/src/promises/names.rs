@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::bridge::{GATEWAY, Member};
 use crate::kernel::read;
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[

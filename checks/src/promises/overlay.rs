@@ -15,9 +15,8 @@ use nix::unistd::geteuid;
 
 use super::bad_input::error;
 use super::volume::folder;
-use crate::container::Container;
+use crate::container::{Container, Output};
 use crate::kernel::listing;
-use crate::subject::Output;
 use crate::tree::{self, differences};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::container::LIMIT;
 use crate::kernel::{Process, eventually};
-use crate::subject::LIMIT;
 use crate::terminal::{SOON, Terminal};
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host, inside};
+use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "terminal.own", "The terminal inside is a pseudo-terminal of the container's own, /dev/pts/0.", own)
@@ -251,7 +251,7 @@ fn piped(subject: &Subject) -> Checked {
     terminal.enter("typed")?;
     // Time for a runtime that reads to take it.
     thread::sleep(Duration::from_millis(200));
-    host::end(terminal.first()?);
+    terminal.first()?.end();
     expect("what the host's shell reads", "typed.", &terminal.line_after("read=")?)?;
     expect("the exit status", Some(0), terminal.exit_status()?)
 }

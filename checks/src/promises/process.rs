@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use crate::container::LIMIT;
 use crate::kernel::eventually;
-use crate::subject::LIMIT;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, host};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "pid.is-one", "The command is PID 1 of a PID namespace of its own.", is_one)
@@ -50,7 +50,7 @@ fn adopts_orphans(subject: &Subject) -> Checked {
     });
     let orphan = orphan.ok_or_else(|| Failure::new("the orphan lives on in the container", "it is gone"))?;
     expect("the orphan's parent", first.0.to_string(), orphan.status("PPid")?)?;
-    host::end(orphan);
+    orphan.end();
     // The `:` keeps the shell from becoming `cat`. It waits for that, and with the same call for every child that it has.
     let reaped = eventually(LIMIT, || !orphan.path("status").exists());
     ensure(reaped, || Failure::new("PID 1 reaps the orphan", "it stays a zombie"))

@@ -6,8 +6,8 @@ use super::bad_input::refused;
 use super::bridge::{GATEWAY, Member};
 use nix::sys::signal::Signal;
 
+use crate::needs::{self, Need};
 use crate::network::{self, Network, Outside};
-use crate::probe::{self, Need};
 use crate::{Check, Checked, Failure, Subject, ensure};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -159,7 +159,7 @@ fn taken(subject: &Subject) -> Checked {
 }
 
 fn real_server(subject: &Subject) -> Checked {
-    let debian = probe::debian_root().map_err(|reason| Failure::new("a Debian root", reason))?;
+    let debian = needs::debian_root().map_err(|reason| Failure::new("a Debian root", reason))?;
     let options = ["--network", "bridge", "-p", "8080:80", "--init", "--rootfs", &debian.to_string_lossy()];
     let served = ["python3", "-u", "-m", "http.server", "80", "--directory", "/etc"];
     let container = subject.start(&[&options[..], &served].concat())?;

@@ -11,7 +11,7 @@ use super::bad_input::error;
 use crate::container::Container;
 use crate::image::{Archive, Entry, Layer, Layout, base, config};
 use crate::kernel::Process;
-use crate::probe;
+use crate::needs;
 use crate::user::{SUBORDINATE, User, with_subordinate_ids};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
@@ -210,7 +210,7 @@ fn state(subject: &Subject) -> Checked {
 
 fn overlay(subject: &Subject) -> Checked {
     let user = User::new(subject, "overlay")?;
-    if probe::users_overlay().is_err() {
+    if needs::users_overlay().is_err() {
         // What is said once comes with the first.
         user.run(&["true"])?;
         return error(&user.run(&["true"])?, 125, &["overlay", "5.11"]);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::volume::folder;
 use crate::kernel::{Process, eventually, read};
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::bad_input::{error, refused};
 use super::capabilities::{possible, with_init};
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Subject, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -13,7 +13,7 @@ use common::sys::keyring::join_session_keyring;
 use nix::unistd::geteuid;
 
 use super::capabilities::possible;
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -12,11 +12,11 @@ use nix::unistd::mkfifo;
 
 use super::volume::folder;
 use super::volume_target::raced;
-use crate::container::Container;
+use crate::container::{Container, LIMIT, Output};
 use crate::inside::{self, files};
 use crate::kernel::{Mount, eventually};
-use crate::probe::Need;
-use crate::subject::{FIRST_LIMIT, LIMIT, Output};
+use crate::needs::Need;
+use crate::subject::FIRST_LIMIT;
 use crate::tree;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 

@@ -10,8 +10,8 @@ use nix::sys::stat::makedev;
 use super::escape::with_link;
 use super::security_files::host_users;
 use super::volume::folder;
+use crate::container::Output;
 use crate::kernel::Mount;
-use crate::subject::Output;
 use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, tree};
 

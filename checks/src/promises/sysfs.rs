@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::bridge::Member;
 use crate::kernel::Mount;
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::container::LIMIT;
 use crate::kernel::eventually;
-use crate::subject::LIMIT;
 use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 

@@ -11,7 +11,7 @@ use super::bad_input::refused;
 use super::user_namespace::first_id;
 use crate::container::Container;
 use crate::image::{Archive, Layer, Layout, base, config};
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, expect, inside};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -11,10 +11,10 @@ use tar::EntryType;
 use super::bad_input::with_mounts;
 use super::volume::folder;
 use crate::container::Container;
+use crate::container::LIMIT;
 use crate::image::{Archive, Entry, Layer, Layout, base, config};
 use crate::kernel::{Process, eventually, listing, myself};
-use crate::probe::Need;
-use crate::subject::LIMIT;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[

@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::volume::folder;
 use crate::container::Container;
 use crate::kernel::{Mount, listing};
-use crate::probe::Need;
+use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[

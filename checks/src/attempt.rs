@@ -17,10 +17,18 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::SockProtocol;
 use nix::unistd::{AccessFlags, access, getegid, geteuid};
 
-use super::{CONTROLLERS, KINDS, Tried, installed};
-use crate::kernel::Process;
+use crate::installed::installed;
+use crate::kernel::myself;
 use crate::netlink::{attribute, request};
-use crate::probe::Need;
+
+/// The controllers that the steps use.
+pub(crate) const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "cpuset"];
+
+/// The kinds of namespace, as `/proc/self/ns` names them, without `user`.
+pub(crate) const KINDS: [&str; 7] = ["mnt", "uts", "pid", "ipc", "net", "cgroup", "time"];
+
+/// What an attempt found, or why it failed.
+pub(crate) type Tried = Result<String, String>;
 
 /// Tries these, in this order, and returns what the last one found: `user`, a kind of namespace, `overlay`,
 /// `veth`, `bridge`, `nft`, `delegation`. After `user` the process stays in a user namespace, as its root.
@@ -37,10 +45,34 @@ pub fn attempt(names: &[impl AsRef<str>]) -> Tried {
         "delegation" => delegation(),
         kind if KINDS.contains(&kind) => {
             let kind = KINDS.into_iter().find(|it| *it == kind).unwrap_or_default();
-            Need::Namespace(kind).probe().map(|()| "made one".into())
+            namespace(kind).map(|()| "made one".into())
         }
         other => Err(format!("no attempt \"{other}\"")),
     })
+}
+
+/// Makes a namespace of this kind, as `/proc/self/ns` names it, and lets go of it.
+///
+/// # Errors
+/// In words: what the kernel says.
+pub(crate) fn namespace(kind: &str) -> Result<(), String> {
+    let flag = match kind {
+        "mnt" => CloneFlags::CLONE_NEWNS,
+        "uts" => CloneFlags::CLONE_NEWUTS,
+        "ipc" => CloneFlags::CLONE_NEWIPC,
+        "net" => CloneFlags::CLONE_NEWNET,
+        "pid" => CloneFlags::CLONE_NEWPID,
+        "cgroup" => CloneFlags::CLONE_NEWCGROUP,
+        // Not among nix's names yet.
+        "time" => CloneFlags::from_bits_retain(nix::libc::CLONE_NEWTIME),
+        _ => return Err(format!("no attempt at a {kind} namespace")),
+    };
+    try_namespaces(flag).map_err(|errno| format!("this kernel refuses a {kind} namespace: {errno}"))
+}
+
+/// Tries to make namespaces, in a thread, with which they go.
+pub(crate) fn try_namespaces(flags: CloneFlags) -> nix::Result<()> {
+    thread::spawn(move || unshare(flags)).join().unwrap_or(Err(nix::Error::EFAULT))
 }
 
 fn in_thread(action: impl FnOnce() -> Tried + Send + 'static) -> Tried {
@@ -138,7 +170,7 @@ fn nft() -> Tried {
 /// Looks, as the user who will run step 4, for the cgroup that the step would use: one above its own, as a cgroup
 /// with processes cannot pass controllers on.
 fn delegation() -> Tried {
-    let cgroup = Process(std::process::id().cast_signed()).cgroup().map_err(|failure| failure.found)?;
+    let cgroup = myself().cgroup().map_err(|failure| failure.found)?;
     let own = cgroup.folder("memory").map_err(|failure| failure.found)?;
     let writable = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
     let found = own

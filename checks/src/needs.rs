@@ -1,27 +1,27 @@
-//! What this machine can do: one probe for each need of a check. Checks are skipped for these reasons, `doctor`
-//! prints them.
+//! What this machine can do: each need of a check, and how to find out whether it is met. Checks are
+//! skipped for these reasons, `doctor` prints them.
 //!
-//! A probe changes nothing that lasts: a namespace is tried by a thread, whose end frees it again.
+//! Finding out changes nothing that lasts: a namespace is tried by a thread, whose end frees it again.
 //! Man pages: unshare(2), namespaces(7), cgroups(7).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
-use std::thread;
 
-use nix::sched::{CloneFlags, sched_getaffinity, unshare};
+use nix::sched::{CloneFlags, sched_getaffinity};
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
 
-use crate::machine::attempt;
-use crate::{delegation, host, inside, kernel, user};
+use crate::attempt::{attempt, namespace, try_namespaces};
+use crate::installed::program;
+use crate::{inside, kernel};
 
 /// Something that a machine must have for a check to mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// To be root, with its privileges.
     Root,
-    /// A host of the checks' own, for an ordinary user: see [`host::enter`].
+    /// A host of the checks' own, for an ordinary user: see [`host::enter`](crate::host::enter).
     UsersHost,
     /// A namespace of this kind, as `/proc/self/ns` names it.
     Namespace(&'static str),
@@ -66,10 +66,10 @@ impl Need {
     ///
     /// # Errors
     /// In words, what is missing and what would help.
-    pub fn probe(self) -> Result<(), String> {
+    pub fn met(self) -> Result<(), String> {
         match self {
             Need::Root => root(),
-            Need::UsersHost => host::users_host(),
+            Need::UsersHost => users_host(),
             Need::Namespace(kind) => namespace(kind),
             Need::Controller(name) => controller(name),
             Need::SwapAccounting => swap_accounting(),
@@ -82,7 +82,7 @@ impl Need {
             Need::Subordinate => subordinate(),
             Need::UsersOverlay => users_overlay(),
             Need::NoDelegation => no_delegation(),
-            Need::DelegableCgroup => delegation::top().map(|_| ()),
+            Need::DelegableCgroup => delegable().map(|_| ()),
             Need::Tap => tap(),
             Need::Rootless => rootless(),
             Need::IdmappedMounts => idmapped_mounts(),
@@ -92,6 +92,15 @@ impl Need {
     }
 }
 
+/// The controllers that are passed on to a user.
+pub(crate) const DELEGATED: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// Where a tap device is made.
+pub(crate) const TUN: &str = "/dev/net/tun";
+
+/// Whether an ordinary user could be given a host of its own; `None` until it was tried.
+pub(crate) static USERS_HOST: OnceLock<Result<(), String>> = OnceLock::new();
+
 /// The first step that an ordinary user can run.
 pub const ROOTLESS: u8 = 4;
 
@@ -99,7 +108,12 @@ pub const ROOTLESS: u8 = 4;
 pub fn lacking(needs: &[Need], step: u8) -> Option<String> {
     // What every check needs.
     let always = if step < ROOTLESS || geteuid().is_root() { Need::Root } else { Need::UsersHost };
-    [always].iter().chain(needs).find_map(|need| need.probe().err())
+    [always].iter().chain(needs).find_map(|need| need.met().err())
+}
+
+/// Why there is no host for an ordinary user's checks.
+fn users_host() -> Result<(), String> {
+    USERS_HOST.get().cloned().unwrap_or_else(|| Err("not root: run it with sudo".into()))
 }
 
 fn root() -> Result<(), String> {
@@ -109,25 +123,6 @@ fn root() -> Result<(), String> {
     // Root of a container lacks what root of a host has.
     try_namespaces(CloneFlags::CLONE_NEWNS)
         .map_err(|errno| format!("root, but without CAP_SYS_ADMIN ({errno}): inside another container?"))
-}
-
-fn namespace(kind: &str) -> Result<(), String> {
-    let flag = match kind {
-        "mnt" => CloneFlags::CLONE_NEWNS,
-        "uts" => CloneFlags::CLONE_NEWUTS,
-        "ipc" => CloneFlags::CLONE_NEWIPC,
-        "net" => CloneFlags::CLONE_NEWNET,
-        "pid" => CloneFlags::CLONE_NEWPID,
-        "cgroup" => CloneFlags::CLONE_NEWCGROUP,
-        // Not among nix's names yet.
-        "time" => CloneFlags::from_bits_retain(nix::libc::CLONE_NEWTIME),
-        _ => return Err(format!("no probe for a {kind} namespace")),
-    };
-    try_namespaces(flag).map_err(|errno| format!("this kernel refuses a {kind} namespace: {errno}"))
-}
-
-fn try_namespaces(flags: CloneFlags) -> nix::Result<()> {
-    thread::spawn(move || unshare(flags)).join().unwrap_or(Err(nix::Error::EFAULT))
 }
 
 fn controller(name: &str) -> Result<(), String> {
@@ -262,26 +257,27 @@ fn no_delegation() -> Result<(), String> {
     }
 }
 
+/// Where v2 is mounted, with these controllers.
+///
+/// # Errors
+/// In words, when it is not.
+pub(crate) fn delegable() -> Result<PathBuf, String> {
+    let all = kernel::hierarchies().map_err(|failure| failure.found)?;
+    let v2 = all.into_iter().find(|hierarchy| hierarchy.v2).ok_or("cgroup v2 is not mounted")?;
+    match DELEGATED.iter().find(|name| !v2.controllers.iter().any(|has| has == *name)) {
+        Some(missing) => Err(format!("cgroup v2 has no controller {missing} here")),
+        None => Ok(v2.point),
+    }
+}
+
 fn tap() -> Result<(), String> {
-    let device = Path::new(user::TUN);
+    let device = Path::new(TUN);
     match device.exists()
         && (geteuid().is_root() || access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok())
     {
         true => Ok(()),
-        false => Err(format!("{} is not there for all users", user::TUN)),
+        false => Err(format!("{} is not there for all users", TUN)),
     }
-}
-
-/// Where a program of the host lies.
-///
-/// # Errors
-/// In words, when it is nowhere in PATH.
-pub fn program(name: &str) -> Result<PathBuf, String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
-        .ok_or_else(|| format!("{name} is not installed"))
 }
 
 fn rootless() -> Result<(), String> {
@@ -323,16 +319,16 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        assert!(Need::Program("no-such-program").probe().unwrap_err().contains("no-such-program"));
+        assert!(Need::Program("no-such-program").met().unwrap_err().contains("no-such-program"));
         // An ordinary user may hear first that it has no place for a cgroup.
-        assert!(Need::Controller("no-such").probe().is_err());
-        assert!(Need::Cpus(100_000).probe().unwrap_err().contains("100000"));
-        assert!(Need::Namespace("no-such").probe().is_err());
+        assert!(Need::Controller("no-such").met().is_err());
+        assert!(Need::Cpus(100_000).met().unwrap_err().contains("100000"));
+        assert!(Need::Namespace("no-such").met().is_err());
     }
 
     #[test]
     fn what_is_there_is_found() {
-        assert_eq!(Need::Program("sh").probe(), Ok(()));
-        assert_eq!(Need::Cpus(1).probe(), Ok(()));
+        assert_eq!(Need::Program("sh").met(), Ok(()));
+        assert_eq!(Need::Cpus(1).met(), Ok(()));
     }
 }

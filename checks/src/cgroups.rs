@@ -52,7 +52,7 @@ pub struct Cgroups(#[expect(dead_code, reason = "held for its drop")] Vec<Own>);
 
 impl Cgroups {
     /// Makes them. A hierarchy in which none can be made stays as it is: no runtime can make one there either.
-    pub(super) fn enter() -> Cgroups {
+    pub(crate) fn enter() -> Cgroups {
         let hierarchies = kernel::hierarchies().unwrap_or_default();
         Cgroups(hierarchies.iter().filter_map(|hierarchy| Own::enter(hierarchy).ok()).collect())
     }
