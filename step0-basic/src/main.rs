@@ -8,6 +8,7 @@ mod cli;
 mod container;
 mod environment;
 mod filesystem;
+mod plan;
 
 fn main() -> ExitCode {
     common::run::cli::main(env!("CARGO_PKG_NAME"), container::run)

@@ -6,30 +6,20 @@
 //! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7).
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::fs::cgroupfs::Cgroup;
-use common::fs::rootfs;
 use common::run::handshake::ChildEnd;
-use common::run::process::{self, Environment, Signals};
-use common::run::terminal::Terminal;
+use common::run::process;
 use common::sys::{die_with_parent, sethostname};
 use common::{Result, explain, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
-use crate::{cgroup, environment, filesystem, rlimit};
+use crate::plan::{Made, Plan};
+use crate::{cgroup, filesystem, rlimit};
 
 /// The exit status of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
-
-/// What the parent finds out and makes before there is a child, which goes on from a copy of it.
-struct Plan {
-    root: PathBuf,
-    environment: Environment,
-    terminal: Terminal,
-    cgroup: Cgroup,
-}
 
 /// The parent's side. Returns the command's exit status.
 ///
@@ -41,56 +31,39 @@ pub fn run(cli: &Cli) -> Result<u8> {
     if cli.explain {
         explain::start()?;
     }
-    // A bad value is refused before anything is made; and the files of the environment are the host's.
-    cli.limits.check()?;
-    let environment = environment::build(&cli.world)?;
-    let root = cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
-    // The terminal of whoever calls: until step 2 a container has no other.
-    let terminal = Terminal::shared();
+    let plan = Plan::of(cli)?;
+    let ready = plan.ready()?;
+    let made = ready.make()?;
 
-    // Before there is anything to clean up: a Ctrl-C from here on is the container's, and does not end us.
-    let signals = Signals::block()?;
-    // Before there is a process to limit: a limit that comes later can be outrun.
-    let cgroup = cgroup::create(&cli.limits)?;
-    let plan = Plan { root, environment, terminal, cgroup };
+    let mut child = process::clone(namespaces(), made.cgroup.v2_directory(), &made.terminal, |parent| {
+        become_command(&made, parent)
+    })?;
+    child.go()?;
+    let status = child.wait(&made.signals)?;
+    after(made, status)
+}
 
-    // NEWPID: the child is PID 1 and sees no other processes. It must be asked for here and not by the child,
-    //         since a process cannot change its own PID.
+/// The namespaces into which the parent clones the child.
+fn namespaces() -> CloneFlags {
+    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process cannot
+    //         change its own PID.
     // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare name.
     // NEWUTS: a host name of its own.
-    let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-    // Where the kernel can do it, in cgroup v2, the child is even born in its cgroup.
-    let in_cgroup = plan.cgroup.v2_directory();
-    let mut child =
-        process::clone(namespaces, in_cgroup, &plan.terminal, |parent| become_command(cli, &plan, parent))?;
-    child.go()?;
-    let status = child.wait(&signals)?;
-
-    // "Killed" alone would leave the user to guess who did it.
-    let kills = cgroup::out_of_memory_kills(&plan.cgroup);
-    if status == KILLED && kills > 0 {
-        let limit = values::format_size(cli.limits.memory());
-        let program = env!("CARGO_PKG_NAME");
-        tell(format_args!(
-            "{program}: out of memory: processes that the kernel killed: {kills}, --memory is {limit}"
-        ));
-    }
-    // The command has run, and its status is what counts.
-    plan.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
-    Ok(status)
+    CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
-fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd) -> Result<Infallible> {
-    // The kernel kills us when the parent dies, and with us, as we are PID 1, all of the container. First this, then
-    // wait: a parent that died before the first line is noticed by the second.
+fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
+    let cli = made.plan.cli;
+    // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies with it.
+    // First this, then wait: the second line notices a parent that died before the first line.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    plan.cgroup.join(parent)?;
+    made.cgroup.join(parent)?;
 
     filesystem::make_mounts_private()?;
-    filesystem::enter_root(&plan.root)?;
+    filesystem::enter_root(&made.root)?;
     filesystem::mount_proc()?;
     filesystem::mount_dev()?;
 
@@ -98,7 +71,23 @@ fn become_command(cli: &Cli, plan: &Plan, parent: &mut ChildEnd) -> Result<Infal
     rlimit::set(&cli.limits.ulimits)?;
     filesystem::enter_workdir(cli.world.workdir.as_deref().unwrap_or(Path::new("/")))?;
 
-    // Last, as /proc is read for it on old kernels.
+    // Last: on old kernels it reads /proc.
     process::close_descriptors_on_exec()?;
-    process::exec(&cli.command, &plan.environment)
+    process::exec(&cli.command, &made.plan.environment)
+}
+
+/// When the container has ended: says why, cleans up, and returns the status.
+fn after(made: Made, status: u8) -> Result<u8> {
+    // "Killed" alone would leave the user to guess who did it.
+    let kills = cgroup::out_of_memory_kills(&made.cgroup);
+    if status == KILLED && kills > 0 {
+        let limit = values::format_size(made.plan.cli.limits.memory());
+        let program = env!("CARGO_PKG_NAME");
+        tell(format_args!(
+            "{program}: out of memory: processes that the kernel killed: {kills}, --memory is {limit}"
+        ));
+    }
+    // The command has run, and its status counts: this error is only reported.
+    made.cgroup.remove().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
+    Ok(status)
 }

@@ -8,6 +8,7 @@ mod cli;
 mod container;
 mod environment;
 mod filesystem;
+mod plan;
 mod rlimit;
 
 fn main() -> ExitCode {

@@ -14,6 +14,7 @@ mod init;
 mod ipc;
 mod names;
 mod network;
+mod plan;
 mod rlimit;
 mod terminal;
 

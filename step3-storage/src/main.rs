@@ -16,6 +16,7 @@ mod ipc;
 mod names;
 mod network;
 mod overlay;
+mod plan;
 mod rlimit;
 mod terminal;
 mod volume;

@@ -34,7 +34,6 @@ pub enum Network {
 impl Network {
     /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
     pub fn prepare(options: &cli::Network) -> Result<Network> {
-        options.check()?;
         let swept = bridge::sweep();
         match options.network {
             NetworkMode::Bridge => swept?,

@@ -39,6 +39,8 @@ pub struct Layers {
     pub lower: Vec<PathBuf>,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
+    /// Where all that Congo keeps is.
+    state: PathBuf,
     /// Where the writable layer is instead, when it is to stay.
     kept: Option<KeptFolder>,
 }
@@ -48,7 +50,7 @@ impl Layers {
     pub fn make(state: &Path, lower: Vec<PathBuf>, keep: Option<&str>) -> Result<Layers> {
         let folder = ContainerFolder::create(state)?;
         let kept = keep.map(|name| kept(state, name)).transpose()?;
-        let layers = Layers { lower, folder, kept };
+        let layers = Layers { lower, folder, state: state.to_owned(), kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
                 // What is kept must have its name only when it is as it should be.
@@ -131,9 +133,9 @@ impl Layers {
     }
 
     /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
-    pub fn rescue(self, state: &Path) -> Result<()> {
+    pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
-            let name = self.folder.keep(state)?;
+            let name = self.folder.keep(&self.state)?;
             tell(format_args!(
                 "congo: what the container has changed is kept: --keep {name} goes on with it"
             ));

@@ -19,11 +19,11 @@ use common::{Context, Result, tell};
 use nix::mount::MsFlags;
 
 /// A volume whose source is open.
-pub enum Opened<'a> {
+pub enum Opened {
     /// A mount that is attached nowhere yet; and what may be filled.
-    Volume(&'a Volume, Detached, Option<OwnVolume<'a>>),
+    Volume(Volume, Detached, Option<OwnVolume>),
     /// A tmpfs needs no source.
-    Tmpfs(&'a Tmpfs),
+    Tmpfs(Tmpfs),
 }
 
 /// In the parent, for as long as it lives: locks the named volumes, each of which another runtime may be filling.
@@ -36,11 +36,11 @@ pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
 }
 
 /// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
-pub fn open<'a>(mounts: &'a [Mount], named: &'a Volumes, container: &Path) -> Result<Vec<Opened<'a>>> {
+pub fn open(mounts: &[Mount], named: &Volumes, container: &Path) -> Result<Vec<Opened>> {
     let mounts = mounts.iter().enumerate();
     mounts
         .map(|(number, mount)| match mount {
-            Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs)),
+            Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs.clone())),
             Mount::Volume(volume) => {
                 let own = match &volume.source {
                     Source::Host(path) => return open_host(volume, path),
@@ -49,20 +49,20 @@ pub fn open<'a>(mounts: &'a [Mount], named: &'a Volumes, container: &Path) -> Re
                     Source::Anonymous => OwnVolume::anonymous(container, number)?,
                 };
                 let source = Detached::copy_of(&own.path)?;
-                prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(own)))
+                prepare(volume, source).map(|source| Opened::Volume(volume.clone(), source, Some(own)))
             }
         })
         .collect()
 }
 
-fn open_host<'a>(volume: &'a Volume, path: &Path) -> Result<Opened<'a>> {
+fn open_host(volume: &Volume, path: &Path) -> Result<Opened> {
     check_propagation(path, volume.propagation.flags())?;
     if volume.create_source && !path.exists() {
         make_folder(path).at("--volume: make", path)?;
         tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     }
     let source = Detached::copy_of(path)?;
-    Ok(Opened::Volume(volume, prepare(volume, source)?, None))
+    Ok(Opened::Volume(volume.clone(), prepare(volume, source)?, None))
 }
 
 /// Makes a folder and those above it, for all users of the container, whatever the caller's umask.
@@ -91,7 +91,7 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
     let root: OwnedFd = File::open("/").context("open /")?.into();
     for volume in volumes {
         match volume {
-            Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, tmpfs)?,
+            Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, &tmpfs)?,
             Opened::Volume(volume, source, own) => {
                 let kind = if source.is_directory()? { Kind::Directory } else { Kind::File };
                 let hides = path::open_beneath(&root, &volume.target).is_ok();

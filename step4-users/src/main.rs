@@ -18,6 +18,7 @@ mod ipc;
 mod names;
 mod network;
 mod overlay;
+mod plan;
 mod rlimit;
 mod seccomp;
 mod terminal;

@@ -41,7 +41,6 @@ pub enum Network {
 impl Network {
     /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
     pub fn prepare(options: &cli::Network, users: &UserNamespace, state: &Path) -> Result<Network> {
-        options.check()?;
         if users.is_ordinary() && options.network == NetworkMode::Bridge {
             return Network::of_ordinary_user(options, state);
         }

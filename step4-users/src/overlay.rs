@@ -194,9 +194,9 @@ impl Layers {
     }
 
     /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
-    pub fn rescue(self, state: &Path) -> Result<()> {
+    pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
-            let name = self.folder.keep(state)?;
+            let name = self.folder.keep(&self.state)?;
             tell(format_args!(
                 "congo: what the container has changed is kept: --keep {name} goes on with it"
             ));

@@ -151,16 +151,14 @@ impl UserNamespace {
         matches!(self, UserNamespace::Same(_) | UserNamespace::Joined { shifted: false, .. })
     }
 
-    /// Which of these namespaces the clone has to make, and which the child itself, later: those that are to belong to a
-    /// user namespace which it has to join first. A PID namespace nobody makes for itself.
-    pub fn at_birth(&self, namespaces: CloneFlags) -> (CloneFlags, CloneFlags) {
+    /// Which of these namespaces the clone has to make. [`join`](Self::join) makes the others: they must belong to a user
+    /// namespace that the child joins first. A process cannot make a PID namespace for itself.
+    pub fn at_birth(&self, namespaces: CloneFlags) -> CloneFlags {
         match self {
-            UserNamespace::Host => (namespaces, CloneFlags::empty()),
-            UserNamespace::Joined { .. } => {
-                (namespaces & CloneFlags::CLONE_NEWPID, namespaces - CloneFlags::CLONE_NEWPID)
-            }
-            // The kernel makes it first, so that all others belong to it, and its root may do what it likes with them.
-            _ => (namespaces | CloneFlags::CLONE_NEWUSER, CloneFlags::empty()),
+            UserNamespace::Host => namespaces,
+            UserNamespace::Joined { .. } => namespaces & CloneFlags::CLONE_NEWPID,
+            // The kernel makes it first, so all others belong to it, and its root may do everything to them.
+            _ => namespaces | CloneFlags::CLONE_NEWUSER,
         }
     }
 
@@ -184,7 +182,7 @@ impl UserNamespace {
     pub fn join(&self, namespaces: CloneFlags) -> Result<()> {
         let UserNamespace::Joined { namespace, .. } = self else { return Ok(()) };
         enter(namespace, CloneFlags::CLONE_NEWUSER)?;
-        unshare(namespaces)
+        unshare(namespaces - CloneFlags::CLONE_NEWPID)
     }
 
     /// In the child: becomes the root of it. Until then it is who called, to whom the host's files are open, but without any

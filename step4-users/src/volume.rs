@@ -22,11 +22,11 @@ use nix::mount::MsFlags;
 use crate::user_namespace::UserNamespace;
 
 /// A volume whose source is open.
-pub enum Opened<'a> {
+pub enum Opened {
     /// A mount that is attached nowhere yet; and what may be filled.
-    Volume(&'a Volume, Detached, Option<OwnVolume<'a>>),
+    Volume(Volume, Detached, Option<OwnVolume>),
     /// A tmpfs needs no source.
-    Tmpfs(&'a Tmpfs),
+    Tmpfs(Tmpfs),
 }
 
 /// In the parent, for as long as it lives: locks the named volumes, each of which another runtime may be filling.
@@ -39,16 +39,16 @@ pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
 }
 
 /// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
-pub fn open<'a>(
-    mounts: &'a [Mount],
-    named: &'a Volumes,
+pub fn open(
+    mounts: &[Mount],
+    named: &Volumes,
     container: &Path,
     users: &UserNamespace,
-) -> Result<Vec<Opened<'a>>> {
+) -> Result<Vec<Opened>> {
     let mounts = mounts.iter().enumerate();
     mounts
         .map(|(number, mount)| match mount {
-            Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs)),
+            Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs.clone())),
             Mount::Volume(volume) => {
                 let own = match &volume.source {
                     Source::Host(path) => return open_host(volume, path, users),
@@ -60,19 +60,19 @@ pub fn open<'a>(
                 // In one that Congo keeps, what is the container's root's is root's on the disk, for the next container to find.
                 // A folder of the host keeps its owners.
                 let (source, own) = shift_owners(volume, source, own, users)?;
-                prepare(volume, source).map(|source| Opened::Volume(volume, source, Some(own)))
+                prepare(volume, source).map(|source| Opened::Volume(volume.clone(), source, Some(own)))
             }
         })
         .collect()
 }
 
 /// Makes what is root's on the disk the container's root's: by an idmapped mount, or else for good.
-fn shift_owners<'a>(
+fn shift_owners(
     volume: &Volume,
     mut source: Detached,
-    mut own: OwnVolume<'a>,
+    mut own: OwnVolume,
     users: &UserNamespace,
-) -> Result<(Detached, OwnVolume<'a>)> {
+) -> Result<(Detached, OwnVolume)> {
     if let Some((maps, namespace)) = users.shift() {
         if !source.map_ids(namespace)? {
             give(&own.path, maps, &format!("the volume at {}", volume.target.display()))?;
@@ -85,7 +85,7 @@ fn shift_owners<'a>(
     Ok((source, own))
 }
 
-fn open_host<'a>(volume: &'a Volume, path: &Path, users: &UserNamespace) -> Result<Opened<'a>> {
+fn open_host(volume: &Volume, path: &Path, users: &UserNamespace) -> Result<Opened> {
     check_propagation(path, volume.propagation.flags())?;
     if volume.idmap && users.is_ordinary() {
         return Err(Error::new(format!("--volume {}: idmap: the caller is not root", path.display())).hint(
@@ -102,7 +102,7 @@ fn open_host<'a>(volume: &'a Volume, path: &Path, users: &UserNamespace) -> Resu
         Some((_, namespace)) if volume.idmap => source.must_map_ids(namespace, path)?,
         _ => source,
     };
-    Ok(Opened::Volume(volume, prepare(volume, source)?, None))
+    Ok(Opened::Volume(volume.clone(), prepare(volume, source)?, None))
 }
 
 /// Makes a folder and those above it, for all users of the container, whatever the caller's umask.
@@ -136,7 +136,7 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
     let root: OwnedFd = File::open("/").context("open /")?.into();
     for volume in volumes {
         match volume {
-            Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, tmpfs)?,
+            Opened::Tmpfs(tmpfs) => attach_tmpfs(&root, &tmpfs)?,
             Opened::Volume(volume, source, own) => {
                 let kind = if source.is_directory()? { Kind::Directory } else { Kind::File };
                 let hides = path::open_beneath(&root, &volume.target).is_ok();

@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub struct Volumes(BTreeMap<String, Locked>);
 #[derive(Debug)]
 struct Locked {
     data: PathBuf,
-    lock: Flock<File>,
+    lock: Arc<Flock<File>>,
     /// The open [`FILLING`] of a volume that is empty and nobody else's, until somebody takes it to fill the volume.
     mark: RefCell<Option<File>>,
     /// Whether another container used it, too, when it was locked.
@@ -50,7 +51,7 @@ struct Locked {
 
 /// A volume of Congo's own.
 #[derive(Debug)]
-pub struct OwnVolume<'a> {
+pub struct OwnVolume {
     /// Where its data is: what is mounted.
     pub path: PathBuf,
     /// The same, open: what is filled.
@@ -58,9 +59,9 @@ pub struct OwnVolume<'a> {
     /// Whether it may be filled: it is empty, and nobody else uses it.
     may_be_filled: bool,
     /// What ends the filling of a named one.
-    filling: Option<(&'a Flock<File>, File)>,
+    filling: Option<(Arc<Flock<File>>, File)>,
     /// Its name, when it is empty but may not be filled, as another container uses it.
-    in_use: Option<&'a str>,
+    in_use: Option<String>,
 }
 
 impl Volumes {
@@ -79,12 +80,12 @@ impl Volumes {
     ///
     /// # Errors
     /// ENOENT when it is none of them, or somebody has removed it.
-    pub fn open(&self, name: &str) -> Result<OwnVolume<'_>> {
+    pub fn open(&self, name: &str) -> Result<OwnVolume> {
         let none = || Error::from_errno(format!("open the volume {name}"), Errno::ENOENT);
         let (name, locked) = self.0.get_key_value(name).ok_or_else(none)?;
         let data = open(&locked.data)?;
-        let filling = locked.mark.take().map(|mark| (&locked.lock, mark));
-        let in_use = (locked.shared && is_empty(&data)?).then_some(name.as_str());
+        let filling = locked.mark.take().map(|mark| (Arc::clone(&locked.lock), mark));
+        let in_use = (locked.shared && is_empty(&data)?).then(|| name.clone());
         let may_be_filled = filling.is_some();
         Ok(OwnVolume { path: locked.data.clone(), data, may_be_filled, filling, in_use })
     }
@@ -113,7 +114,7 @@ impl Locked {
                 share(&lock)?;
             }
         }
-        Ok(Locked { data, lock, mark: RefCell::new(mark), shared })
+        Ok(Locked { data, lock: Arc::new(lock), mark: RefCell::new(mark), shared })
     }
 }
 
@@ -158,7 +159,7 @@ fn share(lock: &Flock<File>) -> Result<()> {
     shared.context("flock(a volume, LOCK_SH)")
 }
 
-impl OwnVolume<'static> {
+impl OwnVolume {
     /// Makes one without a name in a container's folder: the `number` tells it from others of the container.
     ///
     /// # Errors
@@ -170,14 +171,14 @@ impl OwnVolume<'static> {
     }
 }
 
-impl OwnVolume<'_> {
+impl OwnVolume {
     /// Fills it with what the directory `from` has, if it is empty and only this container's, and lets other containers use
     /// it. When that fails it is empty again. Works by descriptors, so the state folder may be out of sight; /proc may not.
     ///
     /// # Errors
     /// Those of [`copy_contents`](crate::fs::tree::copy_contents).
     pub fn fill(self, from: &OwnedFd) -> Result<()> {
-        if let Some(name) = self.in_use.filter(|_| is_empty(from).is_ok_and(|empty| !empty)) {
+        if let Some(name) = self.in_use.as_ref().filter(|_| is_empty(from).is_ok_and(|empty| !empty)) {
             tell(format_args!("congo: the volume {name} is empty, but in use, so it is not filled"));
         }
         if self.may_be_filled
@@ -198,6 +199,6 @@ impl OwnVolume<'_> {
     pub fn release(self) -> Result<()> {
         let Some((lock, mut mark)) = self.filling else { return Ok(()) };
         mark.write_all(b"1").context("write that a volume is filled")?;
-        share(lock)
+        share(&lock)
     }
 }

@@ -1,0 +1,68 @@
+//! From the command line to everything that a container needs, in three phases.
+//!
+//! | phase | what it does | if it fails |
+//! | --- | --- | --- |
+//! | [`Plan::of`] | checks what the user asks for; makes nothing | there is nothing to undo |
+//! | [`Plan::ready`] | what may take long or wait; Ctrl-C still ends the runtime | what is there already is useful next time |
+//! | [`Ready::make`] | what must be undone | each object undoes itself when it is dropped |
+
+use std::path::PathBuf;
+
+use common::Result;
+use common::fs::cgroupfs::Cgroup;
+use common::fs::rootfs;
+use common::run::process::{Environment, Signals};
+use common::run::terminal::Terminal;
+
+use crate::cli::Cli;
+use crate::{cgroup, environment};
+
+/// What the user asks for, checked.
+pub struct Plan<'a> {
+    pub cli: &'a Cli,
+    pub environment: Environment,
+}
+
+/// The same, when nothing is left to wait for.
+pub struct Ready<'a> {
+    plan: Plan<'a>,
+    root: PathBuf,
+    terminal: Terminal,
+}
+
+/// The same, with the objects on the host that must be undone.
+pub struct Made<'a> {
+    pub plan: Plan<'a>,
+    pub root: PathBuf,
+    pub terminal: Terminal,
+    pub cgroup: Cgroup,
+    pub signals: Signals,
+}
+
+impl<'a> Plan<'a> {
+    /// Refuses what cannot be. Reads the files of the environment, which are the host's.
+    pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
+        cli.limits.check()?;
+        Ok(Plan { cli, environment: environment::build(&cli.world)? })
+    }
+
+    /// Waits for what may take long: the first run makes a root of the host's programs.
+    pub fn ready(self) -> Result<Ready<'a>> {
+        let root = self.cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
+        // The caller's own terminal: until step 2 a container has no other.
+        let terminal = Terminal::shared();
+        Ok(Ready { plan: self, root, terminal })
+    }
+}
+
+impl<'a> Ready<'a> {
+    /// Makes what must be undone.
+    pub fn make(self) -> Result<Made<'a>> {
+        let Ready { plan, root, terminal } = self;
+        // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
+        let signals = Signals::block()?;
+        // Before there is a process to limit: a process can outrun a limit that comes later.
+        let cgroup = cgroup::create(&plan.cli.limits)?;
+        Ok(Made { plan, root, terminal, cgroup, signals })
+    }
+}

@@ -1,0 +1,113 @@
+//! From the command line to everything that a container needs, in three phases.
+//!
+//! | phase | what it does | if it fails |
+//! | --- | --- | --- |
+//! | [`Plan::of`] | checks what the user asks for; makes nothing | there is nothing to undo |
+//! | [`Plan::ready`] | what may take long or wait; Ctrl-C still ends the runtime | what is there already is useful next time |
+//! | [`Ready::make`] | what must be undone | each object undoes itself when it is dropped |
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use common::fs::cgroupfs::Cgroup;
+use common::fs::rootfs;
+use common::keep::state::Volumes;
+use common::oci::{Config, Image};
+use common::run::process::{Environment, Signals};
+use common::run::terminal::Terminal;
+use common::values::Mount;
+use common::{Result, tell};
+
+use crate::cli::Cli;
+use crate::ipc::Ipc;
+use crate::network::Network;
+use crate::overlay::Layers;
+use crate::volume::Opened;
+use crate::{cgroup, environment, image, names, volume};
+
+/// What the user asks for, checked.
+pub struct Plan<'a> {
+    pub cli: &'a Cli,
+    pub environment: Environment,
+    pub image: Option<Image>,
+    pub config: Config,
+    pub command: Vec<OsString>,
+    pub workdir: PathBuf,
+    mounts: Vec<Mount>,
+}
+
+/// The same, when nothing is left to wait for.
+pub struct Ready<'a> {
+    plan: Plan<'a>,
+    state: PathBuf,
+    volumes: Volumes,
+    lower: Vec<PathBuf>,
+    terminal: Terminal,
+    ipc: Ipc,
+}
+
+/// The same, with the objects on the host that must be undone.
+pub struct Made<'a> {
+    pub plan: Plan<'a>,
+    pub layers: Layers,
+    _volumes: Volumes,
+    pub terminal: Terminal,
+    pub ipc: Ipc,
+    pub network: Network,
+    pub files: [names::File; 3],
+    pub cgroup: Cgroup,
+    pub signals: Signals,
+}
+
+impl<'a> Plan<'a> {
+    /// Refuses what cannot be. Reads the files of the environment, which are the host's.
+    pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
+        cli.limits.check()?;
+        cli.network.check()?;
+        cli.volumes.check()?;
+        cli.root.check()?;
+        let image = cli.root.image.as_ref().map(Image::open).transpose()?;
+        let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
+        if let Some(user) = config.other_user() {
+            tell(format_args!("congo: the image wants to run as {user}; until step 4 it runs as root"));
+        }
+        let environment = environment::build(&cli.world, &config.env)?;
+        let (command, workdir) = (image::command(cli, &config), image::workdir(cli, &config));
+        let mounts = image::mounts(cli, &config);
+        Ok(Plan { cli, environment, image, config, command, workdir, mounts })
+    }
+
+    /// Waits for what may take long: the first run makes a root of the host's programs, or unpacks the image.
+    pub fn ready(self) -> Result<Ready<'a>> {
+        let state = rootfs::state_dir()?;
+        // Another runtime may be filling one of them, and this one waits until it has.
+        let volumes = volume::lock(&self.mounts, &state)?;
+        // Lowest first: the root, then the layers that the user puts on top of it.
+        let mut lower = match &self.image {
+            Some(image) => image.unpack(&state)?,
+            None => vec![self.cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?],
+        };
+        lower.extend(self.cli.root.layers.iter().cloned());
+        // A terminal of the container's own, wherever the caller has one.
+        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty)?;
+        let ipc = Ipc::prepare(&self.cli.ipc)?;
+        Ok(Ready { plan: self, state, volumes, lower, terminal, ipc })
+    }
+}
+
+impl<'a> Ready<'a> {
+    /// Makes what must be undone. Returns also the volumes, for the child to take along.
+    pub fn make(self) -> Result<(Made<'a>, Vec<Opened>)> {
+        let Ready { plan, state, volumes, lower, terminal, ipc } = self;
+        // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
+        let signals = Signals::block()?;
+        let network = Network::prepare(&plan.cli.network)?;
+        let files = names::build(&plan.cli.world.hostname, &plan.cli.network, &network)?;
+        // Before there is a process to limit: a process can outrun a limit that comes later.
+        let cgroup = cgroup::create(&plan.cli.limits)?;
+        let layers = Layers::make(&state, lower, plan.cli.root.keep.as_deref())?;
+        let opened = volume::open(&plan.mounts, &volumes, &layers.folder.path)?;
+        let made = Made { plan, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals };
+        Ok((made, opened))
+    }
+}

@@ -1,0 +1,168 @@
+//! From the command line to everything that a container needs, in three phases.
+//!
+//! | phase | what it does | if it fails |
+//! | --- | --- | --- |
+//! | [`Plan::of`] | checks what the user asks for; makes nothing | there is nothing to undo |
+//! | [`Plan::ready`] | what may take long or wait; Ctrl-C still ends the runtime | what is there already is useful next time |
+//! | [`Ready::make`] | what must be undone | each object undoes itself when it is dropped |
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use common::Result;
+use common::fs::cgroupfs::Cgroup;
+use common::fs::mount::Detached;
+use common::fs::rootfs;
+use common::keep::state::Volumes;
+use common::oci::{Config, Image};
+use common::run::process::{Environment, Signals};
+use common::run::terminal::Terminal;
+use common::security::capability::Capabilities;
+use common::security::seccomp::Filter;
+use common::values::{Mount, Security, User};
+
+use crate::cli::Cli;
+use crate::ipc::Ipc;
+use crate::network::Network;
+use crate::overlay::Layers;
+use crate::user_namespace::UserNamespace;
+use crate::volume::Opened;
+use crate::{
+    capabilities, cgroup, environment, filesystem, image, names, seccomp, user, user_namespace, volume,
+};
+
+/// What the user asks for, checked.
+pub struct Plan<'a> {
+    pub cli: &'a Cli,
+    pub environment: Environment,
+    pub image: Option<Image>,
+    pub config: Config,
+    pub command: Vec<OsString>,
+    pub workdir: PathBuf,
+    mounts: Vec<Mount>,
+    shared: Vec<(i32, String)>,
+    pub user: Option<User>,
+    pub rights: Rights,
+}
+
+/// What the container's processes may do.
+pub struct Rights {
+    pub no_new_privileges: bool,
+    pub capabilities: Capabilities,
+    pub filter: Option<Filter>,
+}
+
+/// The same, when nothing is left to wait for.
+pub struct Ready<'a> {
+    plan: Plan<'a>,
+    roots: PathBuf,
+    state: PathBuf,
+    volumes: Volumes,
+    users: UserNamespace,
+    lower: Vec<PathBuf>,
+    terminal: Terminal,
+    ipc: Ipc,
+}
+
+/// The same, with the objects on the host that must be undone.
+pub struct Made<'a> {
+    pub plan: Plan<'a>,
+    pub users: UserNamespace,
+    pub layers: Layers,
+    _volumes: Volumes,
+    pub terminal: Terminal,
+    pub ipc: Ipc,
+    pub network: Network,
+    pub files: [names::File; 3],
+    pub cgroup: Cgroup,
+    pub signals: Signals,
+}
+
+/// What the child takes along from the host. It is not attached anywhere yet.
+pub struct Mounts {
+    pub root: Detached,
+    pub devices: Vec<(&'static str, Detached)>,
+    pub volumes: Vec<Opened>,
+}
+
+impl<'a> Plan<'a> {
+    /// Refuses what cannot be. Reads the files of the environment, which are the host's.
+    pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
+        cli.limits.check()?;
+        cli.network.check()?;
+        cli.volumes.check()?;
+        let shared = cli.ipc.shared_with(&cli.network)?;
+        cli.users.check()?;
+        user_namespace::check(&cli.users, &shared)?;
+        cli.root.check()?;
+        let image = cli.root.image.as_ref().map(Image::open).transpose()?;
+        let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
+        let user = user::choose(cli, &config)?;
+        let rights = Rights::of(cli)?;
+        let environment = environment::build(&cli.world, &config.env)?;
+        let (command, workdir) = (image::command(cli, &config), image::workdir(cli, &config));
+        let mounts = image::mounts(cli, &config);
+        Ok(Plan { cli, environment, image, config, command, workdir, mounts, shared, user, rights })
+    }
+
+    /// Waits for what may take long: the first run makes a root of the host's programs, or unpacks the image.
+    pub fn ready(self) -> Result<Ready<'a>> {
+        let state = rootfs::state_dir()?;
+        // Another runtime may be filling one of them, and this one waits until it has.
+        let volumes = volume::lock(&self.mounts, &state)?;
+        let roots = user_namespace::roots(&self.cli.users, &state);
+        let root = match &self.image {
+            Some(_) => None,
+            None => Some(
+                self.cli
+                    .world
+                    .rootfs
+                    .clone()
+                    .map_or_else(|| user_namespace::default_root(&self.cli.users, &state), Ok)?,
+            ),
+        };
+        // Before anything is made that is to have an owner.
+        let folders = [&state].into_iter().chain(&root).chain(&self.cli.root.layers);
+        let users =
+            UserNamespace::prepare(&self.cli.users, &self.shared, &state, folders.map(PathBuf::as_path))?;
+        // Lowest first: the root, then the layers that the user puts on top of it.
+        let mut lower = match &self.image {
+            Some(image) => image.unpack(&roots)?,
+            None => root.into_iter().collect(),
+        };
+        lower.extend(self.cli.root.layers.iter().cloned());
+        // A terminal of the container's own, wherever the caller has one.
+        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty)?;
+        let ipc = Ipc::prepare(&self.cli.ipc)?;
+        Ok(Ready { plan: self, roots, state, volumes, users, lower, terminal, ipc })
+    }
+}
+
+impl Rights {
+    fn of(cli: &Cli) -> Result<Rights> {
+        let Security { no_new_privileges, seccomp: profile, .. } = cli.security.options.iter().collect();
+        let capabilities = capabilities::choose(&cli.security)?;
+        let filter = seccomp::prepare(&profile, &capabilities)?;
+        Ok(Rights { no_new_privileges, capabilities, filter })
+    }
+}
+
+impl<'a> Ready<'a> {
+    /// Makes what must be undone. Returns also the mounts, for the child to take along.
+    pub fn make(self) -> Result<(Made<'a>, Mounts)> {
+        let Ready { plan, roots, state, volumes, users, lower, terminal, ipc } = self;
+        // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
+        let signals = Signals::block()?;
+        let network = Network::prepare(&plan.cli.network, &users, &state)?;
+        let files = names::build(&plan.cli.world.hostname, &plan.cli.network, &network)?;
+        // Before there is a process to limit: a process can outrun a limit that comes later.
+        let cgroup = cgroup::create(&plan.cli.limits, &users, &state)?;
+        let devices = filesystem::open_devices()?;
+        let layers = Layers::make(&roots, lower, plan.cli.root.keep.as_deref(), &users)?;
+        let opened = volume::open(&plan.mounts, &volumes, &layers.folder.path, &users)?;
+        let mounts = Mounts { root: layers.detached(&users)?, devices, volumes: opened };
+        let made =
+            Made { plan, users, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals };
+        Ok((made, mounts))
+    }
+}
