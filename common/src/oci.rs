@@ -13,14 +13,15 @@ mod commit;
 mod config;
 mod digest;
 mod docker;
+mod image;
 mod layer;
 mod layout;
 mod lost;
 mod model;
 mod name;
 mod pack;
-mod pax;
 mod reference;
+mod refusal;
 mod source;
 mod store;
 mod tar;
@@ -28,118 +29,10 @@ mod tar;
 mod tests;
 mod xattr;
 
-use std::path::{Path, PathBuf};
-
-use serde::de::DeserializeOwned;
-
+pub use apply::Limits;
 pub use commit::{Base, check_target, commit};
 pub use config::Config;
-use digest::Digest;
+pub use image::Image;
 pub use layer::{Compression, decompress};
-use model::ImageConfig;
 pub use reference::{Reference, reference, target};
-use source::Source;
-pub use store::Limits;
 pub use tar::{Entries, Entry, Kind, Sparse};
-
-use crate::sys::error::{Error, Result, tell};
-
-/// An image whose documents were read and verified. Its layers are verified when they are unpacked.
-#[derive(Debug)]
-pub struct Image {
-    /// How it wants its command to be run.
-    pub config: Config,
-    source: Source,
-    layers: Vec<Layer>,
-    diff_ids: Vec<Digest>,
-    /// The config as it is written, for an image that is made from this one.
-    document: Vec<u8>,
-}
-
-/// A layer's blob.
-#[derive(Debug, Clone)]
-struct Layer {
-    member: String,
-    digest: Option<Digest>,
-    compression: Compression,
-}
-
-/// What an image's format has in its own way.
-struct Parts {
-    config: Vec<u8>,
-    layers: Vec<Layer>,
-}
-
-impl Image {
-    /// Finds the image in a folder or an archive, and reads its index, manifest and config; from an index, the manifest
-    /// for this machine.
-    ///
-    /// # Errors
-    /// No image, no such tag (the tags that are there, are told), none for this machine; a missing blob, a wrong
-    /// digest or size, an unknown media type; documents that do not fit together.
-    pub fn open(reference: &Reference) -> Result<Image> {
-        let source = Source::open(&reference.path)?;
-        let tag = reference.tag.as_deref();
-        // Docker writes both since version 25. The one with digests is the better one.
-        let saved = if source.is_archive() && source.find("index.json")?.is_none() {
-            source.document("manifest.json")?
-        } else {
-            None
-        };
-        let parts = match saved {
-            Some(manifest) => docker::open(&source, &manifest, tag)?,
-            None => layout::open(&source, tag)?,
-        };
-        let image = source.path().display();
-        let config: ImageConfig = json(&parts.config, || format!("the config of the image {image}"))?;
-        let what = format!("the config of the image {image}");
-        if config.rootfs.kind != "layers" {
-            return Err(Error::new(format!("{what}: unknown rootfs type {:?}", config.rootfs.kind)));
-        }
-        let diff_ids = &config.rootfs.diff_ids;
-        let diff_ids = diff_ids.iter().map(|text| Digest::parse(text, &what)).collect::<Result<Vec<_>>>()?;
-        if diff_ids.len() != parts.layers.len() {
-            let (layers, ids) = (parts.layers.len(), diff_ids.len());
-            return Err(Error::new(format!(
-                "the image {image} has {layers} layers, and its config has {ids}"
-            )));
-        }
-        if !(config.os.is_empty() || config.os == "linux") {
-            return Err(Error::new(format!("the image {image} is for {}, not for Linux", config.os)));
-        }
-        if !(config.architecture.is_empty() || config.architecture == model::architecture()) {
-            let (is, here) = (&config.architecture, model::architecture());
-            tell(format_args!(
-                "congo: the image is for {is}, and this machine is {here}: its programs may not run"
-            ));
-        }
-        let config = Config::new(&config);
-        Ok(Image { config, source, layers: parts.layers, diff_ids, document: parts.config })
-    }
-
-    /// The unpacked layers, lowest first, one folder each at least. Those that the store in `state` lacks are unpacked,
-    /// with a progress bar on a terminal, and one line otherwise. This process must have one thread. Call it
-    /// before signals are blocked, so that Ctrl-C ends it. An ordinary user calls it in a user namespace with its
-    /// subordinate ids (`idmap::in_user_namespace`): what cannot be made there is left out, and told.
-    ///
-    /// # Errors
-    /// A layer is damaged, or does what no layer may; no overlay can be mounted; the file system is full.
-    pub fn unpack(&self, state: &Path) -> Result<Vec<PathBuf>> {
-        self.unpack_within(state, Limits::default())
-    }
-
-    /// The same with other limits.
-    ///
-    /// # Errors
-    /// As [`unpack`](Image::unpack).
-    pub fn unpack_within(&self, state: &Path, limits: Limits) -> Result<Vec<PathBuf>> {
-        store::unpack(self, state, limits)
-    }
-}
-
-/// Reads a document. `what` names it.
-fn json<T: DeserializeOwned>(document: &[u8], what: impl Fn() -> String) -> Result<T> {
-    serde_json::from_slice(document).map_err(|error| {
-        Error::new(format!("{}: {error}", what())).hint("the image is damaged, or of an unknown format")
-    })
-}

@@ -23,7 +23,7 @@ use nix::unistd::{linkat, symlinkat};
 
 use super::lost::Lost;
 use super::name::{self, Whiteout, whiteout};
-use super::store::Limits;
+use super::refusal::Refusal;
 use super::tar::{Entries, Entry, Kind};
 use super::xattr;
 use crate::fs::tree::remove_all;
@@ -31,30 +31,18 @@ use crate::ids::privilege::Privilege;
 
 type Time = (i64, u32);
 
-/// Why an entry could not be made.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// What the entry says is not for a layer to say.
-    Rule(String),
-    /// The archive, or the file system.
-    Io(io::Error),
+/// How large a layer may become. A few kilobytes of gzip can be petabytes of zeroes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of its tar archive, and of one file in it with its holes.
+    pub bytes: u64,
+    /// Files, folders and whiteouts.
+    pub entries: u64,
 }
 
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        Refusal::Io(error)
-    }
-}
-
-impl From<Errno> for Refusal {
-    fn from(errno: Errno) -> Self {
-        Refusal::Io(errno.into())
-    }
-}
-
-impl From<&str> for Refusal {
-    fn from(rule: &str) -> Self {
-        Refusal::Rule(rule.into())
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { bytes: 64 << 30, entries: 4_000_000 }
     }
 }
 
@@ -86,10 +74,7 @@ impl<'a> Tree<'a> {
     pub(super) fn add(&mut self, entry: &Entry, data: &mut Entries<impl Read>) -> Result<(), Refusal> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(Refusal::Rule(format!(
-                "more than {} entries, which is the limit",
-                self.limits.entries
-            )));
+            return Err(format!("more than {} entries, which is the limit", self.limits.entries).into());
         }
         let path = name::normal(&entry.name)?;
         if let Some(whiteout) = whiteout(&path)? {
@@ -123,9 +108,7 @@ impl<'a> Tree<'a> {
         let (Whiteout::Opaque(path) | Whiteout::Gone(path)) = &whiteout else { return Ok(()) };
         let path = match self.place(path, false) {
             // Some tools also white out what was in a folder that is gone as a whole, or a file by now.
-            Err(Refusal::Io(error)) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-                return Ok(());
-            }
+            Err(refusal) if refusal.is_missing() => return Ok(()),
             place => place?,
         };
         for folder in path.ancestors().skip(1) {
@@ -172,7 +155,7 @@ impl<'a> Tree<'a> {
             match self.made.get(&next) {
                 Some(Made::Symlink) => {
                     let rule = "it goes through a symbolic link of the same layer";
-                    return Err(Refusal::Rule(format!("{rule}, {}", next.display())));
+                    return Err(Refusal::from(format!("{rule}, {}", next.display())));
                 }
                 Some(Made::Folder(_) | Made::Below(_)) => {
                     real = next;
@@ -272,9 +255,9 @@ impl<'a> Tree<'a> {
 
     fn hard_link(&mut self, entry: &Entry, path: PathBuf, at: &Path) -> Result<(), Refusal> {
         let target =
-            name::from_root(&entry.link).map_err(|rule| Refusal::Rule(format!("a hard link to {rule}")))?;
+            name::from_root(&entry.link).map_err(|rule| Refusal::from(format!("a hard link to {rule}")))?;
         let missing =
-            || Refusal::Rule(format!("a hard link to {}, which is not in this image", target.display()));
+            || Refusal::from(format!("a hard link to {}, which is not in this image", target.display()));
         let existing = match self.place(&target, false) {
             Err(Refusal::Io(_)) => return Err(missing()),
             place => place?,
@@ -298,7 +281,7 @@ impl<'a> Tree<'a> {
     fn file(&self, entry: &Entry, data: &mut Entries<impl Read>, at: &Path) -> Result<(), Refusal> {
         let size = entry.sparse.as_ref().map_or(entry.size, |sparse| sparse.size);
         if size > self.limits.bytes {
-            return Err(Refusal::Rule(format!("{size} bytes, and {} is the limit", self.limits.bytes)));
+            return Err(Refusal::from(format!("{size} bytes, and {} is the limit", self.limits.bytes)));
         }
         // A new file only: nothing that is there, whatever it is, is ever written to.
         let file = OpenOptions::new()
@@ -348,12 +331,12 @@ fn device(entry: &Entry, at: &Path) -> Result<(), Refusal> {
         Kind::BlockDevice => SFlag::S_IFBLK,
         Kind::Fifo => SFlag::S_IFIFO,
         Kind::Other(byte) => {
-            return Err(Refusal::Rule(format!(
+            return Err(Refusal::from(format!(
                 "an entry of the type {:?}, which no layer has",
                 char::from(byte)
             )));
         }
-        kind => return Err(Refusal::Rule(format!("an entry of the type {kind:?}"))),
+        kind => return Err(Refusal::from(format!("an entry of the type {kind:?}"))),
     };
     Ok(mknod(at, kind, Mode::from_bits_truncate(0o600), makedev(major.into(), minor.into()))?)
 }

@@ -20,12 +20,13 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use serde_json::{Value, json};
 
 use super::digest::{Digest, Summing};
+use super::image::Image;
 use super::layer::{Compression, Stream, broken};
 use super::model::{
-    CONFIG, Descriptor, INDEX, Index, LAYER, MANIFEST, Manifest, Platform, REF_NAME, architecture,
+    CONFIG, Descriptor, INDEX, Index, LAYER, MANIFEST, Manifest, Platform, REF_NAME, architecture, parse,
 };
 use super::pack::pack;
-use super::{Image, Reference};
+use super::reference::Reference;
 use crate::fs::tree::remove_tree;
 use crate::sys::error::{Context, Error, Result};
 
@@ -275,7 +276,7 @@ impl Work {
             .at("lock", layout)?;
         let index = layout.join("index.json");
         let document = fs::read(&index).at("read", &index)?;
-        let there: Index = super::json(&document, || index.display().to_string())?;
+        let there: Index = parse(&document, || index.display().to_string())?;
         self.finish(descriptor, tag, there.manifests)?;
         let from = self.folder.join("blobs/sha256");
         let blobs = layout.join("blobs/sha256");

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::refusal::invalid;
 use crate::sys::error::{Error, Result};
 
 /// The SHA-256 of some bytes.
@@ -27,16 +28,12 @@ impl Digest {
             Error::new(format!("{what}: {text:?} is no digest that can be checked"))
                 .hint("expected sha256: and 64 hexadecimal digits in lower case")
         };
-        let digits = text.strip_prefix("sha256:").filter(|digits| digits.len() == 64).ok_or_else(wrong)?;
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let digits = text.strip_prefix("sha256:").filter(|it| it.len() == 64 && it.bytes().all(is_digit));
+        let digits = digits.ok_or_else(wrong)?;
         let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-            let digit = |digit| match digit {
-                b'0'..=b'9' => Some(digit - b'0'),
-                b'a'..=b'f' => Some(digit - b'a' + 10),
-                _ => None,
-            };
-            *byte =
-                digit(pair[0]).zip(digit(pair[1])).map(|(high, low)| high * 16 + low).ok_or_else(wrong)?;
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).map_err(|_| wrong())?;
         }
         Ok(Digest(bytes))
     }
@@ -105,7 +102,7 @@ impl<T> Summing<T> {
     fn add(&self, bytes: &[u8]) -> io::Result<()> {
         self.sum.add(bytes);
         if self.sum.count() > self.limit {
-            return Err(super::tar::invalid(format!("more than {} bytes, which is the limit", self.limit)));
+            return Err(invalid(format!("more than {} bytes, which is the limit", self.limit)));
         }
         Ok(())
     }

@@ -5,17 +5,16 @@
 //! Source: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
 
 use super::digest::Digest;
-use super::layer::Compression;
-use super::layout::{choose, several};
-use super::model::Saved;
+use super::layer::{Compression, Layer};
+use super::layout::{Parts, choose, several};
+use super::model::{Saved, parse};
 use super::source::{Source, wrong_digest};
-use super::{Layer, Parts, json};
 use crate::sys::error::{Context, Error, Result};
 
 /// Reads the documents of the image with this tag.
 pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Result<Parts> {
     let image = source.path().display();
-    let images: Vec<Saved> = json(manifest, || format!("manifest.json of the image {image}"))?;
+    let images: Vec<Saved> = parse(manifest, || format!("manifest.json of the image {image}"))?;
     let chosen = choose(&images, |it| it.repo_tags.clone().unwrap_or_default(), tag, &image.to_string())?;
     let Some(saved) = chosen.first().filter(|_| chosen.len() == 1) else {
         return Err(several(&image.to_string()));

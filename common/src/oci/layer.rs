@@ -9,9 +9,27 @@ use std::io::{self, Read};
 use flate2::read::MultiGzDecoder;
 
 use super::digest::{Digest, Sum, Summing};
-use super::source::wrong_digest;
+use super::model::{DOCKER_LAYER, LAYER};
+use super::source::{Source, wrong_digest};
 use super::tar::Entries;
 use crate::sys::error::{Error, Result};
+
+/// A layer's blob.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    pub(super) member: String,
+    pub(super) digest: Option<Digest>,
+    pub(super) compression: Compression,
+}
+
+/// The layers of an image, lowest first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stack<'a> {
+    pub(super) source: &'a Source,
+    pub(super) layers: &'a [Layer],
+    /// The digest of each layer's tar archive.
+    pub(super) diff_ids: &'a [Digest],
+}
 
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +50,19 @@ impl Compression {
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
             _ => Compression::None,
         }
+    }
+
+    /// Reads the media type of a layer, of OCI or of Docker.
+    pub(super) fn of_media_type(media_type: &str) -> Option<Compression> {
+        let [oci, docker] = [LAYER, DOCKER_LAYER].map(|begin| media_type.strip_prefix(begin));
+        Some(match oci.or(docker)? {
+            "" => Compression::None,
+            "+gzip" if oci.is_some() => Compression::Gzip,
+            "+zstd" if oci.is_some() => Compression::Zstd,
+            ".gzip" if docker.is_some() => Compression::Gzip,
+            ".zstd" if docker.is_some() => Compression::Zstd,
+            _ => return None,
+        })
     }
 
     /// The end of the media type.

@@ -4,13 +4,19 @@
 //! is named by its digest, and verified. An index that names itself, or one that names too many, comes to an end here.
 //! Sources: OCI image specification, image-layout.md, image-index.md, manifest.md.
 
-use super::layer::Compression;
+use super::layer::{Compression, Layer};
 use super::model::{
-    DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, IMAGE_NAME, INDEX, Index, LAYER, MANIFEST, Manifest, REF_NAME,
+    DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, IMAGE_NAME, INDEX, Index, MANIFEST, Manifest, Platform,
+    REF_NAME, architecture, parse,
 };
 use super::source::Source;
-use super::{Layer, Parts, json};
 use crate::sys::error::{Error, Result};
+
+/// What an image's format has in its own way.
+pub(super) struct Parts {
+    pub(super) config: Vec<u8>,
+    pub(super) layers: Vec<Layer>,
+}
 
 /// How deep indexes may lie in each other, and how many are read. In use are one or two.
 const MAX_DEPTH: usize = 4;
@@ -23,7 +29,7 @@ pub(super) fn open(source: &Source, tag: Option<&str>) -> Result<Parts> {
         Error::new(format!("the image {image} has no index.json"))
             .hint("expected an OCI layout folder, an OCI archive or a docker save archive")
     })?;
-    let index: Index = json(&document, || format!("index.json of the image {image}"))?;
+    let index: Index = parse(&document, || format!("index.json of the image {image}"))?;
     let names = |it: &Descriptor| {
         [REF_NAME, IMAGE_NAME].iter().filter_map(|key| it.annotations.get(*key).cloned()).collect::<Vec<_>>()
     };
@@ -34,10 +40,8 @@ pub(super) fn open(source: &Source, tag: Option<&str>) -> Result<Parts> {
     let mut read = 0;
     let manifest = manifest(source, chosen, 0, &mut read)?.ok_or_else(|| {
         let there = platforms(&index.manifests);
-        let error = Error::new(format!(
-            "the image {image} is not for this machine, linux/{}",
-            super::model::architecture()
-        ));
+        let error =
+            Error::new(format!("the image {image} is not for this machine, linux/{}", architecture()));
         if there.is_empty() { error } else { error.hint(format!("it is for {there}")) }
     })?;
     let config = source.verified(&manifest.config)?;
@@ -94,11 +98,11 @@ fn manifest(
     read: &mut usize,
 ) -> Result<Option<Manifest>> {
     let image = source.path().display();
-    let fits = |it: &&Descriptor| it.platform.as_ref().is_none_or(super::model::Platform::is_here);
+    let fits = |it: &&Descriptor| it.platform.as_ref().is_none_or(Platform::is_here);
     for descriptor in descriptors.into_iter().filter(fits) {
         let what = || format!("manifest {} of the image {image}", descriptor.digest);
         match descriptor.media_type.as_str() {
-            MANIFEST | DOCKER_MANIFEST => return json(&source.verified(descriptor)?, what).map(Some),
+            MANIFEST | DOCKER_MANIFEST => return parse(&source.verified(descriptor)?, what).map(Some),
             INDEX | DOCKER_INDEX => {
                 *read += 1;
                 if depth == MAX_DEPTH || *read > MAX_INDEXES {
@@ -106,7 +110,7 @@ fn manifest(
                         "the image {image}: its indexes name each other without an end"
                     )));
                 }
-                let index: Index = json(&source.verified(descriptor)?, what)?;
+                let index: Index = parse(&source.verified(descriptor)?, what)?;
                 if let Some(found) = manifest(source, index.manifests.iter().collect(), depth + 1, read)? {
                     return Ok(Some(found));
                 }
@@ -119,18 +123,7 @@ fn manifest(
 
 fn layer(source: &Source, descriptor: Descriptor) -> Result<Layer> {
     let what = format!("layer {} of the image {}", descriptor.digest, source.path().display());
-    let compression = match descriptor.media_type.strip_prefix(LAYER) {
-        Some("") => Some(Compression::None),
-        Some("+gzip") => Some(Compression::Gzip),
-        Some("+zstd") => Some(Compression::Zstd),
-        _ => match descriptor.media_type.strip_prefix("application/vnd.docker.image.rootfs.diff.tar") {
-            Some("") => Some(Compression::None),
-            Some(".gzip") => Some(Compression::Gzip),
-            Some(".zstd") => Some(Compression::Zstd),
-            _ => None,
-        },
-    };
-    let compression = compression.ok_or_else(|| {
+    let compression = Compression::of_media_type(&descriptor.media_type).ok_or_else(|| {
         unknown(&what, &descriptor.media_type, "a tar layer of OCI or Docker, plain, gzip or zstd")
     })?;
     // Missing and cut blobs are told before anything is unpacked.

@@ -7,7 +7,7 @@ use std::io;
 
 use nix::libc;
 
-use super::apply::Refusal;
+use super::refusal::Refusal;
 use super::tar::Kind;
 use crate::ids::privilege::Privilege;
 use crate::sys::error::tell;

@@ -1,11 +1,15 @@
 //! The documents of an image, as far as a runtime reads them.
 //!
 //! Sources: OCI image specification, descriptor.md, image-index.md, manifest.md, config.md; for `docker save`, the
-//! Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
+//! Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format". The models of the crate `oci-spec` do
+//! not serve here: they drop fields that they do not know, and those go back as they came when an image is added.
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sys::error::{Error, Result};
 
 /// The tag of an image in a layout.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -17,8 +21,16 @@ pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// What Docker called the same before.
+pub(super) const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 pub(super) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Reads a document. `what` names it.
+pub(super) fn parse<T: DeserializeOwned>(document: &[u8], what: impl Fn() -> String) -> Result<T> {
+    serde_json::from_slice(document).map_err(|error| {
+        Error::new(format!("{}: {error}", what())).hint("the image is damaged, or of an unknown format")
+    })
+}
 
 /// Names a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,10 +14,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use ::tar::{EntryType, Header};
+use ::tar::{Builder, EntryType, Header};
 
-use super::tar::BLOCK;
 use super::xattr;
+use crate::fs::overlay::is_whiteout;
 use crate::sys::error::{Context, Error, Result};
 
 /// Octal numbers in a header end here; larger ones stand in a pax record.
@@ -29,14 +29,14 @@ const MAX_SIZE: u64 = 0o77_777_777_777;
 /// # Errors
 /// A file cannot be read, or is none that a layer can have.
 pub(super) fn pack(folder: &Path, writer: impl Write) -> Result<()> {
-    let mut pack = Pack { folder, writer, first_names: HashMap::new() };
+    let mut pack = Pack { folder, archive: Builder::new(writer), first_names: HashMap::new() };
     pack.add(Path::new(""))?;
-    pack.writer.write_all(&[0; 2 * BLOCK]).and_then(|()| pack.writer.flush()).at("pack", folder)
+    pack.archive.into_inner().and_then(|mut writer| writer.flush()).at("pack", folder)
 }
 
-struct Pack<'a, W> {
+struct Pack<'a, W: Write> {
     folder: &'a Path,
-    writer: W,
+    archive: Builder<W>,
     /// Files with several names: under which the content is, by device and inode.
     first_names: HashMap<(u64, u64), PathBuf>,
 }
@@ -50,7 +50,7 @@ impl<W: Write> Pack<'_, W> {
             return Err(Error::new(format!("pack {}: a name with .wh. at its beginning", at.display()))
                 .hint("in an image's layer such a name means that a file is gone, so no file can have it"));
         }
-        if there.file_type().is_char_device() && there.rdev() == 0 {
+        if is_whiteout(&there) {
             return self.marker(&hiding(path)).at("pack", &at);
         }
         if there.file_type().is_socket() {
@@ -121,93 +121,85 @@ impl<W: Write> Pack<'_, W> {
         if kind.is_dir() {
             name.push(b'/');
         }
-        self.write(header, &mut pax, &name, link.as_deref(), there, size)?;
-        if size > 0 {
-            let mut content = File::open(at)?.take(size);
-            if io::copy(&mut content, &mut self.writer)? != size {
-                return Err(io::Error::other("it became shorter while it was read"));
-            }
-            self.pad(size)?;
+        describe(&mut header, &mut pax, &name, link.as_deref(), there, size);
+        if size == 0 {
+            return self.append(header, &pax, io::empty());
         }
-        Ok(())
-    }
-
-    fn write(
-        &mut self,
-        mut header: Header,
-        pax: &mut Vec<u8>,
-        name: &[u8],
-        link: Option<&[u8]>,
-        there: &Metadata,
-        size: u64,
-    ) -> io::Result<()> {
-        text(&mut header.as_old_mut().name, pax, "path", name);
-        if let Some(link) = link {
-            text(&mut header.as_old_mut().linkname, pax, "linkpath", link);
+        let mut content = File::open(at)?.take(size);
+        self.append(header, &pax, &mut content)?;
+        match content.limit() {
+            0 => Ok(()),
+            _ => Err(io::Error::other("it became shorter while it was read")),
         }
-        let mut number = |key: &str, value: u64, limit: u64| {
-            if value > limit {
-                record(pax, key.as_bytes(), value.to_string().as_bytes());
-            }
-            value.min(limit)
-        };
-        header.set_size(number("size", size, MAX_SIZE));
-        header.set_uid(number("uid", there.uid().into(), MAX_ID));
-        header.set_gid(number("gid", there.gid().into(), MAX_ID));
-        let (seconds, nanoseconds) = (there.mtime(), there.mtime_nsec());
-        header.set_mtime(u64::try_from(seconds).unwrap_or(0).min(MAX_SIZE));
-        if nanoseconds != 0 || !(0..=MAX_SIZE.cast_signed()).contains(&seconds) {
-            // The fraction counts upwards, also before 1970.
-            let text = if seconds < 0 && nanoseconds != 0 {
-                format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds)
-            } else {
-                format!("{seconds}.{nanoseconds:09}")
-            };
-            record(pax, b"mtime", text.as_bytes());
-        }
-        self.headers(&mut header, pax)
     }
 
     /// An empty file whose name says something.
     fn marker(&mut self, path: &Path) -> io::Result<()> {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::Regular);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(0);
+        let mut header = empty(EntryType::Regular);
         let name = path.as_os_str().as_bytes();
         let mut pax = Vec::new();
         text(&mut header.as_old_mut().name, &mut pax, "path", name);
-        self.headers(&mut header, &pax)
+        self.append(header, &pax, io::empty())
     }
 
-    fn headers(&mut self, header: &mut Header, pax: &[u8]) -> io::Result<()> {
+    /// Writes the records, the header and the content.
+    fn append(&mut self, mut header: Header, pax: &[u8], content: impl Read) -> io::Result<()> {
         if !pax.is_empty() {
-            let mut before = Header::new_ustar();
-            before.set_entry_type(EntryType::XHeader);
+            let mut before = empty(EntryType::XHeader);
             before.set_path("pax")?;
-            before.set_mode(0o644);
-            before.set_mtime(0);
-            before.set_uid(0);
-            before.set_gid(0);
             before.set_size(pax.len() as u64);
-            self.block(&mut before)?;
-            self.writer.write_all(pax)?;
-            self.pad(pax.len() as u64)?;
+            before.set_cksum();
+            self.archive.append(&before, pax)?;
         }
-        self.block(header)
-    }
-
-    fn block(&mut self, header: &mut Header) -> io::Result<()> {
         header.set_cksum();
-        self.writer.write_all(header.as_bytes())
+        self.archive.append(&header, content)
     }
+}
 
-    fn pad(&mut self, size: u64) -> io::Result<()> {
-        let rest = size.wrapping_neg() % BLOCK as u64;
-        io::copy(&mut io::repeat(0).take(rest), &mut self.writer).map(drop)
+/// The header of an entry that belongs to root and is of no time.
+fn empty(kind: EntryType) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    header
+}
+
+/// Says in the header what the file is, and in pax records what the header has no room for.
+fn describe(
+    header: &mut Header,
+    pax: &mut Vec<u8>,
+    name: &[u8],
+    link: Option<&[u8]>,
+    there: &Metadata,
+    size: u64,
+) {
+    text(&mut header.as_old_mut().name, pax, "path", name);
+    if let Some(link) = link {
+        text(&mut header.as_old_mut().linkname, pax, "linkpath", link);
+    }
+    let mut number = |key: &str, value: u64, limit: u64| {
+        if value > limit {
+            record(pax, key.as_bytes(), value.to_string().as_bytes());
+        }
+        value.min(limit)
+    };
+    header.set_size(number("size", size, MAX_SIZE));
+    header.set_uid(number("uid", there.uid().into(), MAX_ID));
+    header.set_gid(number("gid", there.gid().into(), MAX_ID));
+    let (seconds, nanoseconds) = (there.mtime(), there.mtime_nsec());
+    header.set_mtime(u64::try_from(seconds).unwrap_or(0).min(MAX_SIZE));
+    if nanoseconds != 0 || !(0..=MAX_SIZE.cast_signed()).contains(&seconds) {
+        // The fraction counts upwards, also before 1970.
+        let text = if seconds < 0 && nanoseconds != 0 {
+            format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds)
+        } else {
+            format!("{seconds}.{nanoseconds:09}")
+        };
+        record(pax, b"mtime", text.as_bytes());
     }
 }
 
@@ -272,7 +264,7 @@ fn record(pax: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::pax::Extra;
+    use super::super::tar::pax::Extra;
     use super::*;
 
     proptest! {

@@ -16,6 +16,7 @@ use nix::libc;
 use super::digest::Digest;
 use super::model::Descriptor;
 use super::name;
+use super::refusal::invalid;
 use super::tar::{Entries, Kind};
 use crate::sys::error::{Context, Error, Result};
 
@@ -222,7 +223,7 @@ fn members(file: &File) -> io::Result<HashMap<PathBuf, Member>> {
             _ => continue,
         };
         if members.len() == MAX_MEMBERS {
-            return Err(super::tar::invalid(format!("more than {MAX_MEMBERS} members")));
+            return Err(invalid(format!("more than {MAX_MEMBERS} members")));
         }
         members.insert(path, member);
     }

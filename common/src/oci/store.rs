@@ -25,10 +25,11 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::apply::{Refusal, Tree};
-use super::layer::{Stream, broken};
+use super::apply::{Limits, Tree};
+use super::digest::Digest;
+use super::layer::{Layer, Stack, Stream, broken};
+use super::refusal::Refusal;
 use super::source::Blob;
-use super::{Digest, Image, Layer};
 use crate::fs::tree::{copy_attributes, remove_tree};
 use crate::ids::privilege::Privilege;
 use crate::keep::lock;
@@ -44,28 +45,13 @@ const EMPTY: &str = "empty";
 /// mount(2) takes one page of options: enough for some 200 layers, and Docker's limit is 128.
 const MAX_OPTIONS: usize = 4096;
 
-/// How large a layer may become. A few kilobytes of gzip can be petabytes of zeroes.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of its tar archive, and of one file in it with its holes.
-    pub bytes: u64,
-    /// Files, folders and whiteouts.
-    pub entries: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { bytes: 64 << 30, entries: 4_000_000 }
-    }
-}
-
 /// Where the layers are, lowest first, after those that were missing have been unpacked.
-pub(super) fn unpack(image: &Image, state: &Path, limits: Limits) -> Result<Vec<PathBuf>> {
+pub(super) fn unpack(image: Stack<'_>, state: &Path, limits: Limits) -> Result<Vec<PathBuf>> {
     let store = state.join("layers");
     let paths: Vec<_> = if image.layers.is_empty() {
         vec![store.join(EMPTY)]
     } else {
-        chain_ids(&image.diff_ids).iter().map(|id| store.join(id.hex())).collect()
+        chain_ids(image.diff_ids).iter().map(|id| store.join(id.hex())).collect()
     };
     let is_there = |path: &&PathBuf| path.is_dir();
     if paths.iter().all(|path| is_there(&path)) {
@@ -151,7 +137,7 @@ fn like_below(upper: &Path, below: &[PathBuf]) -> Result<()> {
 
 /// One layer to unpack.
 struct Work<'a> {
-    image: &'a Image,
+    image: Stack<'a>,
     layer: &'a Layer,
     number: usize,
     diff_id: Digest,

@@ -3,12 +3,17 @@
 //! Nothing is written and nothing is believed: every number is checked, and every record that has to be held in memory
 //! has a bound. Known are ustar, the pax records (names, numbers, times, extended attributes), GNU's long names, and
 //! sparse files in the old GNU form and in the three of pax. An entry that fits none of them is an error, never skipped.
+//! The reader of the crate `tar` is another one: it holds records of any size in memory, splits them at each newline, which
+//! an attribute may contain, and knows neither times before 1970 nor the sparse files of pax.
 //!
 //! Sources: pax(1) of POSIX.1-2017, the chapters "Basic Tar Format" and "Storing Sparse Files" of the GNU tar manual.
 
+pub(super) mod pax;
+
 use std::io::{self, Read};
 
-use super::pax::Extra;
+use super::refusal::invalid;
+use pax::Extra;
 
 /// The unit of the format: headers are one, and data is filled up to a multiple of it.
 pub(super) const BLOCK: usize = 512;
@@ -371,8 +376,4 @@ fn number(field: &[u8], what: &str) -> io::Result<i64> {
 fn unsigned(field: &[u8], what: &str) -> io::Result<u64> {
     let value = number(field, what)?;
     u64::try_from(value).map_err(|_| invalid(format!("its {what} is {value}")))
-}
-
-pub(super) fn invalid(what: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.into())
 }

@@ -16,7 +16,9 @@ use ::tar::{EntryType, Header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::digest::Digest;
 use super::*;
+use crate::sys::error::Result;
 use crate::testing::skipped;
 
 /// An OCI layout in the making, beside a state folder.

@@ -10,7 +10,7 @@ use ::tar::{EntryType, Header};
 use serde_json::json;
 
 use super::super::*;
-use super::{Archive, Layout, gzip, is_root};
+use super::{Archive, Digest, Layout, gzip, is_root};
 
 #[test]
 fn names_that_lead_elsewhere() {

@@ -6,28 +6,28 @@
 
 use std::io;
 
-use super::tar::invalid;
+use super::super::refusal::invalid;
 
 /// What records have said about the entry that follows.
 #[derive(Debug, Default)]
-pub(super) struct Extra {
-    pub(super) name: Option<Vec<u8>>,
-    pub(super) link: Option<Vec<u8>>,
-    pub(super) size: Option<u64>,
-    pub(super) uid: Option<u64>,
-    pub(super) gid: Option<u64>,
-    pub(super) mtime: Option<(i64, u32)>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub(in crate::oci) struct Extra {
+    pub(in crate::oci) name: Option<Vec<u8>>,
+    pub(in crate::oci) link: Option<Vec<u8>>,
+    pub(in crate::oci) size: Option<u64>,
+    pub(in crate::oci) uid: Option<u64>,
+    pub(in crate::oci) gid: Option<u64>,
+    pub(in crate::oci) mtime: Option<(i64, u32)>,
+    pub(in crate::oci) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The version of the form in which the holes of a sparse file are described.
-    pub(super) sparse: Option<String>,
-    pub(super) sparse_name: Option<Vec<u8>>,
-    pub(super) sparse_size: Option<u64>,
+    pub(in crate::oci) sparse: Option<String>,
+    pub(in crate::oci) sparse_name: Option<Vec<u8>>,
+    pub(in crate::oci) sparse_size: Option<u64>,
     /// Offsets and lengths in turn.
     numbers: Vec<u64>,
 }
 
 impl Extra {
-    pub(super) fn read_pax(&mut self, mut data: &[u8]) -> io::Result<()> {
+    pub(in crate::oci) fn read_pax(&mut self, mut data: &[u8]) -> io::Result<()> {
         let wrong = || invalid("a pax record is not LENGTH KEY=VALUE");
         while !data.is_empty() {
             let space = data.iter().position(|&byte| byte == b' ').ok_or_else(wrong)?;
@@ -76,7 +76,7 @@ impl Extra {
     }
 
     /// The pieces of a sparse file, where the records have them.
-    pub(super) fn pieces(&self) -> io::Result<Vec<(u64, u64)>> {
+    pub(in crate::oci) fn pieces(&self) -> io::Result<Vec<(u64, u64)>> {
         let (pairs, rest) = self.numbers.as_chunks::<2>();
         if rest.is_empty() {
             Ok(pairs.iter().map(|&[offset, length]| (offset, length)).collect())
