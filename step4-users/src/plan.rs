@@ -13,6 +13,7 @@ use common::Result;
 use common::fs::cgroupfs::Cgroup;
 use common::fs::mount::Detached;
 use common::fs::rootfs;
+use common::ids::idmap;
 use common::keep::state::Volumes;
 use common::oci::{Config, Image};
 use common::run::process::{Environment, Signals};
@@ -110,7 +111,7 @@ impl<'a> Plan<'a> {
         let state = rootfs::state_dir()?;
         // Another runtime may be filling one of them, and this one waits until it has.
         let volumes = volume::lock(&self.mounts, &state)?;
-        let roots = user_namespace::roots(&self.cli.users, &state);
+        let roots = idmap::roots(self.cli.users.userns, &state);
         let root = match &self.image {
             Some(_) => None,
             None => Some(
@@ -118,7 +119,7 @@ impl<'a> Plan<'a> {
                     .world
                     .rootfs
                     .clone()
-                    .map_or_else(|| user_namespace::default_root(&self.cli.users, &state), Ok)?,
+                    .map_or_else(|| idmap::default_root(self.cli.users.userns, &state), Ok)?,
             ),
         };
         // Before anything is made that is to have an owner.

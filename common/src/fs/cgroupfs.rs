@@ -9,8 +9,8 @@
 //! See cgroups(7), and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -26,8 +26,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::run::handshake::ChildEnd;
-use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
+use crate::sys::{call, write_value};
 
 const PREFIX: &str = "congo-";
 
@@ -483,16 +483,7 @@ fn kill_all(directory: &Path) {
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {
-    let open_and_write = || {
-        // Without O_CREAT: a file that the kernel does not have must give ENOENT, not EACCES.
-        OpenOptions::new().write(true).open(path)?.write(value.as_bytes())
-    };
-    call(
-        "cgroups(7)",
-        || format!("write({path:?}, {value:?})"),
-        || open_and_write().map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
-    )
-    .map(drop)
+    write_value("cgroups(7)", path, value)
 }
 
 /// Reads a file of the kernel's, of which the size is not known beforehand: mostly in one call.

@@ -4,14 +4,13 @@
 //! may be written with `/` instead, for a link that has a dot in its own name:
 //! `net/ipv4/conf/a.b/route_localnet`. See proc_sys_net(5), ip(7).
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::sys::call;
 use crate::sys::error::{Context, Hint, Result};
+use crate::sys::write_value;
 
 /// What the setting is now, without the newline at its end.
 ///
@@ -32,29 +31,11 @@ pub fn read(name: &str) -> Result<String> {
 /// settings may not be changed, as in a container.
 pub fn write(name: &str, value: &str) -> Result<()> {
     let path = path(name);
-    call(
-        "sysctl(8), proc_sys(5)",
-        || format!("write({path:?}, {value:?})"),
-        || {
-            // The kernel takes a setting in one write.
-            open_to_write(&path)
-                .and_then(|mut file| file.write_all(value.as_bytes()))
-                .map_err(|error| errno(&error))
-        },
-    )
-    .hint_if(Errno::ENOENT, "this kernel has no such setting, or not for this network interface")
-    .hint_if(Errno::EROFS, "/proc/sys is mounted read-only, as in a container: run outside of it")
-    .hint_if(Errno::EACCES, "only root may change it, and outside of a container: run as root")
-    .hint_if(Errno::EINVAL, "this kernel does not take that value")
-}
-
-/// Without O_CREAT: a file that the kernel does not have must give ENOENT, not EACCES.
-fn open_to_write(path: &Path) -> std::io::Result<fs::File> {
-    OpenOptions::new().write(true).open(path)
-}
-
-fn errno(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+    write_value("sysctl(8), proc_sys(5)", &path, value)
+        .hint_if(Errno::ENOENT, "this kernel has no such setting, or not for this network interface")
+        .hint_if(Errno::EROFS, "/proc/sys is mounted read-only, as in a container: run outside of it")
+        .hint_if(Errno::EACCES, "only root may change it, and outside of a container: run as root")
+        .hint_if(Errno::EINVAL, "this kernel does not take that value")
 }
 
 fn path(name: &str) -> PathBuf {

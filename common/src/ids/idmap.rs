@@ -2,11 +2,12 @@
 //!
 //! Kernel objects: `/proc/PID/uid_map`, `gid_map` and `setgroups` of a process in a new user namespace, each written once;
 //! the namespace as a descriptor, for idmapped mounts. Order: choose the maps ([`IdMaps`], from the options, from
-//! [`HostIds`], from [`subordinate`]); clone with CLONE_NEWUSER; the parent calls [`IdMaps::write`]; "go"; the child, who
+//! [`HostIds`], from [`subordinate`]); clone with CLONE_NEWUSER; the parent writes the maps; "go"; the child, whose user
 //! is nobody until then, calls [`become_root`].
 //! Man pages: user_namespaces(7), subuid(5), newuidmap(1), mount_setattr(2).
 
 mod files;
+mod found;
 mod host_ids;
 mod layers;
 mod namespace;
@@ -22,13 +23,15 @@ use crate::sys::error::{Context, Error, Result};
 use crate::values::IdRange;
 
 pub use files::{make_files_as, restore_files};
+pub use found::{Ids, check_shared, default_root, roots};
 pub use host_ids::HostIds;
 pub use layers::ShiftedLayers;
-pub use namespace::{
-    become_root, enter_own, enter_parent_of, in_own_namespace, in_user_namespace, owner_of, user_namespace,
-};
+pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};
+use namespace::{enter_own, enter_parent_of, owner_of};
 pub use shifted::give;
-pub use subordinate::{keep_id, own, require, subordinate, subordinate_of};
+use subordinate::{keep_id, require};
+pub use subordinate::{own, subordinate, subordinate_of};
+pub use write::{newuidmap, write_map};
 
 /// How many lines the kernel takes, since 4.15.
 const MAX_RANGES: usize = 340;
@@ -114,6 +117,19 @@ impl Display for IdMap {
 }
 
 impl IdMaps {
+    /// Those of `--uidmap` and `--gidmap`; without groups, as the users.
+    ///
+    /// # Errors
+    /// Those of [`IdMap::new`].
+    pub fn given(users: &[IdRange], groups: &[IdRange]) -> Result<IdMaps> {
+        let users = IdMap::new("--uidmap", users.to_vec())?;
+        let groups = match groups {
+            [] => users.clone(),
+            groups => IdMap::new("--gidmap", groups.to_vec())?,
+        };
+        Ok(IdMaps { users, groups })
+    }
+
     /// The same range for users and groups, from 0 on.
     pub fn from_zero(host: u32, size: u32) -> IdMaps {
         IdMaps { users: IdMap::of(0, host, size), groups: IdMap::of(0, host, size) }

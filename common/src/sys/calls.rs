@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write};
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -159,6 +160,25 @@ pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
         || format!("write({path:?}, {} bytes)", content.len()),
         || fs::write(path, content).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
     )
+}
+
+/// Writes a value to a file of the kernel's, such as those in `/proc` and in a cgroup: in one write(2), as the kernel
+/// takes no value in parts. `man` is the page about it.
+///
+/// # Errors
+/// ENOENT when this kernel has no such file; what the kernel says of the value.
+pub fn write_value(man: &str, path: impl AsRef<Path>, value: &str) -> Result<()> {
+    let path = path.as_ref();
+    let open_and_write = || {
+        // Without O_CREAT: a file that the kernel does not have must give ENOENT, not EACCES.
+        fs::OpenOptions::new().write(true).open(path)?.write(value.as_bytes())
+    };
+    call(
+        man,
+        || format!("write({path:?}, {value:?})"),
+        || open_and_write().map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+    )
+    .map(drop)
 }
 
 /// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if not, with the

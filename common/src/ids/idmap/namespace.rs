@@ -61,20 +61,21 @@ pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
     in_user_namespace(&subordinate()?.unwrap_or_else(own), story)
 }
 
-/// Makes this process, an ordinary user's, root of a new user namespace with these maps, and gives it a mount namespace
-/// that belongs to that, which hears of what the host mounts. It must have one thread, and stays in both for good.
+/// Makes this process, an ordinary user's, root of a new user namespace, and gives it a mount namespace that belongs to
+/// that, which hears of what the host mounts. It must have one thread, and stays in both for good. `write_maps` writes the
+/// maps of the process that it is given.
 ///
 /// # Errors
 /// As [`in_user_namespace`].
-pub fn enter_own(maps: &IdMaps) -> Result<()> {
+pub fn enter_own(write_maps: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
     let runtime = Pid::this();
     let (mut parents, mut childs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
-    // The maps are written from outside. So the one who stays outside is the child.
+    // The maps are written from outside. So the process that stays outside is the child.
     let Some(helper) = process::fork()? else {
         drop(parents);
         let mut go = [0];
         let result = match childs.read_exact(&mut go) {
-            Ok(()) => maps.write(runtime),
+            Ok(()) => write_maps(runtime),
             Err(error) => Err(error).context("waiting for a user namespace"),
         };
         let _ = match result {

@@ -1,55 +1,56 @@
 //! Writing the maps of a process in a new user namespace, from outside.
 //!
-//! Who has CAP_SETUID and CAP_SETGID writes what it likes. Others may map their own user and group only, and for the
-//! group must give up setgroups(2) first: a group that takes a right away, as in `rwx---r-x`, could be left by it. For
-//! more there are newuidmap(1) and newgidmap(1), which are set-user-ID root and ask `/etc/subuid` and `/etc/subgid`.
+//! May which process write which maps? That stands in step 4's `user_namespace.rs`; [`IdMaps::write`] follows it, for the
+//! helpers here.
 //! Man pages: user_namespaces(7), newuidmap(1), subuid(5).
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::io;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::unistd::{Pid, geteuid};
 
 use super::{IdMap, IdMaps, line};
-use crate::sys::call;
 use crate::sys::error::{Error, Hint, Result};
+use crate::sys::explain::Turn;
+use crate::sys::write_value;
 
 impl IdMaps {
     /// Gives the user namespace of `process`, a child of this one, its maps: once, before it goes on.
     ///
     /// # Errors
-    /// EPERM for ids that are not this user's; newuidmap(1) is not installed, or refuses.
-    pub fn write(&self, process: Pid) -> Result<()> {
-        let refused = "a map is written once, by who may be these users on the host: root, or for its own ids each user";
-        if geteuid().is_root() {
-            write(process, "gid_map", &self.groups.to_string()).hint_if(Errno::EPERM, refused)?;
-            return write(process, "uid_map", &self.users.to_string()).hint_if(Errno::EPERM, refused);
+    /// EPERM for ids that are not this user's; those of [`newuidmap`].
+    pub(super) fn write(&self, process: Pid) -> Result<()> {
+        if !geteuid().is_root() {
+            if !self.is_single() {
+                return newuidmap(process, self);
+            }
+            write_map(process, "setgroups", "deny")?;
         }
-        if self.is_single() {
-            write(process, "setgroups", "deny")?;
-            write(process, "gid_map", &self.groups.to_string()).hint_if(Errno::EPERM, refused)?;
-            return write(process, "uid_map", &self.users.to_string()).hint_if(Errno::EPERM, refused);
-        }
-        ask("newgidmap", "/etc/subgid", process, &self.groups)?;
-        ask("newuidmap", "/etc/subuid", process, &self.users)
+        write_map(process, "gid_map", &self.groups)?;
+        write_map(process, "uid_map", &self.users)
     }
 }
 
-fn write(process: Pid, file: &str, text: &str) -> Result<()> {
-    let path = format!("/proc/{process}/{file}");
-    let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    call(
-        "user_namespaces(7)",
-        || format!("write({path:?}, {text:?})"),
-        || {
-            let mut file = OpenOptions::new().write(true).open(&path).map_err(errno)?;
-            // One write: the kernel takes no second one.
-            file.write(text.as_bytes()).map_err(errno)
-        },
-    )
-    .map(drop)
+/// Writes `/proc/PID/uid_map`, `gid_map` or `setgroups`, each of which the kernel takes once and in one write.
+///
+/// # Errors
+/// EPERM for ids that are not this user's, or a second time.
+pub fn write_map(process: Pid, file: &str, text: impl Display) -> Result<()> {
+    let refused =
+        "a map is written once, by who may be these users on the host: root, or for its own ids each user";
+    write_value("user_namespaces(7)", format!("/proc/{process}/{file}"), &text.to_string())
+        .hint_if(Errno::EPERM, refused)
+}
+
+/// Has newgidmap(1) and newuidmap(1) write the maps, which are set-user-ID root and ask `/etc/subgid` and `/etc/subuid`.
+///
+/// # Errors
+/// They are not installed, or refuse.
+pub fn newuidmap(process: Pid, maps: &IdMaps) -> Result<()> {
+    ask("newgidmap", "/etc/subgid", process, &maps.groups)?;
+    ask("newuidmap", "/etc/subuid", process, &maps.users)
 }
 
 /// Runs one of the two programs.
@@ -58,7 +59,7 @@ fn ask(program: &str, list: &str, process: Pid, map: &IdMap) -> Result<()> {
     let arguments: Vec<_> =
         [process.to_string()].into_iter().chain(numbers.map(|it| it.to_string())).collect();
     let what = format!("{program} {} for {}", process, line(map));
-    let turn = crate::sys::explain::Turn::take();
+    let turn = Turn::take();
     let output = Command::new(program).args(&arguments).stdin(Stdio::null()).output();
     let output = output.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::new(format!("{program}: not installed"))
