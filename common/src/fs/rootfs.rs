@@ -2,7 +2,7 @@
 //!
 //! Kernel objects: files, symbolic links, and one flock(2) on a file beside the root. Order: take the lock, sweep
 //! what a killed build left, build beside the final place, rename(2). So there is never half a root under the
-//! final name, whenever a build is interrupted; and of two first runs at once one builds and the other waits.
+//! final name, even when a build is interrupted. Of two first runs at once one builds and the other waits.
 //! Man pages: hier(7), flock(2), rename(2).
 
 mod build;
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::fs::mount::mounts_beneath;
 use crate::fs::tree::remove_tree;
 use crate::ids::privilege::Privilege;
 use crate::keep::lock;
@@ -58,16 +59,9 @@ pub fn state_dir() -> Result<PathBuf> {
 }
 
 fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
-    match congo_home(&variable)? {
-        Some(home) => return Ok(home),
-        None if is_root => return Ok("/var/lib/congo".into()),
-        None => {}
-    }
-    let data = absolute(&variable, "XDG_DATA_HOME")
-        .or_else(|| absolute(&variable, "HOME").map(|home| home.join(".local/share")));
-    data.map(|data| data.join("congo")).ok_or_else(|| {
-        Error::new("find the state folder: HOME is not set")
-            .hint("set CONGO_HOME to a folder that you can write to")
+    choose(&variable, is_root, "", "/var/lib/congo", "find the state folder: HOME is not set", || {
+        absolute(&variable, "XDG_DATA_HOME")
+            .or_else(|| absolute(&variable, "HOME").map(|home| home.join(".local/share")))
     })
 }
 
@@ -82,25 +76,31 @@ pub fn run_dir() -> Result<PathBuf> {
 }
 
 fn run_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
-    match congo_home(&variable)? {
-        Some(home) => return Ok(home.join("run")),
-        None if is_root => return Ok("/run/congo".into()),
-        None => {}
-    }
-    absolute(&variable, "XDG_RUNTIME_DIR").map(|folder| folder.join("congo")).ok_or_else(|| {
-        Error::new("find the runtime folder: XDG_RUNTIME_DIR is not set")
-            .hint("set CONGO_HOME to a folder that you can write to")
-    })
+    let missing = "find the runtime folder: XDG_RUNTIME_DIR is not set";
+    choose(&variable, is_root, "run", "/run/congo", missing, || absolute(&variable, "XDG_RUNTIME_DIR"))
 }
 
-/// A mistake in what was set for Congo alone is told, not passed over.
-fn congo_home(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>> {
+/// The folder `part` of `$CONGO_HOME`, else `roots` for root, else `congo` in the folder that `users` finds.
+fn choose(
+    variable: &impl Fn(&str) -> Option<OsString>,
+    is_root: bool,
+    part: &str,
+    roots: &str,
+    missing: &str,
+    users: impl FnOnce() -> Option<PathBuf>,
+) -> Result<PathBuf> {
     match variable("CONGO_HOME").filter(|value| !value.is_empty()).map(PathBuf::from) {
+        // The variable was set for Congo alone, so a mistake in it is an error.
         Some(home) if !home.is_absolute() => {
             let what = format!("CONGO_HOME={}: not an absolute path", home.display());
             Err(Error::new(what).hint("give it a path that starts with /, or unset it"))
         }
-        home => Ok(home),
+        Some(home) if part.is_empty() => Ok(home),
+        Some(home) => Ok(home.join(part)),
+        None if is_root => Ok(roots.into()),
+        None => users()
+            .map(|folder| folder.join("congo"))
+            .ok_or_else(|| Error::new(missing).hint("set CONGO_HOME to a folder that you can write to")),
     }
 }
 
@@ -111,9 +111,9 @@ fn absolute(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<
 
 /// The root filesystem made from this host's programs, `host` in the folder `rootfs` of [`state_dir`].
 ///
-/// The first call builds it, and says so in one line on stderr. Later ones cost one stat(2), of its `/bin/sh`: that
-/// is what a root cannot do without, and what a container that went wild has most likely removed. Without it the
-/// root is built anew; what containers had written to it is lost then.
+/// The first call builds it, and says so in one line on stderr. Later calls cost one stat(2), of its `/bin/sh`. No
+/// container starts without that file, and a container that removes files at random most likely removes it. When it
+/// is gone, the root is built anew, and everything that containers had written to the root is lost.
 ///
 /// # Errors
 ///
@@ -228,16 +228,8 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Refuses to touch a root in which somebody has mounted something: to remove the root would empty that too.
 fn nothing_mounted_in(path: &Path) -> Result<()> {
-    let Ok(real) = path.canonicalize() else { return Ok(()) };
-    // proc_pid_mountinfo(5) writes these characters as octal numbers.
-    let beneath =
-        format!("{}/", real.display()).replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011");
-    // A thread may have mounts of its own, so not those of the whole process.
-    let list = Path::new("/proc/thread-self/mountinfo");
-    let mounts = fs::read_to_string(list).at("read", list)?;
-    match mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| at.starts_with(&beneath)) {
-        Some(mount) => Err(Error::new(format!("remove {}: something is mounted on {mount}", path.display()))
-            .hint(format!("umount {mount}"))),
-        None => Ok(()),
-    }
+    let Some(mount) = mounts_beneath(path)? else { return Ok(()) };
+    let mount = mount.display();
+    Err(Error::new(format!("remove {}: something is mounted on {mount}", path.display()))
+        .hint(format!("umount {mount}")))
 }

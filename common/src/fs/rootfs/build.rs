@@ -89,7 +89,7 @@ pub struct Built {
 /// # Errors
 ///
 /// When the host has no `sh` that works; when a file cannot be written (EACCES, ENOSPC, EROFS …), or `root` is
-/// already there (EEXIST). What was made until then remains.
+/// already there (EEXIST). An unfinished root remains.
 pub fn build(host: &Path, search: &[&Path], root: &Path) -> Result<Built> {
     let host = Host { root: host };
     let plan = Plan::make(&host, search)?;
@@ -187,9 +187,9 @@ impl Plan {
         }
     }
 
-    /// A busybox on the host stands in for programs that the host does not have, or that do not work without
-    /// a library that is missing. Only for these: learners should meet the tools that they know, and those
-    /// of a distribution say more (`ps`, `ip`, `mount`). Its applets are links to it, as it goes by argv\[0\].
+    /// The host's busybox stands in for programs that the host does not have, or whose libraries are missing. It
+    /// replaces no other program: learners should meet the tools that they know, and a distribution's own `ps`, `ip`
+    /// and `mount` say more. Each applet is a link to busybox, which goes by argv\[0\].
     fn fill_with_busybox(&mut self, host: &Host) {
         let Some(busybox) = self.programs.get("busybox").cloned() else { return };
         // Asked, not guessed: which applets there are was chosen when it was compiled.
@@ -318,8 +318,8 @@ impl Plan {
                 fs::hard_link(first, &to).at("make", &to)?;
                 continue;
             }
-            // Everybody may read and execute, but no copy keeps a set-user-ID bit: it would be a way to become
-            // root for the host's users, and one that the host's security updates do not reach.
+            // Everybody may read and execute. No copy keeps a set-user-ID bit: with it, users of the host could
+            // become root, and the host's security updates do not reach the copy.
             let mode = if metadata.mode() & 0o111 == 0 { 0o644 } else { 0o755 };
             bytes += copy(&mut source, &to, mode)?;
             if metadata.nlink() > 1 {

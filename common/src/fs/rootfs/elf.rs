@@ -2,7 +2,8 @@
 //!
 //! Read from the files themselves, as the loader would: `PT_INTERP`, `DT_NEEDED`, `DT_RPATH`, `DT_RUNPATH`,
 //! then the loader's configuration, then its built-in directories. Not asked from ldd(1): it runs the program's
-//! loader, and knows only the host it runs on.
+//! loader, and knows only the host it runs on. The crate `lddtree` cannot stand in for this file: a root needs every
+//! link on the way to a library, links that stay inside the host's root, and musl's own rules.
 //! Sources: elf(5), ld.so(8), ldconfig(8), the gABI chapter "Dynamic Linking", musl's manual.
 
 use std::collections::{HashMap, HashSet};
@@ -30,8 +31,8 @@ const MUSL_DIRS: &str = "/lib:/usr/local/lib:/usr/lib";
 const MUSL_ITSELF: [&str; 8] =
     ["libc.", "libpthread.", "librt.", "libm.", "libdl.", "libcrypt.", "libutil.", "libxnet."];
 
-/// Libraries that no program names, because libc itself loads them: the name service of a glibc older than 2.34
-/// (without it `id` and `ls -l` know no names), and what `pthread_cancel` needs.
+/// Libraries that no program names, because libc itself loads them. A glibc older than 2.34 loads its name service:
+/// without that, `id` and `ls -l` know no names. `pthread_cancel` needs the last one.
 const LOADED_BY_LIBC: [&str; 4] = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1"];
 
 /// For which machine an ELF file is. A program can only load libraries of its own kind.
@@ -210,8 +211,8 @@ impl<'a> Loader<'a> {
         }
         let own = &loaded[by].object;
         let mut directories = Vec::new();
-        // glibc: DT_RPATH counts for all that is loaded because of its owner, unless the file that needs the
-        // library has a DT_RUNPATH, which counts for that file alone. musl: both are inherited.
+        // glibc: a DT_RPATH counts for its file and for all libraries that are loaded because of that file. But if the
+        // file that needs the library has a DT_RUNPATH, that alone counts. musl: both are inherited.
         let mut user = Some(by).filter(|_| musl || own.runpath.is_empty());
         while let Some(index) = user {
             let Loaded { object, origin, loader } = &loaded[index];

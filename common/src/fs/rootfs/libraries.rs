@@ -20,7 +20,8 @@ pub struct Libraries {
     pub links: BTreeMap<PathBuf, PathBuf>,
 }
 
-/// What the program at the absolute path `program` of a host needs, whose root directory is `host`, in general `/`.
+/// The files that the program at the absolute path `program` needs. All paths are those of a host whose root directory is
+/// `host`, in general `/`.
 ///
 /// Nothing, if it is linked statically, and for what is no ELF file: a script's interpreter is not looked for.
 ///

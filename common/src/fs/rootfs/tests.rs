@@ -1,5 +1,5 @@
-//! Roots made from this machine and from hosts made up in a temporary folder: with a merged /usr and without, with
-//! programs that are broken, and with libraries where only the loader's rules find them.
+//! Roots made from this machine, and from hosts made up in a temporary folder. These have a merged /usr or not, programs
+//! that are broken, and libraries in places where only the loader's rules find them.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -110,7 +110,7 @@ fn may_mount() -> bool {
     std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNS).is_ok()).join().unwrap()
 }
 
-/// What a shell in the root prints; none for who may not mount its /proc and enter it.
+/// The output of a shell in the root. `None` if this process may not mount the root's /proc and enter the root.
 fn inside(root: &Path, script: &str) -> Option<String> {
     if !may_mount() {
         skipped("nothing was run in the root, for which one must be root");
@@ -282,27 +282,23 @@ fn what_cannot_run_is_left_out_and_named() {
     fake.write("/bin/gunzip", "#!/usr/bin/env sh\n");
     fake.write("/bin/zcat", "#!/usr/bin/perl\n");
     fake.write("/bin/xzcat", "#!/usr/bin/env perl\n");
-    fake.compile(
-        "/usr/lib/libgone.so",
-        "int gone(void) { return 7; }",
-        &["-shared", "-fPIC", "-Wl,-soname,libgone.so"],
-    );
-    fake.compile(
-        "/usr/lib/libhere.so",
-        "int here(void) { return 7; }",
-        &["-shared", "-fPIC", "-Wl,-soname,libhere.so"],
-    );
+    library(&fake, "/usr/lib", "gone", 7, &[]);
+    library(&fake, "/usr/lib", "here", 7, &[]);
     let both = "int gone(void); int here(void); int main(void) { return gone() + here(); }";
     fake.compile("/bin/ps", both, &["-Wl,--no-as-needed", "usr/lib/libgone.so", "usr/lib/libhere.so"]);
     fs::remove_file(fake.at("/usr/lib/libgone.so")).unwrap();
     nix::unistd::mkfifo(&fake.at("/bin/id"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let (root, built) = fake.build().unwrap();
     assert_eq!(built.programs, 4, "{built:?}");
-    assert_eq!(reason(&built, "ls"), Some("not a working program"));
-    assert_eq!(reason(&built, "cat"), Some("not a working program"));
-    assert_eq!(reason(&built, "zcat"), Some("a script for /usr/bin/perl"));
-    assert_eq!(reason(&built, "xzcat"), Some("a script for /usr/bin/env perl"));
-    assert_eq!(reason(&built, "ps"), Some("libgone.so is missing"));
+    for (name, expected) in [
+        ("ls", "not a working program"),
+        ("cat", "not a working program"),
+        ("zcat", "a script for /usr/bin/perl"),
+        ("xzcat", "a script for /usr/bin/env perl"),
+        ("ps", "libgone.so is missing"),
+    ] {
+        assert_eq!(reason(&built, name), Some(expected), "{name}");
+    }
     assert!(reason(&built, "id").is_some());
     let left: BTreeSet<_> = ["sh", "env", "gunzip", "which"].map(str::to_owned).into();
     assert_eq!(names(&root.join("usr/bin")), left);
@@ -490,22 +486,14 @@ fn programs_of_musl_follow_its_own_rules() {
             &[&loader, options].concat(),
         );
     };
-    let shared = ["-shared", "-nostdlib", "-fPIC"];
-    fake.compile(
-        "/gone/libc.musl-any.so.1",
-        "int c;",
-        &[&shared[..], &["-Wl,-soname,libc.musl-any.so.1"]].concat(),
-    );
-    fake.compile(
-        "/usr/lib/liba.so",
-        "int a(void) { return 0; }",
-        &[&shared[..], &["-Wl,-soname,liba.so"]].concat(),
-    );
-    fake.compile(
-        "/usr/lib64/libb.so",
-        "int b(void) { return 0; }",
-        &[&shared[..], &["-Wl,-soname,libb.so"]].concat(),
-    );
+    for (path, text) in [
+        ("/gone/libc.musl-any.so.1", "int c;"),
+        ("/usr/lib/liba.so", "int a(void) { return 0; }"),
+        ("/usr/lib64/libb.so", "int b(void) { return 0; }"),
+    ] {
+        let soname = format!("-Wl,-soname,{}", path.rsplit('/').next().unwrap());
+        fake.compile(path, text, &["-shared", "-nostdlib", "-fPIC", &soname]);
+    }
     musl("/bin/ls", "a", &["usr/lib/liba.so", "gone/libc.musl-any.so.1"]);
     musl("/bin/cat", "b", &["usr/lib64/libb.so"]);
     fs::remove_dir_all(fake.at("/gone")).unwrap();
@@ -730,57 +718,46 @@ fn a_killed_build_leaves_no_half_root_and_the_next_one_sweeps() {
 }
 
 #[test]
-fn the_state_folder_follows_the_environment() {
-    let state = |variables: &[(&str, &str)], is_root| {
-        let value =
-            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-        state_dir_of(value, is_root)
-            .map(|path| path.to_str().unwrap().to_owned())
-            .map_err(|error| error.to_string())
-    };
-    let home = ("HOME", "/home/a");
-    assert_eq!(state(&[home], true).unwrap(), "/var/lib/congo");
-    assert_eq!(state(&[home], false).unwrap(), "/home/a/.local/share/congo");
-    assert_eq!(state(&[home, ("XDG_DATA_HOME", "/data")], false).unwrap(), "/data/congo");
-    assert_eq!(state(&[home, ("XDG_DATA_HOME", "data")], false).unwrap(), "/home/a/.local/share/congo");
-    assert_eq!(state(&[home, ("CONGO_HOME", "/x")], true).unwrap(), "/x");
-    assert_eq!(state(&[home, ("CONGO_HOME", "")], true).unwrap(), "/var/lib/congo");
-    assert_eq!(state(&[("CONGO_HOME", "x")], true).unwrap_err(), "CONGO_HOME=x: not an absolute path");
-    assert_eq!(state(&[], false).unwrap_err(), "find the state folder: HOME is not set");
-}
-
-#[test]
-fn the_runtime_folder_follows_the_environment() {
-    let run = |variables: &[(&str, &str)], is_root| {
-        let value =
-            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-        run_dir_of(value, is_root)
-            .map(|path| path.to_str().unwrap().to_owned())
-            .map_err(|error| error.to_string())
-    };
-    let xdg = ("XDG_RUNTIME_DIR", "/run/user/7");
-    assert_eq!(run(&[xdg], true).unwrap(), "/run/congo");
-    assert_eq!(run(&[xdg], false).unwrap(), "/run/user/7/congo");
-    assert_eq!(run(&[xdg, ("CONGO_HOME", "/x")], true).unwrap(), "/x/run");
-    assert_eq!(run(&[("CONGO_HOME", "")], true).unwrap(), "/run/congo");
-    assert_eq!(run(&[("CONGO_HOME", "x")], false).unwrap_err(), "CONGO_HOME=x: not an absolute path");
-    assert_eq!(
-        run(&[("XDG_RUNTIME_DIR", "run")], false).unwrap_err(),
-        "find the runtime folder: XDG_RUNTIME_DIR is not set"
-    );
+fn folders_follow_the_environment() {
+    type Of = fn(&dyn Fn(&str) -> Option<OsString>, bool) -> Result<PathBuf>;
+    let (state, run): (Of, Of) = (|get, root| state_dir_of(get, root), |get, root| run_dir_of(get, root));
+    let (home, xdg) = (("HOME", "/home/a"), ("XDG_RUNTIME_DIR", "/run/user/7"));
+    for (of, variables, is_root, expected) in [
+        (state, &[home][..], true, "/var/lib/congo"),
+        (state, &[home], false, "/home/a/.local/share/congo"),
+        (state, &[home, ("XDG_DATA_HOME", "/data")], false, "/data/congo"),
+        (state, &[home, ("XDG_DATA_HOME", "data")], false, "/home/a/.local/share/congo"),
+        (state, &[home, ("CONGO_HOME", "/x")], true, "/x"),
+        (state, &[home, ("CONGO_HOME", "")], true, "/var/lib/congo"),
+        (state, &[("CONGO_HOME", "x")], true, "CONGO_HOME=x: not an absolute path"),
+        (state, &[], false, "find the state folder: HOME is not set"),
+        (run, &[xdg], true, "/run/congo"),
+        (run, &[xdg], false, "/run/user/7/congo"),
+        (run, &[xdg, ("CONGO_HOME", "/x")], true, "/x/run"),
+        (run, &[("CONGO_HOME", "")], true, "/run/congo"),
+        (run, &[("CONGO_HOME", "x")], false, "CONGO_HOME=x: not an absolute path"),
+        (run, &[("XDG_RUNTIME_DIR", "run")], false, "find the runtime folder: XDG_RUNTIME_DIR is not set"),
+    ] {
+        let get = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, it)| it.into());
+        let found =
+            of(&get, is_root).map_or_else(|error| error.to_string(), |path| path.display().to_string());
+        assert_eq!(found, expected, "{variables:?}, root: {is_root}");
+    }
 }
 
 #[test]
 fn links_lead_inward() {
-    let inward =
-        |parent: &str, target: &str| inward(Path::new(parent), Path::new(target)).display().to_string();
-    assert_eq!(inward("/usr/bin", "/usr/bin/busybox"), "busybox");
-    assert_eq!(inward("/usr/bin", "/etc/alternatives/vi"), "../../etc/alternatives/vi");
-    assert_eq!(inward("/", "/usr/bin"), "usr/bin");
-    assert_eq!(inward("/usr/bin", "../lib/x"), "../lib/x");
-    assert_eq!(inward("/usr", "../../../etc/x"), "../etc/x");
-    assert_eq!(inward("/usr", "a/../../../x"), "a/../../x");
-    assert_eq!(inward("/", ".."), ".");
+    for (parent, target, link) in [
+        ("/usr/bin", "/usr/bin/busybox", "busybox"),
+        ("/usr/bin", "/etc/alternatives/vi", "../../etc/alternatives/vi"),
+        ("/", "/usr/bin", "usr/bin"),
+        ("/usr/bin", "../lib/x", "../lib/x"),
+        ("/usr", "../../../etc/x", "../etc/x"),
+        ("/usr", "a/../../../x", "a/../../x"),
+        ("/", "..", "."),
+    ] {
+        assert_eq!(inward(Path::new(parent), Path::new(target)), Path::new(link), "{parent} {target}");
+    }
 }
 
 proptest! {
