@@ -1,12 +1,13 @@
-//! Container images: OCI layouts, OCI archives and archives of `docker save`, unpacked into a store of layers.
+//! Container images: OCI layouts, OCI archives and archives of `docker save`, unpacked into a store of
+//! layers.
 //!
-//! Order: [`reference()`], [`Image::open`], which reads the documents and verifies them, [`Image::unpack`], which unpacks
-//! the layers that the store does not have yet; after the run, [`commit()`]. An image is written by others: whatever it
-//! says, nothing outside the store is touched, and nothing half-made is left.
+//! Order: [`reference()`], [`Image::open`], which reads the documents and verifies them, [`Image::unpack`],
+//! which unpacks the layers that the store does not have yet; after the run, [`commit()`]. An image is
+//! written by others: whatever it says, nothing outside the store is touched, and nothing half-made is left.
 //!
 //! Sources: the OCI image specification v1.1, the Docker image specification v1.2.
-//! Kernel objects: files, overlay mounts in a mount namespace that ends with the unpacking, flock(2). Man pages:
-//! mount_namespaces(7), chroot(2), xattr(7).
+//! Kernel objects: files, overlay mounts in a mount namespace that ends with the unpacking, flock(2). Man
+//! pages: mount_namespaces(7), chroot(2), xattr(7).
 
 mod apply;
 mod commit;

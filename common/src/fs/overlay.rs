@@ -1,7 +1,9 @@
-//! What the layers of an overlay say: what was there before the container ran, and what the container has changed.
+//! What the layers of an overlay say: what was there before the container ran, and what the container has
+//! changed.
 //!
-//! Kernel objects: the folders of an overlay filesystem, read as they lie on the disk. A character device 0/0 is a
-//! whiteout: the name is removed. An opaque folder hides what the layers below have in it. Nothing is mounted here.
+//! Kernel objects: the folders of an overlay filesystem, read as they lie on the disk. A character device 0/0
+//! is a whiteout: the name is removed. An opaque folder hides what the layers below have in it. Nothing is
+//! mounted here.
 //! Sources: the kernel's filesystems/overlayfs, "whiteouts and opaque directories".
 
 use std::collections::BTreeSet;
@@ -13,8 +15,8 @@ use std::path::{Path, PathBuf};
 use super::tree::is_opaque;
 use crate::sys::error::{Context, Result};
 
-/// What the lower layers, lowest first, have at this path, which is relative to the root: what the topmost layer says
-/// that says anything about it. No link on the way is followed.
+/// The file at this path in the lower layers, which are given lowest first. `path` is relative to the root.
+/// The topmost layer that says anything about the path counts. No link on the way is followed.
 pub fn before(lower: &[PathBuf], path: &Path) -> Option<Metadata> {
     for layer in lower.iter().rev() {
         match look_up(layer, path) {
@@ -26,8 +28,8 @@ pub fn before(lower: &[PathBuf], path: &Path) -> Option<Metadata> {
     None
 }
 
-/// What the container has added (A), changed (C) and deleted (D) in the writable layer `upper` over the lower layers,
-/// lowest first. Sorted by path, as `docker diff` lists it.
+/// What the container has added (A), changed (C) and deleted (D) in the writable layer `upper` over the lower
+/// layers, lowest first. Sorted by path, as `docker diff` lists it.
 ///
 /// # Errors
 /// A folder cannot be read: EACCES, EIO.
@@ -72,7 +74,8 @@ fn changes_in(
 /// What one layer says about a path.
 enum Found {
     This(Metadata),
-    /// The path is removed, or a folder on the way is removed or replaced: what the layers below have does not count.
+    /// The path is removed, or a folder on the way is removed or replaced: what the layers below have does
+    /// not count.
     Nothing,
     AskBelow,
 }
@@ -86,7 +89,8 @@ fn look_up(layer: &Path, path: &Path) -> Found {
         match fs::symlink_metadata(&here) {
             Ok(there) if is_whiteout(&there) => return Found::Nothing,
             Ok(there) if names.peek().is_none() => return Found::This(there),
-            // A file leads nowhere. A link must not either: the host would follow it to a place outside the layer.
+            // A file leads nowhere. A link must not either: the host would follow it to a place outside the
+            // layer.
             Ok(there) if !there.is_dir() => return Found::Nothing,
             Ok(_) => {}
             Err(_) if hidden => return Found::Nothing,

@@ -1,8 +1,10 @@
-//! A root filesystem with no download: made once from the host's own programs, then found in the state folder.
+//! A root filesystem with no download: made once from the host's own programs, then found in the state
+//! folder.
 //!
-//! Kernel objects: files, symbolic links, and one flock(2) on a file beside the root. Order: take the lock, sweep
-//! what a killed build left, build beside the final place, rename(2). So there is never half a root under the
-//! final name, even when a build is interrupted. Of two first runs at once one builds and the other waits.
+//! Kernel objects: files, symbolic links, and one flock(2) on a file beside the root. Order: take the lock,
+//! sweep what a killed build left, build beside the final place, rename(2). So there is never half a root
+//! under the final name, even when a build is interrupted. Of two first runs at once one builds and the other
+//! waits.
 //! Man pages: hier(7), flock(2), rename(2).
 
 mod build;
@@ -32,8 +34,8 @@ pub use libraries::{Libraries, libraries};
 /// The name of the root that is made from the host.
 const NAME: &str = "host";
 
-/// Where the host's programs are looked for, the distribution's own directories first: what an administrator put
-/// under /usr/local may be anything. The last three are NixOS's and Guix's.
+/// Where the host's programs are looked for, the distribution's own directories first: what an administrator
+/// put under /usr/local may be anything. The last three are NixOS's and Guix's.
 const SEARCH: [&str; 9] = [
     "/bin",
     "/sbin",
@@ -46,7 +48,8 @@ const SEARCH: [&str; 9] = [
     "/run/current-system/profile/sbin",
 ];
 
-/// The folder in which Congo keeps what lasts: `$CONGO_HOME` if that is set, else `/var/lib/congo` for root, else
+/// The folder in which Congo keeps what lasts: `$CONGO_HOME` if that is set, else `/var/lib/congo` for root,
+/// else
 /// `$XDG_DATA_HOME/congo` or `~/.local/share/congo`. It need not exist.
 ///
 /// Source: the XDG Base Directory Specification, for users.
@@ -65,8 +68,8 @@ fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> R
     })
 }
 
-/// The folder in which Congo keeps what a reboot may forget: `$CONGO_HOME/run` if that is set, else `/run/congo` for
-/// root, else `$XDG_RUNTIME_DIR/congo`. It need not exist.
+/// The folder in which Congo keeps what a reboot may forget: `$CONGO_HOME/run` if that is set, else
+/// `/run/congo` for root, else `$XDG_RUNTIME_DIR/congo`. It need not exist.
 ///
 /// # Errors
 ///
@@ -111,9 +114,10 @@ fn absolute(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<
 
 /// The root filesystem made from this host's programs, `host` in the folder `rootfs` of [`state_dir`].
 ///
-/// The first call builds it, and says so in one line on stderr. Later calls cost one stat(2), of its `/bin/sh`. No
-/// container starts without that file, and a container that removes files at random most likely removes it. When it
-/// is gone, the root is built anew, and everything that containers had written to the root is lost.
+/// The first call builds it, and says so in one line on stderr. Later calls cost one stat(2), of its
+/// `/bin/sh`. No container starts without that file, and a container that removes files at random most likely
+/// removes it. When it is gone, the root is built anew, and everything that containers had written to the
+/// root is lost.
 ///
 /// # Errors
 ///

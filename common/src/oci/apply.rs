@@ -1,11 +1,12 @@
 //! A layer's entries, made into files.
 //!
-//! It runs with the layer's own root as its root directory (see [`store`](super::store)): whatever a link says, the
-//! kernel resolves it in there. What lies there is the merged view of the layers below, so folders, links and whiteouts
-//! of the layers below need no care here: to remove a file is to white it out.
+//! This runs in a process whose root directory is the layer (see [`store`](super::store)). So whatever a link
+//! says, the kernel resolves it inside the layer. The process sees the layers below merged with this one. So
+//! it simply removes a file of a layer below: the kernel makes the whiteout.
 //!
-//! Order for each file: content, owner, attributes, mode, time; chown(2) takes setuid bits and capabilities away. The
-//! times of folders come last of all, as what is made in them changes them. See path_resolution(7), inode(7).
+//! Order for each file: content, owner, attributes, mode, time. chown(2) takes setuid bits and capabilities
+//! away, so the owner comes first. The times of folders come last of all, because each new file in a folder
+//! changes the folder's time. See path_resolution(7), inode(7).
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -46,7 +47,7 @@ impl Default for Limits {
     }
 }
 
-/// What is known about a path of this layer.
+/// The part that this layer has in a path.
 #[derive(Debug, Clone, Copy)]
 enum Made {
     /// A folder of the layers below in which something was made: its time is given back.
@@ -125,8 +126,8 @@ impl<'a> Tree<'a> {
         if is_below && !has_own && !is_opaque { self.remove(&path) } else { Ok(()) }
     }
 
-    /// Gives the folders their times. The deepest may be first or last: nothing is made any more. Returns what could not
-    /// be made here.
+    /// Gives the folders their times. The deepest may be first or last: nothing is made any more. Returns
+    /// what could not be made here.
     pub(super) fn finish(self) -> Result<Lost, Refusal> {
         for (path, made) in &self.made {
             match made {
@@ -142,11 +143,11 @@ impl<'a> Tree<'a> {
         self.root.join(path)
     }
 
-    /// Where a path of the archive lies, with links in it followed: one file has one path here, however it is called.
-    /// Folders that are missing are made if `make` says so; the times of those above are noted.
+    /// Where a path of the archive lies, with links in it followed: one file has one path here, however it is
+    /// called. Folders that are missing are made if `make` says so; the times of those above are noted.
     ///
-    /// Links of the layers below are followed, as `bin` may be one to `usr/bin`. A layer that makes a link and then goes
-    /// through it wants to write elsewhere than it says.
+    /// Links of the layers below are followed, as `bin` may be one to `usr/bin`. A layer that makes a link
+    /// and then goes through it wants to write elsewhere than it says.
     fn place(&mut self, path: &Path, make: bool) -> Result<PathBuf, Refusal> {
         let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(path.into()) };
         let mut real = PathBuf::new();
@@ -197,7 +198,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Removes what is there, also what this layer has made.
+    /// Removes the file or folder at this path, even if this layer has made it.
     fn remove(&mut self, path: &Path) -> Result<(), Refusal> {
         let at = self.at(path);
         match fs::symlink_metadata(&at) {
@@ -213,7 +214,8 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Removes what the layers below have in a folder. Returns whether there is something that this layer has made.
+    /// Removes what the layers below have in a folder. Returns whether there is something that this layer has
+    /// made.
     fn clear(&mut self, folder: &Path) -> Result<bool, Refusal> {
         let at = self.at(folder);
         match fs::symlink_metadata(&at) {
@@ -263,7 +265,7 @@ impl<'a> Tree<'a> {
             place => place?,
         };
         let existing = self.at(&existing);
-        // Before what is in the way goes: it may be the target itself.
+        // Look before the file in the way is removed: it may be the target itself.
         let there = fs::symlink_metadata(&existing).map_err(|_| missing())?;
         if there.is_dir() || existing.starts_with(at) {
             return if existing == at && !there.is_dir() {
@@ -344,7 +346,8 @@ fn device(entry: &Entry, at: &Path) -> Result<(), Refusal> {
 /// Owner, extended attributes, mode.
 fn attributes(entry: &Entry, at: &Path, lost: &mut Lost) -> Result<(), Refusal> {
     lost.owner(std::os::unix::fs::lchown(at, Some(entry.uid), Some(entry.gid)))?;
-    // A folder that was there has some, and what a folder's default access list gives a new file is not the image's.
+    // A folder that was there has some, and what a folder's default access list gives a new file is not the
+    // image's.
     for there in xattr::list(at)?.into_iter().filter(|there| !xattr::is_machines_own(there.to_bytes())) {
         if !entry.xattrs.iter().any(|(name, _)| name == there.to_bytes()) {
             xattr::remove(at, &there)?;
@@ -352,7 +355,7 @@ fn attributes(entry: &Entry, at: &Path, lost: &mut Lost) -> Result<(), Refusal> 
     }
     for (name, value) in entry.xattrs.iter().filter(|(name, _)| !xattr::is_machines_own(name)) {
         match xattr::set(at, name, value) {
-            // A program without its capabilities would fail at a place where nobody looks for the cause.
+            // Without its capabilities a program fails later, where a user does not look for the cause.
             Err(Errno::EOPNOTSUPP) if name != b"security.capability" => {}
             Err(Errno::EPERM) if lost.attribute(name) => {}
             result => result.map_err(|errno| {

@@ -1,8 +1,8 @@
 //! A container's writable layer as a new image: `--commit`.
 //!
-//! Order: the blobs are written into a folder beside the target, each named by its digest; then `index.json`, which
-//! makes an image of them; then rename(2), which makes the whole of it appear. That folder is locked (flock(2)). In a
-//! layout that is there already the blobs come first and the index last, so that it is whole at every moment.
+//! Order: the blobs are written into a folder beside the target, each named by its digest. Then `index.json`
+//! makes an image of them. At last rename(2) makes the whole image appear. The folder is locked (flock(2)). A
+//! layout that exists already gets the blobs first and the index last, so that it is whole at every moment.
 //! Sources: OCI image specification, image-layout.md, manifest.md, config.md.
 
 use std::collections::BTreeMap;
@@ -39,15 +39,15 @@ pub struct Base<'a> {
     pub folders: &'a [PathBuf],
 }
 
-/// Writes an image of the base and `upper`, an overlay's writable layer: a layout folder, or an archive where the path
-/// ends in `.tar`. A layout that is there gets the image added; its tag, `latest` without another one, then is this
-/// image's alone. `created_by` is the command that has changed something, for the history.
+/// Writes an image of the base and `upper`, an overlay's writable layer: a layout folder, or an archive where
+/// the path ends in `.tar`. A layout that is there gets the image added; its tag, `latest` without another
+/// one, then is this image's alone. `created_by` is the command that has changed something, for the history.
 ///
 /// `SOURCE_DATE_EPOCH`, if set, is the time that is noted, in the place of now.
 ///
 /// # Errors
-/// The path is something else already; a blob of the base is damaged; a file of `upper` cannot be in an image; the
-/// file system is full. Nothing is left then.
+/// The path exists, and is no layout. A blob of the base is damaged. A file of `upper` cannot be in an image.
+/// The file system is full. Nothing is left then.
 pub fn commit(target: &Reference, base: Base<'_>, upper: &Path, created_by: &[OsString]) -> Result<()> {
     let path = target.path.as_path();
     let is_archive = is_archive(path);
@@ -62,7 +62,8 @@ pub fn commit(target: &Reference, base: Base<'_>, upper: &Path, created_by: &[Os
         let mut file = BufWriter::new(file);
         pack(&work.folder, &mut file)?;
         file.flush().at("write", &archive)?;
-        // Before it has its name: then nobody comes any more to sweep what a killed runtime has left.
+        // Before the archive has its name: once it has, no later commit sweeps the leftovers of a killed
+        // runtime.
         remove_tree(&work.folder)?;
         return appear(&archive, path);
     }
@@ -109,14 +110,14 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Gives what is finished its name, unless something has it by now.
+/// Gives the finished image its name, unless another file has that name by now.
 fn appear(from: &Path, to: &Path) -> Result<()> {
     let result = renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE);
     result.at("--commit", to)
 }
 
-/// A layout in the making, in a folder beside the target. Dropped, it goes; what a killed runtime has left, the next one
-/// removes, as its lock is free.
+/// A layout in the making, in a folder beside the target. Dropped, it goes; what a killed runtime has left,
+/// the next one removes, as its lock is free.
 struct Work {
     beside: PathBuf,
     folder: PathBuf,
@@ -142,7 +143,8 @@ impl Work {
         let beside = path.with_file_name(begin);
         let lock = loop {
             fs::create_dir(&beside).at("make", &beside)?;
-            // Until it is locked, another runtime may take it for a dead one's: then it is gone when this one has the lock.
+            // Until it is locked, another runtime may take it for a dead one's: then it is gone when this one
+            // has the lock.
             if let Some(lock) = lock(&beside, FlockArg::LockExclusive).filter(|_| beside.exists()) {
                 break lock;
             }
@@ -315,7 +317,7 @@ fn add_history(config: &mut Value, entry: Value) {
     }
 }
 
-/// Writes what is read through it.
+/// Copies to `to` all that is read from `from`.
 struct Copying<R, W> {
     from: R,
     to: W,
@@ -337,7 +339,8 @@ fn timestamp() -> String {
 }
 
 fn rfc3339(seconds: u64) -> String {
-    // Counted in years that begin in March, so that the leap day is the last one; 400 of them have 146097 days.
+    // Counted in years that begin in March, so that the leap day is the last one; 400 of them have 146097
+    // days.
     let days = seconds / 86400 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;

@@ -1,4 +1,4 @@
-//! What an image's config says about how its command is run.
+//! How an image wants its command to be run: the part `config` of its config.
 //!
 //! Source: OCI image specification, config.md, "Properties"; the names are those of Docker's.
 
@@ -17,11 +17,12 @@ pub struct Config {
     pub env: Vec<(OsString, OsString)>,
     /// The program, and its first arguments.
     pub entrypoint: Vec<OsString>,
-    /// The other arguments, in whose place come those of the command line; or the command, without an entrypoint.
+    /// The other arguments, in whose place come those of the command line; or the command, without an
+    /// entrypoint.
     pub cmd: Vec<OsString>,
     /// Where the command starts: absolute.
     pub working_dir: Option<PathBuf>,
-    /// As whom: `USER[:GROUP]`, names or numbers.
+    /// The user of the command: `USER[:GROUP]`, names or numbers.
     pub user: Option<String>,
     /// Where it wants a volume each: absolute.
     pub volumes: Vec<PathBuf>,
@@ -30,7 +31,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// As whom, if that is not root.
+    /// The user, unless it is root.
     pub fn other_user(&self) -> Option<&str> {
         self.user.as_deref().filter(|user| !matches!(*user, "0" | "root" | "0:0" | "root:root"))
     }
@@ -89,9 +90,9 @@ mod tests {
         assert_eq!(read(&format!("{{{rootfs}}}")), Config::default());
         let nulls = r#""Env":null,"Entrypoint":null,"Cmd":null,"WorkingDir":"","User":"","Volumes":null"#;
         assert_eq!(read(&format!(r#"{{{rootfs},"config":{{{nulls}}}}}"#)), Config::default());
-        let config = read(&format!(
-            r#"{{{rootfs},"config":{{"Env":["A=b=c"],"Cmd":["x"],"WorkingDir":"srv","Volumes":{{"/v":{{}}}},"StopSignal":"SIGINT"}}}}"#
-        ));
+        let some =
+            r#""Env":["A=b=c"],"Cmd":["x"],"WorkingDir":"srv","Volumes":{"/v":{}},"StopSignal":"SIGINT""#;
+        let config = read(&format!(r#"{{{rootfs},"config":{{{some}}}}}"#));
         assert_eq!(config.env, [("A".into(), "b=c".into())]);
         assert_eq!((config.working_dir, config.volumes), (Some("/srv".into()), vec!["/v".into()]));
         assert_eq!((config.cmd, config.stop_signal), (vec!["x".into()], Some(Signal::SIGINT)));

@@ -1,7 +1,7 @@
-//! Digests, and readers that add up what passes through them.
+//! Digests, and readers that add up the bytes that pass through them.
 //!
-//! A digest is `ALGORITHM:HEX`; everything in an image is named by the digest of its bytes. It becomes the name of a
-//! file, so it is checked first: nothing but hexadecimal digits may stand there.
+//! A digest is `ALGORITHM:HEX`. Everything in an image is named by the digest of its bytes. A digest becomes
+//! the name of a file, so it is checked first: nothing but hexadecimal digits may stand there.
 //! Sources: OCI image specification, descriptor.md, "Digests"; config.md, "Layer ChainID".
 
 use std::cell::RefCell;
@@ -66,7 +66,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// What has passed: how many bytes, and their digest.
+/// The bytes that have passed: their number and their digest.
 #[derive(Clone, Default)]
 pub(super) struct Sum(Rc<RefCell<(u64, Sha256)>>);
 
@@ -86,7 +86,7 @@ impl Sum {
     }
 }
 
-/// Adds up what is read, or written, through it.
+/// Adds up all bytes that are read, or written, through it.
 pub(super) struct Summing<T> {
     pub(super) inner: T,
     pub(super) sum: Sum,

@@ -1,7 +1,8 @@
 //! An archive of `docker save`: `manifest.json` names the config and the layers of each image.
 //!
-//! Nothing in it says how a layer is compressed (Docker writes plain ones, other tools other ones), so its first bytes
-//! do; and nothing has a digest but the layers' content, in the config, and the config, in its name.
+//! The archive does not say how a layer is compressed: the layer's first bytes do. Docker writes plain
+//! layers, other tools compress them. The config's name is the config's digest, and the config has the
+//! digests of the layers' content. No other member has a digest.
 //! Source: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
 
 use super::digest::Digest;

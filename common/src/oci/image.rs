@@ -25,12 +25,13 @@ pub struct Image {
 }
 
 impl Image {
-    /// Finds the image in a folder or an archive, and reads its index, manifest and config; from an index, the manifest
-    /// for this machine.
+    /// Finds the image in a folder or an archive, and reads its index, manifest and config; from an index,
+    /// the manifest for this machine.
     ///
     /// # Errors
-    /// No image, no such tag (the tags that are there, are told), none for this machine; a missing blob, a wrong
-    /// digest or size, an unknown media type; documents that do not fit together.
+    /// There is no image, or none for this machine, or none with the tag: then the hint lists the tags. A
+    /// blob is missing, or has a wrong digest or size. A media type is unknown. The documents do not fit
+    /// together.
     pub fn open(reference: &Reference) -> Result<Image> {
         let source = Source::open(&reference.path)?;
         let tag = reference.tag.as_deref();
@@ -71,10 +72,11 @@ impl Image {
         Ok(Image { config, source, layers: parts.layers, diff_ids, document: parts.config })
     }
 
-    /// The unpacked layers, lowest first, one folder each at least. Those that the store in `state` lacks are unpacked,
-    /// with a progress bar on a terminal, and one line otherwise. This process must have one thread. Call it
-    /// before signals are blocked, so that Ctrl-C ends it. An ordinary user calls it in a user namespace with its
-    /// subordinate ids (`idmap::in_user_namespace`): what cannot be made there is left out, and told.
+    /// The unpacked layers, lowest first, one folder each at least. Those that the store in `state` lacks are
+    /// unpacked, with a progress bar on a terminal, and one line otherwise. This process must have one
+    /// thread. Call it before signals are blocked, so that Ctrl-C ends it. An ordinary user calls it in a
+    /// user namespace with its subordinate ids (`idmap::in_user_namespace`): what cannot be made there is
+    /// left out, and told.
     ///
     /// # Errors
     /// A layer is damaged, or does what no layer may; no overlay can be mounted; the file system is full.

@@ -1,8 +1,8 @@
 //! A layer as a stream: decompressed on the fly, with both digests verified at its end.
 //!
-//! The blob has a digest of its compressed bytes, in the manifest, and the layer one of its tar stream, in the config
-//! (its DiffID). Both can be known only when the last byte was read, so what was unpacked before counts for nothing
-//! until then. Sources: OCI image specification, layer.md; config.md, "Layer DiffID".
+//! The manifest has the digest of the compressed bytes. The config has the digest of the tar stream, the
+//! layer's DiffID. Both digests are known only after the last byte. Until then no unpacked file may be used.
+//! Sources: OCI image specification, layer.md; config.md, "Layer DiffID".
 
 use std::io::{self, Read};
 
@@ -96,7 +96,8 @@ pub(super) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// `limit` is for the bytes that come out. For a blob without a digest of its own, that of its content must do.
+    /// `limit` is for the bytes that come out. For a blob without a digest of its own, that of its content
+    /// must do.
     pub(super) fn new(
         blob: impl Read + 'a,
         compression: Compression,
@@ -146,12 +147,12 @@ impl Read for Stream<'_> {
     }
 }
 
-/// What a stream that cannot be read to its end means.
+/// The error for a stream that cannot be read to its end.
 pub(super) fn broken(what: &str, error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return Error::new(format!("{what}: it ends too early")).hint("the image is damaged: copy it again");
     }
     let told = Error::from_io(what, error);
-    // What has no number is what the archive or its compression says, and not the kernel.
+    // An error without a number comes from the archive or its compression, not from the kernel.
     if error.raw_os_error().is_some() { told } else { told.hint("the image is damaged: copy it again") }
 }

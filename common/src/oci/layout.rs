@@ -1,7 +1,8 @@
 //! An OCI layout: from its index by the tag to a manifest for this machine.
 //!
-//! Order: `index.json`, then indexes within it, then a manifest, its config and its layers. Everything but `index.json`
-//! is named by its digest, and verified. An index that names itself, or one that names too many, comes to an end here.
+//! Order: `index.json`, then indexes within it, then a manifest, its config and its layers. Everything but
+//! `index.json` is named by its digest, and verified. An index that names itself, or one that names too many,
+//! comes to an end here.
 //! Sources: OCI image specification, image-layout.md, image-index.md, manifest.md.
 
 use super::layer::{Compression, Layer};
@@ -90,7 +91,7 @@ pub(super) fn choose<'a, T>(
     }
 }
 
-/// The first manifest for this machine. One of which nobody says for what it is will do.
+/// The first manifest for this machine. A manifest without a platform is taken for one.
 fn manifest(
     source: &Source,
     descriptors: Vec<&Descriptor>,

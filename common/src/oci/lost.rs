@@ -1,7 +1,9 @@
-//! What of a layer cannot be made in a user namespace: devices, owners without a place, attributes for the host's root.
+//! The parts of a layer that cannot be made in a user namespace: devices, files of unmapped owners,
+//! attributes for the host's root.
 //!
-//! On the host all of it can be made, so there a failure remains one. In a user namespace most images work without: a
-//! container gets its devices from the runtime. It is told, once for each layer. See user_namespaces(7), xattr(7).
+//! The host's root can make all of them, so there a failure is an error. In a user namespace most images work
+//! without them: a container gets its devices from the runtime. One message for each layer says how many
+//! parts are left out. See user_namespaces(7), xattr(7).
 
 use std::io;
 
@@ -12,7 +14,7 @@ use super::tar::Kind;
 use crate::ids::privilege::Privilege;
 use crate::sys::error::tell;
 
-/// What was left out.
+/// How many parts were left out.
 #[derive(Debug)]
 pub(super) struct Lost {
     privilege: Privilege,

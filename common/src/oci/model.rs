@@ -1,8 +1,9 @@
 //! The documents of an image, as far as a runtime reads them.
 //!
-//! Sources: OCI image specification, descriptor.md, image-index.md, manifest.md, config.md; for `docker save`, the
-//! Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format". The models of the crate `oci-spec` do
-//! not serve here: they drop fields that they do not know, and those go back as they came when an image is added.
+//! The models of the crate `oci-spec` drop fields that they do not know. Here such fields are kept, because
+//! `--commit` may add an image to an index of another tool. The fields of that tool must stay.
+//! Sources: OCI image specification, descriptor.md, image-index.md, manifest.md, config.md; for `docker
+//! save`, the Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
 
 use std::collections::BTreeMap;
 

@@ -1,17 +1,18 @@
-//! The names in an archive: what may stand there, and where it leads.
+//! The names in an archive: which are allowed, and where each leads.
 //!
-//! Nothing that is made from a name may lie outside of the layer. The kernel sees to that (the layer is unpacked in a
-//! root of its own), but a name that tries is no mistake that should pass without a word. See path_resolution(7).
+//! No file may be made outside of the layer. The kernel sees to that, as the layer is unpacked in a root of
+//! its own. But a name that tries to lead outside is no accident, so the image is refused. See
+//! path_resolution(7).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The kernel's PATH_MAX: what is longer, no call takes.
+/// The kernel's PATH_MAX: no call takes a longer path.
 const MAX_NAME: usize = 4096;
 /// Its NAME_MAX.
 const MAX_PART: usize = 255;
-/// No image is as deep, and who goes through a tree opens, or remembers, each level of it.
+/// No real image is as deep. A program that walks through a tree opens, or remembers, each level of it.
 const MAX_DEPTH: usize = 512;
 
 /// A name as a relative path without `.` and without double slashes; empty for the root itself.
@@ -51,7 +52,8 @@ pub(super) enum Whiteout {
     Ignored,
 }
 
-/// Reads the names that OCI image specification, layer.md, "Whiteouts", keeps for this. `None` for any other name.
+/// Reads the names that OCI image specification, layer.md, "Whiteouts", keeps for this. `None` for any other
+/// name.
 pub(super) fn whiteout(path: &Path) -> Result<Option<Whiteout>, &'static str> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let Some(hidden) = path.file_name().and_then(|name| name.as_bytes().strip_prefix(b".wh.")) else {
@@ -60,7 +62,7 @@ pub(super) fn whiteout(path: &Path) -> Result<Option<Whiteout>, &'static str> {
     Ok(Some(match hidden {
         b".wh..opq" => Whiteout::Opaque(folder.into()),
         _ if hidden.starts_with(b".wh.") => Whiteout::Ignored,
-        // Removing `..` would remove what is above.
+        // To remove `..` would remove the folder above.
         b"" | b"." | b".." => return Err("a whiteout of no file"),
         name => Whiteout::Gone(folder.join(OsStr::from_bytes(name))),
     }))

@@ -1,10 +1,11 @@
-//! A folder as the tar archive of a layer: overlay's whiteouts and opaque folders become those of the format again.
+//! A folder as the tar archive of a layer: overlay's whiteouts and opaque folders become those of the format
+//! again.
 //!
-//! What is the same in two folders gives the same bytes: entries are in the order of their names, and nothing is noted
-//! that only this machine knows. What ustar has no room for stands in pax records. A socket is left out, as it means
-//! nothing without the process behind it.
-//! Sources: OCI image specification, layer.md, "Representing Changes"; overlayfs.rst of the kernel, "whiteouts and opaque
-//! directories".
+//! Equal folders give equal bytes: the entries are sorted by name, and no fact goes in that only this machine
+//! knows. Values that are too long for ustar stand in pax records. A socket is left out: without the process
+//! behind it, it is useless.
+//! Sources: OCI image specification, layer.md, "Representing Changes"; the kernel's filesystems/overlayfs,
+//! "whiteouts and opaque directories".
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -220,8 +221,10 @@ fn notes(at: &Path) -> Result<Notes> {
             | b"trusted.overlay.metacopy"
             | b"user.overlay.redirect"
             | b"user.overlay.metacopy" => {
-                return Err(Error::new(format!("pack {}: overlayfs has noted that its content is elsewhere", at.display()))
-                    .hint("the layer was mounted with redirect_dir=on or metacopy=on: without them it would be whole"));
+                let what =
+                    format!("pack {}: overlayfs has noted that its content is elsewhere", at.display());
+                return Err(Error::new(what)
+                    .hint("mount the layer without redirect_dir=on and metacopy=on: then it is whole"));
             }
             own if xattr::is_machines_own(own) => {}
             kept => notes.kept.push((kept.to_vec(), value()?)),

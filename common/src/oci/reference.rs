@@ -1,7 +1,8 @@
 //! The values of `--image` and `--commit`: a path, and perhaps a tag.
 //!
-//! A path may have colons, and so may a name with a tag in a `docker save` archive. So what exists decides; nothing but
-//! that is asked of the disk here. Source: OCI image specification, annotations.md, `org.opencontainers.image.ref.name`.
+//! A path may have colons, and so may a name with a tag in a `docker save` archive. So what exists decides;
+//! nothing but that is asked of the disk here. Source: OCI image specification, annotations.md,
+//! `org.opencontainers.image.ref.name`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -16,8 +17,8 @@ pub struct Reference {
     pub tag: Option<String>,
 }
 
-/// Reads the value of `--image`: `PATH[:TAG]`. What exists as a whole is a path; else the longest beginning before a
-/// colon that exists.
+/// Reads the value of `--image`: `PATH[:TAG]`. What exists as a whole is a path; else the longest beginning
+/// before a colon that exists.
 ///
 /// # Errors
 /// Nothing is there, or what follows is no tag.
@@ -39,8 +40,8 @@ fn reference_where(value: OsString, exists: impl Fn(&Path) -> bool) -> Result<Re
     Ok(Reference { path: path.into(), tag: Some(tag.into()) })
 }
 
-/// Reads the value of `--commit`: `PATH[:TAG]`. As the path need not exist, what follows the last colon is the tag, if
-/// it can be one.
+/// Reads the value of `--commit`: `PATH[:TAG]`. As the path need not exist, what follows the last colon is
+/// the tag, if it can be one.
 ///
 /// # Errors
 /// Nothing before the colon, or nothing behind it.
@@ -117,11 +118,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_is_a_reference_or_one_short_line(value in r"\PC*|[ab:/.-]{0,12}|(?s:.{0,40})", there in any::<bool>()) {
+        fn any_value_is_a_reference_or_one_short_line(
+            value in r"\PC*|[ab:/.-]{0,12}|(?s:.{0,40})", there in any::<bool>(),
+        ) {
             for result in [reference_where(value.clone().into(), |_| there), target(value.clone().into())] {
                 match result {
                     Ok(it) => {
-                        let whole = it.tag.map_or(it.path.display().to_string(), |tag| format!("{}:{tag}", it.path.display()));
+                        let path = it.path.display();
+                        let whole = it.tag.map_or(path.to_string(), |tag| format!("{path}:{tag}"));
                         prop_assert_eq!(&whole, &value);
                     }
                     Err(error) => prop_assert!(!error.contains('\n') && error.len() < 200, "{}", error),

@@ -1,8 +1,10 @@
-//! Where an image's bytes are: a layout's folder, or the members of an archive, which is never extracted.
+//! Where an image's bytes are: in a layout's folder, or in the members of an archive, which is never
+//! extracted.
 //!
-//! An archive is read through once, and what is noted is where each member lies; then members are read in place. In a
-//! `docker save` archive a layer may be a link to the same layer of another image: it is followed within the archive.
-//! See pread(2), tar(5).
+//! An archive is read through once, to learn where each member lies. Later the members are read in place. In
+//! an archive of
+//! `docker save` a layer may be a link to the same layer of another image. Such a link is followed within the
+//! archive. See pread(2), tar(5).
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -155,7 +157,7 @@ impl Source {
         Ok(Some(bytes))
     }
 
-    /// The blob that a descriptor describes, whose size is right; its digest is for the reader to check.
+    /// The blob that a descriptor describes. Its size is checked here; the reader has to check its digest.
     pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<(Digest, Blob)> {
         let image = self.path.display();
         let digest = Digest::parse(&descriptor.digest, &format!("the image {image}"))?;

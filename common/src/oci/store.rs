@@ -1,12 +1,15 @@
-//! The store of unpacked layers: one folder for each, named after it and all layers below it, shared by all images.
+//! The store of unpacked layers: one folder for each, named after it and all layers below it, shared by all
+//! images.
 //!
-//! A layer is unpacked by a process of its own, in a mount namespace of its own: there an overlay is mounted whose lower
-//! layers are those below and whose upper one is the new folder, and chroot(2) makes it the root. So what the archive's
-//! names and links lead to lies in the image, and whiteouts are the kernel's own. The lowest layer is a bind mount.
+//! A process of its own unpacks a layer, in a mount namespace of its own. It mounts an overlay: the layers
+//! below are the lower ones, and the new folder is the upper one. Then chroot(2) makes the overlay its root.
+//! So all names and links of the archive lead to places in the image, and the kernel makes the whiteouts. For
+//! the lowest layer a bind mount will do.
 //!
-//! Order: flock(2) on the store, sweep what a killed unpacking left, unpack beside, verify, rename(2). Both processes
-//! hold the lock, and the second dies with the first: who gets the lock is alone.
-//! Man pages: mount_namespaces(7), chroot(2), flock(2); Documentation/filesystems/overlayfs.rst of the kernel.
+//! Order: flock(2) on the store, sweep what a killed unpacking left, unpack beside, verify, rename(2). Both
+//! processes hold the lock, and the second dies with the first. So a process that gets the lock is alone.
+//! Man pages: mount_namespaces(7), chroot(2), flock(2); Documentation/filesystems/overlayfs.rst of the
+//! kernel.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
@@ -109,8 +112,8 @@ fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     chain
 }
 
-/// Removes what was left: whoever holds the lock is the only one to unpack. What cannot be removed must not keep others from
-/// being unpacked.
+/// Removes what was left: whoever holds the lock is the only one to unpack. What cannot be removed must not
+/// keep others from being unpacked.
 fn sweep(store: &Path) -> Result<()> {
     let entries = fs::read_dir(store).at("read", store)?;
     for entry in
@@ -158,7 +161,7 @@ impl Work<'_> {
         let removed = remove_tree(&unfinished);
         let bytes = result?;
         removed?;
-        // Last of all: where no layer is missing any more, nobody sweeps what a killed runtime has left.
+        // Last of all: once no layer is missing, no later run sweeps the leftovers of a killed runtime.
         fs::rename(&whole, path).at("make", path)?;
         Ok(bytes)
     }
@@ -220,7 +223,8 @@ impl Work<'_> {
         sys::chdir(&root)?;
         sys::chroot(Path::new("."))?;
         sys::chdir("/")?;
-        // From here on everything is made beneath `/`. Were that the host's, a layer would replace its programs.
+        // From here on everything is made beneath `/`. Were that the host's, a layer would replace its
+        // programs.
         if identity(Path::new("/"))? != mounted {
             return Err(Error::new(format!("{}: its folder did not become the root", self.name())));
         }
@@ -241,11 +245,13 @@ impl Work<'_> {
         let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         sys::mount("overlay", root, "overlay", flags, &options).map_err(|error| match error.errno() {
             Some(Errno::ENODEV) => error.hint("this kernel has no overlayfs: modprobe overlay"),
-            _ if options.len() >= MAX_OPTIONS => error.hint("it has more layers than mount(2) takes options for"),
+            _ if options.len() >= MAX_OPTIONS => {
+                error.hint("it has more layers than mount(2) takes options for")
+            }
             Some(Errno::EPERM) => error.hint("without root, overlays need Linux 5.11 or later"),
             _ => error.hint(
-                "the state folder must be on a file system that can be an upper layer (ext4, xfs, btrfs, tmpfs), \
-                 not on an overlay: set CONGO_HOME",
+                "the state folder must be on a file system that can be an upper layer (ext4, xfs, btrfs, \
+                 tmpfs), not on an overlay: set CONGO_HOME",
             ),
         })
     }
@@ -301,8 +307,9 @@ fn refused(what: &str, refusal: Refusal) -> Error {
     }
 }
 
-/// The options of an overlay, its lower layers with the highest first. A kernel's defaults vary, so that is said, too,
-/// on which the store relies: each layer is whole without notes of where something was moved from, and with all data.
+/// The options of an overlay. The highest lower layer comes first. The defaults of kernels vary, so the
+/// options name all that the store relies on. Each layer has all of its data, and no notes of where a folder
+/// was moved from.
 fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
     let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     let lower: Vec<_> = lower.iter().map(path).collect();

@@ -1,12 +1,15 @@
 //! The tar format, read as a stream: one entry after the other, and the data of each.
 //!
-//! Nothing is written and nothing is believed: every number is checked, and every record that has to be held in memory
-//! has a bound. Known are ustar, the pax records (names, numbers, times, extended attributes), GNU's long names, and
-//! sparse files in the old GNU form and in the three of pax. An entry that fits none of them is an error, never skipped.
-//! The reader of the crate `tar` is another one: it holds records of any size in memory, splits them at each newline, which
-//! an attribute may contain, and knows neither times before 1970 nor the sparse files of pax.
+//! Every number is checked, and every record that has to be held in memory has a bound. The reader knows
+//! ustar, the pax records (names, numbers, times, extended attributes), and GNU's long names. It knows sparse
+//! files in the old GNU form and in the three forms of pax. Any other entry is an error, never skipped.
 //!
-//! Sources: pax(1) of POSIX.1-2017, the chapters "Basic Tar Format" and "Storing Sparse Files" of the GNU tar manual.
+//! Why not the reader of the crate `tar`? It holds records of any size in memory. It ends a record at the
+//! first newline, although an attribute may contain one. It reads no times before 1970, and no sparse files
+//! of pax.
+//!
+//! Sources: pax(1) of POSIX.1-2017, the chapters "Basic Tar Format" and "Storing Sparse Files" of the GNU tar
+//! manual.
 
 pub(super) mod pax;
 
@@ -17,7 +20,8 @@ use pax::Extra;
 
 /// The unit of the format: headers are one, and data is filled up to a multiple of it.
 pub(super) const BLOCK: usize = 512;
-/// How much pax records and long names may take for one entry. A name has 4096 bytes at most, an extended attribute 64 KiB.
+/// How much pax records and long names may take for one entry. A name has 4096 bytes at most, an extended
+/// attribute 64 KiB.
 const MAX_EXTENSIONS: u64 = 4 << 20;
 /// How many pieces a sparse file may have.
 const MAX_PIECES: usize = 1 << 20;

@@ -59,9 +59,7 @@ impl Layout {
     /// A manifest of these layers: media type, blob, tar archive.
     fn manifest(&self, layers: &[(&str, Vec<u8>, Vec<u8>)]) -> Value {
         let diff_ids: Vec<_> = layers.iter().map(|(_, _, tar)| Digest::of(tar).to_string()).collect();
-        let config = json!({ "architecture": model::architecture(), "os": "linux", "config": { "Cmd": ["sh"] },
-            "rootfs": { "type": "layers", "diff_ids": diff_ids } });
-        let config = self.blob(model::CONFIG, config.to_string().as_bytes());
+        let config = self.blob(model::CONFIG, config(&diff_ids).as_bytes());
         let layers: Vec<_> = layers.iter().map(|(kind, blob, _)| self.blob(kind, blob)).collect();
         let manifest = json!({ "schemaVersion": 2, "config": config, "layers": layers });
         self.blob(model::MANIFEST, manifest.to_string().as_bytes())
@@ -100,6 +98,14 @@ impl Layout {
     }
 }
 
+/// The config of an image for this machine.
+fn config(diff_ids: &[String]) -> String {
+    let rootfs = json!({ "type": "layers", "diff_ids": diff_ids });
+    let run = json!({ "Cmd": ["sh"] });
+    json!({ "architecture": model::architecture(), "os": "linux", "config": run, "rootfs": rootfs })
+        .to_string()
+}
+
 /// An archive in the making, which takes what the `tar` crate would refuse to write.
 #[derive(Default)]
 struct Archive(Vec<u8>);
@@ -135,20 +141,14 @@ impl Archive {
     }
 
     fn push(&mut self, kind: EntryType, name: &[u8], link: &[u8], data: &[u8], mode: u32) {
-        let mut header = Header::new_gnu();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        let mut header = header(kind, name, data.len());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link);
-        header.set_entry_type(kind);
         header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1_000_000_000);
-        header.set_size(data.len() as u64);
-        header.set_cksum();
-        self.block(&header, data);
+        self.block(header, data);
     }
 
-    fn block(&mut self, header: &Header, data: &[u8]) {
+    fn block(&mut self, mut header: Header, data: &[u8]) {
+        header.set_cksum();
         self.0.extend_from_slice(header.as_bytes());
         self.0.extend_from_slice(data);
         self.0.resize(self.0.len().next_multiple_of(tar::BLOCK), 0);
@@ -158,6 +158,18 @@ impl Archive {
         self.0.extend_from_slice(&[0; 2 * tar::BLOCK]);
         self.0
     }
+}
+
+fn header(kind: EntryType, name: &[u8], size: usize) -> Header {
+    let mut header = Header::new_gnu();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name);
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_000_000_000);
+    header.set_size(size as u64);
+    header
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -183,7 +195,7 @@ fn is_root() -> bool {
 }
 
 fn is_whiteout(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_char_device() && it.rdev() == 0)
+    fs::symlink_metadata(path).is_ok_and(|there| crate::fs::overlay::is_whiteout(&there))
 }
 
 /// The facts about a tree, without overlay's notes.
@@ -206,7 +218,7 @@ fn facts(root: &Path) -> BTreeMap<PathBuf, String> {
             let opaque = xattr::get(&path, c"trusted.overlay.opaque").unwrap_or_default();
             let (mode, owner, time) = (it.mode(), (it.uid(), it.gid()), (it.mtime(), it.mtime_nsec()));
             let links = if it.is_dir() { 0 } else { it.nlink() };
-            // Who whites a file out, and when, is nobody's concern.
+            // The owner and the time of a whiteout mean nothing.
             let fact = if is_whiteout(&path) {
                 "whiteout".into()
             } else {
@@ -365,7 +377,10 @@ fn which_image_a_tag_means() {
         image.map(|image| tars.iter().position(|tar| Digest::of(tar) == image.diff_ids[0]).unwrap())
     };
     // As `docker save` of two images names them.
-    let saved = |name: &str| json!({ model::REF_NAME: "latest", model::IMAGE_NAME: format!("docker.io/library/{name}:latest") });
+    let saved = |name: &str| {
+        let whole = format!("docker.io/library/{name}:latest");
+        json!({ model::REF_NAME: "latest", model::IMAGE_NAME: whole })
+    };
     layout.index(&[image(0, saved("alpine")), image(1, saved("busybox"))]);
     for (number, name) in ["alpine:latest", "docker.io/library/busybox:latest"].into_iter().enumerate() {
         assert_eq!(found(Some(name)).unwrap(), number);
@@ -385,11 +400,14 @@ fn archives_of_docker_save() {
     }
     let [lower, upper] = rich();
     let diff_ids = [Digest::of(&lower).to_string(), Digest::of(&upper).to_string()];
-    let config = json!({ "architecture": model::architecture(), "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
-    let config = config.to_string();
+    let config = config(&diff_ids);
     let name = format!("{}.json", Digest::of(config.as_bytes()).hex());
     let manifest = json!([
-        { "Config": name, "RepoTags": ["debian:12", "debian:latest"], "Layers": ["a/layer.tar", "b/layer.tar"] },
+        {
+            "Config": name,
+            "RepoTags": ["debian:12", "debian:latest"],
+            "Layers": ["a/layer.tar", "b/layer.tar"],
+        },
         { "Config": "none.json", "RepoTags": ["other:1"], "Layers": [] }
     ]);
     let archive = |config: &str| {

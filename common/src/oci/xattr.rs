@@ -1,7 +1,8 @@
 //! Extended attributes of a file, of the link itself where it is one.
 //!
-//! `security.capability` makes a program more than its owner allows, `system.posix_acl_*` are access lists, `user.*` is
-//! for everybody; `trusted.overlay.*` is how overlayfs notes whiteouts and opaque folders. See xattr(7).
+//! `security.capability` makes a program more than its owner allows, `system.posix_acl_*` are access lists,
+//! `user.*` is for everybody; `trusted.overlay.*` is how overlayfs notes whiteouts and opaque folders. See
+//! xattr(7).
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;

@@ -20,17 +20,17 @@ use crate::sys::error::{Context, Error, Result};
 /// The programs that a root has, as far as the host has them, or busybox can stand in for them.
 const PROGRAMS: &str = "
     sh bash dash ash busybox coreutils
-    arch b2sum base32 base64 basename cat chgrp chmod chown chroot cksum comm cp csplit cut date dd df dir dircolors
-    dirname du echo env expand expr factor false fmt fold getent groups head hostid id install join link ln logname ls
-    md5sum mkdir mkfifo mknod mktemp mv nice nl nohup nproc numfmt od paste pathchk pr printenv printf pwd readlink
-    realpath rm rmdir seq sha1sum sha224sum sha256sum sha384sum sha512sum shred shuf sleep sort split stat stty sum
-    sync tac tail tee test [ timeout touch tr true truncate tsort tty uname unexpand uniq unlink users vdir wc who
-    whoami yes
+    arch b2sum base32 base64 basename cat chgrp chmod chown chroot cksum comm cp csplit cut date dd df dir
+    dircolors dirname du echo env expand expr factor false fmt fold getent groups head hostid id install join
+    link ln logname ls md5sum mkdir mkfifo mknod mktemp mv nice nl nohup nproc numfmt od paste pathchk pr
+    printenv printf pwd readlink realpath rm rmdir seq sha1sum sha224sum sha256sum sha384sum sha512sum shred
+    shuf sleep sort split stat stty sum sync tac tail tee test [ timeout touch tr true truncate tsort tty
+    uname unexpand uniq unlink users vdir wc who whoami yes
     free kill pgrep pidof pkill pmap ps pstree sysctl top uptime vmstat w watch
-    chrt column dmesg fallocate findmnt flock getopt hexdump ionice ipcmk ipcrm ipcs lsblk lscpu lsns more mount
-    mountpoint nsenter pivot_root prlimit renice rev setpriv setsid taskset umount unshare
-    arping bridge dnsdomainname hostname ifconfig ip nc netstat nslookup ping ping6 route ss tc traceroute wget
-    awk clear cmp diff ed egrep fgrep find grep less reset sed strings tput vi which xargs xxd
+    chrt column dmesg fallocate findmnt flock getopt hexdump ionice ipcmk ipcrm ipcs lsblk lscpu lsns more
+    mount mountpoint nsenter pivot_root prlimit renice rev setpriv setsid taskset umount unshare
+    arping bridge dnsdomainname hostname ifconfig ip nc netstat nslookup ping ping6 route ss tc traceroute
+    wget awk clear cmp diff ed egrep fgrep find grep less reset sed strings tput vi which xargs xxd
     bunzip2 bzcat bzip2 cpio gunzip gzip tar unxz unzip xz xzcat zcat
     capsh getcap getpcaps setcap strace";
 
@@ -57,8 +57,8 @@ const DIRECTORIES: [(&str, u32); 9] = [
 ];
 
 /// The files that every root has. The name service is asked to look into `/etc/hosts` before it asks the
-/// network: without nsswitch.conf glibc does it the other way round. Vim complains of its missing `defaults.vim`
-/// only where a user has no configuration.
+/// network: without nsswitch.conf glibc does it the other way round. Vim complains of its missing
+/// `defaults.vim` only where a user has no configuration.
 const FILES: [(&str, &str); 6] = [
     ("root/.vimrc", ""),
     ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"),
@@ -81,15 +81,16 @@ pub struct Built {
     pub left_out: Vec<(String, String)>,
 }
 
-/// Makes a root filesystem in the new directory `root` from the programs in the directories `search` of a host.
+/// Makes a root filesystem in the new directory `root` from the programs in the directories `search` of a
+/// host.
 ///
 /// `host` is the host's root directory, in general `/`; the directories of `search` are absolute paths in it.
 /// Nothing in the root shares an inode with the host, so a container's root may write to all of it.
 ///
 /// # Errors
 ///
-/// When the host has no `sh` that works; when a file cannot be written (EACCES, ENOSPC, EROFS …), or `root` is
-/// already there (EEXIST). An unfinished root remains.
+/// When the host has no `sh` that works; when a file cannot be written (EACCES, ENOSPC, EROFS …), or `root`
+/// is already there (EEXIST). An unfinished root remains.
 pub fn build(host: &Path, search: &[&Path], root: &Path) -> Result<Built> {
     let host = Host { root: host };
     let plan = Plan::make(&host, search)?;
@@ -98,7 +99,8 @@ pub fn build(host: &Path, search: &[&Path], root: &Path) -> Result<Built> {
     Ok(Built { programs: plan.programs.len(), from_busybox: plan.from_busybox, bytes, left_out })
 }
 
-/// What the root is going to have. All paths are the host's, absolute, and without links in their directories.
+/// What the root is going to have. All paths are the host's, absolute, and without links in their
+/// directories.
 #[derive(Default)]
 struct Plan {
     directories: BTreeSet<PathBuf>,
@@ -114,8 +116,8 @@ impl Plan {
     fn make(host: &Host, search: &[&Path]) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut loader = Loader::new(host);
-        // First those directories that are links on a host with a merged /usr: what is in them goes through the
-        // link. `lib64` is where most programs expect their loader.
+        // First those directories that are links on a host with a merged /usr: what is in them goes through
+        // the link. `lib64` is where most programs expect their loader.
         for directory in ["/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin"] {
             plan.directory(host, directory);
         }
@@ -187,9 +189,9 @@ impl Plan {
         }
     }
 
-    /// The host's busybox stands in for programs that the host does not have, or whose libraries are missing. It
-    /// replaces no other program: learners should meet the tools that they know, and a distribution's own `ps`, `ip`
-    /// and `mount` say more. Each applet is a link to busybox, which goes by argv\[0\].
+    /// The host's busybox stands in for programs that the host does not have, or whose libraries are missing.
+    /// It replaces no other program: learners should meet the tools that they know, and a distribution's own
+    /// `ps`, `ip` and `mount` say more. Each applet is a link to busybox, which goes by argv\[0\].
     fn fill_with_busybox(&mut self, host: &Host) {
         let Some(busybox) = self.programs.get("busybox").cloned() else { return };
         // Asked, not guessed: which applets there are was chosen when it was compiled.
@@ -218,7 +220,7 @@ impl Plan {
         let Some(shell) = self.programs.get("sh").cloned() else {
             let reason = self.left_out.get("sh").map_or("this host has none", String::as_str);
             return Err(Error::new(format!("make a root filesystem from this host: no usable sh: {reason}"))
-                .hint("install a static busybox (Debian's package busybox-static), or give a root with --rootfs"));
+                .hint("install a static busybox (Debian: busybox-static), or give a root with --rootfs"));
         };
         let leads_to_shell = host.resolve(Path::new("/bin/sh")).is_some_and(|found| {
             self.files.contains(&found.real) && found.links.iter().all(|(at, _)| self.links.contains_key(at))
@@ -318,8 +320,8 @@ impl Plan {
                 fs::hard_link(first, &to).at("make", &to)?;
                 continue;
             }
-            // Everybody may read and execute. No copy keeps a set-user-ID bit: with it, users of the host could
-            // become root, and the host's security updates do not reach the copy.
+            // Everybody may read and execute. No copy keeps a set-user-ID bit: with it, users of the host
+            // could become root, and the host's security updates do not reach the copy.
             let mode = if metadata.mode() & 0o111 == 0 { 0o644 } else { 0o755 };
             bytes += copy(&mut source, &to, mode)?;
             if metadata.nlink() > 1 {
@@ -342,7 +344,8 @@ struct Script {
     line: String,
 }
 
-/// Makes `path` beneath `root` with all its directories. The modes are set, as the caller's umask may be strict.
+/// Makes `path` beneath `root` with all its directories. The modes are set, as the caller's umask may be
+/// strict.
 fn make_directories(root: &Path, path: &Path) -> Result<()> {
     let mut whole = root.to_owned();
     for name in path.strip_prefix("/").unwrap_or(path) {

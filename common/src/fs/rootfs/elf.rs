@@ -1,9 +1,10 @@
 //! What an ELF program needs in order to run: its loader, its libraries, and theirs.
 //!
 //! Read from the files themselves, as the loader would: `PT_INTERP`, `DT_NEEDED`, `DT_RPATH`, `DT_RUNPATH`,
-//! then the loader's configuration, then its built-in directories. Not asked from ldd(1): it runs the program's
-//! loader, and knows only the host it runs on. The crate `lddtree` cannot stand in for this file: a root needs every
-//! link on the way to a library, links that stay inside the host's root, and musl's own rules.
+//! then the loader's configuration, then its built-in directories. Not asked from ldd(1): it runs the
+//! program's loader, and knows only the host it runs on. The crate `lddtree` cannot stand in for this file: a
+//! root needs every link on the way to a library, links that stay inside the host's root, and musl's own
+//! rules.
 //! Sources: elf(5), ld.so(8), ldconfig(8), the gABI chapter "Dynamic Linking", musl's manual.
 
 use std::collections::{HashMap, HashSet};
@@ -21,7 +22,8 @@ use goblin::elf::{Dynamic, Elf, ProgramHeader};
 
 use super::host::{Found, Host};
 
-/// glibc's built-in directories of every distribution; a library of the wrong kind in one of them is passed over.
+/// glibc's built-in directories of every distribution; a library of the wrong kind in one of them is passed
+/// over.
 /// `{}` is Debian's name of the architecture.
 const GLIBC_DIRS: [&str; 8] =
     ["/lib/{}", "/usr/lib/{}", "/lib64", "/usr/lib64", "/lib", "/usr/lib", "/lib32", "/usr/lib32"];
@@ -31,8 +33,8 @@ const MUSL_DIRS: &str = "/lib:/usr/local/lib:/usr/lib";
 const MUSL_ITSELF: [&str; 8] =
     ["libc.", "libpthread.", "librt.", "libm.", "libdl.", "libcrypt.", "libutil.", "libxnet."];
 
-/// Libraries that no program names, because libc itself loads them. A glibc older than 2.34 loads its name service:
-/// without that, `id` and `ls -l` know no names. `pthread_cancel` needs the last one.
+/// Libraries that no program names, because libc itself loads them. A glibc older than 2.34 loads its name
+/// service: without that, `id` and `ls -l` know no names. `pthread_cancel` needs the last one.
 const LOADED_BY_LIBC: [&str; 4] = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1"];
 
 /// For which machine an ELF file is. A program can only load libraries of its own kind.
@@ -211,8 +213,9 @@ impl<'a> Loader<'a> {
         }
         let own = &loaded[by].object;
         let mut directories = Vec::new();
-        // glibc: a DT_RPATH counts for its file and for all libraries that are loaded because of that file. But if the
-        // file that needs the library has a DT_RUNPATH, that alone counts. musl: both are inherited.
+        // glibc: a DT_RPATH counts for its file and for all libraries that are loaded because of that file.
+        // But if the file that needs the library has a DT_RUNPATH, that alone counts. musl: both are
+        // inherited.
         let mut user = Some(by).filter(|_| musl || own.runpath.is_empty());
         while let Some(index) = user {
             let Loaded { object, origin, loader } = &loaded[index];
@@ -250,8 +253,8 @@ impl<'a> Loader<'a> {
         for directory in self.configured.clone() {
             let Some(mut found) = self.fits(&directory.join(name), kind) else { continue };
             if !built_in.contains(&directory) {
-                // The host's loader knows this directory from /etc/ld.so.cache, which the new root has not. So
-                // the library is also put where libc itself is, which is always a built-in directory.
+                // The host's loader knows this directory from /etc/ld.so.cache, which the new root has not.
+                // So the library is also put where libc itself is, which is always a built-in directory.
                 if let Some(libc) = built_in.iter().find_map(|at| self.fits(&at.join("libc.so.6"), kind)) {
                     found.links.push((parent(&libc.real).join(name), found.real.clone()));
                 }
@@ -280,8 +283,8 @@ pub(super) fn musl_path_file(interpreter: &Path) -> Option<String> {
     Some(format!("/etc/{}.path", name.strip_suffix(".so.1").filter(|name| name.starts_with("ld-musl-"))?))
 }
 
-/// The directories that an element of DT_RPATH or DT_RUNPATH names. None for a relative one: it would depend on
-/// the working directory of whoever runs the program.
+/// The directories that an element of DT_RPATH or DT_RUNPATH names. None for a relative one: it would depend
+/// on the working directory of whoever runs the program.
 fn expand(part: &OsStr, origin: &Path, kind: Kind) -> Vec<PathBuf> {
     let Some(part) = part.to_str() else { return Vec::new() };
     let origin = origin.to_string_lossy();
@@ -330,7 +333,8 @@ fn read_configuration(host: &Host, file: &Path, depth: usize, directories: &mut 
     }
 }
 
-/// The files that a pattern names, sorted, with at most one `*`, in the last part: what ld.so.conf is written with.
+/// The files that a pattern names, sorted, with at most one `*`, in the last part: what ld.so.conf is written
+/// with.
 fn matching(host: &Host, pattern: &Path) -> Vec<PathBuf> {
     let name = pattern.file_name().unwrap_or_default().to_string_lossy();
     let Some((start, end)) = name.split_once('*') else { return vec![pattern.to_owned()] };

@@ -1,7 +1,7 @@
-//! What one program of a host needs besides itself, for whoever takes it to a machine that has nothing of the kind.
+//! The files that one program of a host needs besides itself, on a machine that has nothing of the kind.
 //!
-//! The rules are those by which a root's programs get their libraries: `elf` has them. Touches no kernel object but
-//! the files that it reads. Man pages: ld.so(8), elf(5).
+//! The rules are those by which a root's programs get their libraries: `elf` has them. Touches no kernel
+//! object but the files that it reads. Man pages: ld.so(8), elf(5).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use super::elf::{Loader, musl_path_file};
 use super::host::Host;
 use crate::sys::error::{Error, Result};
 
-/// The files without which a program does not start. All paths are the host's, absolute, and without links in their
-/// directories: a copy of each at its own path will do.
+/// The files without which a program does not start. All paths are the host's, absolute, and without links in
+/// their directories: a copy of each at its own path will do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Libraries {
     /// The loader, and the libraries that it loads.
@@ -20,14 +20,15 @@ pub struct Libraries {
     pub links: BTreeMap<PathBuf, PathBuf>,
 }
 
-/// The files that the program at the absolute path `program` needs. All paths are those of a host whose root directory is
-/// `host`, in general `/`.
+/// The files that the program at the absolute path `program` needs. All paths are those of a host whose root
+/// directory is `host`, in general `/`.
 ///
-/// Nothing, if it is linked statically, and for what is no ELF file: a script's interpreter is not looked for.
+/// Nothing, if the program is linked statically, or is no ELF file: a script's interpreter is not looked for.
 ///
 /// # Errors
 ///
-/// When there is no such program, or when a library or the loader is missing, so that it cannot run on the host either.
+/// When there is no such program, or when a library or the loader is missing, so that it cannot run on the
+/// host either.
 pub fn libraries(host: &Path, program: &Path) -> Result<Libraries> {
     let cannot = |why: &str| Error::new(format!("take {} with its libraries: {why}", program.display()));
     let host = Host { root: host };

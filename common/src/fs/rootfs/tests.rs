@@ -1,5 +1,5 @@
-//! Roots made from this machine, and from hosts made up in a temporary folder. These have a merged /usr or not, programs
-//! that are broken, and libraries in places where only the loader's rules find them.
+//! Roots made from this machine, and from hosts made up in a temporary folder. These have a merged /usr or
+//! not, programs that are broken, and libraries in places where only the loader's rules find them.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -59,7 +59,8 @@ impl Fake {
         symlink(target, self.at(path)).unwrap();
     }
 
-    /// Copies the program `name` of this machine to `path`, and what ldd says that it needs to where ldd says it is.
+    /// Copies the program `name` of this machine to `path`, and what ldd says that it needs to where ldd says
+    /// it is.
     fn program(&self, name: &str, path: &str) {
         let real = which(name);
         self.write(path, fs::read(&real).unwrap());
@@ -104,13 +105,14 @@ fn ldd(program: &Path) -> BTreeSet<PathBuf> {
     text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
-/// May this process have mounts of its own? Tried on a thread that ends, as it cannot be undone; root in somebody
-/// else's container may not either.
+/// May this process have mounts of its own? Tried on a thread that ends, as it cannot be undone; root in
+/// somebody else's container may not either.
 fn may_mount() -> bool {
     std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNS).is_ok()).join().unwrap()
 }
 
-/// The output of a shell in the root. `None` if this process may not mount the root's /proc and enter the root.
+/// The output of a shell in the root. `None` if this process may not mount the root's /proc and enter the
+/// root.
 fn inside(root: &Path, script: &str) -> Option<String> {
     if !may_mount() {
         skipped("nothing was run in the root, for which one must be root");
@@ -779,7 +781,9 @@ proptest! {
     }
 
     #[test]
-    fn no_link_leads_out_of_the_root(parent in "(/[a-c]{1,2}){0,4}", target in "/?([a-c]{1,2}/|\\.\\./|\\./){0,8}") {
+    fn no_link_leads_out_of_the_root(
+        parent in "(/[a-c]{1,2}){0,4}", target in "/?([a-c]{1,2}/|\\.\\./|\\./){0,8}",
+    ) {
         let parent = Path::new("/").join(parent);
         let mut depth = parent.components().count() as i32 - 1;
         for component in inward(&parent, Path::new(&target)).components() {

@@ -1,8 +1,8 @@
 //! The layers of a container whose users have other ids on the host than the files on the disk.
 //!
-//! The kernel can show files with other owners: an idmapped mount. Where the kernel or the file system has no such mounts,
-//! copies of the layers take the layers' place: `ShiftedLayers` knows which of the two it is. The writable layer then has
-//! the host's ids on the disk, and needs a way back before it becomes an image.
+//! The kernel can show files with other owners: an idmapped mount. Where the kernel or the file system has no
+//! such mounts, copies take the place of the layers. `ShiftedLayers` decides between the two. With copies,
+//! the writable layer has the host's ids on the disk, and needs a way back before it becomes an image.
 //! Man pages: mount_setattr(2), user_namespaces(7).
 
 use std::os::fd::OwnedFd;
@@ -16,8 +16,8 @@ use crate::sys::error::Result;
 /// The maps of a container and its user namespace, where its ids are not those on the disk.
 type Shift<'a> = Option<(&'a IdMaps, &'a OwnedFd)>;
 
-/// The lower layers of an overlay as they are to be mounted: the layers themselves, or copies of them that belong to the
-/// container.
+/// The lower layers of an overlay as they are to be mounted: the layers themselves, or copies of them that
+/// belong to the container.
 #[derive(Debug)]
 pub struct ShiftedLayers {
     paths: Vec<PathBuf>,
@@ -26,13 +26,15 @@ pub struct ShiftedLayers {
 }
 
 impl ShiftedLayers {
-    /// Copies the layers to a folder in `state`, if the container needs other ids (`shift`) and no idmapped mount can
-    /// give them: neither to the layers nor to `state`, where the writable layer will be. Each copy is made once, which
-    /// takes time, and then kept. Must be called by the host's root if there is a `shift`.
+    /// Decides how the container gets its ids (`shift`): by idmapped mounts of the layers and of `state`,
+    /// where the writable layer will be. If one of them cannot be mounted so, all layers are copied to a
+    /// folder in `state`. A copy takes time, is made once, and then kept. Only the host's root may call this
+    /// with a `shift`.
     ///
     /// # Errors
-    /// ELOOP when a layer lies in another, or is given twice, as overlayfs says it of layers that are not copied; ENOSPC,
-    /// EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
+    /// ELOOP when a layer lies in another, or is given twice: overlayfs says the same of layers that are not
+    /// copied. ENOSPC, EROFS. EOVERFLOW for a file of a user whom the maps do not have. It is not an error if
+    /// they have the user nobody (65534), who then owns the file.
     pub fn of(layers: &[PathBuf], state: &Path, shift: Shift<'_>) -> Result<ShiftedLayers> {
         let folders = || layers.iter().map(PathBuf::as_path);
         let copies = match shift {
@@ -53,13 +55,15 @@ impl ShiftedLayers {
         &self.paths
     }
 
-    /// Whether the files in them have the container's ids on the disk already, so that no idmapped mount is needed.
+    /// Whether the files in them have the container's ids on the disk already, so that no idmapped mount is
+    /// needed.
     pub fn are_copies(&self) -> bool {
         self.copies.is_some()
     }
 
-    /// Makes sure that the writable layer at `upper`, which was kept as `name`, belongs to this container. A new one is
-    /// given to the container's root. Layers that are not copied need nothing: an idmapped mount shows any owner.
+    /// Makes sure that the writable layer at `upper`, which was kept as `name`, belongs to this container. A
+    /// new one is given to the container's root. Layers that are not copied need nothing: an idmapped mount
+    /// shows any owner.
     ///
     /// # Errors
     /// It has files of other users.
@@ -70,8 +74,8 @@ impl ShiftedLayers {
         }
     }
 
-    /// The writable layer with the ids that the container sees, as an image has them: `upper` itself, or a copy of it at
-    /// `to`, where copies of the layers were mounted.
+    /// The writable layer with the ids that the container sees, as an image has them. Where copies of the
+    /// layers were mounted, this is a copy at `to`, else `upper` itself.
     ///
     /// # Errors
     /// ENOSPC, EROFS; EEXIST for `to`; EOVERFLOW for a file that is of none of the container's users.

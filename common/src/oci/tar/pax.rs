@@ -1,8 +1,8 @@
 //! The records that stand before an entry of a tar archive and say what its header has no room for.
 //!
-//! A record is `LENGTH KEY=VALUE`, and a newline. Sources: "pax Interchange Format" in pax(1) of POSIX.1-2017; for
-//! `GNU.sparse.*`, "Storing Sparse Files" in the GNU tar manual; `SCHILY.xattr.*`, as the OCI image specification asks
-//! for (layer.md, "Change Types").
+//! A record is `LENGTH KEY=VALUE`, and a newline. The OCI image specification asks for `SCHILY.xattr.*`
+//! (layer.md, "Change Types"). Sources: "pax Interchange Format" in pax(1) of POSIX.1-2017; for
+//! `GNU.sparse.*`, "Storing Sparse Files" in the GNU tar manual.
 
 use std::io;
 

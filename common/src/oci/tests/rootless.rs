@@ -9,7 +9,7 @@ use crate::keep::state::ContainerFolder;
 use crate::sys::mount;
 use crate::testing::{as_user, kernel, with_lists};
 
-/// A layer with what is hard without root, and one that removes and replaces some of it.
+/// A layer with files that need root, and a layer that removes and replaces some of them.
 fn layers() -> [Vec<u8>; 2] {
     let below = Archive::default()
         .folder("a")
@@ -25,7 +25,7 @@ fn layers() -> [Vec<u8>; 2] {
     [below.end(), above.end()]
 }
 
-/// Lets nobody have the folder, and what is in it.
+/// Gives the folder and all files in it to the user `nobody`.
 fn give_away(path: &Path) {
     chown(path, Some(65534), Some(65534)).unwrap();
     for entry in fs::read_dir(path).unwrap().map(|entry| entry.unwrap()) {
