@@ -14,8 +14,8 @@ use common::{Result, explain};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
-use crate::filesystem;
 use crate::plan::{HOSTNAME, Made, Plan};
+use crate::{cgroup, filesystem};
 
 /// The parent's side. Returns the command's exit status.
 ///
@@ -56,7 +56,7 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    made.cgroup.join(parent)?;
+    cgroup::join(&made.cgroup, parent)?;
 
     filesystem::make_mounts_private()?;
     filesystem::enter_root(&made.root)?;

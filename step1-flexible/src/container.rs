@@ -60,7 +60,7 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    made.cgroup.join(parent)?;
+    cgroup::join(&made.cgroup, parent)?;
 
     filesystem::make_mounts_private()?;
     filesystem::enter_root(&made.root)?;

@@ -67,7 +67,7 @@ fn become_command(made: &Made, volumes: Vec<Opened>, parent: &mut ChildEnd) -> R
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    made.cgroup.join(parent)?;
+    cgroup::join(&made.cgroup, parent)?;
     let proc = filesystem::open_proc()?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
     unshare(CloneFlags::CLONE_NEWCGROUP)?;

@@ -1,7 +1,8 @@
 //! How much the container may use: a control group, and the limits written into its files.
 //!
 //! Kernel object: a cgroup, which is a directory in a cgroup filesystem; making the directory makes the group,
-//! and its files are its settings. Order: make it, write the limits, only then let a process in.
+//! and its files are its settings. In v1 each controller has a hierarchy of its own, and the container a directory in
+//! each; in v2 one directory has the files of all. Order: make it, write the limits, only then let a process in.
 //!
 //! | limit | cgroup v1 | cgroup v2 |
 //! | --- | --- | --- |
@@ -14,11 +15,13 @@
 //!
 //! Man page: cgroups(7). The files: the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
+use std::fmt;
 use std::path::Path;
 
 use common::Result;
 use common::fs::cgroupfs::{Cgroup, Version};
 use common::keep::state::tell_once;
+use common::run::handshake::ChildEnd;
 use common::values::{self, Limit};
 use nix::errno::Errno;
 
@@ -28,16 +31,21 @@ use crate::user_namespace::UserNamespace;
 /// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 
-/// Makes a cgroup with these limits and nobody in it. An ordinary user does without those for which it has no place, if it
-/// did not ask for them.
+/// Makes a cgroup with these limits and nobody in it. To an ordinary user, an administrator may have delegated only some
+/// of the controllers: then the container does without the limits that nobody asked for.
 pub fn create(limits: &Limits, users: &UserNamespace, state: &Path) -> Result<Cgroup> {
     let mut controllers = vec!["memory", "cpu", "pids"];
-    // Only for who asks: not every host has it, and each v1 hierarchy costs a directory.
+    // Only when it is asked for: not every host has it, and each v1 hierarchy costs a directory.
     if limits.cpuset_cpus.is_some() {
         controllers.push("cpuset");
     }
-    let left_out = if users.is_ordinary() { leave_out(&mut controllers, limits, state) } else { Vec::new() };
-    let cgroup = Cgroup::create(&controllers)?.without(&left_out);
+    let cgroup = if users.is_ordinary() {
+        let tell = |line: fmt::Arguments<'_>| tell_once(state, "no-limits", line);
+        Cgroup::of_delegated(&controllers, |controller| limits.need(controller), tell)?
+    } else {
+        Cgroup::create(&controllers)?
+    };
+    pass_controllers_on(&cgroup)?;
     limit_memory(&cgroup, limits)?;
     limit_swap(&cgroup, limits)?;
     limit_cpu(&cgroup, limits)?;
@@ -47,27 +55,35 @@ pub fn create(limits: &Limits, users: &UserNamespace, state: &Path) -> Result<Cg
     Ok(cgroup)
 }
 
-/// An ordinary user has what an administrator has delegated to it, which may be a part of the controllers: leaves out the
-/// others.
-fn leave_out<'a>(controllers: &mut Vec<&'a str>, limits: &Limits, state: &Path) -> Vec<&'a str> {
-    let mut why = None;
-    let is_missing = |controller: &mut &str| {
-        // Who asks for a limit is told of its absence as an error.
-        let error = Cgroup::could_have(controller).err().filter(|_| !limits.need(controller));
-        let missing = error.is_some();
-        why = why.take().or(error);
-        missing
-    };
-    let missing: Vec<_> = controllers.extract_if(.., is_missing).collect();
-    if let Some(why) = why {
-        let missing = missing.join(", ");
-        tell_once(
-            state,
-            "no-limits",
-            format_args!("congo: containers of this user have no limit of {missing}: {why}"),
-        );
+/// In v2, a cgroup has the files of those controllers only that the cgroup above passes on. That one may have no process
+/// of its own ("no internal processes"): it would compete with whole groups. The topmost cgroup is an exception.
+fn pass_controllers_on(cgroup: &Cgroup) -> Result<()> {
+    for v2 in cgroup.directories().iter().filter(|directory| directory.version == Version::V2) {
+        let passed_on = v2.read_above("cgroup.subtree_control")?;
+        let mut missing = v2.controllers.clone();
+        missing.retain(|controller| !passed_on.split_whitespace().any(|name| name == controller));
+        // A write costs milliseconds, even where it changes nothing.
+        if !missing.is_empty() {
+            v2.pass_on(&format!("+{}", missing.join(" +")))?;
+        }
     }
-    missing
+    Ok(())
+}
+
+/// In the child: joins the cgroup, before it has children or threads. `0` means the process that writes.
+pub fn join(cgroup: &Cgroup, parent: &ChildEnd) -> Result<()> {
+    for directory in cgroup.directories() {
+        match directory.version {
+            // Moves one thread. `cgroup.procs` moves all threads of a process, and so makes the kernel wait until no
+            // CPU looks at the old state any more: 7 to 15 milliseconds.
+            Version::V1 => directory.write("tasks", 0)?,
+            // clone3(2) has put the child there at its birth, with CLONE_INTO_CGROUP: Linux 5.7.
+            Version::V2 if parent.was_born_in_cgroup() => {}
+            // v2 has no `tasks`, as the threads of a process stay together.
+            Version::V2 => directory.write("cgroup.procs", 0)?,
+        }
+    }
+    Ok(())
 }
 
 /// At the limit, the kernel first takes back what it can, such as cached files, then it kills a process: the
@@ -93,13 +109,13 @@ fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
         (Version::V2, Limit::Unlimited) => ("memory.swap.max", "max".into()),
     };
     match cgroup.write("memory", file, value) {
-        // A kernel may be unable to count swap. That is an error only for who asked for it.
+        // A kernel may be unable to count swap. The runtime fails only if the user set this limit.
         Err(error) if error.errno() == Some(Errno::ENOENT) && limits.memory_swap.is_none() => Ok(()),
         result => result,
     }
 }
 
-/// At the limit, the kernel lets nobody in the cgroup run until the next period begins.
+/// At the limit, the kernel lets no process of the cgroup run until the next period begins.
 fn limit_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     let quota = limits.cpus().quota(CPU_PERIOD);
     match cgroup.version("cpu") {
@@ -111,7 +127,7 @@ fn limit_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     }
 }
 
-/// No limit: as long as a CPU is free, anybody may use it. When not, each cgroup gets its share.
+/// No limit: as long as a CPU is free, any process may use it. When none is free, each cgroup gets its share.
 fn weigh_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     match (limits.cpu_shares, cgroup.version("cpu")) {
         (None, _) => Ok(()),
@@ -124,7 +140,7 @@ fn weigh_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 fn pin_cpus(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     let Some(cpus) = &limits.cpuset_cpus else { return Ok(()) };
     if cgroup.version("cpuset") == Version::V1 {
-        // A new v1 cpuset is empty, and none may enter it that has no memory node either.
+        // A new v1 cpuset is empty. No process may enter it before it has a memory node, too.
         cgroup.write("cpuset", "cpuset.mems", cgroup.read_above("cpuset", "cpuset.mems")?)?;
     }
     cgroup.write("cpuset", "cpuset.cpus", cpus)

@@ -75,7 +75,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
-    made.cgroup.join(parent)?;
+    cgroup::join(&made.cgroup, parent)?;
     // While the host's /proc is in sight, and before this process joins the user namespace of another container: its
     // PID namespace does not belong to that.
     let proc = filesystem::open_proc()?;

@@ -8,8 +8,9 @@
 //! whose lock is free was left by a runtime that was killed, and the next run removes it.
 //! See cgroups(7), and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -20,12 +21,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
-use crate::run::handshake::ChildEnd;
+use crate::fs::mount::mountinfo::{self, Mount};
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::{call, write_value};
 
@@ -62,24 +62,25 @@ pub struct Cgroup {
     _lock: Option<Flock<File>>,
 }
 
-/// The directory in one hierarchy.
+/// The directory of a cgroup in one hierarchy.
 #[derive(Debug)]
-struct Directory {
-    version: Version,
-    controllers: Vec<String>,
+pub struct Directory {
+    /// The interface that its files have.
+    pub version: Version,
+    /// Those that the cgroup needs here.
+    pub controllers: Vec<String>,
     path: PathBuf,
     /// v2: open, for a clone into it.
     open: Option<File>,
 }
 
 impl Cgroup {
-    /// Makes a new cgroup in which these controllers are at work, at the top of each hierarchy, as Docker does
-    /// with its own, or as near to the top as this process may write. In v2 it enables the controllers there, as
-    /// a cgroup's files show only what the cgroup above has enabled. Removes what killed runtimes left.
+    /// Makes a new cgroup in the hierarchies of these controllers: at the top of each, as Docker does with its own, or as
+    /// near to the top as this process may write. In v2 the cgroup above must still pass the controllers on. Removes what
+    /// killed runtimes left.
     ///
     /// # Errors
-    /// A controller that is mounted nowhere; EACCES, EROFS where no directory may be made; EBUSY in v2 when
-    /// the cgroup above has processes of its own ("no internal processes" in cgroups(7)).
+    /// A controller that is mounted nowhere; EACCES, EROFS where no directory may be made.
     pub fn create(controllers: &[&str]) -> Result<Cgroup> {
         let mut wanted: Vec<(&Hierarchy, Vec<String>)> = Vec::new();
         let hierarchies = Hierarchy::mounted()?;
@@ -92,14 +93,11 @@ impl Cgroup {
             }
         }
         // One name in all hierarchies, so that a person finds what belongs together.
-        let name = format!("{PREFIX}{}", random_digits()?);
+        let name = format!("{PREFIX}{}", random_digits());
         // Should a later hierarchy fail, the drop of this cgroup removes the earlier ones' directories.
         let mut cgroup = Cgroup { directories: Vec::new(), left_out: Vec::new(), _lock: None };
         for (hierarchy, controllers) in wanted {
             let parent = hierarchy.parent()?;
-            if hierarchy.version == Version::V2 {
-                enable(&parent, &controllers)?;
-            }
             let path = parent.join(&name);
             if cgroup.directories.is_empty() {
                 sweep(&parent, &hierarchies);
@@ -113,27 +111,33 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Whether a cgroup could be made here in which this controller is at work.
+    /// The same for an ordinary user, to whom an administrator may have delegated only some of the controllers. The
+    /// cgroup does without the others: what is written for them goes nowhere, and `tell` gets a line that says so. Only for
+    /// a controller that the user `needs` this is an error.
     ///
     /// # Errors
-    /// Why not.
-    pub fn could_have(controller: &str) -> Result<()> {
-        let hierarchies = Hierarchy::mounted()?;
-        let found = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
-        let hierarchy = found.ok_or_else(|| no_controller(controller))?;
-        let parent = hierarchy.parent()?;
-        let has = |text: String| text.split_whitespace().any(|name| name == controller);
-        if hierarchy.version == Version::V1 || has(read(&parent.join("cgroup.controllers"))?) {
-            return Ok(());
+    /// Those of [`create`](Cgroup::create).
+    pub fn of_delegated(
+        controllers: &[&str],
+        needs: impl Fn(&str) -> bool,
+        tell: impl FnOnce(fmt::Arguments<'_>),
+    ) -> Result<Cgroup> {
+        let mut why = None;
+        let missing = |controller: &&str| {
+            let error = could_have(controller).err().filter(|_| !needs(controller));
+            let missing = error.is_some();
+            why = why.take().or(error);
+            missing
+        };
+        let (missing, there): (Vec<&str>, Vec<&str>) = controllers.iter().copied().partition(missing);
+        if let Some(why) = why {
+            let missing = missing.join(", ");
+            tell(format_args!("congo: containers of this user have no limit of {missing}: {why}"));
         }
-        Err(Error::new(format!("{} has no controller {controller}", parent.display())).hint(DELEGATE))
-    }
-
-    /// The same, where what is written for these controllers goes nowhere: its user does without them.
-    #[must_use]
-    pub fn without(mut self, controllers: &[&str]) -> Cgroup {
-        self.left_out = controllers.iter().map(|&name| name.to_owned()).collect();
-        self
+        let left_out = missing.into_iter().map(str::to_owned).collect();
+        let mut cgroup = Cgroup::create(&there)?;
+        cgroup.left_out = left_out;
+        Ok(cgroup)
     }
 
     fn does_without(&self, controller: &str) -> bool {
@@ -163,7 +167,8 @@ impl Cgroup {
         if self.does_without(controller) {
             return Ok(());
         }
-        write(&self.directory(controller).path.join(file), &value.to_string())
+        self.directory(controller)
+            .write(file, value)
             .hint_if(Errno::ENOENT, "this kernel was built or started without this limit")
     }
 
@@ -182,8 +187,12 @@ impl Cgroup {
     /// # Errors
     /// ENOENT when this kernel has no such file.
     pub fn read_above(&self, controller: &str, file: &str) -> Result<String> {
-        let path = self.directory(controller).path.with_file_name(file);
-        read(&path).map(|text| text.trim_end().to_owned())
+        self.directory(controller).read_above(file)
+    }
+
+    /// Its directory in each hierarchy.
+    pub fn directories(&self) -> &[Directory] {
+        &self.directories
     }
 
     /// The v2 directory, if there is one, for a clone that puts the child there at birth. Not one with a cpuset: a
@@ -192,28 +201,6 @@ impl Cgroup {
         let v2 = self.directories.iter().find(|directory| directory.open.is_some())?;
         let pinned = v2.controllers.iter().any(|name| name == "cpuset");
         v2.open.as_ref().filter(|_| !pinned).map(AsFd::as_fd)
-    }
-
-    /// Moves this process, which must have one thread, into the cgroup; into the v2 one only when it was not born
-    /// there, which `parent` knows.
-    ///
-    /// Called by the child for itself, before it has children: `0` means the writer. In v1 it goes to `tasks`,
-    /// which moves one thread. A pid written to `cgroup.procs` from outside would make the kernel wait for an
-    /// RCU grace period, 7 to 15 ms in which nothing else happens.
-    ///
-    /// # Errors
-    /// ENOSPC in v1 when a cpuset has no CPU or no memory node, EACCES.
-    pub fn join(&self, parent: &ChildEnd) -> Result<()> {
-        for directory in &self.directories {
-            match directory.version {
-                Version::V1 => write(&directory.path.join("tasks"), "0")?,
-                Version::V2 if !parent.was_born_in_cgroup() => {
-                    write(&directory.path.join("cgroup.procs"), "0")?
-                }
-                Version::V2 => {}
-            }
-        }
-        Ok(())
     }
 
     /// Removes the cgroup. Kills what is still in it: a container's own processes died with its PID 1, but
@@ -230,6 +217,38 @@ impl Cgroup {
     fn directory(&self, controller: &str) -> &Directory {
         let has = |directory: &&Directory| directory.controllers.iter().any(|name| name == controller);
         self.directories.iter().find(has).expect("the cgroup was made with this controller")
+    }
+}
+
+impl Directory {
+    /// Writes a value to one of the files.
+    ///
+    /// # Errors
+    /// ENOENT when this kernel has no such file, EINVAL and ERANGE when it does not take the value; ENOSPC in v1 when a
+    /// process is to join a cpuset that has no CPU or no memory node.
+    pub fn write(&self, file: &str, value: impl Display) -> Result<()> {
+        write(&self.path.join(file), &value.to_string())
+    }
+
+    /// A file of the cgroup above this one, without the newline at its end.
+    ///
+    /// # Errors
+    /// ENOENT when this kernel has no such file.
+    pub fn read_above(&self, file: &str) -> Result<String> {
+        read(&self.path.with_file_name(file)).map(|text| text.trim_end().to_owned())
+    }
+
+    /// In v2, has the cgroup above pass these controllers on, each as `+name`.
+    ///
+    /// # Errors
+    /// ENOENT for a controller that it does not have itself; EBUSY when it has processes of its own ("no internal
+    /// processes" in cgroups(7)).
+    pub fn pass_on(&self, controllers: &str) -> Result<()> {
+        let file = self.path.with_file_name("cgroup.subtree_control");
+        write(&file, controllers).hint_if(Errno::ENOENT, DELEGATE).hint_if(
+            Errno::EBUSY,
+            "this cgroup has processes of its own, so it cannot pass controllers on: move them into a child of it",
+        )
     }
 }
 
@@ -279,11 +298,10 @@ struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Every hierarchy in `/proc/self/mountinfo`; v1 first, as a controller that v1 uses is not in v2.
+    /// Every hierarchy that is mounted; v1 first, as a controller that v1 uses is not in v2.
     fn mounted() -> Result<Vec<Hierarchy>> {
-        let text = read(Path::new("/proc/self/mountinfo"))?;
-        let cgroup_mounts = text.lines().filter(|line| line.contains(" - cgroup"));
-        let mut hierarchies: Vec<_> = cgroup_mounts.filter_map(Hierarchy::from_mountinfo).collect();
+        let mut hierarchies: Vec<_> =
+            mountinfo::read()?.into_iter().filter_map(Hierarchy::of_mount).collect();
         for v2 in hierarchies.iter_mut().filter(|hierarchy| hierarchy.version == Version::V2) {
             // Unreadable, when something else was mounted over it: then it has no controllers for us.
             let controllers = read(&v2.mountpoint.join("cgroup.controllers")).unwrap_or_default();
@@ -293,20 +311,14 @@ impl Hierarchy {
         Ok(hierarchies)
     }
 
-    /// A line of mountinfo is `id parent device root mountpoint options [tags…] - type source super-options`:
-    /// proc_pid_mountinfo(5).
-    fn from_mountinfo(line: &str) -> Option<Hierarchy> {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut filesystem = filesystem.split(' ');
-        let version = match filesystem.next()? {
+    fn of_mount(mount: Mount) -> Option<Hierarchy> {
+        let version = match mount.kind.as_str() {
             "cgroup" => Version::V1,
             "cgroup2" => Version::V2,
             _ => return None,
         };
-        let controllers = filesystem.nth(1)?.split(',').map(str::to_owned).collect();
-        let mut mount = mount.split(' ').skip(3);
-        let (root, mountpoint) = (unescape(mount.next()?), unescape(mount.next()?));
-        Some(Hierarchy { version, mountpoint, root, controllers })
+        let controllers = mount.super_options.split(',').map(str::to_owned).collect();
+        Some(Hierarchy { version, mountpoint: mount.point, root: mount.root, controllers })
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -367,46 +379,23 @@ impl Error {
     }
 }
 
-/// mountinfo writes white space in paths as `\040` and the like.
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = (byte == b'\\')
-            .then(|| {
-                after.get(..3).and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok())
-            })
-            .flatten();
-        bytes.push(octal.unwrap_or(byte));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
-}
-
 fn no_controller(controller: &str) -> Error {
     Error::new(format!("cgroup controller \"{controller}\": not available")).hint(format!(
         "no cgroup hierarchy here has it; see /proc/cgroups, and cgroup_disable={controller} on the kernel's command line"
     ))
 }
 
-/// Lets the cgroups below `parent` use these controllers.
-fn enable(parent: &Path, controllers: &[String]) -> Result<()> {
-    let file = parent.join("cgroup.subtree_control");
-    let enabled = read(&file)?;
-    let missing: Vec<_> = controllers
-        .iter()
-        .filter(|controller| !enabled.split_whitespace().any(|name| name == **controller))
-        .map(|controller| format!("+{controller}"))
-        .collect();
-    // A write costs milliseconds even where it changes nothing.
-    if missing.is_empty() {
+/// Says why no cgroup could be made here in which this controller is at work.
+fn could_have(controller: &str) -> Result<()> {
+    let hierarchies = Hierarchy::mounted()?;
+    let found = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
+    let hierarchy = found.ok_or_else(|| no_controller(controller))?;
+    let parent = hierarchy.parent()?;
+    let has = |text: String| text.split_whitespace().any(|name| name == controller);
+    if hierarchy.version == Version::V1 || has(read(&parent.join("cgroup.controllers"))?) {
         return Ok(());
     }
-    // What the cgroup above has not passed on, cannot be passed on here: the kernel would say ENOENT.
-    write(&file, &missing.join(" ")).hint_if(Errno::ENOENT, DELEGATE).hint_if(
-        Errno::EBUSY,
-        "this cgroup has processes of its own, so it cannot pass controllers on: move them into a child of it",
-    )
+    Err(Error::new(format!("{} has no controller {controller}", parent.display())).hint(DELEGATE))
 }
 
 /// Removes the cgroups whose runtime is dead: those in `parent` whose lock is free, and what has the same name in
@@ -493,12 +482,10 @@ fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn random_digits() -> Result<String> {
-    let mut bytes = [0_u8; 6];
-    // SAFETY: the kernel writes at most as many bytes as the array has.
-    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    Errno::result(count).context("getrandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+/// The keys of a `RandomState` are the kernel's random numbers, and each one has others.
+fn random_digits() -> String {
+    let bits = RandomState::new().hash_one(std::process::id());
+    format!("{:012x}", bits >> 16)
 }
 
 fn rmdir(directory: &Path) -> nix::Result<()> {
@@ -510,23 +497,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mountinfo_gives_v1_and_v2_and_nothing_else() {
+    fn a_mount_is_a_hierarchy_of_v1_or_v2_or_none() {
+        let hierarchy = |line: &str| Hierarchy::of_mount(mountinfo::parse(line.as_bytes())?);
         let v1 = "34 31 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct";
-        let v1 = Hierarchy::from_mountinfo(v1).expect("a v1 hierarchy");
+        let v1 = hierarchy(v1).expect("a v1 hierarchy");
         assert_eq!((v1.version, v1.mountpoint.to_str()), (Version::V1, Some("/sys/fs/cgroup/cpu,cpuacct")));
         assert!(v1.has("cpu") && v1.has("cpuacct") && !v1.has("memory"));
 
         let v2 = r"30 23 0:26 /docker/4a /odd\040place rw - cgroup2 cgroup2 rw,nsdelegate";
-        let v2 = Hierarchy::from_mountinfo(v2).expect("a v2 hierarchy");
+        let v2 = hierarchy(v2).expect("a v2 hierarchy");
         assert_eq!((v2.version, v2.mountpoint.to_str()), (Version::V2, Some("/odd place")));
         assert_eq!(v2.root.to_str(), Some("/docker/4a"));
 
-        assert_eq!(Hierarchy::from_mountinfo("22 27 0:21 / /proc rw - proc proc rw"), None);
-        assert_eq!(Hierarchy::from_mountinfo("cgroup"), None);
+        assert_eq!(hierarchy("22 27 0:21 / /proc rw - proc proc rw"), None);
+        assert_eq!(hierarchy("cgroup"), None);
     }
 
     #[test]
-    fn a_backslash_that_is_no_escape_stays() {
-        assert_eq!(unescape(r"/a\040b\011c\134d\9"), PathBuf::from("/a b\tc\\d\\9"));
+    fn a_name_is_twelve_digits_and_each_time_another() {
+        let names = [(); 100].map(|()| random_digits());
+        assert!(names.iter().all(|name| name.len() == 12 && name.bytes().all(|it| it.is_ascii_hexdigit())));
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
     }
 }

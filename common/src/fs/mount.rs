@@ -7,7 +7,7 @@
 
 mod attributes;
 mod filesystem;
-mod mountinfo;
+pub(crate) mod mountinfo;
 #[cfg(feature = "idmap")]
 mod private;
 #[cfg(test)]

@@ -20,16 +20,20 @@ const LIST: &str = "/proc/thread-self/mountinfo";
 
 /// A mount, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// Its number in this list.
     pub(super) id: u64,
     parent: u64,
+    /// What part of the filesystem it shows: `/` for all of it.
+    pub(crate) root: PathBuf,
     /// Where it is attached, as this process sees it.
-    pub(super) point: PathBuf,
+    pub(crate) point: PathBuf,
     /// Its own options: `rw,nosuid,relatime`.
     pub(super) options: String,
     /// The kind of its filesystem.
-    pub(super) kind: String,
+    pub(crate) kind: String,
+    /// The options of its filesystem: `rw,cpu,cpuacct`.
+    pub(crate) super_options: String,
     /// Whether it tells others of what is mounted in it, and gets what is mounted in others.
     pub(super) shared: bool,
     /// Whether it gets what is mounted in others.
@@ -107,24 +111,28 @@ fn id_by_statx(open: &OwnedFd) -> Option<u64> {
     (result == 0 && status.stx_mask & libc::STATX_MNT_ID != 0).then_some(status.stx_mnt_id)
 }
 
-fn read() -> Result<Vec<Mount>> {
+/// All mounts of this mount namespace.
+pub(crate) fn read() -> Result<Vec<Mount>> {
     let list = fs::read(LIST).context(format_args!("read {LIST}"))?;
     Ok(list.split(|&byte| byte == b'\n').filter_map(parse).collect())
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - …`
-fn parse(line: &[u8]) -> Option<Mount> {
+pub(crate) fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
-    let point = unescape(fields.nth(2)?);
+    let (root, point) = (unescape(fields.nth(1)?), unescape(fields.next()?));
     let text = |field| String::from_utf8_lossy(field).into_owned();
     let options = text(fields.next()?);
     // Any number of fields, up to a dash.
     let tags: Vec<_> = fields.by_ref().take_while(|field| *field != b"-").collect();
     let kind = text(fields.next()?);
+    // Between the two: the device or whatever the mount was made of.
+    let super_options = text(fields.nth(1)?);
     let has = |tag: &[u8]| tags.iter().any(|field| field.starts_with(tag));
-    Some(Mount { id, parent, point, options, kind, shared: has(b"shared:"), slave: has(b"master:") })
+    let (shared, slave) = (has(b"shared:"), has(b"master:"));
+    Some(Mount { id, parent, root, point, options, kind, super_options, shared, slave })
 }
 
 /// Space, tab, newline and backslash stand there as octal numbers.
@@ -159,8 +167,10 @@ mod tests {
     fn a_line_is_read() {
         let line = b"36 35 98:0 / /a\\040b\\134c\\012\xff rw,noatime master:1 - ext3 /dev/root rw";
         let point = OsString::from_vec(b"/a b\\c\n\xff".to_vec()).into();
-        let (options, kind) = ("rw,noatime".into(), "ext3".into());
-        let mount = Mount { id: 36, parent: 35, point, options, kind, shared: false, slave: true };
+        let (options, kind, super_options) = ("rw,noatime".into(), "ext3".into(), "rw".into());
+        let root = "/".into();
+        let (shared, slave) = (false, true);
+        let mount = Mount { id: 36, parent: 35, root, point, options, kind, super_options, shared, slave };
         assert_eq!(parse(line), Some(mount));
         let line = b"36 35 98:0 / /a rw shared:2 - ext3 master:1 rw";
         assert_eq!(parse(line).map(|mount| (mount.shared, mount.slave)), Some((true, false)));
