@@ -8,6 +8,8 @@ use std::ffi::OsString;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::values::Invalid;
+
 #[cfg(feature = "network")]
 mod ipc;
 mod limits;
@@ -44,7 +46,7 @@ pub use world::World;
 
 /// A parser for values that need not be UTF-8, such as paths.
 fn bytes<T: Clone + Send + Sync + 'static>(
-    read: fn(OsString) -> Result<T, String>,
+    read: fn(OsString) -> Result<T, Invalid>,
 ) -> impl TypedValueParser<Value = T> {
     OsStringValueParser::new().try_map(read)
 }

@@ -18,14 +18,18 @@ mod names;
 mod namespace;
 #[cfg(feature = "network")]
 mod network;
+mod path;
 #[cfg(feature = "network")]
 mod publish;
 #[cfg(feature = "capability")]
 mod security;
 mod size;
+#[cfg(test)]
+mod testing;
 mod tmpfs;
 mod volume;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -37,21 +41,41 @@ pub use ids::{IdRange, NameOrId, User, UsernsMode, id_range, subid_name, user, u
 #[cfg(feature = "network")]
 pub use ipnet::Ipv4Net;
 pub use limits::{Ulimit, pids_limit, ulimit};
-pub use mounts::mount;
-pub use names::{directory, hostname, workdir};
+pub use mounts::{Mount, check_sources, check_targets, mount};
+#[cfg(feature = "network")]
+pub use names::bridge_name;
+pub use names::{hostname, keep_name};
 pub use namespace::{IpcMode, ipc_mode};
 #[cfg(feature = "network")]
 pub use network::{
-    NetworkMode, bridge_name, check_bridge_options, check_ip, container_addresses, gateway, ip, network_mode,
-    subnet,
+    NetworkMode, check_bridge_options, check_ip, container_addresses, gateway, ip, network_mode, subnet,
 };
+pub use path::{directory, workdir};
 #[cfg(feature = "network")]
 pub use publish::{Protocol, Publish, Published, check_ports, publish};
 #[cfg(feature = "capability")]
 pub use security::{SeccompProfile, Security, SecurityOption, capability, security_opt};
 pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
 pub use tmpfs::{Tmpfs, tmpfs};
-pub use volume::{Mount, Propagation, Source, Volume, check_sources, check_targets, keep_name, volume};
+pub use volume::{Propagation, Source, Volume, volume};
+
+/// Why a text is no value of its option: what is accepted. clap prints it behind the option's name and the
+/// text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(Cow<'static, str>);
+
+impl From<&'static str> for Invalid {
+    fn from(why: &'static str) -> Invalid {
+        Invalid(Cow::Borrowed(why))
+    }
+}
+
+impl From<String> for Invalid {
+    fn from(why: String) -> Invalid {
+        Invalid(Cow::Owned(why))
+    }
+}
 
 /// A limit that can be lifted: the `-1` of `--memory-swap` and `--pids-limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +126,12 @@ mod tests {
 
     use super::*;
 
+    /// The second line of this error is clap's tip.
+    #[cfg(feature = "capability")]
+    fn without_tip(error: Invalid) -> Invalid {
+        Invalid::from(error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+
     proptest! {
         /// No text may make a parser panic, and no error may be more than the one line that clap prints.
         #[test]
@@ -124,8 +154,7 @@ mod tests {
             let of_network = [];
             #[cfg(feature = "capability")]
             let of_security = [
-                // Its second line is clap's tip.
-                capability(&text).err().and_then(|error| error.split_once("\n\n").map(|(line, _)| line.to_owned())),
+                capability(&text).err().map(without_tip),
                 security_opt(OsString::from(&text)).err(),
                 security_opt(OsString::from(format!("seccomp={text}"))).err(),
                 security_opt(OsString::from(format!("no-new-privileges:{text}"))).err(),
@@ -163,6 +192,7 @@ mod tests {
                 user(&format!("root:{text}")).err(),
             ];
             for error in errors.into_iter().chain(of_network).chain(of_security).flatten() {
+                let error = error.to_string();
                 prop_assert!(!error.is_empty() && !error.contains('\n') && error.len() < 200, "{error}");
             }
         }

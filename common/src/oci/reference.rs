@@ -8,6 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::values::Invalid;
+
 /// What `--image` or `--commit` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
@@ -22,11 +24,11 @@ pub struct Reference {
 ///
 /// # Errors
 /// Nothing is there, or what follows is no tag.
-pub fn reference(value: OsString) -> Result<Reference, String> {
+pub fn reference(value: OsString) -> Result<Reference, Invalid> {
     reference_where(value, |path| path.symlink_metadata().is_ok())
 }
 
-fn reference_where(value: OsString, exists: impl Fn(&Path) -> bool) -> Result<Reference, String> {
+fn reference_where(value: OsString, exists: impl Fn(&Path) -> bool) -> Result<Reference, Invalid> {
     let there = |path: &OsStr| !path.is_empty() && exists(Path::new(path));
     if there(&value) {
         return Ok(Reference { path: value.into(), tag: None });
@@ -45,7 +47,7 @@ fn reference_where(value: OsString, exists: impl Fn(&Path) -> bool) -> Result<Re
 ///
 /// # Errors
 /// Nothing before the colon, or nothing behind it.
-pub fn target(value: OsString) -> Result<Reference, String> {
+pub fn target(value: OsString) -> Result<Reference, Invalid> {
     let split = splits(&value).next();
     match split {
         _ if value.is_empty() => Err("expected a path, and perhaps :TAG".into()),
@@ -88,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    fn read(value: &str, existing: &str) -> Result<(String, Option<String>), String> {
+    fn read(value: &str, existing: &str) -> Result<(String, Option<String>), Invalid> {
         reference_where(value.into(), |path| path == Path::new(existing))
             .map(|it| (it.path.display().to_string(), it.tag))
     }
@@ -128,7 +130,10 @@ mod tests {
                         let whole = it.tag.map_or(path.to_string(), |tag| format!("{path}:{tag}"));
                         prop_assert_eq!(&whole, &value);
                     }
-                    Err(error) => prop_assert!(!error.contains('\n') && error.len() < 200, "{}", error),
+                    Err(error) => {
+                        let error = error.to_string();
+                        prop_assert!(!error.contains('\n') && error.len() < 200, "{}", error);
+                    },
                 }
             }
         }

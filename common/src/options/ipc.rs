@@ -28,7 +28,8 @@ pub struct Ipc {
 }
 
 impl Ipc {
-    /// The containers whose network or memory this one is to share: a PID of each, and the option that names it.
+    /// The containers whose network or memory this one is to share: a PID of each, and the option that names
+    /// it.
     ///
     /// # Errors
     /// `--ipc container:PID` together with a bridge.
@@ -39,8 +40,8 @@ impl Ipc {
         }
         if let IpcMode::Container(pid) = self.ipc {
             if network.network == NetworkMode::Bridge {
-                // The container's network is made when it has joined the other's user namespace. That is too late
-                // for a cable.
+                // The container's network is made when it has joined the other's user namespace. That is too
+                // late for a cable.
                 return Err(Error::new(format!("--ipc container:{pid} --network bridge: not both"))
                     .hint(format!("share that container's network, too: --network container:{pid}")));
             }

@@ -55,8 +55,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Refuses options about a bridge without one, a port that is published twice, and an address that no container
-    /// can have.
+    /// Refuses options about a bridge without one, a port that is published twice, and an address that no
+    /// container can have.
     ///
     /// # Errors
     /// One of these.

@@ -38,7 +38,8 @@ pub struct Users {
     )]
     pub subordinate: Option<String>,
 
-    /// The user to run as, and perhaps the group, as the container knows them [default: the image's, else root].
+    /// The user to run as, and perhaps the group, as the container knows them [default: the image's, else
+    /// root].
     #[arg(
         short, long,
         value_name = "NAME|UID[:GROUP|GID]", allow_hyphen_values = true,
@@ -48,7 +49,8 @@ pub struct Users {
 }
 
 impl Users {
-    /// Refuses what the caller cannot have: root cannot keep its ids, and an ordinary user cannot choose the host's.
+    /// Refuses what the caller cannot have: root cannot keep its ids, and an ordinary user cannot choose the
+    /// host's.
     ///
     /// # Errors
     /// One of these.

@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs;
 use std::ops::RangeInclusive;
 
-use super::{decimal, scale, whole};
+use super::{Invalid, decimal, scale, whole};
 use crate::sys::error::Context;
 
 const ONLINE: &str = "/sys/devices/system/cpu/online";
@@ -56,15 +56,15 @@ impl fmt::Display for Cpus {
 /// # Errors
 ///
 /// Not such a number, with more than nine decimals, out of range; or the list of CPUs could not be read.
-pub fn cpus(text: &str) -> Result<Cpus, String> {
+pub fn cpus(text: &str) -> Result<Cpus, Invalid> {
     // One CPU there always is, so for the default the kernel need not be asked at every start.
     cpus_of(text, 1).or_else(|_| cpus_of(text, count(&online_cpus()?.1)))
 }
 
-fn cpus_of(text: &str, online: u64) -> Result<Cpus, String> {
-    let expected = || {
+fn cpus_of(text: &str, online: u64) -> Result<Cpus, Invalid> {
+    let expected = || -> Invalid {
         let (verb, s) = if online == 1 { ("is", "") } else { ("are", "s") };
-        format!("expected a number from 0.01 to {online}, as there {verb} {online} CPU{s} online")
+        format!("expected a number from 0.01 to {online}, as there {verb} {online} CPU{s} online").into()
     };
     let number = decimal(text).ok_or_else(expected)?;
     let nanos = scale(number, NANOS_PER_CPU).ok_or_else(expected)?;
@@ -83,7 +83,7 @@ fn cpus_of(text: &str, online: u64) -> Result<Cpus, String> {
 /// # Errors
 ///
 /// Not a whole number, or out of range.
-pub fn cpu_shares(text: &str) -> Result<u64, String> {
+pub fn cpu_shares(text: &str) -> Result<u64, Invalid> {
     whole(text)
         .filter(|shares| (2..=262_144).contains(shares))
         .ok_or_else(|| "expected a whole number from 2 to 262144 (1024 is everybody's default)".into())
@@ -132,12 +132,12 @@ impl fmt::Display for Cpuset {
 /// # Errors
 ///
 /// Not such a list, or a CPU that is not online; or the list of CPUs could not be read.
-pub fn cpuset(text: &str) -> Result<Cpuset, String> {
+pub fn cpuset(text: &str) -> Result<Cpuset, Invalid> {
     let (list, online) = online_cpus()?;
     cpuset_of(text, &list, &online)
 }
 
-fn cpuset_of(text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<Cpuset, String> {
+fn cpuset_of(text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<Cpuset, Invalid> {
     let asked = ranges(text)
         .ok_or_else(|| format!("expected CPU numbers and ranges such as 0-2,4; available: {list}"))?;
     // Ranges are compared, never counted out: `0-4294967295` costs nothing. The kernel's own ranges never
@@ -147,12 +147,12 @@ fn cpuset_of(text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<C
     };
     match asked.iter().all(is_online) {
         true => Ok(Cpuset(text.into())),
-        false => Err(format!("not all of these CPUs are available; available: {list}")),
+        false => Err(format!("not all of these CPUs are available; available: {list}").into()),
     }
 }
 
 /// The list format of cpuset(7), as text and as ranges.
-fn online_cpus() -> Result<(String, Vec<RangeInclusive<u32>>), String> {
+fn online_cpus() -> Result<(String, Vec<RangeInclusive<u32>>), Invalid> {
     let list = fs::read_to_string(ONLINE).context(ONLINE).map_err(|error| error.to_string())?;
     let list = list.trim_end().to_owned();
     let ranges = ranges(&list).ok_or_else(|| format!("{ONLINE}: not a list of CPUs: {list:?}"))?;
@@ -177,6 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::values::testing::refused;
 
     const PERIOD: u64 = 100_000;
 
@@ -201,31 +202,14 @@ mod tests {
 
     #[test]
     fn cpus_out_of_range() {
-        for text in [
-            "0",
-            "0.001",
-            "0.009999999",
-            "4.000000001",
-            "99",
-            "abc",
-            "-1",
-            "-0.5",
-            "1e3",
-            "inf",
-            "NaN",
-            "",
-            ".",
-            "+1",
-            "1/2",
-            "1 ",
-            "0x1",
-            "99999999999999999999999",
-        ] {
-            let error = cpus_of(text, 4).unwrap_err();
-            assert_eq!(error, "expected a number from 0.01 to 4, as there are 4 CPUs online", "{text:?}");
-        }
-        assert!(cpus_of("2", 1).unwrap_err().ends_with("from 0.01 to 1, as there is 1 CPU online"));
-        assert!(cpus_of("0.5000000001", 4).unwrap_err().starts_with("too precise"));
+        let cpus_of_four = |text: &str| cpus_of(text, 4);
+        let not_a_number = ["abc", "1e3", "inf", "NaN", "", ".", "+1", "-1", "-0.5", "1/2", "1 ", "0x1"];
+        let out_of_range = ["0", "0.001", "0.009999999", "4.000000001", "99", "99999999999999999999999"];
+        let expected = "expected a number from 0.01 to 4, as there are 4 CPUs online";
+        refused(cpus_of_four, expected, &[&not_a_number[..], &out_of_range].concat());
+        refused(cpus_of_four, "too precise: at most nine decimals", &["0.5000000001"]);
+        let expected = "expected a number from 0.01 to 1, as there is 1 CPU online";
+        refused(|text: &str| cpus_of(text, 1), expected, &["2"]);
     }
 
     #[test]
@@ -236,16 +220,16 @@ mod tests {
         assert_eq!(cpus(&online.to_string()), Ok(Cpus(online * NANOS_PER_CPU)));
         assert!(cpus(&(online + 1).to_string()).is_err());
         assert_eq!(cpuset(&list).unwrap().as_str(), list);
-        assert!(cpuset("0-99999").unwrap_err().ends_with(&format!("available: {list}")));
+        let expected = format!("not all of these CPUs are available; available: {list}");
+        refused(cpuset, &expected, &["0-99999"]);
     }
 
     #[test]
     fn shares_within_the_kernels_range() {
         assert_eq!(cpu_shares("2"), Ok(2));
         assert_eq!(cpu_shares("262144"), Ok(262_144));
-        for text in ["0", "1", "262145", "-1", "+5", "1.5", "", "abc", "99999999999999999999"] {
-            assert!(cpu_shares(text).unwrap_err().contains("from 2 to 262144"), "{text:?}");
-        }
+        let others = ["0", "1", "262145", "-1", "+5", "1.5", "", "abc", "99999999999999999999"];
+        refused(cpu_shares, "expected a whole number from 2 to 262144", &others);
     }
 
     #[test]
@@ -267,36 +251,17 @@ mod tests {
 
     #[test]
     fn cpusets() {
-        let (list, online) = ("0-3,6-7", ranges("0-3,6-7").unwrap());
+        let online = ranges("0-3,6-7").unwrap();
+        let read = |text: &str| cpuset_of(text, "0-3,6-7", &online);
         assert_eq!(count(&online), 6);
         for text in ["0", "3", "0-3", "1-2,0", "6-7,0-3", "7,7", "2-2"] {
-            assert_eq!(cpuset_of(text, list, &online).unwrap().to_string(), text);
+            assert_eq!(read(text).unwrap().to_string(), text);
         }
-        for text in ["4", "3-6", "0-7", "8", "0-4294967295", "0,5"] {
-            let error = cpuset_of(text, list, &online).unwrap_err();
-            assert_eq!(error, "not all of these CPUs are available; available: 0-3,6-7", "{text:?}");
-        }
-        for text in [
-            "",
-            ",",
-            "0,",
-            ",0",
-            "0,,1",
-            "3-1",
-            "-1",
-            "1-",
-            "0-1-2",
-            "+1",
-            "a",
-            "0 ,1",
-            "0-3:1/2",
-            "4294967296",
-        ] {
-            assert!(
-                cpuset_of(text, list, &online).unwrap_err().starts_with("expected CPU numbers"),
-                "{text:?}"
-            );
-        }
+        let expected = "not all of these CPUs are available; available: 0-3,6-7";
+        refused(read, expected, &["4", "3-6", "0-7", "8", "0-4294967295", "0,5"]);
+        let not_a_list = ["", ",", "0,", ",0", "0,,1", "-1", "1-", "0-1-2", "+1", "a", "0 ,1", "0-3:1/2"];
+        refused(read, "expected CPU numbers", &not_a_list);
+        refused(read, "expected CPU numbers", &["3-1", "4294967296"]);
     }
 
     proptest! {

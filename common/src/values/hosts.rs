@@ -1,19 +1,19 @@
 //! Names and addresses: `--dns`, `--add-host`.
 //!
-//! They end in `/etc/resolv.conf` and `/etc/hosts` of the container, which the C library reads: one entry a line, with
-//! white space between its parts. So neither a name nor an address may have any.
-//! resolv.conf(5), hosts(5).
+//! They end in `/etc/resolv.conf` and `/etc/hosts` of the container, which the C library reads: one entry a
+//! line, with white space between its parts. So neither a name nor an address may have any. resolv.conf(5),
+//! hosts(5).
 
 use std::net::IpAddr;
 
-use super::hostname;
+use super::{Invalid, hostname};
 
 /// Reads the value of `--dns`: the address of a name server, IPv4 or IPv6.
 ///
 /// # Errors
 ///
 /// Not an address. A name server's own name nobody could look up.
-pub fn dns(text: &str) -> Result<IpAddr, String> {
+pub fn dns(text: &str) -> Result<IpAddr, Invalid> {
     text.parse().map_err(|_| "expected the IP address of a name server, such as 9.9.9.9".into())
 }
 
@@ -36,7 +36,7 @@ pub type ExtraHost = (String, HostAddress);
 /// # Errors
 ///
 /// Not of this form, not a name, or not an address.
-pub fn add_host(text: &str) -> Result<ExtraHost, String> {
+pub fn add_host(text: &str) -> Result<ExtraHost, Invalid> {
     let (name, address) = text.split_once(':').ok_or("expected NAME:IP, such as db:10.44.0.5")?;
     let name = hostname(name).map_err(|error| format!("the name before ':': {error}"))?;
     let bare =
@@ -55,14 +55,14 @@ pub fn add_host(text: &str) -> Result<ExtraHost, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::testing::refused;
 
     #[test]
     fn name_servers() {
         assert_eq!(dns("9.9.9.9"), Ok([9, 9, 9, 9].into()));
         assert_eq!(dns("2620:fe::9").unwrap().to_string(), "2620:fe::9");
-        for text in ["", "dns.example", "9.9.9.9:53", "[::1]", "9.9.9", "1.1.1.1,9.9.9.9", "fe80::1%eth0"] {
-            assert!(dns(text).unwrap_err().starts_with("expected the IP address"), "{text:?}");
-        }
+        let others = ["", "dns.example", "9.9.9.9:53", "[::1]", "9.9.9", "1.1.1.1,9.9.9.9", "fe80::1%eth0"];
+        refused(dns, "expected the IP address", &others);
     }
 
     #[test]
@@ -72,14 +72,11 @@ mod tests {
         assert_eq!(add_host("db:fd00::5"), host("db", "fd00::5"));
         assert_eq!(add_host("db:[fd00::5]"), host("db", "fd00::5"));
         assert_eq!(add_host("up.example:host-gateway"), Ok(("up.example".into(), HostAddress::Gateway)));
-        for text in ["db:", "db:web", "db:host-Gateway", "db:[10.0.0.1]", "db: 10.0.0.1", "db:10.0.0.1 other"]
-        {
-            let error = add_host(text).unwrap_err();
-            assert_eq!(error, "expected an IP address after NAME:, or host-gateway", "{text:?}");
-        }
-        assert!(add_host("db").unwrap_err().starts_with("expected NAME:IP"));
-        for text in [":10.0.0.1", "a b:10.0.0.1", "a\nb:10.0.0.1", "#:10.0.0.1", "::1"] {
-            assert!(add_host(text).unwrap_err().starts_with("the name before ':': "), "{text:?}");
-        }
+        let others =
+            ["db:", "db:web", "db:host-Gateway", "db:[10.0.0.1]", "db: 10.0.0.1", "db:10.0.0.1 other"];
+        refused(add_host, "expected an IP address after NAME:, or host-gateway", &others);
+        refused(add_host, "expected NAME:IP", &["db"]);
+        let others = [":10.0.0.1", "a b:10.0.0.1", "a\nb:10.0.0.1", "#:10.0.0.1", "::1"];
+        refused(add_host, "the name before ':': ", &others);
     }
 }

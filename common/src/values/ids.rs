@@ -1,20 +1,22 @@
 //! `--userns`, `--uidmap`, `--gidmap`, `--subuidname` and `--user`: who the container's users are.
 //!
-//! They end in clone(2) with CLONE_NEWUSER, in `/proc/PID/uid_map` and `gid_map`, and in setresuid(2). Which ranges go
-//! together is checked later, by `common::ids::idmap`; what a user's name means, the container's own `/etc/passwd` says.
-//! The names are Podman's, as Docker has such options for its daemon only; `--user` is Docker's.
-//! Man pages: user_namespaces(7), subuid(5), passwd(5).
+//! They end in clone(2) with CLONE_NEWUSER, in `/proc/PID/uid_map` and `gid_map`, and in setresuid(2). Which
+//! ranges go together is checked later, by `common::ids::idmap`; what a user's name means, the container's
+//! own `/etc/passwd` says. The names are Podman's, as Docker has such options for its daemon only; `--user`
+//! is Docker's. Man pages: user_namespaces(7), subuid(5), passwd(5).
 
-use super::whole;
+use super::{Invalid, whole};
 
-const RANGE: &str = "expected CONTAINER:HOST:SIZE, such as 0:100000:65536: first ids, and a size of at least 1, up to id 4294967294";
+const RANGE: &str = "expected CONTAINER:HOST:SIZE, such as 0:100000:65536: first ids, and a size of at \
+                     least 1, up to id 4294967294";
 const NAME: &str =
     "expected a user's name of 1 to 256 bytes, without white space, ':', ',' and '/', or a number";
 
 /// Which user namespace a container is in, and which ids it has there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UsernsMode {
-    /// One of its own, with ids of the host that nobody else has; for a user without root, with the subordinate ones.
+    /// One of its own, with ids of the host that nobody else has; for a user without root, with the
+    /// subordinate ones.
     Auto,
     /// That of the runtime.
     Host,
@@ -22,7 +24,8 @@ pub enum UsernsMode {
     KeepId,
 }
 
-/// Ids that follow one another: `size` of them, in the container from `container` on, on the host from `host` on.
+/// Ids that follow one another: `size` of them, in the container from `container` on, on the host from `host`
+/// on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdRange {
     /// The first one in the container.
@@ -56,7 +59,7 @@ pub struct User {
 /// # Errors
 ///
 /// None of these.
-pub fn userns_mode(text: &str) -> Result<UsernsMode, String> {
+pub fn userns_mode(text: &str) -> Result<UsernsMode, Invalid> {
     match text {
         "auto" => Ok(UsernsMode::Auto),
         "host" => Ok(UsernsMode::Host),
@@ -70,7 +73,7 @@ pub fn userns_mode(text: &str) -> Result<UsernsMode, String> {
 /// # Errors
 ///
 /// Not of this form; a size of 0; ids above 4294967294, as the last number of 32 bits means "no id".
-pub fn id_range(text: &str) -> Result<IdRange, String> {
+pub fn id_range(text: &str) -> Result<IdRange, Invalid> {
     let read = || {
         let mut numbers = text.split(':').map(whole::<u32>);
         let (container, host, size) = (numbers.next()??, numbers.next()??, numbers.next()??);
@@ -86,7 +89,7 @@ pub fn id_range(text: &str) -> Result<IdRange, String> {
 /// # Errors
 ///
 /// No name or number of a user.
-pub fn subid_name(text: &str) -> Result<String, String> {
+pub fn subid_name(text: &str) -> Result<String, Invalid> {
     name_or_id(text).map(|_| text.to_owned())
 }
 
@@ -95,15 +98,16 @@ pub fn subid_name(text: &str) -> Result<String, String> {
 /// # Errors
 ///
 /// An empty part, or one that is neither a name nor the number of a user.
-pub fn user(text: &str) -> Result<User, String> {
+pub fn user(text: &str) -> Result<User, Invalid> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    let error = |_| format!("NAME|UID[:GROUP|GID]: {NAME}");
+    let error = |_| Invalid::from(format!("NAME|UID[:GROUP|GID]: {NAME}"));
     let group = group.map(name_or_id).transpose().map_err(error)?;
     Ok(User { user: name_or_id(user).map_err(error)?, group })
 }
 
-/// What is all digits is a number, also where a user has such a name: it must not depend on the image who is meant.
-fn name_or_id(text: &str) -> Result<NameOrId, String> {
+/// What is all digits is a number, also where a user has such a name: it must not depend on the image who is
+/// meant.
+fn name_or_id(text: &str) -> Result<NameOrId, Invalid> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         let id = whole(text).filter(|&id| id != u32::MAX);
         return id.map(NameOrId::Id).ok_or_else(|| "expected an id of at most 4294967294".into());
@@ -121,15 +125,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::values::testing::refused;
 
     #[test]
     fn modes() {
         assert_eq!(userns_mode("auto"), Ok(UsernsMode::Auto));
         assert_eq!(userns_mode("host"), Ok(UsernsMode::Host));
         assert_eq!(userns_mode("keep-id"), Ok(UsernsMode::KeepId));
-        for text in ["", "Auto", "keep_id", "keep-id:uid=1", "nomap"] {
-            assert_eq!(userns_mode(text), Err("expected auto, host or keep-id".into()), "{text:?}");
-        }
+        let others = ["", "Auto", "keep_id", "keep-id:uid=1", "nomap"];
+        refused(userns_mode, "expected auto, host or keep-id", &others);
     }
 
     #[test]
@@ -138,24 +142,10 @@ mod tests {
         assert_eq!(id_range("0:100000:65536"), range(0, 100_000, 65536));
         assert_eq!(id_range("4294967294:0:1"), range(4_294_967_294, 0, 1));
         assert_eq!(id_range("0:0:4294967295"), range(0, 0, u32::MAX));
-        for text in [
-            "",
-            "0",
-            "0:1",
-            "0:1:0",
-            "0:1:2:3",
-            "0:1:+2",
-            "-1:0:1",
-            "a:0:1",
-            " 0:1:2",
-            "0:1:2:",
-            "4294967295:0:1",
-            "0:4294967295:1",
-            "1:0:4294967295",
-            "0:0:4294967296",
-        ] {
-            assert!(id_range(text).unwrap_err().starts_with("expected CONTAINER:HOST:SIZE"), "{text:?}");
-        }
+        let others = ["", "0", "0:1", "0:1:0", "0:1:2:3", "0:1:+2", "-1:0:1", "a:0:1", " 0:1:2", "0:1:2:"];
+        refused(id_range, "expected CONTAINER:HOST:SIZE", &others);
+        let too_high = ["4294967295:0:1", "0:4294967295:1", "1:0:4294967295", "0:0:4294967296"];
+        refused(id_range, "expected CONTAINER:HOST:SIZE", &too_high);
     }
 
     #[test]
@@ -174,18 +164,16 @@ mod tests {
         ] {
             assert_eq!(user(text), Ok(User { user: wanted, group }), "{text:?}");
         }
-        for text in ["", ":", "a:", ":b", "a:b:c", "a b", "a\nb", "4294967295", "99999999999", "a/b", "a\0"] {
-            assert!(user(text).unwrap_err().starts_with("NAME|UID[:GROUP|GID]: expected"), "{text:?}");
-        }
-        assert!(user(&"a".repeat(257)).is_err());
+        let others = ["", ":", "a:", ":b", "a:b:c", "a b", "a\nb", "4294967295", "99999999999", "a/b", "a\0"];
+        refused(user, "NAME|UID[:GROUP|GID]: expected", &others);
+        refused(user, "NAME|UID[:GROUP|GID]: expected", &[&"a".repeat(257)]);
     }
 
     #[test]
     fn names_for_subordinate_ids() {
         assert_eq!(subid_name("containers").as_deref(), Ok("containers"));
         assert_eq!(subid_name("1000").as_deref(), Ok("1000"));
-        assert!(subid_name("a:b").is_err());
-        assert!(subid_name("").is_err());
+        refused(subid_name, "expected a user's name", &["a:b", ""]);
     }
 
     proptest! {

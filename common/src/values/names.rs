@@ -1,75 +1,88 @@
-//! `--rootfs`, `--hostname` and `--workdir`.
+//! Names: `--hostname`, `--bridge`, `--keep`, and those of volumes.
 //!
-//! They end in chroot(2), in sethostname(2), in the container's UTS namespace, and in chdir(2), beneath its root.
-//! hostname(7), uts_namespaces(7), chroot(2), chdir(2).
+//! They end in sethostname(2), in the container's UTS namespace, in the name of a link, and in names of
+//! folders. hostname(7), uts_namespaces(7).
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-
-use nix::errno::Errno;
+use super::Invalid;
 
 /// The kernel's `__NEW_UTS_LEN`, `HOST_NAME_MAX` in the C library: one byte more is `EINVAL`.
 const HOST_NAME_MAX: usize = 64;
 
+/// The kernel's `IFNAMSIZ`, less the NUL at the end.
+#[cfg(feature = "network")]
+const LINK_NAME_MAX: usize = 15;
+
 /// Reads the value of `--hostname`: 1 to 64 letters, digits, `-`, `.` and `_`, not beginning with `-`.
 ///
 /// The kernel itself takes any bytes. But the name is printed by prompts and logs, where a newline or an
-/// escape sequence forges what stands there; step 2 writes it into `/etc/hosts`, where white space ends it; and
-/// programs get it as an argument, where a leading `-` makes it an option. `_` is not in hostname(7), but in
+/// escape sequence forges what stands there. Step 2 writes it into `/etc/hosts`, where white space ends it.
+/// Programs get it as an argument, where a leading `-` makes it an option. `_` is not in hostname(7), but in
 /// use.
 ///
 /// # Errors
-///
 /// Empty, too long, or with another character.
-pub fn hostname(text: &str) -> Result<String, String> {
+pub fn hostname(text: &str) -> Result<String, Invalid> {
+    plain_name(text, HOST_NAME_MAX, &['-'], "'-'")
+}
+
+/// Reads the value of `--bridge`: 1 to 15 letters, digits, `-`, `.` and `_`, not beginning with `-` or `.`.
+///
+/// The kernel takes nearly all bytes, but a `%` in a name is a pattern to it. It refuses `/` and white space.
+/// It also refuses `all` and `default`, which are folders beside those of the links in `/proc/sys/net`.
+///
+/// # Errors
+/// Empty, too long, with another character, or a name that the kernel uses itself.
+#[cfg(feature = "network")]
+pub fn bridge_name(text: &str) -> Result<String, Invalid> {
+    let name = plain_name(text, LINK_NAME_MAX, &['-', '.'], "'-' or '.'")?;
+    match text {
+        "all" | "default" | "lo" => {
+            Err(format!("the kernel uses {text} itself; expected another name, such as congo0").into())
+        }
+        _ => Ok(name),
+    }
+}
+
+/// Letters, digits, `-`, `.` and `_`, which are no danger to any reader of the name.
+fn plain_name(text: &str, longest: usize, not_first: &[char], shown: &str) -> Result<String, Invalid> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if !(1..=HOST_NAME_MAX).contains(&text.len()) {
-        Err(format!("has {} bytes; expected 1 to {HOST_NAME_MAX}", text.len()))
-    } else if !is_plain || text.starts_with('-') {
-        Err("expected letters, digits, '-', '.' and '_', not beginning with '-'".into())
+    if !(1..=longest).contains(&text.len()) {
+        Err(format!("has {} bytes; expected 1 to {longest}", text.len()).into())
+    } else if !is_plain || text.starts_with(not_first) {
+        Err(format!("expected letters, digits, '-', '.' and '_', not beginning with {shown}").into())
     } else {
         Ok(text.into())
     }
 }
 
-/// Reads the value of `--workdir`: an absolute path, as the container sees it.
-///
-/// A relative one has nothing to be relative to: the runtime's own directory does not exist in the container.
+/// Reads the value of `--keep`: a name, as a volume's.
 ///
 /// # Errors
-///
-/// Relative, empty, or with a NUL byte, with which no path can be given to the kernel.
-pub fn workdir(text: OsString) -> Result<PathBuf, String> {
-    if text.as_bytes().contains(&0) {
-        return Err("a path cannot have a NUL byte".into());
-    }
-    let path = PathBuf::from(text);
-    path.is_absolute()
-        .then_some(path)
-        .ok_or_else(|| "expected an absolute path in the container, such as /srv".into())
+/// Too short, too long, or with another character.
+pub fn keep_name(text: &str) -> Result<String, Invalid> {
+    folder_name(text.as_bytes())
 }
 
-/// Reads the value of `--rootfs`: a directory of the host, made absolute, with its symbolic links followed.
-///
-/// # Errors
-///
-/// Nothing is there, or something else than a directory.
-pub fn directory(text: OsString) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text).canonicalize().map_err(|error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-        format!("expected a directory: {errno:?}: {}", errno.desc())
-    })?;
-    if path.is_dir() { Ok(path) } else { Err("expected a directory: this is something else".into()) }
+/// `[a-zA-Z0-9][a-zA-Z0-9_.-]+`: Docker's names of volumes, which become the names of folders.
+pub(super) fn folder_name(text: &[u8]) -> Result<String, Invalid> {
+    let plain = text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte));
+    let begins = text.first().is_some_and(u8::is_ascii_alphanumeric);
+    if !plain || !begins || !(2..=255).contains(&text.len()) {
+        return Err(
+            "expected a name of 2 to 255 letters, digits, '_', '.' and '-', beginning with a letter \
+                    or digit"
+                .into(),
+        );
+    }
+    Ok(String::from_utf8_lossy(text).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStringExt;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::values::testing::refused;
 
     #[test]
     fn hostnames() {
@@ -77,45 +90,44 @@ mod tests {
         for name in ["congo", "a", "a-b.c_d", "9", ".x", &longest] {
             assert_eq!(hostname(name).as_deref(), Ok(name));
         }
-        for name in ["-a", "a b", "a\nb", "a\0", "é", "a/b", "a:b", "\x1b[2J"] {
-            assert!(hostname(name).unwrap_err().starts_with("expected letters"), "{name:?}");
+        let others = ["-a", "a b", "a\nb", "a\0", "é", "a/b", "a:b", "\x1b[2J"];
+        refused(hostname, "expected letters", &others);
+        refused(hostname, "has 0 bytes; expected 1 to 64", &[""]);
+        refused(hostname, "has 65 bytes; expected 1 to 64", &[&"a".repeat(65)]);
+    }
+
+    #[cfg(feature = "network")]
+    #[test]
+    fn bridge_names() {
+        for name in ["congo0", "a", "br-1.2_x", "fifteen-letters"] {
+            assert_eq!(bridge_name(name).as_deref(), Ok(name));
         }
-        assert_eq!(hostname(""), Err("has 0 bytes; expected 1 to 64".into()));
-        assert_eq!(hostname(&"a".repeat(4096)), Err("has 4096 bytes; expected 1 to 64".into()));
-        assert!(hostname(&"a".repeat(65)).is_err());
+        let others = ["a/b", "a b", "a\tb", "-a", ".", "..", ".a", "br%d", "a:b", "é", "a\0", "a@b"];
+        refused(bridge_name, "expected letters", &others);
+        refused(bridge_name, "has 0 bytes; expected 1 to 15", &[""]);
+        refused(bridge_name, "has 16 bytes; expected 1 to 15", &["sixteen-letters!"]);
+        refused(bridge_name, "the kernel uses ", &["all", "default", "lo"]);
     }
 
     #[test]
-    fn workdirs() {
-        for path in ["/", "/srv", "/a b/../c", "/a\nb"] {
-            assert_eq!(workdir(path.into()), Ok(PathBuf::from(path)));
-        }
-        let not_utf8 = OsString::from_vec(b"/\xff".to_vec());
-        assert_eq!(workdir(not_utf8.clone()), Ok(PathBuf::from(not_utf8)));
-        for path in ["", "srv", "./srv", "~", " /srv"] {
-            assert!(workdir(path.into()).unwrap_err().contains("absolute"), "{path:?}");
-        }
-        assert!(workdir("/srv\0".into()).unwrap_err().contains("NUL"));
+    fn names_to_keep() {
+        assert_eq!(keep_name("web-1.layer_2").as_deref(), Ok("web-1.layer_2"));
+        refused(keep_name, "expected a name", &["", "a", "..", "../x", "a/b", "-a", "a b", "é"]);
     }
 
     proptest! {
         #[test]
-        fn a_hostname_is_always_one_that_the_kernel_takes(text in "(?s:.{0,70})|[-a-zA-Z0-9._]{0,70}") {
+        fn a_name_is_always_one_that_the_kernel_takes(text in "(?s:.{0,70})|[-a-zA-Z0-9._%/]{0,70}") {
+            let is_plain = |name: &str| {
+                !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:%@".contains(c))
+            };
             if let Ok(name) = hostname(&text) {
-                prop_assert!((1..=64).contains(&name.len()) && name == text);
-                prop_assert!(!name.chars().any(|c| c.is_whitespace() || c.is_control()));
+                prop_assert!((1..=64).contains(&name.len()) && name == text && is_plain(&name));
+            }
+            #[cfg(feature = "network")]
+            if let Ok(name) = bridge_name(&text) {
+                prop_assert!((1..=15).contains(&name.len()) && name == text && is_plain(&name));
             }
         }
-    }
-
-    #[test]
-    fn directories() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        assert_eq!(directory(folder.path().into()), Ok(folder.path().canonicalize().unwrap()));
-        assert!(directory(file.into()).unwrap_err().contains("something else"));
-        assert!(directory(folder.path().join("none").into()).unwrap_err().contains("ENOENT"));
-        assert!(directory("".into()).is_err());
     }
 }

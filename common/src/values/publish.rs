@@ -1,15 +1,15 @@
 //! `--publish`: which ports of the host lead to which ports of the container.
 //!
-//! They end in a socket that reserves the port on the host, and in nft(8)'s rules, which send what comes there on to
-//! the container. The text of one [`Publish`] is read again from the leases of other containers, so what is written
-//! must be what is read. ip(7), tcp(7), udp(7).
+//! They end in a socket that reserves the port on the host, and in nft(8)'s rules, which send what comes
+//! there on to the container. The text of one [`Publish`] is read again from the leases of other containers,
+//! so what is written must be what is read. ip(7), tcp(7), udp(7).
 
 use std::collections::HashSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use super::whole;
+use super::{Invalid, whole};
 use crate::sys::error::Error;
 
 /// What is said of a value that has not the form at all.
@@ -85,7 +85,7 @@ impl Published {
 /// # Errors
 ///
 /// Not of this form, a port that is none, or ranges of different lengths.
-pub fn publish(text: &str) -> Result<Published, String> {
+pub fn publish(text: &str) -> Result<Published, Invalid> {
     let (ports, protocol) = match text.split_once('/') {
         None => (text, Protocol::Tcp),
         Some((ports, "tcp")) => (ports, Protocol::Tcp),
@@ -107,7 +107,8 @@ pub fn publish(text: &str) -> Result<Published, String> {
             "{} ports on the host, {} in the container; expected ranges of the same length",
             host.len(),
             container.len()
-        ));
+        )
+        .into());
     }
     let first = Publish { host_ip, host_port: *host.start(), container_port: *container.start(), protocol };
     Ok(Published { first, count: host.len() as u16 })
@@ -126,7 +127,7 @@ pub fn check_ports(ports: &[Publish]) -> Result<(), Error> {
     })
 }
 
-fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
+fn range(text: &str) -> Result<RangeInclusive<u16>, Invalid> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !is_number(first) || !is_number(last) {
@@ -145,6 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::values::testing::refused;
 
     fn ports(text: &str) -> Vec<String> {
         publish(text).unwrap().ports().map(|port| port.to_string()).collect()
@@ -165,31 +167,26 @@ mod tests {
 
     #[test]
     fn what_is_no_port() {
-        for text in ["0:80", "80:0", "70000:80", "80:70000", "0-1:0-1", "65535-65536:1-2", "99999999999:80"] {
-            assert_eq!(publish(text).unwrap_err(), "expected ports from 1 to 65535", "{text:?}");
-        }
-        for text in
-            ["", "80", ":", "80:", ":80", "a:80", "80:b", "+80:80", "-80:80", "80-:80", "80 :80", "1-2-3:1-3"]
-        {
-            assert!(publish(text).unwrap_err().starts_with("expected [IP:]HOST:CONTAINER"), "{text:?}");
-        }
-        assert!(publish("81-80:81-80").unwrap_err().contains("begins with the lower one"));
-        for text in ["80:80/", "80:80/sctp", "80:80/tcp/udp", "80:80/TCP"] {
-            assert!(publish(text).unwrap_err().starts_with("expected tcp or udp"), "{text:?}");
-        }
-        for text in ["localhost:80:80", ":80:80", "[::1]:80:80", "1.2.3:80:80", "::1:80:80"] {
-            assert!(publish(text).unwrap_err().starts_with("expected an IPv4 address"), "{text:?}");
-        }
-        assert_eq!(
-            publish("8000-8010:80").unwrap_err(),
-            "11 ports on the host, 1 in the container; expected ranges of the same length"
-        );
+        let no_ports =
+            ["0:80", "80:0", "70000:80", "80:70000", "0-1:0-1", "65535-65536:1-2", "99999999999:80"];
+        refused(publish, "expected ports from 1 to 65535", &no_ports);
+        let one_missing = ["", "80", ":", "80:", ":80", "80-:80"];
+        refused(publish, "expected [IP:]HOST:CONTAINER", &one_missing);
+        let no_numbers = ["a:80", "80:b", "+80:80", "-80:80", "80 :80", "1-2-3:1-3"];
+        refused(publish, "expected [IP:]HOST:CONTAINER", &no_numbers);
+        refused(publish, "expected a range of ports that begins with the lower one", &["81-80:81-80"]);
+        let protocols = ["80:80/", "80:80/sctp", "80:80/tcp/udp", "80:80/TCP"];
+        refused(publish, "expected tcp or udp", &protocols);
+        let addresses = ["localhost:80:80", ":80:80", "[::1]:80:80", "1.2.3:80:80", "::1:80:80"];
+        refused(publish, "expected an IPv4 address", &addresses);
+        let expected = "11 ports on the host, 1 in the container; expected ranges of the same length";
+        refused(publish, expected, &["8000-8010:80"]);
     }
 
     proptest! {
         #[test]
         fn a_port_is_written_as_it_is_read(
-            ip in prop::option::of(1u32..), host_port in 1u16.., container_port in 1u16.., udp in any::<bool>(),
+            ip in prop::option::of(1u32..), host_port in 1u16.., container_port in 1u16.., udp: bool,
         ) {
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             let port = Publish { host_ip: ip.map(Ipv4Addr::from_bits), host_port, container_port, protocol };
@@ -198,13 +195,15 @@ mod tests {
         }
 
         #[test]
-        fn ranges_are_accepted_when_they_are_of_one_length(a in 1u16..300, b in 1u16..300, c in 1u16..300, d in 1u16..300) {
+        fn ranges_are_accepted_when_they_are_of_one_length(
+            a in 1u16..300, b in 1u16..300, c in 1u16..300, d in 1u16..300,
+        ) {
             let published = publish(&format!("{a}-{b}:{c}-{d}"));
             let same = a <= b && c <= d && b - a == d - c;
             prop_assert_eq!(published.is_ok(), same);
             if let Ok(published) = published {
-                let pairs: Vec<_> = published.ports().map(|port| (port.host_port, port.container_port)).collect();
-                prop_assert_eq!(pairs, (a..=b).zip(c..=d).collect::<Vec<_>>());
+                let pairs = published.ports().map(|port| (port.host_port, port.container_port));
+                prop_assert!(pairs.eq((a..=b).zip(c..=d)));
             }
         }
     }

@@ -1,20 +1,23 @@
 //! `--cap-add`, `--cap-drop` and `--security-opt`: what a container may do, beyond or below the default.
 //!
-//! They end in capset(2), in prctl(2) with `PR_SET_NO_NEW_PRIVS`, and in seccomp(2), last before the command. Names and
-//! forms are Docker's. See capabilities(7).
+//! They end in capset(2), in prctl(2) with `PR_SET_NO_NEW_PRIVS`, and in seccomp(2), last before the command.
+//! Names and forms are Docker's. See capabilities(7).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use super::Invalid;
 use crate::security::capability::{Capability, Named, by_name};
 
-/// Reads a value of `--cap-add` or `--cap-drop`: `ALL`, or the name of a capability, with or without `CAP_`, in any case.
+/// Reads a value of `--cap-add` or `--cap-drop`: `ALL`, or the name of a capability, with or without `CAP_`,
+/// in any case.
 ///
 /// # Errors
 ///
-/// Another name. What is accepted is too long for the line of the error, so it comes as clap's tip, which is its second.
-pub fn capability(text: &str) -> Result<Named, String> {
+/// Another name. What is accepted is too long for the line of the error, so it comes as clap's tip, which is
+/// its second.
+pub fn capability(text: &str) -> Result<Named, Invalid> {
     if text.eq_ignore_ascii_case("ALL") {
         return Ok(Named::All);
     }
@@ -22,7 +25,7 @@ pub fn capability(text: &str) -> Result<Named, String> {
         let bare = |it: Capability| it.to_string().trim_start_matches("CAP_").to_owned();
         let mut names: Vec<_> = caps::all().into_iter().map(bare).collect();
         names.sort_unstable();
-        format!("expected ALL or a capability\n\n  tip: one of {}", names.join(", "))
+        format!("expected ALL or a capability\n\n  tip: one of {}", names.join(", ")).into()
     })
 }
 
@@ -77,13 +80,13 @@ impl<'a> FromIterator<&'a SecurityOption> for Security {
     }
 }
 
-/// Reads a value of `--security-opt`: `no-new-privileges[=true|false]`, or `seccomp=` with `unconfined`, `builtin` or a
-/// file. In place of `=` a `:` is fine, as in older versions of Docker.
+/// Reads a value of `--security-opt`: `no-new-privileges[=true|false]`, or `seccomp=` with `unconfined`,
+/// `builtin` or a file. In place of `=` a `:` is fine, as in older versions of Docker.
 ///
 /// # Errors
 ///
 /// Another option, or a value that is none for it.
-pub fn security_opt(text: OsString) -> Result<SecurityOption, String> {
+pub fn security_opt(text: OsString) -> Result<SecurityOption, Invalid> {
     let text = text.as_bytes();
     let middle = text.iter().position(|byte| matches!(byte, b'=' | b':'));
     let (option, value) = match middle {
@@ -113,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::values::testing::refused;
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -134,22 +138,9 @@ mod tests {
 
     #[test]
     fn what_is_no_capability() {
-        for text in [
-            "",
-            "CAP_",
-            "cap",
-            "CAP_ALL",
-            "NET-ADMIN",
-            " NET_ADMIN",
-            "NET_ADMIN,SYS_TIME",
-            "12",
-            "CAP_CAP_KILL",
-        ] {
-            assert!(
-                capability(text).unwrap_err().starts_with("expected ALL or a capability\n\n"),
-                "{text:?}"
-            );
-        }
+        let others = ["", "CAP_", "cap", "CAP_ALL", "NET-ADMIN", " NET_ADMIN", "NET_ADMIN,SYS_TIME", "12"];
+        refused(capability, "expected ALL or a capability\n\n", &others);
+        refused(capability, "expected ALL or a capability\n\n", &["CAP_CAP_KILL"]);
     }
 
     #[test]
@@ -173,17 +164,11 @@ mod tests {
         ] {
             assert_eq!(read(text), Ok(SecurityOption::Seccomp(profile)), "{text}");
         }
-        for (text, error) in [
-            ("no-new-privileges=", "expected no-new-privileges=true or"),
-            ("no-new-privileges=1", "expected no-new-privileges=true or"),
-            ("seccomp", "expected seccomp=unconfined, "),
-            ("seccomp=", "expected seccomp=unconfined, "),
-            ("", "expected no-new-privileges[=true|false] or seccomp="),
-            ("unconfined", "expected no-new-privileges[=true|false] or seccomp="),
-            ("apparmor=unconfined", "expected no-new-privileges[=true|false] or seccomp="),
-        ] {
-            assert!(read(text).unwrap_err().starts_with(error), "{text}");
-        }
+        let not_bool = ["no-new-privileges=", "no-new-privileges=1"];
+        refused(security_opt, "expected no-new-privileges=true or", &not_bool);
+        refused(security_opt, "expected seccomp=unconfined, ", &["seccomp", "seccomp="]);
+        let others = ["", "unconfined", "apparmor=unconfined"];
+        refused(security_opt, "expected no-new-privileges[=true|false] or seccomp=", &others);
     }
 
     #[test]

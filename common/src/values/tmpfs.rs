@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-use super::size;
-use super::volume::{read_target, without_nul};
+use super::path::{target, without_nul};
+use super::{Invalid, size, whole};
 
-const OPTIONS: &str = "expected options among size=64m, mode=1777, ro, rw, noexec, exec, nosuid, suid, nodev, dev, with \
-                       commas between them";
+const OPTIONS: &str = "expected options among size=64m, mode=1777, ro, rw, noexec, exec, nosuid, suid, \
+                       nodev, dev, with commas between them";
 
 /// A file system in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,71 +33,65 @@ impl Tmpfs {
         Tmpfs { target, options: String::new(), flags, read_only: false }
     }
 
-    pub(super) fn add(&mut self, option: &str) {
+    /// Sets its size, or a part of the host's memory as its size, which tmpfs(5) takes as well.
+    pub(super) fn set_size(&mut self, text: &str) -> Result<(), Invalid> {
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = whole::<u8>(percent).filter(|percent| (1..=100).contains(percent));
+            self.add(format!("size={}%", percent.ok_or("expected a size of 1% to 100%")?));
+            return Ok(());
+        }
+        match size(text)? {
+            // tmpfs(5) takes it for no limit.
+            0 => return Err("expected a size of at least one byte".into()),
+            bytes => self.add(format!("size={bytes}")),
+        }
+        Ok(())
+    }
+
+    /// Sets the permissions of its topmost directory.
+    pub(super) fn set_mode(&mut self, text: &str) -> Result<(), Invalid> {
+        let is_octal = !text.is_empty() && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| is_octal && mode <= 0o7777);
+        self.add(format!(
+            "mode={:o}",
+            mode.ok_or("expected a mode as chmod takes it in digits, such as 1777")?
+        ));
+        Ok(())
+    }
+
+    fn add(&mut self, option: String) {
         let comma = if self.options.is_empty() { "" } else { "," };
         self.options += &format!("{comma}{option}");
+    }
+
+    /// Of two words about the same flag, the last counts.
+    fn set_flag(&mut self, word: &str) -> Result<(), Invalid> {
+        match word {
+            "ro" | "rw" => self.read_only = word == "ro",
+            "noexec" | "exec" => self.flags.set(MsFlags::MS_NOEXEC, word == "noexec"),
+            "nosuid" | "suid" => self.flags.set(MsFlags::MS_NOSUID, word == "nosuid"),
+            "nodev" | "dev" => self.flags.set(MsFlags::MS_NODEV, word == "nodev"),
+            _ => return Err(OPTIONS.into()),
+        }
+        Ok(())
     }
 }
 
 /// Reads a value of `--tmpfs`: `TARGET[:OPTIONS]`.
 ///
 /// # Errors
-///
 /// A target that is not absolute, or `/`; an option that is none.
-pub fn tmpfs(text: OsString) -> Result<Tmpfs, String> {
-    let bytes = without_nul(&text)?;
-    let colon = bytes.iter().position(|&byte| byte == b':');
-    let (target, options) = colon.map_or((bytes, None), |at| (&bytes[..at], Some(&bytes[at + 1..])));
-    let mut tmpfs = Tmpfs::new(read_target(target)?);
-    let Some(options) = options else { return Ok(tmpfs) };
-    for word in std::str::from_utf8(options).map_err(|_| OPTIONS)?.split(',') {
+pub fn tmpfs(text: OsString) -> Result<Tmpfs, Invalid> {
+    let mut parts = without_nul(&text)?.splitn(2, |&byte| byte == b':');
+    let mut tmpfs = Tmpfs::new(target(parts.next().unwrap_or_default())?);
+    let Some(options) = parts.next() else { return Ok(tmpfs) };
+    for word in str::from_utf8(options).map_err(|_| OPTIONS)?.split(',') {
         match word.split_once('=') {
-            Some(("size", value)) => tmpfs.add(&tmpfs_size(value)?),
-            Some(("mode", value)) => tmpfs.add(&tmpfs_mode(value)?),
+            Some(("size", value)) => tmpfs.set_size(value)?,
+            Some(("mode", value)) => tmpfs.set_mode(value)?,
             Some(_) => return Err(OPTIONS.into()),
-            None => flag(&mut tmpfs, word)?,
+            None => tmpfs.set_flag(word)?,
         }
     }
     Ok(tmpfs)
-}
-
-fn flag(tmpfs: &mut Tmpfs, word: &str) -> Result<(), String> {
-    let (flag, on) = match word {
-        "ro" | "rw" => {
-            tmpfs.read_only = word == "ro";
-            return Ok(());
-        }
-        "noexec" => (MsFlags::MS_NOEXEC, true),
-        "exec" => (MsFlags::MS_NOEXEC, false),
-        "nosuid" => (MsFlags::MS_NOSUID, true),
-        "suid" => (MsFlags::MS_NOSUID, false),
-        "nodev" => (MsFlags::MS_NODEV, true),
-        "dev" => (MsFlags::MS_NODEV, false),
-        _ => return Err(OPTIONS.into()),
-    };
-    tmpfs.flags.set(flag, on);
-    Ok(())
-}
-
-/// A size, or a part of the host's memory, which tmpfs(5) takes as well.
-pub(super) fn tmpfs_size(text: &str) -> Result<String, String> {
-    if let Some(percent) = text.strip_suffix('%') {
-        let percent = super::whole::<u8>(percent).filter(|percent| (1..=100).contains(percent));
-        return percent
-            .map(|percent| format!("size={percent}%"))
-            .ok_or("expected a size of 1% to 100%".into());
-    }
-    match size(text)? {
-        // tmpfs(5) takes it for no limit.
-        0 => Err("expected a size of at least one byte".into()),
-        bytes => Ok(format!("size={bytes}")),
-    }
-}
-
-/// The permissions of its topmost directory.
-pub(super) fn tmpfs_mode(text: &str) -> Result<String, String> {
-    let octal = !text.is_empty() && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
-    let mode = octal.then(|| u32::from_str_radix(text, 8).ok()).flatten().filter(|&mode| mode <= 0o7777);
-    mode.map(|mode| format!("mode={mode:o}"))
-        .ok_or_else(|| "expected a mode as chmod takes it in digits, such as 1777".into())
 }
