@@ -16,7 +16,10 @@ fuzz_target!(|input: &[u8]| {
                 let tag = read.tag.map(|tag| format!(":{tag}")).unwrap_or_default();
                 assert_eq!([read.path.as_os_str().as_bytes(), tag.as_bytes()].concat(), input);
             }
-            Err(error) => assert!(!error.contains('\n') && error.len() < 200, "{error}"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!error.contains('\n') && error.len() < 200, "{error}");
+            }
         }
     }
 });

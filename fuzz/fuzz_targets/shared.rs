@@ -12,7 +12,8 @@ pub fn value(bytes: &[u8]) -> OsString {
 }
 
 /// It fits into the two lines that a user gets.
-pub fn check_error(error: &str) {
+pub fn check_error(error: &common::values::Invalid) {
+    let error = error.to_string();
     assert!(!error.contains('\n') && error.len() < 300, "{error:?}");
 }
 
