@@ -1,6 +1,7 @@
 //! Files: paths that stay beneath a root, mounts, trees, cgroup and sysctl files, and a root made from the host's programs.
 
 pub mod cgroupfs;
+pub(crate) mod claim;
 pub mod mount;
 pub mod overlay;
 pub mod path;

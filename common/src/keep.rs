@@ -1,4 +1,5 @@
-//! What outlives a process: the state folders, the locks on them, and sweeping after a runtime that was killed.
+//! What outlives a process: a container's own folders, and the volumes that containers share.
 
-pub(crate) mod lock;
+#[cfg(any(feature = "idmap", feature = "network"))]
+pub(crate) mod hash;
 pub mod state;

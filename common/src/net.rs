@@ -4,4 +4,5 @@ pub mod lease;
 pub mod netlink;
 pub mod nft;
 pub mod port;
+pub mod settle;
 pub mod usernet;

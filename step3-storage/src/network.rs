@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 
 use common::Result;
 use common::net::netlink::Netlink;
+use common::net::settle;
 use common::sys::namespace::{enter, is_own_namespace, open_namespace};
 use common::values::NetworkMode;
 use nix::sched::CloneFlags;
@@ -34,11 +35,9 @@ pub enum Network {
 impl Network {
     /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
     pub fn prepare(options: &cli::Network) -> Result<Network> {
-        let swept = bridge::sweep();
-        match options.network {
-            NetworkMode::Bridge => swept?,
-            // What others have left need not keep a container from running that needs no bridge.
-            _ => swept.unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME"))),
+        if options.network != NetworkMode::Bridge {
+            // A container that joins a bridge does that anyway.
+            settle::sweep(&bridge::WIRING);
         }
         Ok(match options.network {
             NetworkMode::None => Network::None,

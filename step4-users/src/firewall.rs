@@ -10,21 +10,14 @@
 //! ```
 
 use std::fmt::Write;
-use std::os::fd::OwnedFd;
 
 use common::Result;
 use common::net::lease::{Bridge, Member};
-use common::net::{nft, port};
+use common::net::nft;
 use common::values::Publish;
 
 /// All of Congo's rules.
 pub const TABLE: &str = "inet congo";
-
-/// Binds a socket to each of the host's ports that will lead to the container. It serves nobody, as the rules come first: it
-/// keeps the port from others, tells whether it is free, and is gone when this process is.
-pub fn reserve(ports: &[Publish]) -> Result<Vec<OwnedFd>> {
-    ports.iter().map(port::reserve).collect()
-}
 
 /// Loads the rules that these bridges need: none, and no table, where there is no bridge.
 pub fn load(bridges: &[Bridge]) -> Result<()> {

@@ -11,12 +11,12 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use common::keep::state::tell_once;
+use common::Result;
 use common::net::netlink::Netlink;
+use common::net::settle;
 use common::net::usernet::{Speaker, UserNetwork};
 use common::sys::namespace::{enter, is_own_namespace, open_namespace};
 use common::values::NetworkMode;
-use common::{Error, Result};
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
@@ -41,15 +41,9 @@ pub enum Network {
 impl Network {
     /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
     pub fn prepare(options: &cli::Network, users: &UserNamespace, state: &Path) -> Result<Network> {
-        if users.is_ordinary() && options.network == NetworkMode::Bridge {
-            return Network::of_ordinary_user(options, state);
-        }
-        // Nothing of an ordinary user is there to be swept.
-        let swept = if users.is_ordinary() { Ok(()) } else { bridge::sweep() };
-        match options.network {
-            NetworkMode::Bridge => swept?,
-            // What others have left need not keep a container from running that needs no bridge.
-            _ => swept.unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME"))),
+        if options.network != NetworkMode::Bridge && !users.is_ordinary() {
+            // A container that joins a bridge does that anyway.
+            settle::sweep(&bridge::WIRING);
         }
         Ok(match options.network {
             NetworkMode::None => Network::None,
@@ -63,29 +57,15 @@ impl Network {
                     Network::Container(namespace)
                 }
             }
+            // A cable to the host would change the host's network, so only root may lay it. But a program of the user can read
+            // each packet from a tap device in the container, and say the same on the host, by sockets as any program has them.
+            NetworkMode::Bridge if users.is_ordinary() => {
+                let (named, subnet, ports) = (options.names_bridge(), options.subnet(), options.ports());
+                let network = UserNetwork::find(named, subnet, options.ip, ports, state)?;
+                network.map_or(Network::None, Network::Spoken)
+            }
             NetworkMode::Bridge => Network::Bridge(Bridge::join(options)?),
         })
-    }
-
-    /// Who is not root can lay no cable to the host, as it would change the host's network. But it can have a program read
-    /// each packet from a tap device in the container, and say the same on the host, by sockets as any program has them.
-    fn of_ordinary_user(options: &cli::Network, state: &Path) -> Result<Network> {
-        if options.names_bridge() {
-            return Err(Error::new("--bridge: an ordinary user has none")
-                .hint("leave it out: the container gets a network of its own"));
-        }
-        let ports = options.ports();
-        let publishes = !ports.is_empty();
-        match UserNetwork::find(options.subnet(), options.ip, ports)? {
-            Some(network) => Ok(Network::Spoken(network)),
-            None if publishes => Err(Error::new("--publish: neither pasta nor slirp4netns is installed")
-                .hint("an ordinary user needs one of them: install the package passt")),
-            None => {
-                let line = "neither pasta (package passt) nor slirp4netns is installed, so a user's containers have loopback only";
-                tell_once(state, "no-network", format_args!("congo: {line}"));
-                Ok(Network::None)
-            }
-        }
     }
 
     /// The namespace that the clone has to make.

@@ -4,19 +4,17 @@
 //! nowhere while the host is in sight, and attached when it is not any more: whatever links the container's root has, no
 //! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
 
-use std::fs::{self, File, Permissions};
-use std::io;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::fs::mount::{Detached, check_propagation};
 use common::fs::path::{self, Kind};
 use common::ids::idmap::give;
-use common::keep::state::{OwnVolume, Volumes};
+use common::keep::state::{OwnVolume, Volumes, make_source};
 use common::sys::mount;
 use common::values::{Mount, Source, Tmpfs, Volume};
-use common::{Context, Error, Result, tell};
+use common::{Context, Error, Result};
 use nix::mount::MsFlags;
 
 use crate::user_namespace::UserNamespace;
@@ -93,8 +91,7 @@ fn open_host(volume: &Volume, path: &Path, users: &UserNamespace) -> Result<Open
         ));
     }
     if volume.create_source && !path.exists() {
-        make_folder(path).at("--volume: make", path)?;
-        tell(format_args!("congo: made the folder {}, which was missing", path.display()));
+        make_source(path)?;
     }
     let source = Detached::copy_of(path)?;
     // Where the container has no ids of its own, they are the host's anyway.
@@ -103,18 +100,6 @@ fn open_host(volume: &Volume, path: &Path, users: &UserNamespace) -> Result<Open
         _ => source,
     };
     Ok(Opened::Volume(volume.clone(), prepare(volume, source)?, None))
-}
-
-/// Makes a folder and those above it, for all users of the container, whatever the caller's umask.
-fn make_folder(path: &Path) -> io::Result<()> {
-    if let Some(above) = path.parent().filter(|above| !above.exists()) {
-        make_folder(above)?;
-    }
-    match fs::create_dir(path) {
-        // Another runtime was faster.
-        Err(_) if path.is_dir() => Ok(()),
-        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))),
-    }
 }
 
 /// While it is attached nowhere, there is no moment at which it could be written to, or share too much.

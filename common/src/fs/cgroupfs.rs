@@ -8,23 +8,23 @@
 //! whose lock is free was left by a runtime that was killed, and the next run removes it.
 //! See cgroups(7), and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
+use crate::fs::claim::{self, Claim};
 use crate::fs::mount::mountinfo::{self, Mount};
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::{call, write_value};
@@ -59,7 +59,7 @@ pub struct Cgroup {
     directories: Vec<Directory>,
     left_out: Vec<String>,
     /// For as long as the runtime lives.
-    _lock: Option<Flock<File>>,
+    _claim: Option<Claim>,
 }
 
 /// The directory of a cgroup in one hierarchy.
@@ -95,13 +95,13 @@ impl Cgroup {
         // One name in all hierarchies, so that a person finds what belongs together.
         let name = format!("{PREFIX}{}", random_digits());
         // Should a later hierarchy fail, the drop of this cgroup removes the earlier ones' directories.
-        let mut cgroup = Cgroup { directories: Vec::new(), left_out: Vec::new(), _lock: None };
+        let mut cgroup = Cgroup { directories: Vec::new(), left_out: Vec::new(), _claim: None };
         for (hierarchy, controllers) in wanted {
             let parent = hierarchy.parent()?;
             let path = parent.join(&name);
             if cgroup.directories.is_empty() {
                 sweep(&parent, &hierarchies);
-                cgroup._lock = Some(make_and_lock(&path)?);
+                cgroup._claim = Some(Claim::new(|| make(&path).map(|()| path.clone()))?);
             } else {
                 make(&path)?;
             }
@@ -271,21 +271,6 @@ fn make(path: &Path) -> Result<()> {
     .hint_if(Errno::EROFS, "the cgroup filesystem is mounted read-only")
 }
 
-fn make_and_lock(path: &Path) -> Result<Flock<File>> {
-    loop {
-        make(path)?;
-        match lock(path, FlockArg::LockExclusive) {
-            Ok(lock) => return Ok(lock),
-            // Another run's sweep came between mkdir and the lock.
-            Err(Errno::ENOENT) => {}
-            Err(errno) => {
-                let _ = rmdir(path);
-                return Err(Error::from_errno(format!("flock({path:?}, LOCK_EX)"), errno));
-            }
-        }
-    }
-}
-
 /// A mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Hierarchy {
@@ -401,36 +386,20 @@ fn could_have(controller: &str) -> Result<()> {
 /// Removes the cgroups whose runtime is dead: those in `parent` whose lock is free, and what has the same name in
 /// the other hierarchies. Whatever cannot be removed is for the next run.
 fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        // Exactly our form: somebody else may have a `congo-web.service`.
+    // Exactly our form: somebody else may have a `congo-web.service`.
+    let is_ours = |name: &OsStr| {
         let digits = name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
-        if digits.len() != 12 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            continue;
-        }
-        // The lock is held until all is gone, so that only one of two sweepers removes it.
-        let Ok(_lock) = lock(&entry.path(), FlockArg::LockExclusiveNonblock) else { continue };
-        let others = hierarchies.iter().filter_map(|hierarchy| Some(hierarchy.parent().ok()?.join(&name)));
-        for directory in others.filter(|directory| *directory != entry.path() && directory.exists()) {
+        digits.len() == 12 && digits.iter().all(u8::is_ascii_hexdigit)
+    };
+    let _ = claim::sweep(parent, is_ours, |path| {
+        let name = path.file_name().unwrap_or_default();
+        let others = hierarchies.iter().filter_map(|hierarchy| Some(hierarchy.parent().ok()?.join(name)));
+        for directory in others.filter(|directory| directory != path && directory.exists()) {
             let _ = remove(&directory, SWEEP_PATIENCE);
         }
-        let _ = remove(&entry.path(), SWEEP_PATIENCE);
-    }
-}
-
-/// Locks a directory. ENOENT when it was removed meanwhile, EWOULDBLOCK when another process holds the lock.
-fn lock(directory: &Path, how: FlockArg) -> nix::Result<Flock<File>> {
-    let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let file = File::open(directory).map_err(errno)?;
-    let lock = call(
-        "flock(2)",
-        || format!("flock({directory:?}, {how:?})"),
-        || Flock::lock(file, how).map_err(|(_, errno)| errno),
-    )
-    .map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
-    let (locked, there) = (lock.metadata().map_err(errno)?, fs::metadata(directory).map_err(errno)?);
-    if locked.ino() == there.ino() { Ok(lock) } else { Err(Errno::ENOENT) }
+        let _ = remove(path, SWEEP_PATIENCE);
+        Ok(())
+    });
 }
 
 /// Removes a cgroup's directory, those that a container's root has made in it, and kills what is in them.

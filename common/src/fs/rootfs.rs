@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::fs::claim::{Claim, Make, make_folder, sweep};
 use crate::fs::mount::mounts_beneath;
 use crate::fs::tree::remove_tree;
 use crate::ids::privilege::Privilege;
-use crate::keep::lock;
 use crate::sys::error::{Context, Error, Result, tell};
 use build::set_mode;
 pub use build::{Built, build};
@@ -185,26 +185,21 @@ fn is_whole(root: &Path) -> bool {
 fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>> {
     for directory in [folder.parent().unwrap_or(folder), folder] {
         if !directory.exists() {
-            lock::make_folder(directory).at("make", directory)?;
+            make_folder(directory).at("make", directory)?;
             set_mode(directory, 0o755)?;
         }
     }
     let root = folder.join(NAME);
     // Waits until no other process builds.
-    let lock = folder.join(format!(".{NAME}.lock"));
-    let _lock = lock::alone(&lock).at("lock", &lock)?;
+    let _claim = Claim::wait(Make::File, &folder.join(format!(".{NAME}.lock")))?;
     // Another process may have built it while this one waited.
     if is_whole(&root) {
         return Ok(None);
     }
     nothing_mounted_in(&root)?;
     let unfinished = format!(".{NAME}.building-");
-    // Whoever holds the lock is the only builder, so all of these are left over.
-    for entry in fs::read_dir(folder).at("read", folder)?.flatten() {
-        if entry.file_name().as_bytes().starts_with(unfinished.as_bytes()) {
-            remove(&entry.path())?;
-        }
-    }
+    // Nobody else builds now, so what is unfinished was left by a runtime that was killed.
+    sweep(folder, |name| name.as_bytes().starts_with(unfinished.as_bytes()), remove)?;
     let pid = std::process::id();
     let building = folder.join(format!("{unfinished}{pid}"));
     let built = build(host, search, &building).and_then(|built| {

@@ -1,10 +1,9 @@
 //! The folders in which a container's own data lies: its writable layer, what it keeps, and named volumes.
 //!
-//! Kernel objects: folders, and locks on them (flock(2)), which the kernel releases when their holder ends, however it
-//! ends. So a container's folder whose lock is free was left by a runtime that was killed, and the next one removes it.
-//! In the state folder: `containers/ID/`, `kept/NAME/`, `volumes/NAME/_data`, and `told/NAME` for what need not be said
-//! again. All are for their owner only: programs in
-//! them may be set-user-ID, and other users of the host must not reach those. Man pages: flock(2), mkdir(2).
+//! Kernel objects: folders, each claimed by the runtime that uses it: see [`crate::fs`], `claim`. A container's folder whose
+//! runtime was killed is removed by the next one. In the state folder: `containers/ID/`, `kept/NAME/`,
+//! `volumes/NAME/_data`, and `told/NAME` for what need not be said again. All are for their owner only: programs in them may
+//! be set-user-ID, and other users of the host must not reach those. Man pages: flock(2), mkdir(2).
 
 #[cfg(test)]
 mod tests;
@@ -17,25 +16,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
+use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::mount::mounts_beneath;
 use crate::fs::tree::remove_tree;
-use crate::keep::lock::is_at;
 use crate::sys::error::{Context, Error, Result, tell};
-pub use volumes::{OwnVolume, Volumes};
+pub use volumes::{OwnVolume, Volumes, make_source};
 
-/// How many folders of the dead one run removes: a container should not have to wait for more.
-const SWEPT_AT_ONCE: usize = 16;
-
-/// A container's own folder, `containers/ID/`, locked as long as the value lives. Dropped, it goes.
+/// A container's own folder, `containers/ID/`, claimed as long as the value lives. Dropped, it goes.
 #[derive(Debug)]
 pub struct ContainerFolder {
     /// Where it is.
     pub path: PathBuf,
-    /// Who removes it: not a child that has a copy of this value.
-    owner: u32,
-    _lock: Flock<File>,
+    claim: Claim,
 }
 
 impl ContainerFolder {
@@ -45,18 +38,17 @@ impl ContainerFolder {
     /// EACCES, EROFS, ENOSPC where no folder can be made.
     pub fn create(state: &Path) -> Result<Self> {
         let folder = make_folder(state, "containers")?;
-        sweep(&folder)?;
-        loop {
-            let path = folder.join(new_id()?);
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                result => result.at("make", &path)?,
+        sweep(&folder, |_| true, remove_folder)?;
+        let claim = Claim::new(|| {
+            loop {
+                let path = folder.join(new_id()?);
+                match DirBuilder::new().mode(0o700).create(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    made => return made.at("make", &path).map(|()| path),
+                }
             }
-            // Another runtime may take it for a dead one's until it is locked.
-            if let Some(lock) = lock(&path, FlockArg::LockExclusive)? {
-                return Ok(ContainerFolder { path, owner: std::process::id(), _lock: lock });
-            }
-        }
+        })?;
+        Ok(ContainerFolder { path: claim.path().to_owned(), claim: claim.going(0) })
     }
 
     /// Makes a kept one of it, `kept/ID/`, and returns the name to find it by.
@@ -67,8 +59,7 @@ impl ContainerFolder {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kept = make_folder(state, "kept")?.join(&name);
         fs::rename(&self.path, &kept).at("make", &kept)?;
-        // It is not here any more.
-        self.owner = 0;
+        self.claim.leave();
         Ok(name)
     }
 
@@ -78,14 +69,14 @@ impl ContainerFolder {
     /// When something is mounted in it.
     pub fn remove(mut self) -> Result<()> {
         // Once is enough.
-        self.owner = 0;
+        self.claim.leave();
         remove_folder(&self.path)
     }
 }
 
 impl Drop for ContainerFolder {
     fn drop(&mut self) {
-        if self.owner == std::process::id()
+        if self.claim.goes()
             && let Err(error) = remove_folder(&self.path)
         {
             tell(format_args!("congo: {error}"));
@@ -93,12 +84,12 @@ impl Drop for ContainerFolder {
     }
 }
 
-/// What a container keeps, `kept/NAME/`: locked as long as the value lives, and never removed by Congo.
+/// What a container keeps, `kept/NAME/`: claimed as long as the value lives, and never removed by Congo.
 #[derive(Debug)]
 pub struct KeptFolder {
     /// Where it is.
     pub path: PathBuf,
-    _lock: Flock<File>,
+    _claim: Claim,
 }
 
 /// Opens the kept folder of that name, and makes it if it is missing.
@@ -106,11 +97,10 @@ pub struct KeptFolder {
 /// # Errors
 /// When another container uses it; EACCES, EROFS, ENOSPC.
 pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
-    let path = make_folder(&make_folder(state, "kept")?, name)?;
-    match lock(&path, FlockArg::LockExclusiveNonblock) {
-        Ok(Some(lock)) => Ok(KeptFolder { path, _lock: lock }),
-        Err(error) if error.errno() != Some(Errno::EWOULDBLOCK) => Err(error),
-        _ => Err(Error::new(format!("--keep {name}: another container uses it"))
+    let path = make_folder(state, "kept")?.join(name);
+    match Claim::take(Make::Folder, &path)? {
+        Some(claim) => Ok(KeptFolder { path, _claim: claim }),
+        None => Err(Error::new(format!("--keep {name}: another container uses it"))
             .hint("end that container, or keep this one's layer under another name")),
     }
 }
@@ -127,25 +117,6 @@ pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
         // Rather twice than not at all.
         _ => tell(line),
     }
-}
-
-/// Removes folders whose lock is free.
-fn sweep(folder: &Path) -> Result<()> {
-    let entries = fs::read_dir(folder).at("read", folder)?;
-    let mut swept = 0;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        // A living one's lock is taken.
-        let Ok(Some(_lock)) = lock(&path, FlockArg::LockExclusiveNonblock) else { continue };
-        // One that cannot be removed must not keep containers from running.
-        if let Err(error) = remove_folder(&path) {
-            tell(format_args!("congo: {error}, so what a killed container has left stays there"));
-        }
-        swept += 1;
-        if swept == SWEPT_AT_ONCE {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// Removes a container's folder, unless something is mounted there: to remove it would empty that, too.
@@ -167,16 +138,6 @@ fn make_folder(state: &Path, name: &str) -> Result<PathBuf> {
     let folder = state.join(name);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
     made.at("make", &folder).map(|()| folder)
-}
-
-/// Locks a folder; `None` when it was removed meanwhile.
-fn lock(folder: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
-    let file = match File::open(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        result => result.at("open", folder)?,
-    };
-    let lock = Flock::lock(file, how).map_err(|(_, errno)| errno).at("lock", folder)?;
-    Ok(is_at(&lock, folder).then_some(lock))
 }
 
 /// Twelve digits that nobody can guess.

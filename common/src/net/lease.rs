@@ -1,18 +1,17 @@
-//! Which bridges there are, which addresses on them are taken, and by whom that still lives.
+//! Which bridges there are, which addresses on them are taken, and which of their runtimes still live.
 //!
-//! Kernel objects: folders and files, and locks on them (flock(2)), which the kernel releases when their holder ends,
-//! however it ends. In the folder of [`run_dir`], each network namespace has a folder, `net-` and the inode of the
-//! namespace; in it each bridge has one, `congo0@10.44.0.0_16`; in it each address has a file with the published
-//! ports. Who holds the lock on the namespace's folder is the only one to change the network; a runtime holds the
-//! lock on its address's file as long as it lives. So a file whose lock is free was left by a runtime that was killed.
+//! Kernel objects: folders and files, each claimed with a lock, flock(2). In the folder of [`run_dir`], each network
+//! namespace has a folder, `net-` and the inode of the namespace. In it each bridge has one, `congo0@10.44.0.0_16`; in that
+//! each address has a file with the published ports. Only the process that has claimed the namespace's folder may change the
+//! network. A runtime claims its address's file as long as it lives. So a file whose lock is free is a dead runtime's.
 //!
 //! Order, to begin: [`Leases::lock`], [`Leases::bridges`] to sweep, [`Leases::take`]; then the links and rules; drop
-//! the `Leases`. To end: lock, remove the container's link, drop the [`Lease`], [`Leases::bridges`] for the rules that
-//! remain, [`Leases::forget`] an empty bridge. See flock(2), namespaces(7).
+//! the `Leases`. To end: lock, remove the container's link, end the [`Lease`], [`Leases::bridges`] for the rules that
+//! remain, [`Leases::forget`] an empty bridge. `settle.rs` keeps to it. See flock(2), namespaces(7).
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
@@ -20,11 +19,10 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 
-pub use crate::fs::rootfs::run_dir;
-use crate::keep::lock::{is_at, make_folder};
-use crate::sys::call;
+use crate::fs::claim::{Claim, Make, Maker, maker_of};
+use crate::fs::rootfs::run_dir;
 use crate::sys::error::{Context, Error, Result};
 use crate::values::{Publish, check_ip, container_addresses, publish};
 
@@ -39,7 +37,7 @@ pub struct Leases {
     /// Files that go with this value: not earlier, or what the dead have left would be forgotten if this process
     /// were killed before it has removed that.
     dead: RefCell<Vec<PathBuf>>,
-    _lock: Flock<File>,
+    _claim: Claim,
 }
 
 /// A bridge that was made and not yet forgotten.
@@ -67,15 +65,13 @@ pub struct Member {
 
 /// An address that is this runtime's for as long as the value lives. Dropped, its file goes.
 ///
-/// That needs no lock on the folder: the file is still locked when it is removed, so nobody has taken it for a dead
-/// one's, or made another in its place. But drop it while you hold a [`Leases`], and after the container's link is
-/// gone: from then on another container may get the address.
+/// But drop it while you hold a [`Leases`], and after the container's link is gone: from then on another container may get
+/// the address.
 #[derive(Debug)]
 pub struct Lease {
     address: Ipv4Addr,
     subnet: Ipv4Net,
-    path: PathBuf,
-    _lock: Flock<File>,
+    claim: Option<Claim>,
 }
 
 impl Leases {
@@ -96,32 +92,17 @@ impl Leases {
     }
 
     fn lock_in(run_dir: &Path) -> Result<Leases> {
-        let folder = run_dir.join(namespace_name()?);
-        loop {
-            // Another runtime may remove the folder between these two, and the one above it as well.
-            make_folder(&folder).at("make", &folder)?;
-            if let Some(leases) = Leases::lock_folder(&folder)? {
-                return Ok(leases);
-            }
-        }
+        Claim::wait(Make::Folder, &run_dir.join(namespace_name()?)).map(Leases::new)
     }
 
     fn lock_if_any_in(run_dir: &Path) -> Result<Option<Leases>> {
-        let folder = run_dir.join(namespace_name()?);
-        if folder.exists() { Leases::lock_folder(&folder) } else { Ok(None) }
+        let claim = Claim::of(&run_dir.join(namespace_name()?), FlockArg::LockExclusive)?;
+        Ok(claim.map(Leases::new))
     }
 
-    /// `None` when the folder was removed meanwhile.
-    fn lock_folder(folder: &Path) -> Result<Option<Leases>> {
-        let file = match File::open(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            result => result.at("open", folder)?,
-        };
-        let lock = flock(file, folder, FlockArg::LockExclusive)?;
-        if !is_at(&lock, folder) {
-            return Ok(None);
-        }
-        Ok(Some(Leases { folder: folder.into(), dead: RefCell::default(), _lock: lock }))
+    /// The folder goes with the value, and the one above it, where nothing is in them.
+    fn new(claim: Claim) -> Leases {
+        Leases { folder: claim.path().to_owned(), dead: RefCell::default(), _claim: claim.going(1) }
     }
 
     /// Takes an address on a bridge: the wanted one, or the lowest that is free. Records the bridge, if it is new, and
@@ -187,12 +168,10 @@ impl Leases {
         let path = folder.join(address.to_string());
         // A dead one's file may be there: it becomes ours.
         self.dead.borrow_mut().retain(|dead| *dead != path);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-        let file = file.at("write", &path)?;
-        let mut lock = flock(file, &path, FlockArg::LockExclusiveNonblock)?;
+        let mut claim = Claim::take(Make::File, &path)?.ok_or(Errno::EWOULDBLOCK).at("lock", &path)?.going(0);
         let text: String = ports.iter().map(|port| format!("{port}\n")).collect();
-        lock.write_all(text.as_bytes()).at("write", &path)?;
-        Ok(Lease { address, subnet, path, _lock: lock })
+        let written = claim.file().set_len(0).and_then(|()| claim.file().write_all(text.as_bytes()));
+        written.at("write", &path).map(|()| Lease { address, subnet, claim: Some(claim) })
     }
 
     /// Every bridge that is recorded, with who is on it. The files of the dead go when this value is dropped.
@@ -283,12 +262,6 @@ impl Drop for Leases {
         for path in self.dead.take() {
             let _ = fs::remove_file(path);
         }
-        // Both only when nothing is in them. The lock is still held, so nobody has just begun to use the first.
-        if fs::remove_dir(&self.folder).is_ok()
-            && let Some(run_dir) = self.folder.parent()
-        {
-            let _ = fs::remove_dir(run_dir);
-        }
     }
 }
 
@@ -302,21 +275,18 @@ impl Lease {
     pub fn subnet(&self) -> Ipv4Net {
         self.subnet
     }
-}
 
-impl Lease {
-    /// Ends it as the death of the runtime would: the file stays, unlocked, and counts among the dead until what they
-    /// have left is removed.
-    pub fn end(mut self) {
-        self.path.clear();
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            let _ = fs::remove_file(&self.path);
+    /// Ends it as the death of the runtime would: the file stays, unlocked, and counts among the dead until what the
+    /// container has left is removed.
+    pub fn end(&mut self) {
+        if let Some(mut claim) = self.claim.take() {
+            claim.leave();
         }
+    }
+
+    /// Whether it has not ended.
+    pub fn is_held(&self) -> bool {
+        self.claim.is_some()
     }
 }
 
@@ -326,14 +296,10 @@ fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> 
     let addresses = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let (mut living, mut dead) = (BTreeSet::new(), BTreeSet::new());
     for address in addresses {
-        let path = folder.join(Ipv4Addr::to_string(&address));
-        let Ok(file) = File::open(&path) else { continue };
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            // Free, and still there: a container that ends just now removes its file and then unlocks it.
-            Ok(lock) if is_at(&lock, &path) => dead.insert(address),
-            Ok(_) => false,
-            Err((_, Errno::EWOULDBLOCK)) => living.insert(address),
-            Err((_, errno)) => return Err(Error::from_errno(format!("flock({path:?}, LOCK_SH)"), errno)),
+        match maker_of(&folder.join(Ipv4Addr::to_string(&address)))? {
+            Maker::Lives => living.insert(address),
+            Maker::Died => dead.insert(address),
+            Maker::Ended => false,
         };
     }
     Ok((living, dead))
@@ -342,14 +308,6 @@ fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> 
 /// Two prefixes overlap when the shorter one contains the other's beginning.
 fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
-}
-
-fn flock(file: File, path: &Path, how: FlockArg) -> Result<Flock<File>> {
-    call(
-        "flock(2)",
-        || format!("flock({path:?}, {how:?})"),
-        || Flock::lock(file, how).map_err(|(_, errno)| errno),
-    )
 }
 
 /// `net-4026531840`. A thread may be in a namespace of its own, so not that of the process.

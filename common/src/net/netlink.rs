@@ -8,7 +8,6 @@
 mod wire;
 
 use std::fmt::Write;
-use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
@@ -28,7 +27,8 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use crate::sys::error::{Error, Hint, Result};
+use crate::keep::hash::stable;
+use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::{Returned, call};
 use wire::{Answer, errno};
 
@@ -70,6 +70,14 @@ impl Netlink {
     /// None that the arguments can cause, except ERANGE and EINVAL for a name that no link can have.
     pub fn index_of(&mut self, name: &str) -> Result<Option<u32>> {
         Ok(self.link(name)?.and_then(|answer| answer.index()))
+    }
+
+    /// The same for a link that must be there.
+    ///
+    /// # Errors
+    /// ENODEV when there is no such link.
+    pub fn index(&mut self, name: &str) -> Result<u32> {
+        self.index_of(name)?.ok_or(Errno::ENODEV).context(format_args!("find the link {name}"))
     }
 
     /// Makes a bridge: a switch in the kernel, which is a link of this namespace as well.
@@ -270,9 +278,7 @@ fn subnet(address: Ipv4Addr, prefix: u8) -> Result<Ipv4Net> {
 
 /// The same for the same name, and marked as given by hand ("locally administered"), for one station.
 fn ethernet_address(name: &str) -> [u8; 6] {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(name.as_bytes());
-    let [a, b, c, d, e, ..] = hasher.finish().to_ne_bytes();
+    let [a, b, c, d, e, ..] = stable([name.as_bytes()]).to_le_bytes();
     [0x02, a, b, c, d, e]
 }
 

@@ -12,7 +12,7 @@ mod keeper;
 use std::io::Read;
 use std::net::{Ipv4Addr, Shutdown};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
@@ -20,6 +20,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::explain;
+use crate::keep::state::tell_once;
 use crate::net::port;
 use crate::run::{process, program};
 use crate::sys::error::{Context, Error, Result};
@@ -55,19 +56,35 @@ pub struct Speaker {
 
 impl UserNetwork {
     /// Finds out how the container can speak to others: with `address`, or else the first one in `subnet` after the
-    /// gateway's; `ports` of the host will lead to it. `None` where neither program is installed.
+    /// gateway's; `ports` of the host will lead to it. Where neither program is installed, it is `None`: the container has
+    /// loopback only. The first container from this `state` folder for which that is so says so.
     ///
     /// # Errors
-    /// A port that is taken, or is root's; an address that slirp4netns does not give.
+    /// The user has named a bridge; a port that is taken, or is root's, or that no program can publish; an address that
+    /// slirp4netns does not give.
     pub fn find(
+        names_bridge: bool,
         subnet: Ipv4Net,
         address: Option<Ipv4Addr>,
         ports: Vec<Publish>,
+        state: &Path,
     ) -> Result<Option<UserNetwork>> {
+        if names_bridge {
+            return Err(Error::new("--bridge: an ordinary user has none")
+                .hint("leave it out: the container gets a network of its own"));
+        }
         let found = [(Kind::Pasta, "pasta"), (Kind::Slirp, "slirp4netns")]
             .into_iter()
             .find_map(|(kind, name)| Some((kind, program::find(name)?)));
-        let Some((kind, program)) = found else { return Ok(None) };
+        let Some((kind, program)) = found else {
+            if !ports.is_empty() {
+                return Err(Error::new("--publish: neither pasta nor slirp4netns is installed")
+                    .hint("an ordinary user needs one of them: install the package passt"));
+            }
+            let line = "congo: neither pasta (package passt) nor slirp4netns is installed, so a user's containers have loopback only";
+            tell_once(state, "no-network", format_args!("{line}"));
+            return Ok(None);
+        };
         let own = match kind {
             Kind::Pasta => after(gateway(subnet), 1),
             // It always takes these: slirp4netns(1), --cidr.

@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, FlockArg, RenameFlags, renameat2};
 use serde_json::{Value, json};
 
 use super::digest::{Digest, Summing};
@@ -27,6 +27,7 @@ use super::model::{
 };
 use super::pack::pack;
 use super::reference::Reference;
+use crate::fs::claim::{Claim, sweep};
 use crate::fs::tree::remove_tree;
 use crate::sys::error::{Context, Error, Result};
 
@@ -121,7 +122,7 @@ fn appear(from: &Path, to: &Path) -> Result<()> {
 struct Work {
     beside: PathBuf,
     folder: PathBuf,
-    _lock: Flock<File>,
+    _claim: Claim,
 }
 
 impl Drop for Work {
@@ -138,20 +139,15 @@ impl Work {
         let mut begin = OsString::from(".");
         begin.push(name);
         begin.push(".commit-");
-        sweep(path, &begin);
+        // Their unfinished layouts lie beside the target. What cannot be removed must not keep an image from being made.
+        let is_work = |name: &OsStr| name.as_bytes().starts_with(begin.as_bytes());
+        let _ = sweep(folder_of(path), is_work, remove_tree);
         begin.push(std::process::id().to_string());
         let beside = path.with_file_name(begin);
-        let lock = loop {
-            fs::create_dir(&beside).at("make", &beside)?;
-            // Until it is locked, another runtime may take it for a dead one's: then it is gone when this one
-            // has the lock.
-            if let Some(lock) = lock(&beside, FlockArg::LockExclusive).filter(|_| beside.exists()) {
-                break lock;
-            }
-        };
+        let claim = Claim::new(|| fs::create_dir(&beside).map(|()| beside.clone()).at("make", &beside))?;
         let folder = beside.join("layout");
-        fs::create_dir_all(folder.join("blobs/sha256")).at("make", &beside)?;
-        Ok(Work { beside, folder, _lock: lock })
+        fs::create_dir_all(folder.join("blobs/sha256")).at("make", &folder)?;
+        Ok(Work { beside, folder, _claim: claim })
     }
 
     /// Writes layers, config and manifest, and returns the manifest's descriptor.
@@ -271,11 +267,8 @@ impl Work {
 
     /// Moves everything into a layout that is there.
     fn join(&self, layout: &Path, descriptor: Descriptor, tag: &str) -> Result<()> {
-        let open = |path: &Path| File::open(path).at("open", path);
         // Of two at once, the second adds to what the first has made.
-        let _lock = Flock::lock(open(layout)?, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .at("lock", layout)?;
+        let _claim = Claim::of(&layout.canonicalize().at("open", layout)?, FlockArg::LockExclusive)?;
         let index = layout.join("index.json");
         let document = fs::read(&index).at("read", &index)?;
         let there: Index = parse(&document, || index.display().to_string())?;
@@ -292,21 +285,6 @@ impl Work {
         }
         fs::rename(self.folder.join("index.json"), &index).at("write", &index)
     }
-}
-
-/// Removes folders beside the target whose lock is free.
-fn sweep(target: &Path, begin: &OsStr) {
-    for entry in fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
-        let is_work = entry.file_name().as_bytes().starts_with(begin.as_bytes());
-        // What cannot be removed must not keep an image from being made.
-        if is_work && let Some(_lock) = lock(&entry.path(), FlockArg::LockExclusiveNonblock) {
-            _ = remove_tree(&entry.path());
-        }
-    }
-}
-
-fn lock(folder: &Path, how: FlockArg) -> Option<Flock<File>> {
-    Flock::lock(File::open(folder).ok()?, how).ok()
 }
 
 /// A config may have no history, or `null` for it.

@@ -33,9 +33,9 @@ use super::digest::Digest;
 use super::layer::{Layer, Stack, Stream, broken};
 use super::refusal::Refusal;
 use super::source::Blob;
+use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::tree::{copy_attributes, remove_tree};
 use crate::ids::privilege::Privilege;
-use crate::keep::lock;
 use crate::run::process;
 use crate::sys;
 use crate::sys::error::{Context, Error, Result, tell};
@@ -66,8 +66,9 @@ pub(super) fn unpack(image: Stack<'_>, state: &Path, limits: Limits) -> Result<V
     // The layers have other users' files and programs with a setuid bit. No user of the host may reach them.
     set_mode(&store, 0o700)?;
     // Waits until no other process unpacks.
-    let _lock = lock::alone(&store.join(".lock")).at("lock", &store)?;
-    sweep(&store)?;
+    let _claim = Claim::wait(Make::File, &store.join(".lock"))?;
+    // Nobody else unpacks now, so what is unfinished was left by a runtime that was killed.
+    sweep(&store, |name| name.as_bytes().starts_with(UNFINISHED.as_bytes()), remove_tree)?;
     if image.layers.is_empty() {
         // Under its name only when it is as it should be.
         let unfinished = store.join(format!("{UNFINISHED}{}", std::process::id()));
@@ -110,20 +111,6 @@ fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
         chain.push(chain.last().map_or(diff_id, |below: &Digest| below.chain(diff_id)));
     }
     chain
-}
-
-/// Removes what was left: whoever holds the lock is the only one to unpack. What cannot be removed must not
-/// keep others from being unpacked.
-fn sweep(store: &Path) -> Result<()> {
-    let entries = fs::read_dir(store).at("read", store)?;
-    for entry in
-        entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes()))
-    {
-        if let Err(error) = remove_tree(&entry.path()) {
-            tell(format_args!("congo: {error}, so what a killed unpacking has left stays there"));
-        }
-    }
-    Ok(())
 }
 
 /// The root of an overlay looks like that of its upper layer, which may have no entry for it.

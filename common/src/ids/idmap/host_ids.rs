@@ -4,24 +4,20 @@
 //! distributions to users in `/etc/subuid`, from 100,000 on; above, systemd has ids for foreign images, and from 2^31 on
 //! programs count with a sign, and Podman has its own. So this is what systemd's list of ids calls unused.
 //!
-//! Kernel objects: a folder with a file for each range that is taken, and locks on them (flock(2)), which the kernel
-//! releases when their holder ends, however it ends: a file whose lock is free is free. What Congo keeps on a disk does not
-//! have these ids (see mount_setattr(2), idmapped mounts), so a range can be given away again at once. What a container
-//! has left in a folder of the host's, the next one with its range finds as its own.
+//! Kernel objects: a folder with a file for each range that is taken, claimed as long as its container's runtime lives. What
+//! Congo keeps on a disk does not have these ids (see mount_setattr(2), idmapped mounts), so a range can be given away again
+//! at once. What a container has left in a folder of the host, the next one with its range finds as its own.
 //! Source: systemd, "Users, Groups, UIDs and GIDs on systemd Systems". Man pages: flock(2), subuid(5).
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 
 use super::IdMaps;
 use super::subordinate::{SUBGID, SUBUID, read};
+use crate::fs::claim::{Claim, Make, sweep};
 use crate::ids::passwd;
-use crate::keep::lock::{is_at, make_folder};
 use crate::sys::error::{Context, Error, Result};
 
 /// As many as any image has: ids of 16 bits.
@@ -39,11 +35,8 @@ const SHARED: u32 = FIRST + RANGES * SIZE;
 #[derive(Debug)]
 pub struct HostIds {
     first: u32,
-    path: PathBuf,
-    /// Who gives it back: not a child that has a copy of this value.
-    owner: u32,
-    /// Shared: with those who have called [`share`](HostIds::share).
-    lock: Flock<File>,
+    /// Shared with those who have called [`share`](HostIds::share): the last one gives the range back.
+    _claim: Claim,
 }
 
 impl HostIds {
@@ -70,31 +63,20 @@ impl HostIds {
         shared(&taken_on_host()?)
     }
 
+    /// The last one takes the file with it, and the two folders above, where nobody else has anything there.
+    fn new(first: u32, claim: Claim) -> HostIds {
+        HostIds { first, _claim: claim.going(2) }
+    }
+
     /// The maps of a container that has them.
     pub fn maps(&self) -> IdMaps {
         IdMaps::from_zero(self.first, SIZE)
     }
 }
 
-impl Drop for HostIds {
-    fn drop(&mut self) {
-        // Who has it alone is the last one. Still locked, so nobody has taken it since.
-        if self.owner == std::process::id()
-            && self.lock.relock(FlockArg::LockExclusiveNonblock).is_ok()
-            && is_at(&self.lock, &self.path)
-        {
-            let _ = fs::remove_file(&self.path);
-            // The folders too, if nobody else has anything there.
-            for folder in self.path.ancestors().skip(1).take(2) {
-                let _ = fs::remove_dir(folder);
-            }
-        }
-    }
-}
-
 fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
     let folder = run_dir.join("ids");
-    sweep(&folder);
+    sweep(&folder, |_| true, |path| fs::remove_file(path).at("remove", path))?;
     let mut firsts = (0..RANGES).map(|number| FIRST + number * SIZE);
     while let Some(first) = firsts.find(|&first| !taken.iter().any(|&other| overlaps(first, other))) {
         if let Some(ids) = try_range(&folder, first)? {
@@ -108,8 +90,8 @@ fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
 fn share_in(run_dir: &Path, maps: &IdMaps) -> Option<HostIds> {
     let first = maps.users.to_host(0)?;
     let path = run_dir.join("ids").join(first.to_string());
-    let lock = Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock).ok()?;
-    is_at(&lock, &path).then(|| HostIds { first, path, owner: std::process::id(), lock })
+    let claim = Claim::of(&path, FlockArg::LockSharedNonblock).ok()??;
+    Some(HostIds::new(first, claim))
 }
 
 fn shared(taken: &[(u32, u32)]) -> Result<IdMaps> {
@@ -122,40 +104,11 @@ fn shared(taken: &[(u32, u32)]) -> Result<IdMaps> {
     Ok(IdMaps::from_zero(SHARED, SIZE))
 }
 
-/// Removes what killed runtimes have left.
-fn sweep(folder: &Path) {
-    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        let Ok(file) = File::open(&path) else { continue };
-        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            && is_at(&lock, &path)
-        {
-            let _ = fs::remove_file(&path);
-        }
-    }
-}
-
 /// `None` when another runtime has it.
 fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
-    let path = folder.join(first.to_string());
-    loop {
-        make_folder(folder).at("make", folder)?;
-        let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path) {
-            // The last one that had ids has removed the folder between the two calls.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            file => file.at("write", &path)?,
-        };
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // The kernel gives up the one kind of lock before it takes the other, so somebody may have come in between.
-            Ok(lock) if lock.relock(FlockArg::LockSharedNonblock).is_err() => return Ok(None),
-            // Its last owner may have removed the file between the two calls.
-            Ok(lock) if !is_at(&lock, &path) => {}
-            Ok(lock) => {
-                return Ok(Some(HostIds { first, path, owner: std::process::id(), lock }));
-            }
-            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((_, errno)) => return Err(Error::from_errno(format!("flock({path:?}, LOCK_EX)"), errno)),
-        }
-    }
+    let Some(claim) = Claim::take(Make::File, &folder.join(first.to_string()))? else { return Ok(None) };
+    let shared = claim.let_share(FlockArg::LockSharedNonblock)?;
+    Ok(shared.then(|| HostIds::new(first, claim)))
 }
 
 /// What the host's own lists give to others: the first id, and how many.
@@ -211,14 +164,13 @@ mod tests {
         for number in 0..3 {
             fs::write(folder.join((FIRST + number * SIZE).to_string()), "").unwrap();
         }
-        let lives = File::open(folder.join(living.to_string())).unwrap();
-        let lock = Flock::lock(lives, FlockArg::LockExclusiveNonblock).unwrap();
+        let lives = Claim::take(Make::File, &folder.join(living.to_string())).unwrap().unwrap();
         let ids = take_from(run.path(), &[]).unwrap();
         assert_eq!(ids.first, FIRST);
         drop(ids);
         let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [living.to_string().as_str()], "the living one's");
-        drop(lock);
+        drop(lives);
         drop(take_from(run.path(), &[]).unwrap());
         assert!(!folder.exists());
     }

@@ -1,26 +1,28 @@
 //! What remains where the kernel or the file system has no idmapped mounts: a copy whose files belong to the container.
 //!
 //! It takes the time and the space of a copy, once for each state of a layer and each choice of ids. Kernel objects: files,
-//! locks (flock(2)) on them, and the time of change of a file, which nobody can set. Order: lock the store, remove what
-//! nobody uses any more, copy beside, rename(2), lock the copy. So a copy under its name is whole, and stays while it is used.
+//! claims on them (flock(2)), and the time of change of a file, which nobody can set. Order: claim the store, remove what
+//! nobody needs any more, copy beside, rename(2), claim the copy. So a copy under its name is whole, and stays while it is
+//! used. In the store, `WHOSE-STATE/` is a copy and the link `WHOSE` leads to its layer: WHOSE stands for the layer's path and
+//! the ids, STATE for the layer's files.
 //! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), inode(7), rename(2).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 
 use super::{IdMap, IdMaps};
+use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::mount::Detached;
 use crate::fs::tree::{copy_layer, remove_tree};
-use crate::keep::lock;
+use crate::keep::hash::stable;
 use crate::sys::error::{Context, Error, Result, tell};
 
 /// The id that stands for whom there is no place.
@@ -33,7 +35,7 @@ const LOCK: &str = ".lock";
 pub(super) struct ShiftedCopy {
     /// Where it is.
     pub(super) path: PathBuf,
-    _lock: Flock<File>,
+    _claim: Claim,
 }
 
 /// The copies of these layers that belong to the container with these maps, in the folder `store`. Each is made if it is
@@ -65,18 +67,21 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
     let real = from.canonicalize().at("open", from)?;
     let open = File::open(&real).at("open", from)?;
     let layer = Detached::copy_of_open(&open.into())?;
-    let whose = hash(&(real.as_os_str().as_bytes(), maps.users.to_string(), maps.groups.to_string()));
+    let ids = [maps.users.to_string(), maps.groups.to_string()];
+    let whose = stable([real.as_os_str().as_bytes(), ids[0].as_bytes(), ids[1].as_bytes()]);
+    let whose = format!("{whose:016x}");
     let state = state_of(layer.descriptor()).at("read", from)?;
-    let copy = store.join(format!("{whose:016x}-{state:016x}"));
+    let copy = store.join(format!("{whose}-{state:016x}"));
 
     fs::create_dir_all(store).at("make", store)?;
     // The programs in it may be set-user-ID. No user of the host may reach them.
-    let closed = fs::set_permissions(store, PermissionsExt::from_mode(0o700));
-    closed.at("make", store)?;
-    let _store = lock::alone(&store.join(LOCK)).at("lock", store)?;
+    fs::set_permissions(store, PermissionsExt::from_mode(0o700)).at("make", store)?;
+    let _store = Claim::wait(Make::File, &store.join(LOCK))?;
     if !copy.is_dir() {
-        sweep(store, &format!("{whose:016x}-"))?;
-        let unfinished = store.join(UNFINISHED);
+        sweep(store, |name| is_left(store, name, &whose), |path| remove(store, path))?;
+        remember(&store.join(&whose), &real)?;
+        let unfinished = store.join(format!("{UNFINISHED}-{}", std::process::id()));
+        remove_tree(&unfinished)?;
         let result = copy_to(layer.descriptor(), &unfinished, &|user, group| shifted(maps, user, group))
             .and_then(|()| fs::rename(&unfinished, &copy).at("make", &copy));
         if result.is_err() {
@@ -90,9 +95,8 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
             maps.root()?.0
         ));
     }
-    let folder = File::open(&copy).at("open", &copy)?;
-    let locked = Flock::lock(folder, FlockArg::LockShared).map_err(|(_, errno)| errno).at("lock", &copy)?;
-    Ok(ShiftedCopy { path: copy, _lock: locked })
+    let claim = Claim::of(&copy, FlockArg::LockShared)?.ok_or(Errno::ENOENT).at("open", &copy)?;
+    Ok(ShiftedCopy { path: copy, _claim: claim })
 }
 
 /// Copies a writable layer whose files belong to the container with these maps, to the folder `to`, which it makes: with the
@@ -136,19 +140,33 @@ fn shifted(maps: &IdMaps, user: u32, group: u32) -> Option<(u32, u32)> {
     or_nobody(&maps.users, user).zip(or_nobody(&maps.groups, group))
 }
 
-/// Removes what a killed runtime has left, and the copies of earlier states that no container uses. To be called with the
-/// store locked.
-fn sweep(store: &Path, begin: &str) -> Result<()> {
-    remove_tree(&store.join(UNFINISHED))?;
-    for entry in fs::read_dir(store).at("read", store)?.flatten() {
-        if entry.file_name().as_bytes().starts_with(begin.as_bytes())
-            && let Ok(folder) = File::open(entry.path())
-            && let Ok(_unused) = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
-        {
-            remove_tree(&entry.path())?;
-        }
+/// Whether an entry of the store is of no use any more, once no container uses it: an unfinished copy, one of an earlier state
+/// of the layer `whose`, or one of a layer that is gone. To be asked while the store is claimed.
+fn is_left(store: &Path, name: &OsStr, whose: &str) -> bool {
+    let name = name.to_string_lossy();
+    let of_earlier_state = |of: &str| of == whose || !leads_to_layer(&store.join(of));
+    name.starts_with(UNFINISHED) || name.split_once('-').is_some_and(|(of, _state)| of_earlier_state(of))
+}
+
+/// Removes a copy, and the link to a layer that is gone.
+fn remove(store: &Path, copy: &Path) -> Result<()> {
+    remove_tree(copy)?;
+    let name = copy.file_name().unwrap_or_default().to_string_lossy();
+    let link = store.join(name.split('-').next().unwrap_or_default());
+    if leads_to_layer(&link) { Ok(()) } else { remove_tree(&link) }
+}
+
+/// Where it cannot be told, the layer may be there.
+fn leads_to_layer(link: &Path) -> bool {
+    !fs::metadata(link).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Makes the link that leads from a copy to its layer.
+fn remember(link: &Path, layer: &Path) -> Result<()> {
+    match symlink(layer, link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.at("make", link),
     }
-    Ok(())
 }
 
 /// A number that is another one when anything in the tree has changed.
@@ -171,12 +189,7 @@ fn state_of(layer: &OwnedFd) -> io::Result<u64> {
 
 /// Whatever is done to a file, the kernel notes when.
 fn state_of_file(path: &OsStr, there: &fs::Metadata) -> u64 {
-    hash(&(path.as_bytes(), there.dev(), there.ino(), there.size(), there.ctime(), there.ctime_nsec()))
-}
-
-/// Not for what somebody might forge: a container writes to no layer that is copied.
-fn hash(what: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
+    let [changed, nanoseconds] = [there.ctime(), there.ctime_nsec()].map(i64::cast_unsigned);
+    let numbers = [there.dev(), there.ino(), there.size(), changed, nanoseconds].map(u64::to_le_bytes);
+    stable([path.as_bytes(), numbers.as_flattened()])
 }

@@ -14,6 +14,7 @@ use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
 use super::*;
+use crate::fs::claim::SWEPT_AT_ONCE;
 use crate::fs::tree::is_empty;
 use crate::sys::mount;
 use crate::testing::in_mount_namespace;
@@ -39,7 +40,7 @@ fn other_process() {
 
 fn start(state: &Path) -> (Child, PathBuf) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["state::tests::other_process", "--exact", "--ignored", "--nocapture"])
+        .args(["keep::state::tests::other_process", "--exact", "--ignored", "--nocapture"])
         .env(STATE, state)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

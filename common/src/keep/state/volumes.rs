@@ -9,7 +9,7 @@
 //! descriptor. It needs no right to write beside `_data` for that, nor has to tell the parent, who may be dead by then.
 //!
 //! Order: all locks, in the order of the names, so that no two containers wait for each other; and before signals are
-//! blocked, so that who waits can be ended. Man pages: flock(2), mkdir(2).
+//! blocked, so that a waiting runtime can be ended. Man pages: flock(2), mkdir(2).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,11 +23,12 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 
-use super::{lock, make_folder};
+use super::make_folder;
+use crate::fs::claim::{Claim, Make};
 use crate::fs::tree::{copy_contents_at, is_empty, remove_contents, remove_tree};
-use crate::sys::error::{Context, Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, printable, tell};
 
 /// In a volume's folder: whether the volume is being filled.
 const FILLING: &str = "filling";
@@ -42,7 +43,7 @@ pub struct Volumes(BTreeMap<String, Locked>);
 #[derive(Debug)]
 struct Locked {
     data: PathBuf,
-    lock: Arc<Flock<File>>,
+    claim: Arc<Claim>,
     /// The open [`FILLING`] of a volume that is empty and nobody else's, until somebody takes it to fill the volume.
     mark: RefCell<Option<File>>,
     /// Whether another container used it, too, when it was locked.
@@ -59,7 +60,7 @@ pub struct OwnVolume {
     /// Whether it may be filled: it is empty, and nobody else uses it.
     may_be_filled: bool,
     /// What ends the filling of a named one.
-    filling: Option<(Arc<Flock<File>>, File)>,
+    filling: Option<(Arc<Claim>, File)>,
     /// Its name, when it is empty but may not be filled, as another container uses it.
     in_use: Option<String>,
 }
@@ -84,7 +85,7 @@ impl Volumes {
         let none = || Error::from_errno(format!("open the volume {name}"), Errno::ENOENT);
         let (name, locked) = self.0.get_key_value(name).ok_or_else(none)?;
         let data = open(&locked.data)?;
-        let filling = locked.mark.take().map(|mark| (Arc::clone(&locked.lock), mark));
+        let filling = locked.mark.take().map(|mark| (Arc::clone(&locked.claim), mark));
         let in_use = (locked.shared && is_empty(&data)?).then(|| name.clone());
         let may_be_filled = filling.is_some();
         Ok(OwnVolume { path: locked.data.clone(), data, may_be_filled, filling, in_use })
@@ -94,12 +95,8 @@ impl Volumes {
 impl Locked {
     fn new(state: &Path, name: &str) -> Result<Locked> {
         let volumes = make_folder(state, "volumes")?;
-        let (folder, lock, shared) = loop {
-            let folder = make_folder(&volumes, name)?;
-            if let Some((lock, shared)) = alone_or_shared(&folder)? {
-                break (folder, lock, shared);
-            }
-        };
+        let folder = volumes.join(name);
+        let (claim, shared) = alone_or_shared(&folder)?;
         let (data, filling) = (folder.join("_data"), folder.join(FILLING));
         if !shared && is_half_filled(&folder) {
             remove_tree(&data)?;
@@ -111,28 +108,27 @@ impl Locked {
             if is_empty(&open(&data)?)? {
                 mark = Some(File::create(&filling).at("make", &filling)?);
             } else {
-                share(&lock)?;
+                claim.let_share(FlockArg::LockShared)?;
             }
         }
-        Ok(Locked { data, lock: Arc::new(lock), mark: RefCell::new(mark), shared })
+        Ok(Locked { data, claim: Arc::new(claim), mark: RefCell::new(mark), shared })
     }
 }
 
-/// Locks a volume's folder: alone, or, when others use it, as one of them. Returns the lock and whether there are others;
-/// `None` when the folder was removed meanwhile.
-fn alone_or_shared(folder: &Path) -> Result<Option<(Flock<File>, bool)>> {
+/// Claims a volume's folder: alone, or, when others use it, as one of them. Returns the claim and whether there are others.
+fn alone_or_shared(folder: &Path) -> Result<(Claim, bool)> {
     loop {
-        match lock(folder, FlockArg::LockExclusiveNonblock) {
-            Err(error) if error.errno() == Some(Errno::EWOULDBLOCK) => {}
-            result => return Ok(result?.map(|lock| (lock, false))),
+        if let Some(claim) = Claim::take(Make::Folder, folder)? {
+            return Ok((claim, false));
         }
-        // Waits for one that has it alone.
-        match lock(folder, FlockArg::LockShared)? {
-            Some(_) if is_half_filled(folder) => {}
-            result => return Ok(result.map(|lock| (lock, true))),
+        // Waits for the one that has it alone.
+        let claim = Claim::share(Make::Folder, folder)?;
+        if !is_half_filled(folder) {
+            return Ok((claim, true));
         }
-        // He has ended before it was filled. All who see that give it back, and one of them gets it alone. To wait for that
-        // would be to wait for the end of his container, if another one is faster.
+        drop(claim);
+        // That one has ended before the volume was filled. All who see that give it back, and one of them gets it alone. To
+        // wait for the lock instead would be to wait for the end of that one's container, if another one is faster.
         thread::sleep(PAUSE);
     }
 }
@@ -145,7 +141,7 @@ fn is_half_filled(folder: &Path) -> bool {
 fn make_data(path: &Path) -> Result<()> {
     match fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result.at("make", path),
+        made => made.at("make", path),
     }
 }
 
@@ -153,10 +149,26 @@ fn open(data: &Path) -> Result<OwnedFd> {
     File::open(data).map(OwnedFd::from).at("open", data)
 }
 
-/// Lets others use the volume, too.
-fn share(lock: &Flock<File>) -> Result<()> {
-    let shared = lock.relock(FlockArg::LockShared);
-    shared.context("flock(a volume, LOCK_SH)")
+/// Makes a missing source folder of a volume, and those above it, and says so. It is for all users of the container, whatever
+/// the caller's umask.
+///
+/// # Errors
+/// EACCES, EROFS, ENOSPC; ENOTDIR where a file is in the way.
+pub fn make_source(path: &Path) -> Result<()> {
+    make_for_all(path).context(format_args!("--volume: make {}", printable(path)))?;
+    tell(format_args!("congo: made the folder {}, which was missing", printable(path)));
+    Ok(())
+}
+
+fn make_for_all(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent().filter(|above| !above.exists()) {
+        make_for_all(above)?;
+    }
+    match fs::create_dir(path) {
+        // Another runtime was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))),
+    }
 }
 
 impl OwnVolume {
@@ -197,8 +209,8 @@ impl OwnVolume {
     /// # Errors
     /// EIO, ENOSPC.
     pub fn release(self) -> Result<()> {
-        let Some((lock, mut mark)) = self.filling else { return Ok(()) };
+        let Some((claim, mut mark)) = self.filling else { return Ok(()) };
         mark.write_all(b"1").context("write that a volume is filled")?;
-        share(&lock)
+        claim.let_share(FlockArg::LockShared).map(drop)
     }
 }

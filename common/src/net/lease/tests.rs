@@ -30,7 +30,7 @@ fn other_process() {
 
 fn start(folder: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["lease::tests::other_process", "--exact", "--ignored", "--nocapture"])
+        .args(["net::lease::tests::other_process", "--exact", "--ignored", "--nocapture"])
         .env(FOLDER, folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,0 +1,285 @@
+//! Claims: a locked file or folder is the proof that the process that made it lives. Its name says what it claims.
+//!
+//! Kernel object: a lock on an open file, flock(2). The kernel releases it when its last holder ends, however that ends. So
+//! an entry whose lock is free was left by a process that was killed, and the next run may [`sweep`] it away.
+//!
+//! Between open(2) and flock(2) another process may remove the entry, and a third one may make a new one of that name. The
+//! lock then belongs to a file without a name. So each function here looks, once it has the lock, whether the locked file
+//! still has its name, and begins anew where it has not. Man pages: flock(2), open(2).
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+
+use crate::sys::error::{Context, Result, tell};
+use crate::sys::explain;
+
+/// How many dead entries one run removes: a container should not have to wait for more.
+pub(crate) const SWEPT_AT_ONCE: usize = 16;
+
+/// How often a folder is made that others remove at once: each time one of them must have ended just then.
+const TRIES: usize = 1000;
+
+/// What a claim is made of, where nothing has its name yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Make {
+    File,
+    Folder,
+}
+
+/// A file or a folder that this process has locked, alone or with others. Dropped, it is unlocked.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    path: PathBuf,
+    lock: Flock<File>,
+    /// The process that removes the entry when it drops the value, and how many folders above it, where they are empty.
+    /// A child has a copy of the value, and must leave the entry to its parent.
+    goes: Option<(u32, usize)>,
+}
+
+impl Claim {
+    /// Waits until no other process has a claim to `path`, and makes it where it is missing. The entry stays when the value
+    /// is dropped, unless [`going`](Claim::going) says otherwise.
+    ///
+    /// # Errors
+    /// EACCES, EROFS, ENOSPC; ELOOP for a symbolic link; ENOLCK where the file system has no locks.
+    pub(crate) fn wait(make: Make, path: &Path) -> Result<Claim> {
+        Claim::made(Some(make), path, FlockArg::LockExclusive).and_then(present(path))
+    }
+
+    /// The same, without waiting: `None` when another process has a claim to `path`.
+    pub(crate) fn take(make: Make, path: &Path) -> Result<Option<Claim>> {
+        Claim::made(Some(make), path, FlockArg::LockExclusiveNonblock)
+    }
+
+    /// Waits until no other process has `path` for itself, and has it together with all who share it.
+    pub(crate) fn share(make: Make, path: &Path) -> Result<Claim> {
+        Claim::made(Some(make), path, FlockArg::LockShared).and_then(present(path))
+    }
+
+    /// Claims what is there: `None` when nothing is, or, where `how` does not wait, when another process has a claim to it.
+    pub(crate) fn of(path: &Path, how: FlockArg) -> Result<Option<Claim>> {
+        Claim::made(None, path, how)
+    }
+
+    /// Claims a folder under a new name: `make` makes one and returns where it is. Until the folder is locked, another
+    /// process may take it for a dead one's and sweep it away; then `make` is called again.
+    pub(crate) fn new(mut make: impl FnMut() -> Result<PathBuf>) -> Result<Claim> {
+        loop {
+            let path = make()?;
+            match Claim::of(&path, FlockArg::LockExclusive) {
+                Ok(Some(claim)) => return Ok(claim),
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = fs::remove_dir(&path);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn made(make: Option<Make>, path: &Path, how: FlockArg) -> Result<Option<Claim>> {
+        loop {
+            let folder =
+                if make == Some(Make::File) { path.parent() } else { Some(path).filter(|_| make.is_some()) };
+            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                make_folder(folder).at("make", folder)?;
+            }
+            let file = match open(path, make == Some(Make::File)) {
+                // Somebody removed it, or the folder in which it was, between two calls.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && make.is_some() => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                result => result.at("open", path)?,
+            };
+            let Some(lock) = flock(file, path, how)? else { return Ok(None) };
+            if is_at(&lock, path) {
+                return Ok(Some(Claim { path: path.to_owned(), lock, goes: None }));
+            }
+            if make.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The same, where the entry goes when this process drops the last claim to it: a file, or a folder in which nothing is.
+    /// As many folders `above` go with it, where nothing else is in them.
+    pub(crate) fn going(mut self, above: usize) -> Claim {
+        self.goes = Some((std::process::id(), above));
+        self
+    }
+
+    /// Leaves the entry where it is when the value is dropped.
+    pub(crate) fn leave(&mut self) {
+        self.goes = None;
+    }
+
+    /// Whether the entry goes when this value is dropped.
+    pub(crate) fn goes(&self) -> bool {
+        self.goes.is_some_and(|(process, _)| process == std::process::id())
+    }
+
+    /// Lets others share the claim. The kernel gives up the one kind of lock before it takes the other, so another process
+    /// may come in between and have it alone: then this function waits for that one, or, where `how` does not wait, returns
+    /// false, and the claim is lost.
+    ///
+    /// # Errors
+    /// ENOLCK.
+    pub(crate) fn let_share(&self, how: FlockArg) -> Result<bool> {
+        match self.lock.relock(how) {
+            Err(Errno::EWOULDBLOCK) => Ok(false),
+            result => result.at("share the lock of", &self.path).map(|()| true),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.lock
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some((process, above)) = self.goes else { return };
+        // The last one removes it. The lock is still held, so nobody has taken it since.
+        if process == std::process::id()
+            && self.lock.relock(FlockArg::LockExclusiveNonblock).is_ok()
+            && is_at(&self.lock, &self.path)
+        {
+            let is_folder = self.lock.metadata().is_ok_and(|there| there.is_dir());
+            let gone = if is_folder { fs::remove_dir(&self.path) } else { fs::remove_file(&self.path) };
+            let mut folders = self.path.ancestors().skip(1).take(above);
+            let _ = gone.and_then(|()| folders.try_for_each(fs::remove_dir));
+        }
+    }
+}
+
+fn present(path: &Path) -> impl Fn(Option<Claim>) -> Result<Claim> + '_ {
+    move |claim| claim.ok_or(Errno::ENOENT).at("lock", path)
+}
+
+/// Whether the process that made an entry lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    Lives,
+    Died,
+    /// It has just removed the entry.
+    Ended,
+}
+
+/// Whether the process that made the entry lives.
+///
+/// # Errors
+/// EACCES, ENOLCK.
+pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
+    let file = match open(path, false) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Maker::Ended),
+        result => result.at("open", path)?,
+    };
+    // Shared, as two processes may ask at once.
+    Ok(match flock(file, path, FlockArg::LockSharedNonblock)? {
+        None => Maker::Lives,
+        // Free, and still there: who ends just now removes the entry and then unlocks it.
+        Some(lock) if is_at(&lock, path) => Maker::Died,
+        Some(_) => Maker::Ended,
+    })
+}
+
+/// Removes what killed processes have left in `folder`: those entries of which `is_claim` knows the name, and whose lock is
+/// free. `remove` gets each one's path, locked until it returns. What it cannot remove stays, and that is told: it must not
+/// keep containers from running.
+///
+/// # Errors
+/// EACCES when the folder cannot be read. That it is not there is fine.
+pub(crate) fn sweep(
+    folder: &Path,
+    is_claim: impl Fn(&OsStr) -> bool,
+    mut remove: impl FnMut(&Path) -> Result<()>,
+) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.at("read", folder)?,
+    };
+    let claims = entries.flatten().filter(|entry| is_claim(&entry.file_name())).map(|entry| entry.path());
+    // A living one's lock is taken.
+    let dead = claims.filter_map(|path| Claim::of(&path, FlockArg::LockExclusiveNonblock).ok().flatten());
+    for claim in dead.take(SWEPT_AT_ONCE) {
+        if let Err(error) = remove(claim.path()) {
+            tell(format_args!("congo: {error}, so what a killed runtime has left stays there"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder and those above it, for their owner only, also where others remove them when nothing is in them. Then it
+/// may be gone again before anything was put into it.
+///
+/// # Errors
+/// EACCES, EROFS, ENOSPC; EEXIST and ENOTDIR where something else has its name.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    let make = || DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let mut made = make();
+    for _ in 1..TRIES {
+        match made.as_ref().map_err(io::Error::kind) {
+            // NotFound: the one above it went after it was made. AlreadyExists: it was there for mkdir(2), and gone when
+            // the library looked at what it is.
+            Err(io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => made = make(),
+            _ => break,
+        }
+    }
+    made
+}
+
+/// Opens what is at `path`, or makes a file there. Follows no link, and does not wait for the writer of a FIFO: others may
+/// be able to write to the folder in which it is.
+fn open(path: &Path, make: bool) -> io::Result<File> {
+    // A file of our own for writing, too, because NFS grants no exclusive lock otherwise.
+    let mut options = OpenOptions::new();
+    options.read(true).write(make).create(make).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options.open(path)
+}
+
+/// Locks an open file; `None` when another process has it, and `how` does not wait. Waits as flock(2) does: a signal that
+/// this process has not blocked ends it.
+fn flock(file: File, path: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
+    match Flock::lock(file, how) {
+        Ok(lock) => {
+            explain::line(format_args!("flock({path:?}, {})", name(how)), 0, "flock(2)");
+            Ok(Some(lock))
+        }
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).at("lock", path),
+    }
+}
+
+fn name(how: FlockArg) -> &'static str {
+    match how {
+        FlockArg::LockExclusive => "LOCK_EX",
+        FlockArg::LockExclusiveNonblock => "LOCK_EX|LOCK_NB",
+        FlockArg::LockShared => "LOCK_SH",
+        FlockArg::LockSharedNonblock => "LOCK_SH|LOCK_NB",
+        _ => "LOCK_UN",
+    }
+}
+
+/// Whether the file is the one that is at this path now.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |there: fs::Metadata| (there.dev(), there.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(there)) => identity(file) == identity(there),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

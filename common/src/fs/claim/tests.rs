@@ -1,0 +1,135 @@
+//! Claims of this process. A lock belongs to an open file, so threads are as good as processes here.
+
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::*;
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn one_has_it_alone_or_many_share_it() {
+    let home = tempfile::tempdir().unwrap();
+    for make in [Make::File, Make::Folder] {
+        let path = home.path().join(format!("run/{make:?}"));
+        assert!(Claim::of(&path, FlockArg::LockExclusiveNonblock).unwrap().is_none(), "nothing is there");
+        assert_eq!(maker_of(&path).unwrap(), Maker::Ended);
+        let first = Claim::take(make, &path).unwrap().unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, if make == Make::File { 0o600 } else { 0o700 });
+        assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
+        assert!(Claim::take(make, &path).unwrap().is_none());
+        assert_eq!(maker_of(&path).unwrap(), Maker::Lives);
+        assert!(first.let_share(FlockArg::LockShared).unwrap());
+        let second = Claim::share(make, &path).unwrap();
+        drop(first);
+        assert!(Claim::take(make, &path).unwrap().is_none());
+        drop(second);
+        assert_eq!(maker_of(&path).unwrap(), Maker::Died, "its claim is free, and it is still there");
+    }
+}
+
+#[test]
+fn the_last_one_takes_the_entry_with_it() {
+    let home = tempfile::tempdir().unwrap();
+    let above = home.path().join("run");
+    for make in [Make::File, Make::Folder] {
+        let path = above.join("claims/one");
+        let first = Claim::take(make, &path).unwrap().unwrap().going(2);
+        assert!(first.let_share(FlockArg::LockShared).unwrap() && first.goes());
+        let mut second = Claim::share(make, &path).unwrap().going(2);
+        drop(first);
+        assert!(path.exists(), "another one shares it");
+        second.leave();
+        assert!(!second.goes());
+        drop(second.going(1));
+        assert_eq!(names(home.path()), ["run"], "as many folders as it says");
+        drop(Claim::wait(make, &path).unwrap().going(2));
+        assert!(!above.exists() && home.path().exists());
+        // Its name is another entry's by now.
+        let first = Claim::wait(make, &path).unwrap().going(2);
+        fs::rename(&path, above.join("elsewhere")).unwrap();
+        let second = Claim::wait(make, &path).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        fs::remove_dir_all(&above).unwrap();
+    }
+}
+
+#[test]
+fn what_is_no_claim_is_an_error() {
+    let home = tempfile::tempdir().unwrap();
+    let [file, link, folder] = ["file", "link", "folder"].map(|name| home.path().join(name));
+    fs::write(&file, "").unwrap();
+    fs::create_dir(&folder).unwrap();
+    symlink(&folder, &link).unwrap();
+    for (make, path, errno) in [
+        (Make::Folder, &file, Errno::EEXIST),
+        (Make::Folder, &file.join("x"), Errno::ENOTDIR),
+        (Make::File, &file.join("x"), Errno::EEXIST),
+        (Make::File, &folder, Errno::EISDIR),
+        (Make::Folder, &link, Errno::ELOOP),
+        (Make::File, &link, Errno::ELOOP),
+    ] {
+        assert_eq!(Claim::wait(make, path).unwrap_err().errno(), Some(errno), "{make:?} {path:?}");
+    }
+}
+
+#[test]
+fn a_folder_that_goes_while_others_wait_for_it_is_made_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let (run, holders) = (home.path().join("run"), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for number in 0..400 {
+                    let make = if number % 2 == 0 { Make::Folder } else { Make::File };
+                    let path = run.join(format!("{make:?}"));
+                    let claim = Claim::wait(make, &path).unwrap().going(1);
+                    if make == Make::Folder {
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                        assert!(path.exists(), "whoever comes next would lock another one");
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                    }
+                    drop(claim);
+                }
+            });
+        }
+    });
+    assert!(!run.exists());
+}
+
+#[test]
+fn a_sweep_removes_a_few_of_the_dead_and_nothing_else() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("claims");
+    sweep(&folder, |_| true, |_| panic!("nothing is there")).unwrap();
+    fs::create_dir(&folder).unwrap();
+    for number in 0..SWEPT_AT_ONCE + 3 {
+        fs::write(folder.join(format!("claim-{number:02}")), "").unwrap();
+    }
+    fs::write(folder.join("another"), "").unwrap();
+    symlink("another", folder.join("claim-link")).unwrap();
+    let living = Claim::take(Make::File, &folder.join("claim-00")).unwrap();
+    let is_claim = |name: &OsStr| name.to_string_lossy().starts_with("claim-");
+    let remove = |path: &Path| {
+        assert_eq!(maker_of(path).unwrap(), Maker::Lives, "it is locked meanwhile");
+        fs::remove_file(path).at("remove", path)
+    };
+    sweep(&folder, is_claim, remove).unwrap();
+    assert_eq!(names(&folder).len(), 5);
+    sweep(&folder, is_claim, remove).unwrap();
+    assert_eq!(names(&folder), ["another", "claim-00", "claim-link"]);
+    // A failure is told, and no error.
+    drop(living);
+    sweep(&folder, is_claim, |path| fs::remove_dir(path).at("remove", path)).unwrap();
+    assert_eq!(names(&folder), ["another", "claim-00", "claim-link"]);
+}
