@@ -35,9 +35,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let ready = plan.ready()?;
     let made = ready.make()?;
 
-    let mut child = process::clone(namespaces(), made.cgroup.v2_directory(), &made.terminal, |parent| {
-        become_command(&made, parent)
-    })?;
+    let (flags, cgroup) = (namespaces(), made.cgroup.v2_directory());
+    let mut child = process::clone(flags, cgroup, &made.terminal, |parent| become_command(&made, parent))?;
     child.go()?;
     let status = child.wait(&made.signals)?;
     after(made, status)

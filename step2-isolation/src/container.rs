@@ -35,10 +35,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let ready = plan.ready()?;
     let made = ready.make()?;
 
-    let mut child =
-        process::clone(namespaces(&made), made.cgroup.v2_directory(), &made.terminal, |parent| {
-            become_command(&made, parent)
-        })?;
+    let (flags, cgroup) = (namespaces(&made), made.cgroup.v2_directory());
+    let mut child = process::clone(flags, cgroup, &made.terminal, |parent| become_command(&made, parent))?;
     made.network.connect(child.pid())?;
     child.go()?;
     child.attach()?;

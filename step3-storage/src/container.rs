@@ -15,8 +15,7 @@ use common::{Result, explain, printable, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
-use crate::plan::{Made, Plan};
-use crate::volume::Opened;
+use crate::plan::{Made, Mounts, Plan};
 use crate::{cgroup, filesystem, init, names, rlimit, terminal, volume};
 
 /// The exit status of a command that SIGKILL ended.
@@ -34,12 +33,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
     }
     let plan = Plan::of(cli)?;
     let ready = plan.ready()?;
-    let (made, volumes) = ready.make()?;
+    let (made, mounts) = ready.make()?;
 
+    let (flags, cgroup) = (namespaces(&made), made.cgroup.v2_directory());
     let mut child =
-        process::clone(namespaces(&made), made.cgroup.v2_directory(), &made.terminal, |parent| {
-            become_command(&made, volumes, parent)
-        })?;
+        process::clone(flags, cgroup, &made.terminal, |parent| become_command(&made, mounts, parent))?;
     made.network.connect(child.pid())?;
     child.go()?;
     child.attach()?;
@@ -60,7 +58,7 @@ fn namespaces(made: &Made) -> CloneFlags {
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
-fn become_command(made: &Made, volumes: Vec<Opened>, parent: &mut ChildEnd) -> Result<Infallible> {
+fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<Infallible> {
     let cli = made.plan.cli;
     // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies with it.
     // First this, then wait: the second line notices a parent that died before the first line.
@@ -86,7 +84,7 @@ fn become_command(made: &Made, volumes: Vec<Opened>, parent: &mut ChildEnd) -> R
     filesystem::mount_pts()?;
     names::mount_files(&made.files, cli.root.read_only)?;
     made.ipc.mount(shared_memory)?;
-    volume::attach(volumes)?;
+    volume::attach(mounts.volumes)?;
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;

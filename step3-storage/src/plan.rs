@@ -59,6 +59,11 @@ pub struct Made<'a> {
     pub signals: Signals,
 }
 
+/// What the child takes along from the host. It is not attached anywhere yet.
+pub struct Mounts {
+    pub volumes: Vec<Opened>,
+}
+
 impl<'a> Plan<'a> {
     /// Refuses what cannot be. Reads the files of the environment, which are the host's.
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
@@ -96,8 +101,8 @@ impl<'a> Plan<'a> {
 }
 
 impl<'a> Ready<'a> {
-    /// Makes what must be undone. Returns also the volumes, for the child to take along.
-    pub fn make(self) -> Result<(Made<'a>, Vec<Opened>)> {
+    /// Makes what must be undone. Returns also the mounts, for the child to take along.
+    pub fn make(self) -> Result<(Made<'a>, Mounts)> {
         let Ready { plan, state, volumes, lower, terminal, ipc } = self;
         // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
         let signals = Signals::block()?;
@@ -107,7 +112,7 @@ impl<'a> Ready<'a> {
         let cgroup = cgroup::create(&plan.cli.limits)?;
         let layers = Layers::make(&state, lower, plan.cli.root.keep.as_deref())?;
         let opened = volume::open(&plan.mounts, &volumes, &layers.folder.path)?;
-        let made = Made { plan, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals };
-        Ok((made, opened))
+        let mounts = Mounts { volumes: opened };
+        Ok((Made { plan, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals }, mounts))
     }
 }

@@ -41,10 +41,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let (made, mounts) = ready.make()?;
 
     made.users.give_streams()?;
-    let at_birth = made.users.at_birth(namespaces(&made));
-    let mut child = process::clone(at_birth, made.cgroup.v2_directory(), &made.terminal, |parent| {
-        become_command(&made, mounts, parent)
-    })?;
+    let (flags, cgroup) = (made.users.at_birth(namespaces(&made)), made.cgroup.v2_directory());
+    let mut child =
+        process::clone(flags, cgroup, &made.terminal, |parent| become_command(&made, mounts, parent))?;
     made.users.connect(child.pid())?;
     rlimit::allow(child.pid(), &cli.limits.ulimits)?;
     made.network.connect(child.pid())?;

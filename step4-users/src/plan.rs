@@ -162,8 +162,9 @@ impl<'a> Ready<'a> {
         let layers = Layers::make(&roots, lower, plan.cli.root.keep.as_deref(), &users)?;
         let opened = volume::open(&plan.mounts, &volumes, &layers.folder.path, &users)?;
         let mounts = Mounts { root: layers.detached(&users)?, devices, volumes: opened };
-        let made =
-            Made { plan, users, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals };
-        Ok((made, mounts))
+        Ok((
+            Made { plan, users, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals },
+            mounts,
+        ))
     }
 }
