@@ -111,25 +111,15 @@ impl<'a> Plan<'a> {
         let state = rootfs::state_dir()?;
         // Another runtime may be filling one of them, and this one waits until it has.
         let volumes = volume::lock(&self.mounts, &state)?;
-        let roots = idmap::roots(self.cli.users.userns, &state);
-        let root = match &self.image {
-            Some(_) => None,
-            None => Some(
-                self.cli
-                    .world
-                    .rootfs
-                    .clone()
-                    .map_or_else(|| idmap::default_root(self.cli.users.userns, &state), Ok)?,
-            ),
-        };
+        let (world, layers) = (&self.cli.world, &self.cli.root.layers);
         // Before anything is made that is to have an owner.
-        let folders = [&state].into_iter().chain(&root).chain(&self.cli.root.layers);
-        let users =
-            UserNamespace::prepare(&self.cli.users, &self.shared, &state, folders.map(PathBuf::as_path))?;
+        let folders = [&state].into_iter().chain(&world.rootfs).chain(layers).map(PathBuf::as_path);
+        let users = UserNamespace::prepare(&self.cli.users, &self.shared, &state, folders)?;
+        let roots = idmap::roots(self.cli.users.userns, &state);
         // Lowest first: the root, then the layers that the user puts on top of it.
         let mut lower = match &self.image {
             Some(image) => image.unpack(&roots)?,
-            None => root.into_iter().collect(),
+            None => vec![world.rootfs.clone().map_or_else(|| rootfs::default_root_in(&roots), Ok)?],
         };
         lower.extend(self.cli.root.layers.iter().cloned());
         // A terminal of the container's own, wherever the caller has one.

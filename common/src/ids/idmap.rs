@@ -23,7 +23,7 @@ use crate::sys::error::{Context, Error, Result};
 use crate::values::IdRange;
 
 pub use files::{make_files_as, restore_files};
-pub use found::{Ids, check_shared, default_root, roots};
+pub use found::{Ids, check_shared, roots};
 pub use host_ids::HostIds;
 pub use layers::ShiftedLayers;
 pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};

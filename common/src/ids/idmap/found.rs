@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Pid, geteuid};
 
-use super::{HostIds, IdMaps, enter_own, enter_parent_of, in_user_namespace, own, owner_of, require};
+use super::{HostIds, IdMaps, enter_own, enter_parent_of, own, owner_of, require};
 use super::{keep_id, subordinate, user_namespace};
 use crate::fs::mount::can_map_ids;
-use crate::fs::rootfs;
 use crate::keep::state::tell_once;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::{is_own_namespace, is_same_namespace, open_namespace};
@@ -147,18 +146,4 @@ pub fn roots(userns: Option<UsernsMode>, state: &Path) -> PathBuf {
         Some(UsernsMode::KeepId) => state.join("keep-id"),
         _ => state.to_owned(),
     }
-}
-
-/// The root that Congo makes of the host's programs. It belongs to its maker, which with `keep-id` must be the
-/// container's root.
-///
-/// # Errors
-/// Those of [`rootfs::default_root_in`] and [`in_user_namespace`].
-pub fn default_root(userns: Option<UsernsMode>, state: &Path) -> Result<PathBuf> {
-    let roots = roots(userns, state);
-    if roots != state && !geteuid().is_root() {
-        let maps = require(keep_id()?)?;
-        in_user_namespace(&maps, || rootfs::default_root_in(&roots).map(drop))?;
-    }
-    rootfs::default_root_in(&roots)
 }
