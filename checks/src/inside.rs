@@ -19,7 +19,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
 use crate::Failure;
-pub use look::Figures;
+pub use look::{Figures, MASKED, READ_ONLY};
 
 /// The first argument of an executable that is to act inside.
 pub const ASKED: &str = "--inside-a-container";

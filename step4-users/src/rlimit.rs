@@ -2,7 +2,7 @@
 //!
 //! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by the
 //! process itself, before it becomes the command, while it has the right to raise them.
-//! In a user namespace nobody has that right, so the parent raises the hard ones before: [`allow`].
+//! In a user namespace no process has that right, so the parent raises the hard limits before: [`allow`].
 //! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
 
 use common::sys::{allow_limit, setrlimit};
@@ -21,7 +21,7 @@ pub fn set(limits: &[Ulimit]) -> Result<()> {
     })
 }
 
-/// In the parent: within a user namespace nobody may raise a limit above the hard one, so that is done from outside.
+/// In the parent: raises the hard limits of the child, which cannot do so itself in a user namespace.
 pub fn allow(child: Pid, limits: &[Ulimit]) -> Result<()> {
     limits.iter().try_for_each(|limit| {
         allow_limit(child, limit.resource, limit.hard)

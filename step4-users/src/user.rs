@@ -1,4 +1,4 @@
-//! The user as whom the command runs, by the container's own list of users.
+//! The user that runs the command, as the container's own list of users knows it.
 //!
 //! Kernel objects: the user, group and supplementary groups of the process. Order: groups first, as only root may set them;
 //! the user last. Man pages: credentials(7), setgroups(2), setresuid(2), passwd(5).
@@ -17,7 +17,7 @@ use nix::unistd::{getgid, getuid};
 
 use crate::cli::Cli;
 
-/// Whom the option asks for, else the caller where it is to be itself, else the image.
+/// `--user` wins. Without it, `--userns keep-id` means the caller; otherwise the image's `User` counts.
 pub fn choose(cli: &Cli, config: &Config) -> Result<Option<User>> {
     if cli.users.user.is_some() {
         return Ok(cli.users.user.clone());
@@ -33,24 +33,25 @@ pub fn choose(cli: &Cli, config: &Config) -> Result<Option<User>> {
     named.map(read).transpose()
 }
 
-/// In the child, in its root: finds out who that is.
+/// In the child, in its root: looks the user up in the container's /etc/passwd and /etc/group.
 pub fn resolve(user: Option<&User>) -> Result<Option<Identity>> {
     let root = File::open("/").context("open /")?;
     user.map(|user| passwd::resolve(&root.into(), user)).transpose()
 }
 
-/// The variables, with its home where nobody has set another.
+/// The variables, with the user's `HOME` where no other one is set.
 pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Environment {
     let home = || identity.map_or("/root".into(), |identity| identity.home.clone().into());
     environment.entry(OsString::from("HOME")).or_insert_with(home);
     environment
 }
 
-/// In the child: becomes it.
+/// In the child: becomes that user.
 pub fn become_it(identity: &Identity) -> Result<()> {
-    // `/dev/stdout` is a path, and who opens it must have the right to. A pipe of somebody who is nobody in here stays his.
+    // `/dev/stdout` is a path, and opening it takes the right to. A pipe whose owner has no id in here stays as it is.
     let _ = give_streams(identity.uid, identity.gid);
-    // The kernel takes them from who was root and is no longer. Which are to go, the next step decides.
+    // The kernel takes all capabilities from a process that changes from root to another user. Which of them go, the next
+    // step decides.
     keep_capabilities()?;
     setgroups(&identity.groups)?;
     setresgid(identity.gid)?;

@@ -35,29 +35,27 @@ const FIRST: [(&str, Option<u64>); 8] = [
 const STATUS: [&str; 9] =
     ["Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
 
-/// What Docker hides or protects, and where the rest of the kernel's own files lie.
-const PATHS: [&str; 20] = [
-    "/proc",
+/// What Docker hides: its `defaultLinuxMaskedPaths`.
+pub const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
-    "/proc/bus",
-    "/proc/fs",
     "/proc/interrupts",
-    "/proc/irq",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
     "/proc/sched_debug",
     "/proc/scsi",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
     "/proc/timer_list",
     "/proc/timer_stats",
-    "/sys",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
-    "/sys/fs/cgroup",
 ];
+
+/// What Docker makes read-only: its `defaultLinuxReadonlyPaths`.
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Where the rest of the kernel's own files lie.
+const KERNELS: [&str; 3] = ["/proc", "/sys", "/sys/fs/cgroup"];
 
 /// Looks at everything.
 ///
@@ -81,7 +79,7 @@ pub(super) fn look() -> Result<Figures, Box<dyn Error>> {
         }
     }
     let mounts = myself().mounts().map_err(|failure| failure.found)?;
-    for path in PATHS {
+    for path in KERNELS.into_iter().chain(MASKED).chain(READ_ONLY) {
         figures.insert(format!("path {path}"), protection(path, &mounts));
     }
     devices(Path::new("/dev"), &mut figures)?;

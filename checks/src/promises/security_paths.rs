@@ -13,7 +13,7 @@ use super::volume::folder;
 use crate::container::Output;
 use crate::kernel::Mount;
 use crate::terminal::Terminal;
-use crate::{Check, Checked, Failure, Subject, ensure, expect, tree};
+use crate::{Check, Checked, Failure, Subject, ensure, expect, inside, tree};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(1, "cve.2019-19921", "Where /proc of the root is a link, no procfs is mounted where it leads.", proc_link)
@@ -90,27 +90,11 @@ fn dev_link(subject: &Subject) -> Checked {
     Ok(())
 }
 
-/// What Docker hides: its `defaultLinuxMaskedPaths`.
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
 fn null_link(subject: &Subject) -> Checked {
     let (dev, text) = folder(subject, "dev-as-a-volume")?;
     let (null, volume) = (dev.join("null"), format!("{text}:/dev"));
     let file = subject.write("null-as-a-volume", "written")?;
-    let hidden: Vec<_> = MASKED.into_iter().filter(|path| Path::new(path).is_file()).collect();
+    let hidden: Vec<_> = inside::MASKED.into_iter().filter(|path| Path::new(path).is_file()).collect();
     ensure(!hidden.is_empty(), || Failure::new("a file of this kernel that is to be hidden", "none"))?;
     // No larger than it needs to be: kcore is as long as the memory.
     let script = format!("for f in {}; do head -c 9 $f; done; echo read", hidden.join(" "));
@@ -223,7 +207,7 @@ fn there(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<PathBuf>, Failu
 fn masked(subject: &Subject) -> Checked {
     let cpus = fs::read_dir("/sys/devices/system/cpu")?.flatten();
     let of_cpus = cpus.map(|cpu| cpu.path().join("thermal_throttle"));
-    let paths = there(MASKED.into_iter().map(PathBuf::from).chain(of_cpus))?;
+    let paths = there(inside::MASKED.into_iter().map(PathBuf::from).chain(of_cpus))?;
     for options in [host_users(subject), &[], &["--network", "host"]] {
         let container = subject.hold(options)?;
         let first = container.first()?;
@@ -247,7 +231,6 @@ fn masked(subject: &Subject) -> Checked {
 }
 
 fn read_only(subject: &Subject) -> Checked {
-    const PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
     // Files below them that root of a host may write to. They are opened, and nothing is written.
     const FILES: [&str; 5] = [
         "/proc/sysrq-trigger",
@@ -258,7 +241,7 @@ fn read_only(subject: &Subject) -> Checked {
     ];
     let container = subject.hold(host_users(subject))?;
     let mounts = container.first()?.mounts()?;
-    for path in there(PATHS.map(PathBuf::from))? {
+    for path in there(inside::READ_ONLY.map(PathBuf::from))? {
         let mount = mounts.iter().rfind(|mount: &&Mount| Path::new(&mount.point) == path);
         let read_only = mount.is_some_and(|mount| mount.options.split(',').any(|it| it == "ro"));
         ensure(read_only, || Failure::new(format!("a read-only mount at {}", path.display()), "none"))?;
