@@ -2,6 +2,15 @@
 //!
 //! A layout lies in a folder of the test's own, beside the state folder. See the parent module.
 
+/// Ends a test that unpacks an image, if this process is not root: layers are mounted, and have owners.
+macro_rules! root_only {
+    () => {
+        if !nix::unistd::geteuid().is_root() {
+            return skipped("to unpack an image one must be root");
+        }
+    };
+}
+
 mod hostile;
 #[cfg(feature = "idmap")]
 mod rootless;
@@ -185,15 +194,6 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     [::zstd::encode_all(first, 1).unwrap(), skipped, ::zstd::encode_all(second, 1).unwrap()].concat()
 }
 
-/// Layers are mounted and have owners.
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        skipped("to unpack an image one must be root");
-    }
-    is_root
-}
-
 fn is_whiteout(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|there| crate::fs::overlay::is_whiteout(&there))
 }
@@ -284,9 +284,7 @@ fn rich() -> [Vec<u8>; 2] {
 
 #[test]
 fn everything_that_a_layer_can_have() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let [lower, upper] = rich();
     let layout = Layout::new();
     layout.index(&[layout.manifest(&[
@@ -326,9 +324,7 @@ fn everything_that_a_layer_can_have() {
 
 #[test]
 fn a_commit_gives_the_same_layers_again() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let layout = Layout::plain(&rich());
     let layers = layout.unpack().unwrap();
     let work = tempfile::tempdir().unwrap();
@@ -395,9 +391,7 @@ fn which_image_a_tag_means() {
 
 #[test]
 fn archives_of_docker_save() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let [lower, upper] = rich();
     let diff_ids = [Digest::of(&lower).to_string(), Digest::of(&upper).to_string()];
     let config = config(&diff_ids);
@@ -460,9 +454,7 @@ fn chain(image: &Image) -> String {
 
 #[test]
 fn what_a_killed_unpacking_left_is_swept_and_two_at_once_are_one() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let layout = Layout::plain(&rich());
     let left = layout.state().join("layers/.unpacking-1/upper/a");
     fs::create_dir_all(&left).unwrap();
@@ -492,9 +484,7 @@ fn the_image_for_this_machine() {
 
 #[test]
 fn an_opaque_folder_of_the_upper_layer_hides_what_is_below_in_the_image_too() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let layout =
         Layout::plain(&[Archive::default().folder("d").file("d/below", "1").file("d/both", "1").end()]);
     let layers = layout.unpack().unwrap();

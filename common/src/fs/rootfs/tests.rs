@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::elf::{Loader, Object};
 use super::host::{Host, inward};
 use super::*;
-use crate::testing::skipped;
+use crate::testing::{in_mount_namespace, skipped};
 
 /// A host made up in a temporary folder from programs of this machine.
 struct Fake {
@@ -111,12 +111,10 @@ fn may_mount() -> bool {
     std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNS).is_ok()).join().unwrap()
 }
 
-/// The output of a shell in the root. `None` if this process may not mount the root's /proc and enter the
-/// root.
-fn inside(root: &Path, script: &str) -> Option<String> {
+/// Checks the output of a shell in the root, if this process may mount the root's /proc and enter the root.
+fn prints(root: &Path, script: &str, expected: &str) {
     if !may_mount() {
-        skipped("nothing was run in the root, for which one must be root");
-        return None;
+        return skipped("nothing was run in the root, for which one must be root");
     }
     // In mounts of its own, with /proc: a loader finds $ORIGIN through it.
     let enter = "mount -t proc proc \"$0/proc\" && \
@@ -124,9 +122,9 @@ fn inside(root: &Path, script: &str) -> Option<String> {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", enter]).arg(root).arg(script);
     let output = command.stdin(Stdio::null()).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {}\n{errors}", output.status);
-    Some(String::from_utf8(output.stdout).unwrap())
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{script}");
 }
 
 /// Everything in a directory, at any depth.
@@ -163,10 +161,8 @@ fn the_root_of_this_host_runs_its_programs() {
     let (_folder, root, built) = of_this_host();
     let script = "set -e; id -un; ls -l / >/tmp/out; awk 'BEGIN { print 6 * 7 }'; seq 3 | xargs echo; \
                   echo abc | sed s/b/B/; env true; sort /etc/passwd | head -n 1; cd /root && pwd";
-    if let Some(output) = inside(&root, script) {
-        let expected = "root\n42\n1 2 3\naBc\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n/root\n";
-        assert_eq!(output, expected);
-    }
+    let nobody = "nobody:x:65534:65534:nobody:/nonexistent:/bin/false";
+    prints(&root, script, &format!("root\n42\n1 2 3\naBc\n{nobody}\n/root\n"));
     assert!(built.programs > 50, "{built:?}");
     assert!(is_whole(&root));
 }
@@ -228,9 +224,7 @@ fn hosts_with_and_without_a_merged_usr_keep_their_layout() {
         assert_eq!(["bin", "sbin", "lib", "usr/bin"].map(kind), [merged, merged, merged, false]);
         assert_eq!((built.programs, &built.left_out), (3, &vec![]), "merged: {merged}");
         assert_eq!(root.join("usr/bin/cat").exists(), merged);
-        if let Some(output) = inside(&root, "printf 'b\\na\\n' | /usr/bin/sort | /bin/cat") {
-            assert_eq!(output, "a\nb\n");
-        }
+        prints(&root, "printf 'b\\na\\n' | /usr/bin/sort | /bin/cat", "a\nb\n");
     }
 }
 
@@ -252,9 +246,7 @@ fn links_to_programs_work_as_on_the_host() {
     assert!(
         root.join("etc/alternatives/cat").canonicalize().unwrap().starts_with(root.canonicalize().unwrap())
     );
-    if let Some(output) = inside(&root, "echo meow | cat") {
-        assert_eq!(output, "meow\n");
-    }
+    prints(&root, "echo meow | cat", "meow\n");
 }
 
 #[test]
@@ -266,9 +258,7 @@ fn programs_outside_of_the_path_get_a_link_in_it() {
     let (root, _) = fake.build().unwrap();
     assert!(is_whole(&root));
     assert!(root.join("usr/bin/cat").canonicalize().unwrap().ends_with("root/opt/store/cat"));
-    if let Some(output) = inside(&root, "echo meow | cat; command -v sh") {
-        assert_eq!(output, "meow\n/usr/bin/sh\n");
-    }
+    prints(&root, "echo meow | cat; command -v sh", "meow\n/usr/bin/sh\n");
 }
 
 #[test]
@@ -308,9 +298,7 @@ fn what_cannot_run_is_left_out_and_named() {
     let line = describe(&built, false, Path::new("/x"));
     assert!(line.contains("4 programs (") && line.contains("ps (libgone.so is missing)"), "{line}");
     assert_eq!(line.lines().count(), 1);
-    if let Some(output) = inside(&root, "which") {
-        assert_eq!(output, "from a script\n");
-    }
+    prints(&root, "which", "from a script\n");
 }
 
 /// Stands in for busybox: lists three applets, and else says by which name it was called.
@@ -336,9 +324,7 @@ fn busybox_stands_in_for_what_is_missing_only() {
         (4, 1),
         "sh, busybox, cat, and ping as its applet: {built:?}"
     );
-    if let Some(output) = inside(&root, "echo real | cat; ping") {
-        assert_eq!(output, "real\napplet ping\n");
-    }
+    prints(&root, "echo real | cat; ping", "real\napplet ping\n");
     assert!(describe(&built, false, &root).contains("1 of them by busybox"));
     fake.compile("/bin/busybox", "int main(void) { return 3; }", &[]);
     let (_, built) = fake.build().unwrap();
@@ -353,7 +339,7 @@ fn busybox_stands_in_for_a_shell_that_does_not_work() {
         fake.compile("/usr/bin/busybox", BUSYBOX, &[]);
         let (root, built) = fake.build().unwrap();
         assert!(is_whole(&root) && reason(&built, "sh").is_none(), "{built:?}");
-        assert_eq!(inside(&root, "").unwrap_or("applet sh\n".into()), "applet sh\n");
+        prints(&root, "", "applet sh\n");
     }
 }
 
@@ -466,9 +452,7 @@ fn libraries_are_found_where_the_loader_finds_them() {
     let missing = |name: &str| (name.to_owned(), "libdeep.so is missing".to_owned());
     assert_eq!(built.left_out, [missing("id"), missing("od")]);
     assert!(!root.join("usr/lib64/libfour.so").exists());
-    if let Some(output) = inside(&root, "ls && cat && wc && tr && mv") {
-        assert_eq!(output, "11\n21\n30\n40\n66\n");
-    }
+    prints(&root, "ls && cat && wc && tr && mv", "11\n21\n30\n40\n66\n");
 }
 
 #[test]
@@ -528,9 +512,7 @@ fn a_program_runs_where_it_and_its_libraries_alone_are() {
         bare.write(file.to_str().unwrap(), fs::read(file).unwrap());
     }
     bare.write("/bin/sh", fs::read(shell).unwrap());
-    if let Some(output) = inside(bare.folder.path(), "echo $((6 * 7))") {
-        assert_eq!(output, "42\n");
-    }
+    prints(bare.folder.path(), "echo $((6 * 7))", "42\n");
 }
 
 #[test]
@@ -590,53 +572,43 @@ fn a_damaged_root_is_built_anew_unless_something_is_mounted_in_it() {
         assert!(run().unwrap().is_none(), "a whole root is left alone");
         assert_eq!(names(&rootfs), [".host.lock", "host"].map(str::to_owned).into());
     }
-    in_own_mounts(|| {
-        let precious = tempfile::tempdir().unwrap();
-        fs::write(precious.path().join("data"), "").unwrap();
-        let none: Option<&str> = None;
-        mount(Some(precious.path()), &rootfs.join("host/tmp"), none, MsFlags::MS_BIND, none).unwrap();
-        fs::remove_file(&shell).unwrap();
-        let error = run().unwrap_err();
-        assert!(error.to_string().contains("something is mounted on"), "{error}");
-        assert!(precious.path().join("data").exists() && rootfs.join("host/tmp/data").exists());
-    });
 }
 
-/// Calls `body` on a thread with mounts of its own, so that the host sees none of them.
-fn in_own_mounts(body: impl FnOnce() + Send) {
-    if !may_mount() {
-        return skipped("nothing was mounted, for which one must be root");
-    }
-    let name = std::thread::current().name().map(str::to_owned);
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(name.unwrap_or_default()).spawn_scoped(scope, || {
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            let none: Option<&str> = None;
-            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-            body();
-        });
-        thread.unwrap().join().unwrap();
+#[test]
+fn a_root_in_which_something_is_mounted_stays() {
+    in_mount_namespace(|home| {
+        let (rootfs, precious) = (home.join("with space"), home.join("precious"));
+        let fake = Fake::with_shell(false);
+        let run = || install(fake.folder.path(), &[Path::new("/bin")], &rootfs);
+        run().unwrap();
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("data"), "").unwrap();
+        let (none, at) = (None::<&str>, rootfs.join("host/tmp"));
+        mount(Some(&precious), &at, none, MsFlags::MS_BIND, none).unwrap();
+        fs::remove_file(rootfs.join("host/bin/sh")).unwrap();
+        let error = run().unwrap_err();
+        assert!(error.to_string().contains("something is mounted on"), "{error}");
+        assert!(precious.join("data").exists() && at.join("data").exists());
     });
 }
 
 #[test]
 fn a_full_or_read_only_disk_is_an_error_that_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    in_own_mounts(|| {
-        let tmpfs = |options: &str, flags| {
-            mount(Some("x"), folder.path(), Some("tmpfs"), flags, Some(options)).unwrap()
-        };
-        let run = || default_root_in(folder.path()).unwrap_err();
-        tmpfs("size=1m", MsFlags::empty());
-        let error = run();
-        assert_eq!((error.errno(), error.status()), (Some(Errno::ENOSPC), 125), "{error}");
-        assert!(format!("{error:?}").contains("CONGO_HOME"));
-        assert_eq!(names(&folder.path().join("rootfs")), [".host.lock".to_owned()].into());
-        tmpfs("size=1m", MsFlags::MS_RDONLY);
-        let error = run();
-        assert_eq!(error.errno(), Some(Errno::EROFS), "{error}");
-        assert!(format!("{error:?}").contains("that you can write to"));
+    in_mount_namespace(|home| {
+        for (flags, errno, hint) in [
+            (MsFlags::empty(), Errno::ENOSPC, "CONGO_HOME"),
+            (MsFlags::MS_RDONLY, Errno::EROFS, "that you can write to"),
+        ] {
+            mount(Some("x"), home, Some("tmpfs"), flags, Some("size=1m")).unwrap();
+            let error = default_root_in(home).unwrap_err();
+            assert_eq!((error.errno(), error.status()), (Some(errno), 125), "{error}");
+            assert!(format!("{error:?}").contains(hint), "{error:?}");
+            if errno == Errno::ENOSPC {
+                assert_eq!(names(&home.join("rootfs")), [".host.lock".to_owned()].into());
+            }
+        }
     });
+    let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let error = install(Path::new("/"), &[], &folder.path().join("file/rootfs")).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOTDIR), "{error}");

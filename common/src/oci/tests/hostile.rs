@@ -10,13 +10,11 @@ use ::tar::EntryType;
 use serde_json::json;
 
 use super::super::*;
-use super::{Archive, Digest, Layout, gzip, header, is_root};
+use super::{Archive, Digest, Layout, gzip, header, skipped};
 
 #[test]
 fn names_that_lead_elsewhere() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     for (name, words) in [
         ("../outside", "a name with .."),
         ("a/../../outside", "a name with .."),
@@ -30,9 +28,7 @@ fn names_that_lead_elsewhere() {
 
 #[test]
 fn a_symlink_that_is_written_through() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let victim = tempfile::tempdir().unwrap();
     let parent = victim.path().to_str().unwrap();
     let outside = victim.path().join("outside");
@@ -49,9 +45,7 @@ fn a_symlink_that_is_written_through() {
 
 #[test]
 fn a_symlink_of_the_layer_below_leads_to_a_place_in_the_image() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let victim = tempfile::tempdir().unwrap();
     let path = victim.path().to_str().unwrap();
     let below = Archive::default().symlink("l", path).symlink("up", "../../../../..").end();
@@ -65,9 +59,7 @@ fn a_symlink_of_the_layer_below_leads_to_a_place_in_the_image() {
 
 #[test]
 fn hard_links_to_what_is_not_in_the_image() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let link = |target: &str| Layout::plain(&[Archive::default().hard_link("l", target).end()]);
     link("../outside").refused("a hard link to a name with ..");
     link("/etc/passwd").refused("which is not in this image");
@@ -78,9 +70,7 @@ fn hard_links_to_what_is_not_in_the_image() {
 
 #[test]
 fn devices_are_kept_but_cannot_be_used_or_forge_whiteouts() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let device = |major, minor, next: Archive| {
         let mut header = header(EntryType::Char, b"dev", 0);
         header.set_device_major(major).unwrap();
@@ -100,9 +90,7 @@ fn devices_are_kept_but_cannot_be_used_or_forge_whiteouts() {
 
 #[test]
 fn bombs() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let limits = Limits { bytes: 1 << 20, entries: 100 };
     let zeroes = Archive::default().with(EntryType::Regular, "zeroes", "", &vec![0; 2 << 20], 0o644).end();
     let layout = Layout::new();
@@ -129,9 +117,7 @@ fn bombs() {
 
 #[test]
 fn damaged_blobs() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let tar = Archive::default().file("a", &"x".repeat(5000)).end();
     let kind = "application/vnd.oci.image.layer.v1.tar+gzip";
     let layout = Layout::new();
@@ -217,9 +203,7 @@ fn indexes_in_a_circle_or_too_deep() {
 
 #[test]
 fn names_of_any_kind() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let long = format!("{}/{}", "d".repeat(200), "f".repeat(255));
     let mut archive = Archive::default().pax("path", &long).file("short", "pax");
     let record = |archive: Archive, kind, text: String| {
@@ -247,9 +231,7 @@ fn names_of_any_kind() {
 
 #[test]
 fn sparse_files() {
-    if !is_root() {
-        return;
-    }
+    root_only!();
     let expected = [vec![0; 4096], b"data".to_vec(), vec![0; 4092], b"end".to_vec(), vec![0; 1805]].concat();
     let mut map = b"2\n4096\n4\n8192\n3\n".to_vec();
     map.resize(512, 0);
