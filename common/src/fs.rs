@@ -8,3 +8,4 @@ pub mod path;
 pub mod rootfs;
 pub mod sysctl;
 pub mod tree;
+pub(crate) mod xattr;

@@ -15,6 +15,8 @@
 //! | `values` | the grammar of the options' values (feature `values`) |
 //! | `options` | the groups of options, and the checks of each (feature `values`) |
 
+#![deny(unsafe_code)]
+
 // A test tries a lesson's own file, which calls this crate by its name.
 #[cfg(test)]
 extern crate self as common;
@@ -31,6 +33,7 @@ pub mod options;
 pub mod run;
 #[cfg(any(feature = "capability", feature = "idmap", feature = "seccomp"))]
 pub mod security;
+#[allow(unsafe_code)]
 pub mod sys;
 #[cfg(test)]
 mod testing;

@@ -28,7 +28,6 @@ mod store;
 mod tar;
 #[cfg(test)]
 mod tests;
-mod xattr;
 
 pub use apply::Limits;
 pub use commit::{Base, check_target, commit};

@@ -5,12 +5,21 @@
 #[cfg(feature = "attack")]
 pub mod attack;
 pub mod calls;
+pub(crate) mod clone;
+pub(crate) mod descriptors;
 pub mod error;
 pub mod explain;
+#[cfg(feature = "seccomp")]
+pub(crate) mod filter;
 #[cfg(any(feature = "idmap", feature = "seccomp"))]
 pub(crate) mod kernel;
 pub mod keyring;
+pub(crate) mod memory;
+pub(crate) mod mounts;
 pub mod namespace;
 pub mod pty;
+#[cfg(test)]
+pub(crate) mod raw;
+pub(crate) mod signal;
 
 pub use calls::*;

@@ -66,7 +66,7 @@ pub(crate) fn kernel() -> (u32, u32) {
 pub(crate) fn as_user(test: impl FnOnce()) {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
     let (user, group) = (Uid::from_raw(65534), Gid::from_raw(65534));
-    let Some(child) = crate::run::process::fork().unwrap() else {
+    let Some(child) = crate::sys::clone::fork().unwrap() else {
         let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             setgroups(&[]).unwrap();
             setresgid(group, group, group).unwrap();
@@ -79,8 +79,7 @@ pub(crate) fn as_user(test: impl FnOnce()) {
             // What the test harness has captured goes with this process.
             tell(format_args!("{}", panic.downcast_ref::<String>().map_or("failed", String::as_str)));
         }
-        // SAFETY: _exit(2) ends the process and touches none of its memory.
-        unsafe { nix::libc::_exit(passed.is_err().into()) };
+        crate::sys::clone::exit_now(passed.is_err().into());
     };
     let status = nix::sys::wait::waitpid(child, None).unwrap();
     assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0), "as an ordinary user");

@@ -6,34 +6,29 @@
 //! right after it is attached. Man pages: open_tree(2), move_mount(2), mount_setattr(2), setns(2).
 
 mod attributes;
-mod filesystem;
 pub(crate) mod mountinfo;
 #[cfg(feature = "idmap")]
 mod private;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::libc;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
+use crate::sys::mounts::{self, copy_mount, copy_mounts, new_filesystem};
 use crate::sys::namespace::{enter, open_namespace};
 pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
 pub use private::in_private_namespace;
-
-const CLONE: libc::c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
 
 /// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.
 #[cfg(feature = "idmap")]
@@ -123,6 +118,10 @@ impl ContainerMounts {
 pub struct Attached(OwnedFd);
 
 impl Detached {
+    fn new(tree: OwnedFd) -> Detached {
+        Detached { tree, later: Later::default() }
+    }
+
     /// Copies what is at `path`, a directory or a file, as a bind mount of it, with all that is mounted below. Follows
     /// symbolic links, as the host sees them.
     ///
@@ -130,11 +129,8 @@ impl Detached {
     /// ENOENT; EPERM without `CAP_SYS_ADMIN`; EINVAL when it must not be copied (MS_UNBINDABLE) or lies in another mount
     /// namespace.
     pub fn copy_of(path: &Path) -> Result<Detached> {
-        let at = CString::new(path.as_os_str().as_bytes()).map_err(|_| nul(path))?;
-        let tell =
-            || format!("open_tree(AT_FDCWD, {path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE)");
-        let flags = CLONE | libc::AT_RECURSIVE as libc::c_uint;
-        open_tree(libc::AT_FDCWD, &at, flags, tell)
+        copy_mounts(path)
+            .map(Detached::new)
             .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
     }
 
@@ -161,7 +157,7 @@ impl Detached {
     /// # Errors
     /// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of its own.
     pub fn filesystem(kind: &str, read_only: bool) -> Result<Detached> {
-        filesystem::create(kind, read_only).map(|tree| Detached { tree, later: Later::default() })
+        new_filesystem(kind, read_only).map(Detached::new)
     }
 
     /// Copies the mount in which the directory `path` lies, as a bind mount of that directory alone, without what is
@@ -177,9 +173,7 @@ impl Detached {
     /// The same for a directory that is open.
     #[cfg(feature = "idmap")]
     pub(crate) fn copy_of_open(directory: &OwnedFd) -> Result<Detached> {
-        let at = directory.as_raw_fd();
-        let tell = || format!("open_tree({at}, \"\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH)");
-        open_tree(at, c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+        copy_mount(directory, &directory.as_raw_fd().to_string()).map(Detached::new)
     }
 
     /// What is in it can be read by this, though it is attached nowhere.
@@ -196,8 +190,7 @@ impl Detached {
             directory = openat(&directory, name, flags, Mode::empty())
                 .context(format_args!("open {name} of {path}"))?;
         }
-        let tell = || format!("open_tree({path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)");
-        open_tree(directory.as_raw_fd(), c"", CLONE | libc::AT_EMPTY_PATH as libc::c_uint, tell)
+        copy_mount(directory, &format!("{path:?}")).map(Detached::new)
     }
 
     /// Makes it the working directory: from there everything is found by relative paths, wherever it will be attached.
@@ -304,9 +297,8 @@ impl Detached {
     /// # Errors
     /// ENOENT, ENOTDIR, EPERM without `CAP_SYS_ADMIN`.
     pub fn attach(self, target: &str) -> Result<()> {
-        let path = CString::new(target).map_err(|_| nul(Path::new(target)))?;
-        let tell = |tree| format!("move_mount({tree}, \"\", AT_FDCWD, {target:?}, MOVE_MOUNT_F_EMPTY_PATH)");
-        self.move_to(libc::AT_FDCWD, &path, libc::MOVE_MOUNT_F_EMPTY_PATH, tell).map(drop)
+        mounts::attach(&self.tree, target)?;
+        self.attached().map(drop)
     }
 
     /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put a link in
@@ -316,31 +308,12 @@ impl Detached {
     /// EINVAL when one is a directory and the other is not, or the target is in another mount namespace; EPERM without
     /// `CAP_SYS_ADMIN`.
     pub fn attach_at(self, target: &OwnedFd) -> Result<Attached> {
-        let at = target.as_raw_fd();
-        let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
-        let names = "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH";
-        self.move_to(at, c"", flags, |tree| format!("move_mount({tree}, \"\", {at}, \"\", {names})"))
+        mounts::attach_at(&self.tree, target)?;
+        self.attached()
     }
 
-    fn move_to(
-        self,
-        directory: RawFd,
-        path: &std::ffi::CStr,
-        flags: libc::c_uint,
-        tell: impl Fn(RawFd) -> String,
-    ) -> Result<Attached> {
-        let tree = self.tree.as_raw_fd();
-        call(
-            "move_mount(2)",
-            || tell(tree),
-            || {
-                // SAFETY: both paths are NUL-terminated strings.
-                let result = unsafe {
-                    libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), directory, path.as_ptr(), flags)
-                };
-                Errno::result(result).map(drop)
-            },
-        )?;
+    /// What could not be done before.
+    fn attached(self) -> Result<Attached> {
         let attached = Attached(self.tree);
         if let Some(flags) = self.later.propagation {
             attached.set_propagation(flags)?;
@@ -398,23 +371,4 @@ impl Attached {
         }
         attributes::remount_propagation(&self.0, flags)
     }
-}
-
-fn open_tree(
-    directory: RawFd,
-    path: &std::ffi::CStr,
-    flags: libc::c_uint,
-    tell: impl Fn() -> String,
-) -> Result<Detached> {
-    let tree = call("open_tree(2)", tell, || {
-        // SAFETY: the path is a NUL-terminated string; a new descriptor is returned.
-        let result = unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) };
-        // SAFETY: nobody else knows of it.
-        Errno::result(result).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
-    })?;
-    Ok(Detached { tree, later: Later::default() })
-}
-
-fn nul(path: &Path) -> Error {
-    Error::new(format!("{path:?}: a NUL byte in a path"))
 }

@@ -8,7 +8,6 @@
 mod remove;
 #[cfg(test)]
 mod tests;
-mod xattr;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -29,7 +28,8 @@ use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 #[cfg(feature = "idmap")]
 use nix::unistd::geteuid;
 
-use crate::sys::error::{Context, Error, Result};
+use crate::fs::xattr;
+use crate::sys::error::{Context, Error, Result, errno};
 pub(crate) use remove::{remove_all, remove_contents};
 
 const DIRECTORY: OFlag =
@@ -94,13 +94,9 @@ pub fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
 /// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute `trusted.overlay.opaque`,
 /// or `user.overlay.opaque` when the overlay was mounted in a user namespace.
 pub fn is_opaque(path: &Path) -> bool {
-    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()) else { return false };
-    [c"trusted.overlay.opaque", c"user.overlay.opaque"].iter().any(|name| {
-        let mut value = [0_u8];
-        // SAFETY: both strings end in NUL, and the kernel writes at most one byte.
-        let length = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), 1) };
-        length == 1 && value == *b"y"
-    })
+    ["trusted.overlay.opaque", "user.overlay.opaque"]
+        .iter()
+        .any(|name| xattr::get(path, name).is_ok_and(|it| it == b"y"))
 }
 
 /// Removes a directory with all that is in it, however deep, or a file. Follows no links; that nothing is there is fine. What
@@ -212,8 +208,4 @@ fn entries(directory: &OwnedFd) -> nix::Result<Vec<OsString>> {
 /// A path that begins at an open directory, for calls that take no descriptor.
 fn path_of(directory: &OwnedFd, name: &OsStr) -> PathBuf {
     Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)
-}
-
-fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

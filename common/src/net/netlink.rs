@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 use crate::keep::hash::stable;
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::{Returned, call};
-use wire::{Answer, errno};
+use wire::Answer;
 
 const MAN: &str = "rtnetlink(7)";
 
@@ -47,7 +47,7 @@ impl Netlink {
     /// # Errors
     /// EMFILE, ENOMEM.
     pub fn open() -> Result<Netlink> {
-        let open = || {
+        let open = || -> std::io::Result<Socket> {
             let socket = Socket::new(NETLINK_ROUTE)?;
             // To the kernel, port 0, and from nobody else: any process may write to a netlink socket.
             socket.connect(&SocketAddr::new(0, 0))?;
@@ -56,11 +56,8 @@ impl Netlink {
             let _ = socket.set_cap_ack(true).and_then(|()| socket.set_ext_ack(true));
             Ok(socket)
         };
-        let socket = call(
-            "netlink(7)",
-            || "socket(AF_NETLINK, SOCK_RAW|SOCK_CLOEXEC, NETLINK_ROUTE)".into(),
-            || open().map_err(|error| errno(&error)),
-        )?;
+        let socket =
+            call("netlink(7)", || "socket(AF_NETLINK, SOCK_RAW|SOCK_CLOEXEC, NETLINK_ROUTE)".into(), open)?;
         Ok(Netlink { socket, sequence: 0 })
     }
 

@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use crate::run::program;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain::Turn;
+use crate::sys::signal::unblock_in;
 
 /// Of the rules, what a line of the narration shows.
 const SHOWN: usize = 400;
@@ -62,7 +63,7 @@ fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
     command.env("LC_ALL", "C");
     // Not our group: a Ctrl-C of somebody who waits for the end must not leave the rules as they are.
     command.process_group(0);
-    program::unblock_signals(&mut command);
+    unblock_in(&mut command);
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // When nft ends before it has read all, its own message says why, better than EPIPE.

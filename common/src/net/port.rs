@@ -44,7 +44,7 @@ fn bound(port: &Publish, reuse: bool) -> Result<OwnedFd> {
             let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
             setsockopt(&socket, ReuseAddr, &reuse)?;
             bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
-            Ok(socket)
+            nix::Result::Ok(socket)
         },
     )
     .hint_if(

@@ -9,6 +9,7 @@
 //! changes the folder's time. See path_resolution(7), inode(7).
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -26,8 +27,8 @@ use super::lost::Lost;
 use super::name::{self, Whiteout, whiteout};
 use super::refusal::Refusal;
 use super::tar::{Entries, Entry, Kind};
-use super::xattr;
 use crate::fs::tree::remove_all;
+use crate::fs::xattr;
 use crate::ids::privilege::Privilege;
 
 type Time = (i64, u32);
@@ -348,13 +349,13 @@ fn attributes(entry: &Entry, at: &Path, lost: &mut Lost) -> Result<(), Refusal> 
     lost.owner(std::os::unix::fs::lchown(at, Some(entry.uid), Some(entry.gid)))?;
     // A folder that was there has some, and what a folder's default access list gives a new file is not the
     // image's.
-    for there in xattr::list(at)?.into_iter().filter(|there| !xattr::is_machines_own(there.to_bytes())) {
-        if !entry.xattrs.iter().any(|(name, _)| name == there.to_bytes()) {
+    for there in xattr::list(at)?.into_iter().filter(|there| !xattr::is_machines_own(there.as_bytes())) {
+        if !entry.xattrs.iter().any(|(name, _)| name == there.as_bytes()) {
             xattr::remove(at, &there)?;
         }
     }
     for (name, value) in entry.xattrs.iter().filter(|(name, _)| !xattr::is_machines_own(name)) {
-        match xattr::set(at, name, value) {
+        match xattr::set(at, OsStr::from_bytes(name), value) {
             // Without its capabilities a program fails later, where a user does not look for the cause.
             Err(Errno::EOPNOTSUPP) if name != b"security.capability" => {}
             Err(Errno::EPERM) if lost.attribute(name) => {}

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use ::tar::{Builder, EntryType, Header};
 
-use super::xattr;
 use crate::fs::overlay::is_whiteout;
+use crate::fs::xattr;
 use crate::sys::error::{Context, Error, Result};
 
 /// Octal numbers in a header end here; larger ones stand in a pax record.
@@ -215,7 +215,7 @@ fn notes(at: &Path) -> Result<Notes> {
     let mut notes = Notes { kept: Vec::new(), opaque: false };
     for name in xattr::list(at).at(READ, at)? {
         let value = || xattr::get(at, &name).at(READ, at);
-        match name.to_bytes() {
+        match name.as_bytes() {
             b"trusted.overlay.opaque" | b"user.overlay.opaque" => notes.opaque = value()? == b"y",
             b"trusted.overlay.redirect"
             | b"trusted.overlay.metacopy"

@@ -22,7 +22,6 @@ use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
-use nix::libc;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -38,6 +37,7 @@ use crate::fs::tree::{copy_attributes, remove_tree};
 use crate::ids::privilege::Privilege;
 use crate::run::process;
 use crate::sys;
+use crate::sys::clone::exit_now;
 use crate::sys::error::{Context, Error, Result, tell};
 
 /// What the name of an unfinished layer begins with.
@@ -175,8 +175,7 @@ impl Work<'_> {
                 Ok(Err(error)) => childs.write_all(&error.to_bytes()),
                 Err(_) => Ok(()),
             };
-            // SAFETY: _exit(2) ends the process and touches none of its memory.
-            unsafe { libc::_exit(0) };
+            exit_now(0);
         };
         drop(childs);
         let mut message = Vec::new();

@@ -18,6 +18,7 @@ mod rootless;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,7 @@ use tempfile::TempDir;
 
 use super::digest::Digest;
 use super::*;
+use crate::fs::xattr;
 use crate::sys::error::Result;
 use crate::testing::skipped;
 
@@ -212,10 +214,10 @@ fn facts(root: &Path) -> BTreeMap<PathBuf, String> {
                 fs::read_link(&path).map(|it| it.display().to_string()).unwrap_or_default()
             };
             let names =
-                xattr::list(&path).unwrap().into_iter().filter(|it| !xattr::is_machines_own(it.to_bytes()));
+                xattr::list(&path).unwrap().into_iter().filter(|it| !xattr::is_machines_own(it.as_bytes()));
             let mut xattrs: Vec<_> = names.map(|it| (xattr::get(&path, &it).unwrap(), it)).collect();
             xattrs.sort();
-            let opaque = xattr::get(&path, c"trusted.overlay.opaque").unwrap_or_default();
+            let opaque = xattr::get(&path, "trusted.overlay.opaque").unwrap_or_default();
             let (mode, owner, time) = (it.mode(), (it.uid(), it.gid()), (it.mtime(), it.mtime_nsec()));
             let links = if it.is_dir() { 0 } else { it.nlink() };
             // The owner and the time of a whiteout mean nothing.
@@ -296,8 +298,8 @@ fn everything_that_a_layer_can_have() {
     let read = |path: &str| fs::read_to_string(lower.join(path)).unwrap();
     let stat = |layer: &Path, path: &str| fs::symlink_metadata(layer.join(path)).unwrap();
     assert_eq!(stat(lower, "usr/bin/su").mode(), 0o104_755);
-    assert_eq!(xattr::get(&lower.join("usr/bin/ping"), c"user.note"), Ok(b"a=b\nc".to_vec()));
-    assert_eq!(xattr::get(&lower.join("usr/bin/ping"), c"security.capability").unwrap().len(), 20);
+    assert_eq!(xattr::get(&lower.join("usr/bin/ping"), "user.note"), Ok(b"a=b\nc".to_vec()));
+    assert_eq!(xattr::get(&lower.join("usr/bin/ping"), "security.capability").unwrap().len(), 20);
     assert_eq!(stat(lower, "usr/bin/ping6").ino(), stat(lower, "usr/bin/ping").ino());
     assert!(stat(lower, "fifo").file_type().is_fifo());
     assert_eq!((stat(lower, "old").mtime(), stat(lower, "old").mtime_nsec()), (-2, 750_000_000));
@@ -310,7 +312,7 @@ fn everything_that_a_layer_can_have() {
     assert!(is_whiteout(&upper.join("opaque/below")) && stat(upper, "opaque/above").is_file());
     assert!(stat(upper, "deep/er/new").is_file() && is_whiteout(&upper.join("deep/er/old")));
     assert!(stat(upper, "becomes-file").is_file());
-    assert_eq!(xattr::get(&upper.join("becomes-folder"), c"trusted.overlay.opaque"), Ok(b"y".to_vec()));
+    assert_eq!(xattr::get(&upper.join("becomes-folder"), "trusted.overlay.opaque"), Ok(b"y".to_vec()));
     for path in ["usr/bin/not-there", "not-there"] {
         assert!(fs::symlink_metadata(upper.join(path)).is_err(), "{path}");
     }
@@ -491,7 +493,7 @@ fn an_opaque_folder_of_the_upper_layer_hides_what_is_below_in_the_image_too() {
     let upper = layout.0.path().join("upper");
     fs::create_dir_all(upper.join("d")).unwrap();
     fs::write(upper.join("d/both"), "2").unwrap();
-    xattr::set(&upper.join("d"), b"trusted.overlay.opaque", b"y").unwrap();
+    xattr::set(&upper.join("d"), "trusted.overlay.opaque", b"y").unwrap();
     let target = Reference { path: layout.0.path().join("new"), tag: None };
     commit(&target, Base { image: None, folders: &layers }, &upper, &[]).unwrap();
     let layers = Image::open(&target).unwrap().unpack(&layout.state()).unwrap();

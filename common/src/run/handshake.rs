@@ -6,19 +6,24 @@
 //! See socketpair(2), unix(7).
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::cmsg_space;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use rustix::cmsg_space;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 
-use crate::run::process::close_all_but;
 use crate::sys::call;
+use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain;
+
+/// Room for one descriptor in the control data of a message.
+const SPACE: usize = cmsg_space!(ScmRights(1));
 
 /// The parent's end.
 #[derive(Debug)]
@@ -75,32 +80,30 @@ impl ParentEnd {
     /// When this process has no descriptors left.
     pub fn receive_descriptor(&mut self) -> Result<Option<OwnedFd>> {
         let mut byte = [0];
-        let mut space = cmsg_space!(RawFd);
-        let received = loop {
+        let mut space = [MaybeUninit::uninit(); SPACE];
+        let (count, descriptor) = loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut data = [IoSliceMut::new(&mut byte)];
             // Close-on-exec from the first moment on.
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.socket.as_raw_fd(), &mut data, Some(&mut space), flags) {
-                Err(Errno::EINTR) => {}
+            match recvmsg(&self.socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => {}
                 result => {
-                    let message = result.context("recvmsg(socket)")?;
-                    let descriptors = message.cmsgs().context("recvmsg(socket)")?;
-                    let descriptor = descriptors.into_iter().find_map(|control| match control {
-                        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                    let count = result.context("recvmsg(socket)")?.bytes;
+                    let descriptor = control.drain().find_map(|message| match message {
+                        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
                         _ => None,
                     });
-                    break (message.bytes, descriptor);
+                    break (count, descriptor);
                 }
             }
         };
-        let (count, descriptor) = received;
-        let Some(descriptor) = descriptor else {
-            self.begun.extend_from_slice(&byte[..count]);
-            return Ok(None);
-        };
-        explain::line("recvmsg(socket, SCM_RIGHTS)", descriptor, "unix(7)");
-        // SAFETY: the kernel has just made it for this process, and nobody else knows of it.
-        Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+        match &descriptor {
+            Some(descriptor) => {
+                explain::line("recvmsg(socket, SCM_RIGHTS)", descriptor.as_raw_fd(), "unix(7)");
+            }
+            None => self.begun.extend_from_slice(&byte[..count]),
+        }
+        Ok(descriptor)
     }
 
     /// Reads what the child failed at. Called once the child has ended: the end of the file that exec makes is no
@@ -165,11 +168,11 @@ impl ChildEnd {
             "unix(7)",
             || "sendmsg(socket, SCM_RIGHTS)".into(),
             || {
-                let descriptors = [descriptor.as_fd().as_raw_fd()];
-                let control = [ControlMessage::ScmRights(&descriptors)];
+                let (descriptors, mut space) = ([descriptor.as_fd()], [MaybeUninit::uninit(); SPACE]);
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(&descriptors));
                 // The kernel sends control data with at least one byte.
-                let data = [IoSlice::new(b"d")];
-                sendmsg::<()>(self.socket.as_raw_fd(), &data, &control, MsgFlags::empty(), None)
+                sendmsg(&self.socket, &[IoSlice::new(b"d")], &mut control, SendFlags::empty())
             },
         )
         .map(drop)

@@ -1,14 +1,7 @@
-//! Programs of the host that the runtime starts: where they are, and what they must not inherit.
-//!
-//! Kernel object: the mask of blocked signals, which a new program inherits. Man pages: execve(2), sigprocmask(2).
+//! Programs of the host that the runtime starts: where they are.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-#[cfg(feature = "network")]
-use std::{io, os::unix::process::CommandExt, process::Command};
-
-#[cfg(feature = "network")]
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 /// Where a program is looked for after `PATH`: a user's, which sudo or su may keep, often lacks them.
 const SYSTEM: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -24,19 +17,6 @@ fn find_in(name: &str, path: Option<&OsStr>, system: &[&str]) -> Option<PathBuf>
         .chain(system.iter().map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|file| file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
-}
-
-/// Lets the program get all signals. The runtime blocks SIGINT, SIGTERM and others, and a program that inherits that could
-/// be ended only with SIGKILL.
-#[cfg(feature = "network")]
-pub(crate) fn unblock_signals(command: &mut Command) {
-    // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
-    unsafe { command.pre_exec(unblock) };
-}
-
-#[cfg(feature = "network")]
-fn unblock() -> io::Result<()> {
-    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
 #[cfg(test)]

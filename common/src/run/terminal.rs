@@ -150,12 +150,10 @@ enum Caller {
 
 impl AsFd for Caller {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the three are open as long as the process runs: std opens /dev/null in the place of a closed one.
-        let stream = |number| unsafe { BorrowedFd::borrow_raw(number) };
         match self {
-            Caller::Stdin => stream(0),
-            Caller::Stdout => stream(1),
-            Caller::Stderr => stream(2),
+            Caller::Stdin => rustix::stdio::stdin(),
+            Caller::Stdout => rustix::stdio::stdout(),
+            Caller::Stderr => rustix::stdio::stderr(),
         }
     }
 }

@@ -22,8 +22,9 @@ use seccompiler::{SeccompCmpArgLen, SeccompCondition, sock_filter};
 
 use crate::security::capability::Capabilities;
 use crate::sys::error::{Context, Error, Hint, Result};
+use crate::sys::filter::set_seccomp_filter;
 use crate::sys::kernel;
-use crate::sys::{call, names};
+use crate::sys::names;
 use architecture::Architecture;
 use rules::{Condition, Rule};
 
@@ -139,39 +140,12 @@ impl Filter {
     /// EACCES with neither no_new_privs nor `CAP_SYS_ADMIN`; EINVAL from a kernel without seccomp filters; ENOMEM when
     /// all filters of this thread have too many instructions.
     pub fn load(&self) -> Result<()> {
-        let count = self.program.len();
-        // Fits: assemble() refuses more than BPF_MAXINSNS.
-        let program = libc::sock_fprog {
-            len: count as u16,
-            filter: self.program.as_ptr().cast_mut().cast::<libc::sock_filter>(),
-        };
-        call(
-            "seccomp(2)",
-            || {
-                format!(
-                    "seccomp(SECCOMP_SET_MODE_FILTER, {}, {{{count} instructions}})",
-                    flag_names(self.flags)
-                )
-            },
-            || {
-                // SAFETY: the kernel copies `len` instructions from `filter`, which lives until the call returns; both
-                // types of an instruction are the kernel's, with its layout.
-                let result = unsafe {
-                    libc::syscall(
-                        libc::SYS_seccomp,
-                        libc::SECCOMP_SET_MODE_FILTER,
-                        self.flags,
-                        &raw const program,
-                    )
-                };
-                Errno::result(result).map(drop)
-            },
-        )
-        .hint_if(Errno::EACCES, "it takes no_new_privs, or CAP_SYS_ADMIN: seccomp(2)")
-        .hint_if(
-            Errno::EINVAL,
-            "this kernel has no seccomp filters; --security-opt seccomp=unconfined runs without",
-        )
+        set_seccomp_filter(&self.program, self.flags, &flag_names(self.flags))
+            .hint_if(Errno::EACCES, "it takes no_new_privs, or CAP_SYS_ADMIN: seccomp(2)")
+            .hint_if(
+                Errno::EINVAL,
+                "this kernel has no seccomp filters; --security-opt seccomp=unconfined runs without",
+            )
     }
 
     /// How many instructions it has.

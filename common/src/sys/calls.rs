@@ -6,10 +6,10 @@
 
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write};
-use std::fs;
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -158,7 +158,7 @@ pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
     call(
         "open(2), write(2)",
         || format!("write({path:?}, {} bytes)", content.len()),
-        || fs::write(path, content).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+        || fs::write(path, content),
     )
 }
 
@@ -391,21 +391,24 @@ pub fn set_not_dumpable() -> Result<()> {
 }
 
 /// Makes the call, tells it, and gives an error its name and arguments.
-pub(crate) fn call<T: Returned>(
+pub(crate) fn call<T: Returned, E: Into<io::Error>>(
     man: &str,
     name_and_arguments: impl Fn() -> String,
-    action: impl FnOnce() -> nix::Result<T>,
+    action: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {
     // The turn is taken before the call, so that the other process cannot tell what follows from it first.
     let turn = explain::Turn::take();
-    let result = action();
+    let result = action().map_err(|error| Error::from_io(name_and_arguments(), &error.into()));
     if let Some(turn) = turn {
         match &result {
             Ok(value) => turn.line(name_and_arguments(), value.number(), man),
-            Err(errno) => turn.line(name_and_arguments(), format_args!("-1 {errno:?}"), man),
+            Err(error) => {
+                let errno = error.errno().unwrap_or(Errno::UnknownErrno);
+                turn.line(name_and_arguments(), format_args!("-1 {errno:?}"), man);
+            }
         }
     }
-    result.map_err(|errno| Error::from_errno(name_and_arguments(), errno))
+    result
 }
 
 /// What a system call returned, as the number that strace would show.

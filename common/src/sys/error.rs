@@ -152,6 +152,11 @@ fn words(errno: Option<Errno>) -> String {
     errno.map_or_else(String::new, |errno| format!(": {errno:?}: {}", errno.desc()))
 }
 
+/// The kernel's number of an error. EIO for one that did not come from the kernel.
+pub(crate) fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 /// Says what was being done when a call of the standard library or of the kernel failed.
 pub trait Context<T> {
     /// The error says `what: ERRNO: errno in words`. For `what` with arguments, `format_args!` formats nothing unless the

@@ -5,11 +5,17 @@
 //! See namespaces(7), setns(2).
 
 use std::fs::File;
+#[cfg(feature = "idmap")]
+use std::os::fd::FromRawFd;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+#[cfg(feature = "idmap")]
+use nix::libc;
 use nix::sched::CloneFlags;
 use nix::sys::stat::fstat;
+#[cfg(feature = "idmap")]
+use nix::unistd::Uid;
 
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::{call, names};
@@ -25,10 +31,7 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
     let opened = call(
         "open(2), namespaces(7)",
         || format!("open({path:?}, O_RDONLY|O_CLOEXEC)"),
-        || {
-            let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-            File::open(&path).map(OwnedFd::from).map_err(errno)
-        },
+        || File::open(&path).map(OwnedFd::from),
     );
     opened.map_err(|error| match error.errno() {
         // The file is missing, but what the user named is the process.
@@ -71,6 +74,45 @@ pub fn is_same_namespace(one: &OwnedFd, other: &OwnedFd) -> Result<bool> {
     let identity = |namespace| fstat(namespace).context("fstat of a namespace");
     let (one, other) = (identity(one)?, identity(other)?);
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Who has made this user namespace, and so may do everything in it.
+///
+/// # Errors
+/// None that the arguments can cause.
+#[cfg(feature = "idmap")]
+pub fn owner_of(namespace: &OwnedFd) -> Result<Uid> {
+    let mut owner: libc::uid_t = 0;
+    call(
+        "ioctl_ns(2)",
+        || format!("ioctl({}, NS_GET_OWNER_UID)", namespace.as_raw_fd()),
+        || {
+            // SAFETY: the kernel writes one number.
+            let result =
+                unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut owner) };
+            Errno::result(result).map(drop)
+        },
+    )?;
+    Ok(Uid::from_raw(owner))
+}
+
+/// Opens the user namespace around this one: ioctl_ns(2), NS_GET_PARENT.
+///
+/// # Errors
+/// EPERM when it is not in sight: above this process's own.
+#[cfg(feature = "idmap")]
+pub(crate) fn parent_of(namespace: &OwnedFd) -> Result<OwnedFd> {
+    let at = namespace.as_raw_fd();
+    call(
+        "ioctl_ns(2)",
+        || format!("ioctl({at}, NS_GET_PARENT)"),
+        || {
+            // SAFETY: the call takes no further argument; a new descriptor is returned.
+            Errno::result(unsafe { libc::ioctl(at, libc::NS_GET_PARENT) })
+                // SAFETY: nobody else knows of it.
+                .map(|parent| unsafe { OwnedFd::from_raw_fd(parent) })
+        },
+    )
 }
 
 #[cfg(test)]

@@ -5,18 +5,18 @@
 //! terminal has its name there. Order: open the main end, unlock, open the terminal.
 //! Man pages: pty(7), ioctl_tty(2), setsid(2).
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::libc;
 use nix::sys::stat::Mode;
+use rustix::pty::OpenptFlags;
 
 use crate::sys::call;
 use crate::sys::error::{Hint, Result};
 
 /// Rows and columns of a terminal.
-pub type WindowSize = libc::winsize;
+pub use rustix::termios::Winsize as WindowSize;
 
 /// Opens the main end of a new pseudo-terminal by the `ptmx` of a devpts filesystem, and unlocks the terminal.
 ///
@@ -29,16 +29,7 @@ pub fn open_main_end(ptmx: &str) -> Result<OwnedFd> {
         || open(ptmx, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()),
     )
     .hint_if(Errno::ENOSPC, "all pseudo-terminals are in use: /proc/sys/kernel/pty/max")?;
-    call(
-        "ioctl_tty(2)",
-        || "ioctl(main end, TIOCSPTLCK, 0)".into(),
-        || {
-            let unlocked: libc::c_int = 0;
-            // SAFETY: the kernel reads one int.
-            Errno::result(unsafe { libc::ioctl(main.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) })
-                .map(drop)
-        },
-    )?;
+    call("ioctl_tty(2)", || "ioctl(main end, TIOCSPTLCK, 0)".into(), || rustix::pty::unlockpt(&main))?;
     Ok(main)
 }
 
@@ -51,11 +42,8 @@ pub fn open_terminal_of(main: impl AsFd) -> Result<OwnedFd> {
         "ioctl_tty(2)",
         || "ioctl(main end, TIOCGPTPEER, O_RDWR|O_NOCTTY|O_CLOEXEC)".into(),
         || {
-            let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-            // SAFETY: the third argument is a number; what is returned is a new descriptor that nobody else knows of.
-            let result = unsafe { libc::ioctl(main.as_fd().as_raw_fd(), libc::TIOCGPTPEER, flags) };
-            // SAFETY: as above.
-            Errno::result(result).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            rustix::pty::ioctl_tiocgptpeer(&main, flags)
         },
     )
 }
@@ -76,11 +64,7 @@ pub fn set_controlling_terminal(terminal: impl AsFd) -> Result<()> {
     call(
         "ioctl_tty(2)",
         || "ioctl(terminal, TIOCSCTTY, 0)".into(),
-        || {
-            // SAFETY: the third argument is a number.
-            let result = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) };
-            Errno::result(result).map(drop)
-        },
+        || rustix::process::ioctl_tiocsctty(&terminal),
     )
 }
 
@@ -109,17 +93,7 @@ pub fn use_as_stream(file: impl AsFd, stream: usize) -> Result<()> {
 /// # Errors
 /// ENOTTY, EIO when it was hung up.
 pub fn window_size(terminal: impl AsFd) -> Result<WindowSize> {
-    call(
-        "ioctl_tty(2)",
-        || "ioctl(terminal, TIOCGWINSZ)".into(),
-        || {
-            let mut size = WindowSize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-            // SAFETY: the kernel writes one winsize.
-            let result =
-                unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
-            Errno::result(result).map(|_| size)
-        },
-    )
+    call("ioctl_tty(2)", || "ioctl(terminal, TIOCGWINSZ)".into(), || rustix::termios::tcgetwinsize(&terminal))
 }
 
 /// Sets it, and tells the terminal's foreground processes by SIGWINCH: TIOCSWINSZ.
@@ -128,9 +102,5 @@ pub fn window_size(terminal: impl AsFd) -> Result<WindowSize> {
 /// As [`window_size`].
 pub fn set_window_size(terminal: impl AsFd, size: WindowSize) -> Result<()> {
     let what = || format!("ioctl(terminal, TIOCSWINSZ, {{{} rows, {} columns}})", size.ws_row, size.ws_col);
-    call("ioctl_tty(2)", what, || {
-        // SAFETY: the kernel reads one winsize.
-        let result = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-        Errno::result(result).map(drop)
-    })
+    call("ioctl_tty(2)", what, || rustix::termios::tcsetwinsize(&terminal, size))
 }

@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+#[cfg(feature = "idmap")]
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
@@ -14,7 +15,8 @@ use nix::sys::stat::Mode;
 
 use super::mountinfo::{self, Mount};
 use crate::sys::error::{Context, Error, Result};
-use crate::sys::{call, mount};
+use crate::sys::mount;
+use crate::sys::mounts::set_attributes;
 
 /// Makes the tree read-only. `false` when this kernel has no such call.
 pub(super) fn make_read_only(tree: &OwnedFd) -> Result<bool> {
@@ -61,31 +63,7 @@ fn set(
 ) -> Result<bool> {
     let mut attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: 0, userns_fd: 0 };
     fill(&mut attributes);
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    let names = if recursive { "AT_EMPTY_PATH|AT_RECURSIVE" } else { "AT_EMPTY_PATH" };
-    let size = size_of::<libc::mount_attr>();
-    let result = call(
-        "mount_setattr(2)",
-        || format!("mount_setattr({}, \"\", {names}, {{{what}}}, {size})", tree.as_raw_fd()),
-        || {
-            // SAFETY: the path is a NUL-terminated string, and the kernel reads `size` bytes of the structure.
-            let result = unsafe {
-                libc::syscall(
-                    libc::SYS_mount_setattr,
-                    tree.as_raw_fd(),
-                    c"".as_ptr(),
-                    flags,
-                    &raw const attributes,
-                    size,
-                )
-            };
-            Errno::result(result).map(drop)
-        },
-    );
-    match result {
-        Err(error) if error.errno() == Some(Errno::ENOSYS) => Ok(false),
-        result => result.map(|()| true),
-    }
+    set_attributes(tree, recursive, what, attributes)
 }
 
 /// The older way: adds the flags `with` to each mount of an attached tree by itself.

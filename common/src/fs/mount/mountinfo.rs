@@ -6,15 +6,14 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::libc;
 
 use crate::sys::error::{Context, Error, Hint, Result};
+use crate::sys::mounts::mount_id;
 
 const LIST: &str = "/proc/thread-self/mountinfo";
 
@@ -81,7 +80,7 @@ pub(crate) fn beneath(path: &Path) -> Result<Option<PathBuf>> {
 /// The number of the mount in which an open file lies. Since 5.8 the kernel tells it for the asking. Before, it stands in a
 /// file that a process whose ids have changed may not read in a user namespace.
 pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
-    if let Some(id) = id_by_statx(open) {
+    if let Some(id) = mount_id(open) {
         return Ok(id);
     }
     let path = format!("/proc/thread-self/fdinfo/{}", open.as_raw_fd());
@@ -90,25 +89,6 @@ pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
         .hint_if(Errno::EACCES, "in a user namespace, this needs Linux 5.8 or later")?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
     id.ok_or_else(|| Error::new(format!("{path}: no mnt_id")))
-}
-
-fn id_by_statx(open: &OwnedFd) -> Option<u64> {
-    let mut status = MaybeUninit::<libc::statx>::zeroed();
-    let at = open.as_raw_fd();
-    // SAFETY: the path is a NUL-terminated string, and the kernel writes a structure of this kind.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_statx,
-            at,
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_MNT_ID,
-            status.as_mut_ptr(),
-        )
-    };
-    // SAFETY: zeroes are a value of it, too.
-    let status = unsafe { status.assume_init() };
-    (result == 0 && status.stx_mask & libc::STATX_MNT_ID != 0).then_some(status.stx_mnt_id)
 }
 
 /// All mounts of this mount namespace.
@@ -159,7 +139,7 @@ mod tests {
             let id =
                 text.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim().parse().unwrap();
             assert_eq!(id_of(&open), Ok(id), "{path}");
-            assert!(id_by_statx(&open).is_none_or(|it| it == id), "{path}");
+            assert!(mount_id(&open).is_none_or(|it| it == id), "{path}");
         }
     }
 

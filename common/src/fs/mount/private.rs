@@ -8,15 +8,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 
-use super::{Detached, Later};
+use super::Detached;
 use crate::explain;
 use crate::run::handshake;
 use crate::run::process;
+use crate::sys::clone::exit_now;
 use crate::sys::error::{Error, Result};
 use crate::sys::{mount, unshare};
 
@@ -39,8 +39,7 @@ pub fn in_private_namespace(build: impl FnOnce() -> Result<Detached>) -> Result<
         if let Ok(Err(error)) = built {
             childs.failed_alone(&error);
         }
-        // SAFETY: _exit(2) ends the process and touches none of its memory.
-        unsafe { libc::_exit(0) };
+        exit_now(0);
     };
     drop(childs);
     let received = parents.receive_descriptor();
@@ -48,7 +47,7 @@ pub fn in_private_namespace(build: impl FnOnce() -> Result<Detached>) -> Result<
     while waitpid(child, None) == Err(Errno::EINTR) {}
     failure?;
     match received? {
-        Some(tree) => Ok(Detached { tree, later: Later::default() }),
+        Some(tree) => Ok(Detached::new(tree)),
         None => Err(Error::new("the process that mounts the root ended too early")),
     }
 }

@@ -18,7 +18,8 @@ use nix::fcntl::{AT_FDCWD, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{DIRECTORY, errno};
+use super::DIRECTORY;
+use crate::sys::error::errno;
 
 /// How often the walk begins again without having removed anything since.
 const MAX_TRIES: usize = 64;

@@ -1,7 +1,6 @@
 //! A tree with one of everything, and its copy.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
@@ -20,7 +19,15 @@ struct Known {
     modified: (i64, i64),
     content: Vec<u8>,
     links: u64,
-    attributes: BTreeMap<CString, Vec<u8>>,
+    attributes: BTreeMap<OsString, Vec<u8>>,
+}
+
+fn attributes(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    xattr::list(path)
+        .unwrap()
+        .into_iter()
+        .map(|name| (name.clone(), xattr::get(path, name).unwrap()))
+        .collect()
 }
 
 fn known(folder: &Path, name: &Path, all: &mut BTreeMap<PathBuf, Known>) {
@@ -42,7 +49,7 @@ fn known(folder: &Path, name: &Path, all: &mut BTreeMap<PathBuf, Known>) {
             modified: (status.mtime(), status.mtime_nsec()),
             content,
             links: status.nlink(),
-            attributes: xattr::all(&path),
+            attributes: attributes(&path),
         },
     );
     if status.is_dir() {
@@ -84,11 +91,11 @@ fn fill(folder: &Path, is_root: bool) {
         for (name, owner) in [("program", 1234), ("dangling", 99), ("sub", 55), ("", 4321)] {
             std::os::unix::fs::lchown(at(name), Some(owner), Some(owner + 1)).unwrap();
         }
-        xattr::give(&at("program"), c"trusted.test", b"value\0with zero");
-        xattr::give(&at("dangling"), c"trusted.link", b"of the link itself");
-        xattr::give(&at("program"), c"security.capability", &CAP_NET_RAW);
+        xattr::set(&at("program"), "trusted.test", b"value\0with zero").unwrap();
+        xattr::set(&at("dangling"), "trusted.link", b"of the link itself").unwrap();
+        xattr::set(&at("program"), "security.capability", &CAP_NET_RAW).unwrap();
     }
-    xattr::give(&at("sub"), c"user.test", b"");
+    xattr::set(&at("sub"), "user.test", b"").unwrap();
     set_mode(&at("program"), 0o4751);
     set_mode(&at("sub/large"), 0o0);
     set_mode(&at("sub/deep"), 0o1777);

@@ -6,8 +6,8 @@
 //! Man pages: setfsuid(2), capabilities(7) on SECBIT_NO_SETUID_FIXUP.
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits};
 
 use super::IdMaps;
 use crate::sys::error::{Context, Error, Result};
@@ -47,13 +47,8 @@ fn set(user: u32, group: u32) -> Result<()> {
 }
 
 fn keep_capabilities(yes: bool) -> Result<()> {
-    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
-    // SAFETY: the call takes and returns numbers.
-    let bits = Errno::result(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) })
-        .context("prctl(PR_GET_SECUREBITS)")? as libc::c_ulong;
-    let bits = if yes { bits | NO_SETUID_FIXUP } else { bits & !NO_SETUID_FIXUP };
-    // SAFETY: as above.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) })
-        .map(drop)
-        .context(format_args!("prctl(PR_SET_SECUREBITS, {bits:#x})"))
+    const NO_SETUID_FIXUP: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    let mut bits = capabilities_secure_bits().context("prctl(PR_GET_SECUREBITS)")?;
+    bits.set(NO_SETUID_FIXUP, yes);
+    set_capabilities_secure_bits(bits).context(format_args!("prctl(PR_SET_SECUREBITS, {:#x})", bits.bits()))
 }

@@ -6,12 +6,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
@@ -19,8 +18,10 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use super::{IdMaps, own, subordinate};
 use crate::ids::privilege::Privilege;
 use crate::run::process;
+use crate::sys::clone::exit_now;
 use crate::sys::error::{Context, Error, Hint, Result};
-use crate::sys::namespace::enter;
+pub use crate::sys::namespace::owner_of;
+use crate::sys::namespace::{enter, parent_of};
 use crate::sys::{call, die_with_parent, unshare};
 
 /// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it. This process must
@@ -82,8 +83,7 @@ pub fn enter_own(write_maps: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
             Ok(()) => childs.write_all(b"+"),
             Err(error) => childs.write_all(&error.to_bytes()),
         };
-        // SAFETY: _exit(2) ends the process and touches none of its memory.
-        unsafe { libc::_exit(0) };
+        exit_now(0);
     };
     drop(childs);
     let entered = unshare(CloneFlags::CLONE_NEWUSER);
@@ -107,42 +107,13 @@ pub fn enter_own(write_maps: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
-/// Who has made this user namespace, and so may do everything in it.
-///
-/// # Errors
-/// None that the arguments can cause.
-pub fn owner_of(namespace: &OwnedFd) -> Result<Uid> {
-    let mut owner: libc::uid_t = 0;
-    call(
-        "ioctl_ns(2)",
-        || format!("ioctl({}, NS_GET_OWNER_UID)", namespace.as_raw_fd()),
-        || {
-            // SAFETY: the kernel writes one number.
-            let result =
-                unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut owner) };
-            Errno::result(result).map(drop)
-        },
-    )?;
-    Ok(Uid::from_raw(owner))
-}
-
 /// Makes this process one of the user namespace around `namespace`, and gives it a mount namespace that belongs to that, as
 /// [`enter_own`] does. It must have one thread.
 ///
 /// # Errors
 /// EPERM when it is not another runtime's of the same user.
 pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
-    let at = namespace.as_raw_fd();
-    let parent = call(
-        "ioctl_ns(2)",
-        || format!("ioctl({at}, NS_GET_PARENT)"),
-        || {
-            // SAFETY: the call takes no further argument; a new descriptor is returned.
-            Errno::result(unsafe { libc::ioctl(at, libc::NS_GET_PARENT) })
-                // SAFETY: nobody else knows of it.
-                .map(|parent| unsafe { OwnedFd::from_raw_fd(parent) })
-        },
-    )?;
+    let parent = parent_of(namespace)?;
     enter(&parent, CloneFlags::CLONE_NEWUSER)?;
     Privilege::became_root();
     become_root()?;
@@ -197,8 +168,7 @@ impl Helper {
                 Ok(Err(error)) => childs.write_all(&error.to_bytes()),
                 Err(_) => Ok(()),
             };
-            // SAFETY: _exit(2) ends the process and touches none of its memory.
-            unsafe { libc::_exit(0) };
+            exit_now(0);
         };
         drop(childs);
         let mut helper = Helper { process, socket: parents, ended: false };

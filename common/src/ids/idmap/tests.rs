@@ -14,6 +14,7 @@ use super::shifted::{shifted_copies, shifted_copy, unshifted_copy};
 use super::subordinate::{Line, around, in_a_row, parse};
 use super::*;
 use crate::fs::mount::{Detached, in_private_namespace};
+use crate::fs::xattr;
 use crate::sys::mount;
 use crate::testing::{as_user, in_mount_namespace, kernel, skipped, with_lists};
 use crate::values::id_range;
@@ -365,8 +366,8 @@ fn a_shifted_copy_is_a_layer_of_that_container() {
             chown(&path, Some(user), Some(4)).unwrap();
             fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         }
-        xattr(&layer.join("raw"), c"security.capability", &CAPABILITY);
-        xattr(&layer.join("opaque"), c"trusted.overlay.opaque", b"y");
+        xattr::set(&layer.join("raw"), "security.capability", &CAPABILITY).unwrap();
+        xattr::set(&layer.join("opaque"), "trusted.overlay.opaque", b"y").unwrap();
         mknod(&layer.join("gone"), SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
         // What a killed runtime has left.
         fs::create_dir_all(store.join(".copying/half")).unwrap();
@@ -385,12 +386,12 @@ fn a_shifted_copy_is_a_layer_of_that_container() {
         assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
         // The kernel shows capabilities without a root's id to that root only.
         let raw = copy.join("raw");
-        assert_eq!(value(&raw, c"security.capability").len(), 24);
+        assert_eq!(xattr::get(&raw, "security.capability").unwrap().len(), 24);
         for open in [home, &store] {
             fs::set_permissions(open, PermissionsExt::from_mode(0o755)).unwrap();
         }
         in_user_namespace(&maps(), || {
-            assert_eq!(value(&raw, c"security.capability"), CAPABILITY);
+            assert_eq!(xattr::get(&raw, "security.capability").unwrap(), CAPABILITY);
             Ok(())
         })
         .unwrap();
@@ -398,7 +399,7 @@ fn a_shifted_copy_is_a_layer_of_that_container() {
         let back = home.join("back");
         unshifted_copy(&copy, &back, &maps()).unwrap();
         assert_eq!((owner(&back), owner(&back.join("raw"))), ((0, 0), (3, 4)));
-        assert_eq!(value(&back.join("raw"), c"security.capability"), CAPABILITY);
+        assert_eq!(xattr::get(&back.join("raw"), "security.capability").unwrap(), CAPABILITY);
         assert!(crate::fs::tree::is_opaque(&back.join("opaque")));
         // A path may be any bytes, and what is mounted in it is no part of it.
         let odd = home.join(std::ffi::OsStr::new("o:d,d"));
@@ -442,22 +443,4 @@ fn an_empty_folder_is_given_to_the_container_and_nothing_is_taken_from_others() 
         assert!(give(&IdMaps::from_zero(HOST + 65536, 65536)).is_err());
         assert_eq!(owner(&folder), (HOST, HOST));
     });
-}
-
-fn xattr(path: &Path, name: &std::ffi::CStr, value: &[u8]) {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
-    // SAFETY: two strings that end in NUL, and the kernel reads `len` bytes.
-    let result =
-        unsafe { nix::libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    nix::errno::Errno::result(result).unwrap();
-}
-
-fn value(path: &Path, name: &std::ffi::CStr) -> Vec<u8> {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
-    let mut buffer = vec![0_u8; 64];
-    // SAFETY: two strings that end in NUL, and the kernel writes at most 64 bytes.
-    let length =
-        unsafe { nix::libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), 64) };
-    buffer.truncate(nix::errno::Errno::result(length).unwrap() as usize);
-    buffer
 }

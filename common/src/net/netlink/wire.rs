@@ -14,7 +14,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 
 use super::Netlink;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Error, Result, errno};
 
 /// Of the answers, in linux/if_addr.h and linux/netlink.h.
 const IFA_LOCAL: u16 = 2;
@@ -143,9 +143,4 @@ pub(super) fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> nix:
             result => return result.map_err(|error| errno(&error)),
         }
     }
-}
-
-/// The errno of an error of the standard library.
-pub(super) fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

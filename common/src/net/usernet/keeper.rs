@@ -15,15 +15,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, mkdtemp, setsid};
 
 use super::{Kind, LINK, UserNetwork};
-use crate::run::process::close_all_but;
-use crate::run::program::unblock_signals;
+use crate::sys::clone::exit_now;
+use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::explain;
+use crate::sys::signal::unblock_in;
 use crate::values::{Protocol, Publish};
 
 /// What the keeper writes when the program is up.
@@ -43,8 +43,7 @@ pub(super) fn keep(network: &UserNetwork, container: Pid, mut socket: UnixStream
     if let Ok(Err(error)) = result {
         let _ = socket.write_all(&error.to_bytes());
     }
-    // SAFETY: _exit(2) ends the process and touches none of its memory.
-    unsafe { libc::_exit(0) };
+    exit_now(0);
 }
 
 fn live(network: &UserNetwork, container: Pid, socket: &mut UnixStream) -> Result<()> {
@@ -77,7 +76,7 @@ impl Program {
             command.arg("--api-socket").arg(orders.path());
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        unblock_signals(&mut command);
+        unblock_in(&mut command);
         let child = command.spawn();
         let child = child.at("run", &network.program)?;
         Ok(Program { child, said: Vec::new(), orders })

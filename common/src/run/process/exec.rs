@@ -7,14 +7,13 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::ptr;
 
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
-use crate::sys::error::{CANNOT_EXECUTE, Context, Error, NOT_FOUND, Result};
+use crate::sys::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
 use crate::sys::explain;
+use crate::sys::signal::set_default;
 use crate::sys::{call, list};
 
 /// The variables of a command by name, and so sorted: the same options always give the same environment.
@@ -38,17 +37,12 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallibl
     let variables =
         environment.iter().map(|(key, value)| c_string([key.as_bytes(), b"=", value.as_bytes()].concat()));
     let variables = variables.collect::<Result<Vec<_>>>()?;
-    let pointers = |strings: &[CString]| -> Vec<_> {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
-    };
 
     let line = || format!("execve({file:?}, {}, {} variables)", list(command), environment.len());
     // Told before it is done: nobody is left to tell it afterwards.
     explain::line(line(), "(the command runs)", "execve(2)");
-    // SAFETY: both lists are null-terminated arrays of NUL-terminated strings that live until the call returns,
-    // which it does only when it failed.
-    unsafe { libc::execve(c_file.as_ptr(), pointers(&arguments).as_ptr(), pointers(&variables).as_ptr()) };
-    Err(exec_failed(&file, line(), Errno::last()))
+    let Err(errno) = nix::unistd::execve(&c_file, &arguments, &variables);
+    Err(exec_failed(&file, line(), errno))
 }
 
 /// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The standard
@@ -56,9 +50,7 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallibl
 /// end with an error message.
 fn default_signals() -> Result<()> {
     for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action is no handler that could break an invariant.
-        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
-            .context(format_args!("signal({signal}, SIG_DFL)"))?;
+        set_default(signal)?;
     }
     explain::line("sigaction(each signal, SIG_DFL)", 0, "sigaction(2)");
     call(

@@ -22,10 +22,12 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
 use super::{Caller, Stream, Streams};
-use crate::run::process::{close_all_but, fork, heeds};
 use crate::sys::call;
+use crate::sys::clone::fork;
+use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::pty::{set_window_size, window_size};
+use crate::sys::signal::heeds;
 
 /// How long the caller's terminal may take nothing before it counts as one that nobody reads.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -78,9 +78,9 @@ fn what_a_thread_has_not_it_cannot_get() {
 fn a_change_of_the_user_leaves_what_is_permitted_if_that_is_kept() {
     with_capabilities(|| {
         let become_nobody = || {
-            // SAFETY: the call takes numbers only. Not setuid(3), which changes all threads.
-            Errno::result(unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, 65534, 65534, 65534) })
-                .unwrap();
+            // Not setuid(3), which changes all threads.
+            let nobody = rustix::process::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
         };
         let permitted = shown("CapPrm");
         keep_capabilities().unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::security::capability::{Capability, Set};
-use crate::sys::set_no_new_privs;
+use crate::sys::{raw, set_no_new_privs};
 use crate::testing::skipped;
 
 /// The built-in profile is a lesson of the last step. It is tried here, where the machine is that runs a filter.
@@ -90,9 +90,9 @@ const ALLOWED: [(&str, libc::c_long, [u64; 5], Option<Errno>); 11] = [
     ("dup", libc::SYS_dup, [u64::MAX, 0, 0, 0, 0], Some(Errno::EBADF)),
 ];
 
-fn make((_, number, [a, b, c, d, e]): Attempt) -> nix::Result<libc::c_long> {
-    // SAFETY: what would be pointers are null, and all fail or change nothing wherever they are let through.
-    Errno::result(unsafe { libc::syscall(number, a, b, c, d, e) })
+fn make((_, number, arguments): Attempt) -> nix::Result<libc::c_long> {
+    // What would be pointers are null, and all fail or change nothing wherever they are let through.
+    raw::call(number, arguments)
 }
 
 /// Makes the calls on a thread that has the built-in profile for these capabilities.

@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::sys::call;
-use crate::sys::error::{Context, Result};
+use super::call;
+use super::error::{Context, Result};
 
 /// Marks every descriptor above 2 close-on-exec, so that the command inherits only stdin, stdout and stderr. A
 /// descriptor of a host directory would be a way out of the container.

@@ -1,0 +1,155 @@
+//! How a process comes into being: clone(2) with new namespaces, and fork(2).
+//!
+//! # Why the child of a clone is PID 1
+//!
+//! A process keeps its PID for as long as it lives, because other processes know it by that number. So the kernel cannot
+//! move a running process into another PID namespace, where it would need another number. `CLONE_NEWPID` therefore acts on
+//! the child: the kernel makes an empty PID namespace and gives the child the first free number in it, which is 1. The child
+//! also gets a number in the namespace of its parent. `clone` returns that one to the parent; getpid(2) in the child says 1.
+//! unshare(2) with `CLONE_NEWPID` does not change this: the caller stays where it is, and its next child becomes PID 1.
+//!
+//! Three rules of the kernel hold for PID 1. It becomes the parent of every orphan in its namespace. Signals from inside the
+//! namespace reach it only if it has a handler for them. When it ends, the kernel kills all other processes of the namespace.
+//! A container runtime relies on the third rule: to end the container, it ends PID 1.
+//!
+//! # What clone does with its flags
+//!
+//! Without flags, `clone` makes a copy of the process that shares all namespaces with it. Each `CLONE_NEW…` flag takes one
+//! kind of namespace out of that sharing:
+//!
+//! | flag | what the child begins with |
+//! | --- | --- |
+//! | `CLONE_NEWPID` | an empty namespace, in which it is PID 1 |
+//! | `CLONE_NEWNS` | a copy of the parent's mounts |
+//! | `CLONE_NEWUTS` | a copy of the parent's host name |
+//! | `CLONE_NEWNET` | no network device but a loopback that is down |
+//! | `CLONE_NEWIPC` | no System V objects and no POSIX message queues |
+//! | `CLONE_NEWUSER` | no ids at all, until somebody writes `uid_map` and `gid_map`, but all capabilities |
+//!
+//! The kernel makes the user namespace first, whatever the order of the flags. The other new namespaces then belong to it,
+//! and so an ordinary user may make them. The lowest byte of the flags is no flag: it names the signal that tells the parent
+//! of the child's end, `SIGCHLD`. `CLONE_VM` is left out, so the child has its own copy of the memory. It continues in the
+//! same line of the program as its parent, as after fork(2); only the returned number differs.
+//!
+//! Man pages: clone(2), fork(2), namespaces(7), pid_namespaces(7), user_namespaces(7).
+
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::CloneFlags;
+use nix::unistd::{ForkResult, Pid};
+
+use super::error::{Error, Result};
+use super::explain::Turn;
+use super::names;
+
+/// clone3(2). `libc` has it in a type that is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+const TOO_MANY: &str = "a limit of processes is reached: ulimit -u, pids.max, or kernel.pid_max";
+
+/// What clone(2) has made, as either process sees it.
+#[derive(Debug)]
+pub(crate) struct Cloned {
+    /// The child's number in the parent's PID namespace. `None` in the child.
+    pub(crate) child: Option<Pid>,
+    /// Whether the child was born in the cgroup that the parent had asked for.
+    pub(crate) in_cgroup: bool,
+}
+
+/// Makes a copy of this process, which must have one thread, in new namespaces, one for each flag. Returns in both processes.
+///
+/// With `cgroup`, a directory of cgroup v2, the child is born in that cgroup where the kernel can do so (5.7).
+///
+/// # Errors
+/// EPERM without `CAP_SYS_ADMIN`, EAGAIN at a limit of processes, ENOSPC at a limit of namespaces, ENOMEM.
+pub(crate) fn clone(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    let turn = Turn::take();
+    let cloned = match cgroup.map(|cgroup| clone_into(flags, cgroup)) {
+        // ENOSYS: no clone3 (before 5.3, or forbidden by a seccomp filter of a container around us).
+        // E2BIG, EINVAL: no CLONE_INTO_CGROUP yet (before 5.7).
+        None | Some(Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL)) => clone_anywhere(flags)
+            .map(|child| Cloned { child, in_cgroup: false })
+            .map_err(|errno| clone_failed(flags, false, errno))?,
+        Some(result) => result
+            .map(|child| Cloned { child, in_cgroup: true })
+            .map_err(|errno| clone_failed(flags, true, errno))?,
+    };
+    tell(turn, cloned.child, || clone_line(flags, cloned.in_cgroup), "clone(2), namespaces(7)");
+    Ok(cloned)
+}
+
+/// Makes a copy of this process, which must have one thread: fork(2). Returns the copy's pid, and `None` in the copy.
+///
+/// # Errors
+/// EAGAIN at a limit of processes, ENOMEM.
+pub fn fork() -> Result<Option<Pid>> {
+    let turn = Turn::take();
+    // SAFETY: with one thread, no lock is held by another one that the copy does not have.
+    let child = match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Child) => None,
+        Ok(ForkResult::Parent { child }) => Some(child),
+        Err(errno) => return Err(Error::from_errno("fork()", errno).hint(TOO_MANY)),
+    };
+    tell(turn, child, || "fork()".into(), "fork(2)");
+    Ok(child)
+}
+
+/// Ends this process at once: _exit(2). A copy of a process has no other way to end: destructors and buffers belong to the
+/// process of which it is a copy, and would do their work twice.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: the call ends the process and touches none of its memory.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// The parent tells of its child.
+fn tell(turn: Option<Turn>, child: Option<Pid>, line: impl Fn() -> String, man: &str) {
+    match (turn, child) {
+        (Some(turn), Some(child)) => turn.line(line(), child, man),
+        // The turn is the parent's, and this is the child's copy of it: to drop it would end the parent's turn.
+        (turn, None) => mem::forget(turn),
+        (None, Some(_)) => {}
+    }
+}
+
+fn clone_line(flags: CloneFlags, in_cgroup: bool) -> String {
+    let flags = names(flags.iter_names().map(|(name, _)| name).chain(["SIGCHLD"]));
+    if in_cgroup { format!("clone3({flags}, CLONE_INTO_CGROUP)") } else { format!("clone({flags})") }
+}
+
+/// clone3(2), which alone can say in which cgroup the child is to be born.
+fn clone_into(flags: CloneFlags, cgroup: BorrowedFd<'_>) -> nix::Result<Option<Pid>> {
+    // SAFETY: every field may be zero.
+    let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+    arguments.flags = u64::from(flags.bits().cast_unsigned()) | CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: without CLONE_VM this is a fork: the child goes on with a copy of all memory and this stack.
+    // This process has one thread, so no lock is held by another one that the child does not have.
+    child_of(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) })
+}
+
+fn clone_anywhere(flags: CloneFlags) -> nix::Result<Option<Pid>> {
+    let flags_and_signal = u64::from(flags.bits().cast_unsigned()) | libc::SIGCHLD as u64;
+    // SAFETY: as above. A null stack means "a copy of mine"; the other arguments belong to flags not given.
+    child_of(unsafe { libc::syscall(libc::SYS_clone, flags_and_signal, 0, 0, 0, 0) })
+}
+
+/// The child gets 0, and the parent the child's number.
+fn child_of(returned: libc::c_long) -> nix::Result<Option<Pid>> {
+    let pid = Errno::result(returned)?;
+    Ok((pid != 0).then(|| Pid::from_raw(pid as libc::pid_t)))
+}
+
+fn clone_failed(flags: CloneFlags, in_cgroup: bool, errno: Errno) -> Error {
+    let error = Error::from_errno(clone_line(flags, in_cgroup), errno);
+    match errno {
+        Errno::EPERM => error.hint("new namespaces need root, or the container around us forbids them"),
+        Errno::ENOSPC => error.hint("a limit in /proc/sys/user/max_*_namespaces is reached"),
+        Errno::EAGAIN => error.hint(TOO_MANY),
+        Errno::EINVAL => error.hint("this kernel was built without one of these namespaces"),
+        _ => error,
+    }
+}
