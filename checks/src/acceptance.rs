@@ -1,7 +1,8 @@
 //! The checks as `cargo test` runs them, for `tests/acceptance.rs` of each step.
 //!
-//! A step must pass what it and the steps before it promise, and must fail (`not-yet::`) what only later steps
-//! promise. One check at a time, unless told otherwise: some measure time, and all look at the same host.
+//! A step must pass what it and the steps before it promise, and must fail (`not-yet::`) what only later
+//! steps promise. One check at a time, unless told otherwise: some measure time, and all look at the same
+//! host.
 
 use std::io;
 use std::path::Path;
@@ -22,7 +23,8 @@ pub fn main(package: &str, binary: &'static str) -> ExitCode {
         eprintln!("{package} is not the name of a step");
         return ExitCode::FAILURE;
     };
-    // Made by the first check that runs, as `--list` runs none. No static: it must be dropped, and its folder with it.
+    // Made by the first check that runs, as `--list` runs none. No static: it must be dropped, and its folder
+    // with it.
     let subject = Arc::new(OnceLock::new());
     let new = move || Subject::new(Path::new(binary), step);
     let _host = match host::enter(step) {

@@ -1,9 +1,9 @@
 //! Cgroups of the checks' own: one at the top of each hierarchy, which then stands for the top.
 //!
-//! Other people's runtimes make, fill and sweep cgroups at the real top at any moment. Here they are out of sight, and
-//! every cgroup that the guard finds was made by a runtime of these checks. Kernel objects: a cgroup in each
-//! hierarchy, locked with flock(2), and a bind mount of it in the place of the hierarchy's mount. Order: in a private mount
-//! namespace. Man pages: cgroups(7), mount(2).
+//! Other people's runtimes make, fill and sweep cgroups at the real top at any moment. Here they are out of
+//! sight, and every cgroup that the guard finds was made by a runtime of these checks. Kernel objects: a
+//! cgroup in each hierarchy, locked with flock(2), and a bind mount of it in the place of the hierarchy's
+//! mount. Order: in a private mount namespace. Man pages: cgroups(7), mount(2).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -51,7 +51,8 @@ struct Own {
 pub struct Cgroups(#[expect(dead_code, reason = "held for its drop")] Vec<Own>);
 
 impl Cgroups {
-    /// Makes them. A hierarchy in which none can be made stays as it is: no runtime can make one there either.
+    /// Makes them. A hierarchy in which none can be made stays as it is: no runtime can make one there
+    /// either.
     pub(crate) fn enter() -> Cgroups {
         let hierarchies = kernel::hierarchies().unwrap_or_default();
         Cgroups(hierarchies.iter().filter_map(|hierarchy| Own::enter(hierarchy).ok()).collect())
@@ -77,14 +78,16 @@ impl Own {
             }
             false => set_up_v1(&hierarchy.point, &folder)?,
         }
-        // The checks measure what a container gets of the processors: against the rest of the machine all that is in
-        // here has the largest weight, so that a container's own limits are all that holds it back.
+        // The checks measure what a container gets of the processors: against the rest of the machine all
+        // that is in here has the largest weight, so that a container's own limits are all that holds it
+        // back.
         for (file, largest) in [("cpu.shares", "262144"), ("cpu.weight", "10000")] {
             if folder.join(file).exists() {
                 fs::write(folder.join(file), largest)?;
             }
         }
-        // In the place of the hierarchy and not over it: of two mounts at one place, readers of mountinfo may take the first.
+        // In the place of the hierarchy and not over it: of two mounts at one place, readers of mountinfo may
+        // take the first.
         let aside = tempfile::tempdir()?;
         mount(Some(&folder), aside.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         umount2(&hierarchy.point, MntFlags::MNT_DETACH)?;

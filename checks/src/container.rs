@@ -52,7 +52,8 @@ impl Container {
         Process(self.child.id().cast_signed())
     }
 
-    /// The container's PID 1, as the host sees it: the runtime's descendant that is the first of a PID namespace.
+    /// The container's PID 1, as the host sees it: the runtime's descendant that is the first of a PID
+    /// namespace.
     ///
     /// # Errors
     /// When there is none.

@@ -1,7 +1,8 @@
 //! A part of cgroup v2 that belongs to an ordinary user, as systemd gives one: cgroups(7), "Delegation".
 //!
-//! Kernel objects: a cgroup at the top of v2, which is the user's with the files that it may write to, and in it one for
-//! the processes that start there: a cgroup that passes controllers on has no processes of its own.
+//! Kernel objects: a cgroup at the top of v2, which is the user's with the files that it may write to, and in
+//! it one for the processes that start there: a cgroup that passes controllers on has no processes of its
+//! own.
 
 use std::fs;
 use std::os::unix::fs::chown;

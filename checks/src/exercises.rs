@@ -1,7 +1,7 @@
 //! The checks of the lessons' exercises: each fails on the step as it is, and passes once it is solved.
 //!
-//! One file for each step. They look from outside, as the [promises](crate::promises) do, and the same guard is around
-//! them. What solves them lies in `exercises/STEP/NAME.patch`.
+//! One file for each step. They look from outside, as the [promises](crate::promises) do, and the same guard
+//! is around them. What solves them lies in `exercises/STEP/NAME.patch`.
 
 use std::fs;
 use std::path::PathBuf;

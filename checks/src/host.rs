@@ -1,14 +1,15 @@
 //! A host of the checks' own, and the guard that compares it before and after each check.
 //!
 //! The checks put themselves into a mount namespace whose mounts are shared, as systemd shares a host's, and
-//! into UTS, IPC and network namespaces, the last with its loopback interface up. So a runtime that forgets to make its mounts private is caught on every
-//! machine, and a learner's mistake cannot unmount or rename what is not the checks' own. As a subreaper the
-//! checks become the parent of every process that outlives its runtime. Started by root, they have cgroups of their own,
-//! too: see `cgroups.rs`. So other people's runtimes can come and go on the same machine: none of what they make is
-//! on this host, and all that is new on it was made by a runtime of these checks.
+//! into UTS, IPC and network namespaces, the last with its loopback interface up. So a runtime that forgets
+//! to make its mounts private is caught on every machine, and a learner's mistake cannot unmount or rename
+//! what is not the checks' own. As a subreaper the checks become the parent of every process that outlives
+//! its runtime. Started by root, they have cgroups of their own, too: see `cgroups.rs`. So other people's
+//! runtimes can come and go on the same machine: none of what they make is on this host, and all that is new
+//! on it was made by a runtime of these checks.
 //!
-//! An ordinary user gets such a host, too, in a user namespace in which it keeps its own ids: the checks have all
-//! capabilities there, and the runtime that they start has none, as exec takes them from who is not root.
+//! An ordinary user gets such a host, too, in a user namespace in which it keeps its own ids: the checks have
+//! all capabilities there, and the runtime that they start has none, as exec takes them from who is not root.
 //!
 //! Call [`enter`] once, before any thread is started. Man pages: mount_namespaces(7), user_namespaces(7),
 //! PR_SET_CHILD_SUBREAPER(2const).
@@ -34,9 +35,9 @@ use crate::{Checked, Failure, Subject, needs, netlink, network};
 /// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Moves this process, and what it starts, to a host of its own, on which a step is tried. Where it cannot be had because
-/// the caller is an ordinary user, all checks are skipped, with the reason. What is returned must be held for as long as
-/// checks run.
+/// Moves this process, and what it starts, to a host of its own, on which a step is tried. Where it cannot be
+/// had because the caller is an ordinary user, all checks are skipped, with the reason. What is returned must
+/// be held for as long as checks run.
 ///
 /// # Errors
 /// EPERM for root without `CAP_SYS_ADMIN`.
@@ -74,8 +75,8 @@ fn own_ids() -> nix::Result<()> {
     Ok(())
 }
 
-/// newuidmap(1) is root's program, and there is no root in the namespace: the lists from which it reads are hidden, so that
-/// no runtime tries. Other checks have lists.
+/// newuidmap(1) is root's program, and there is no root in the namespace: the lists from which it reads are
+/// hidden, so that no runtime tries. Other checks have lists.
 fn no_subordinate_ids() -> nix::Result<()> {
     for list in ["/etc/subuid", "/etc/subgid"].into_iter().filter(|list| Path::new(list).exists()) {
         mount(Some("/dev/null"), list, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
@@ -87,7 +88,8 @@ fn enter_as_root(cgroups: impl FnOnce() -> Cgroups) -> nix::Result<Cgroups> {
     nix::sys::prctl::set_child_subreaper(true)?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)?;
     own_network()?;
-    // Private first: it cuts the tie to the real host's mounts. Shared then makes new ties, within this host only.
+    // Private first: it cuts the tie to the real host's mounts. Shared then makes new ties, within this host
+    // only.
     let change_all =
         |propagation| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>);
     change_all(MsFlags::MS_PRIVATE)?;
@@ -228,7 +230,8 @@ pub fn hostname() -> String {
     gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The cgroups at the top of each hierarchy and below the one in which the checks are, where a runtime may put its own.
+/// The cgroups at the top of each hierarchy and below the one in which the checks are, where a runtime may
+/// put its own.
 fn cgroups() -> BTreeSet<PathBuf> {
     let tops = kernel::hierarchies().unwrap_or_default().into_iter().map(|hierarchy| hierarchy.point);
     let own = myself().cgroup();
@@ -250,16 +253,17 @@ fn links() -> BTreeSet<String> {
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
-/// What images and options are to leave in the state folder: unpacked layers, their copies for other ids, and what has a name for the next
-/// run.
+/// What images and options are to leave in the state folder: unpacked layers, their copies for other ids, and
+/// what has a name for the next run.
 const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
-/// How what other people's runs leave for a while in folders that all share begins: other checks' folders, and the
-/// socket of a runtime that was given no `$TMPDIR`. The runs of these checks have a `$TMPDIR` of their own.
+/// How what other people's runs leave for a while in folders that all share begins: other checks' folders,
+/// and the socket of a runtime that was given no `$TMPDIR`. The runs of these checks have a `$TMPDIR` of
+/// their own.
 const OF_OTHERS: [&str; 2] = [crate::subject::PREFIX, "congo-slirp-"];
 
-/// The state folder but for what is in root filesystems or to stay, the subject's temporary files, and what carries
-/// Congo's name where temporary files usually are.
+/// The state folder but for what is in root filesystems or to stay, the subject's temporary files, and what
+/// carries Congo's name where temporary files usually are.
 fn files(subject: &Subject) -> BTreeSet<PathBuf> {
     let home = subject.home();
     // No further up: the host's own root has a /proc, too.

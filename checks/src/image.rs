@@ -1,7 +1,8 @@
 //! Images made by hand, byte by byte, so that they can also be what no tool would write.
 //!
-//! Nothing here is shared with a runtime: what reads these images was not written by the same hand. Order: archives of
-//! layers, then a layout with blobs, manifests and index. Sources: OCI image specification v1.1; pax(1) of POSIX.
+//! Nothing here is shared with a runtime: what reads these images was not written by the same hand. Order:
+//! archives of layers, then a layout with blobs, manifests and index. Sources: OCI image specification v1.1;
+//! pax(1) of POSIX.
 
 mod programs;
 
@@ -64,7 +65,8 @@ impl Default for Entry<'_> {
 }
 
 impl Archive {
-    /// Adds an entry. Name and link have 100 bytes at most: before a longer one comes a [`record`](Archive::record).
+    /// Adds an entry. Name and link have 100 bytes at most: before a longer one comes a
+    /// [`record`](Archive::record).
     pub(crate) fn entry(mut self, entry: &Entry<'_>) -> Archive {
         let mut header = Header::new_ustar();
         let old = header.as_old_mut();
@@ -292,7 +294,8 @@ pub(crate) fn config(more: Value) -> Value {
     config
 }
 
-/// A state folder of a check's own: nothing is unpacked there yet, and what remains there is the check's to see.
+/// A state folder of a check's own: nothing is unpacked there yet, and what remains there is the check's to
+/// see.
 #[derive(Debug)]
 pub(crate) struct Home<'a> {
     subject: &'a Subject,

@@ -1,8 +1,9 @@
-//! What only a process of the container can do: the checks' own executable goes into its root, and does it there.
+//! What only a process of the container can do: the checks' own executable goes into its root, and does it
+//! there.
 //!
-//! Called with [`ASKED`], an executable of the checks does what is asked instead of its own work. [`install`] copies it
-//! with the libraries that it needs, as the root may have others. Kernel objects: the controlling terminal, the root
-//! directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
+//! Called with [`ASKED`], an executable of the checks does what is asked instead of its own work. [`install`]
+//! copies it with the libraries that it needs, as the root may have others. Kernel objects: the controlling
+//! terminal, the root directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
 
 mod acts;
 pub mod files;
@@ -27,7 +28,8 @@ pub const ASKED: &str = "--inside-a-container";
 /// The second one of an executable that is to climb out, and read the file that the third one names.
 pub const ESCAPE: &str = "escape";
 
-/// The second one of an executable that is to mount something at the path that the third one names, and to wait.
+/// The second one of an executable that is to mount something at the path that the third one names, and to
+/// wait.
 pub const MOUNT: &str = "mount";
 
 pub use acts::{BIND, CALL, CALL_32_BIT, FIND_KEY, MAP_IDS, SIGNAL, STATUS, TRACE};
@@ -37,8 +39,8 @@ pub const LOOK: &str = "look";
 /// Its name in the container's root.
 const NAME: &str = "congo-checks-inside";
 
-/// Acts, and ends the process, if the command line asks for it. First thing in the `main` of each executable from which
-/// checks are run.
+/// Acts, and ends the process, if the command line asks for it. First thing in the `main` of each executable
+/// from which checks are run.
 pub fn run_if_asked() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(ASKED) {

@@ -1,4 +1,5 @@
-//! What the kernel says about a process, its mounts and its cgroup: read from outside, never asked of the runtime.
+//! What the kernel says about a process, its mounts and its cgroup: read from outside, never asked of the
+//! runtime.
 //!
 //! Touches nothing. Man pages: proc_pid_status(5), proc_pid_mountinfo(5), cgroups(7), pid_namespaces(7);
 //! the kernel's cgroup-v1/ and cgroup-v2.rst.
@@ -45,7 +46,8 @@ impl Process {
         read(self.path(file))
     }
 
-    /// A line of `/proc/PID/status`: `status("NSpid")` is the process's id in each PID namespace, outermost first.
+    /// A line of `/proc/PID/status`: `status("NSpid")` is the process's id in each PID namespace, outermost
+    /// first.
     ///
     /// # Errors
     /// When the process is gone or the kernel has no such line.
@@ -358,8 +360,8 @@ impl Cgroup {
         Ok(text.trim_end().to_owned())
     }
 
-    /// A limit in bytes or in processes; `None` when there is none. Version 1 writes no limit of memory as the
-    /// largest number of whole pages.
+    /// A limit in bytes or in processes; `None` when there is none. Version 1 writes no limit of memory as
+    /// the largest number of whole pages.
     ///
     /// # Errors
     /// As [`read`](Cgroup::read), or when the file holds no number.

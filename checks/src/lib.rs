@@ -1,8 +1,9 @@
 //! The black-box checks: what each step of the course promises, tried against a binary.
 //!
-//! A check runs a binary, in whatever language it is written, and looks at the kernel's own files from outside:
-//! `/proc/PID/{ns,status,mountinfo,cgroup,root,fd}`, the cgroup's files. What the runtime prints about itself
-//! proves nothing. [`run`] puts a guard around every check that compares the host before and after.
+//! A check runs a binary, in whatever language it is written, and looks at the kernel's own files from
+//! outside: `/proc/PID/{ns,status,mountinfo,cgroup,root,fd}`, the cgroup's files. What the runtime prints
+//! about itself proves nothing. [`run`] puts a guard around every check that compares the host before and
+//! after.
 //!
 //! | module | what it is for |
 //! | --- | --- |
@@ -16,7 +17,7 @@
 //! | [`inside`] | what a check does from within a container |
 //! | `user` | an ordinary user; `delegation`: its part of the cgroups |
 //! | [`host`] | a host of the checks' own, and the guard; `cgroups`: that host's cgroups |
-//! | [`needs`] | what a check needs of this machine; [`installed`]: programs; [`mod@attempt`]: trying the kernel |
+//! | [`needs`] | what a check needs; [`installed`]: programs; [`mod@attempt`]: what the kernel can |
 //! | [`machine`] | what it can do for each step, with remedies |
 //! | [`tree`] | what is in a folder, and how two of them differ |
 //! | [`security`] | what other runtimes had to learn, as a table |
@@ -145,7 +146,8 @@ impl Failure {
 }
 
 impl From<std::io::Error> for Failure {
-    /// What the checks themselves need of the machine went wrong: a file of `/proc` is gone because its process is.
+    /// What the checks themselves need of the machine went wrong: a file of `/proc` is gone because its
+    /// process is.
     fn from(error: std::io::Error) -> Self {
         Failure::new("the check can look at the container", error)
     }

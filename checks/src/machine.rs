@@ -1,11 +1,11 @@
 //! What this machine can do for the course, told line by line with what would help: the substance of
 //! `cargo xtask doctor`, and skip reasons for checks that need more than [`crate::needs`] tries by itself.
 //!
-//! Three parts, in this order: [`attempt`](mod@crate::attempt) tries something on the kernel and undoes it; [`Facts::gather`] collects
-//! what was tried and what files say; [`Facts::lines`] and [`verdicts`] judge the facts and touch nothing, so that
-//! the texts for machines that nobody here has are tested with made-up facts.
-//! Kernel objects: namespaces, mounts and links that go away with the process that made them.
-//! Man pages: namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
+//! Three parts, in this order: [`attempt`](mod@crate::attempt) tries something on the kernel and undoes it;
+//! [`Facts::gather`] collects what was tried and what files say; [`Facts::lines`] and [`verdicts`] judge the
+//! facts and touch nothing, so that the texts for machines that nobody here has are tested with made-up
+//! facts. Kernel objects: namespaces, mounts and links that go away with the process that made them. Man
+//! pages: namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
 
 mod judge;
 #[cfg(test)]
@@ -129,8 +129,9 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Finds out. `ask` runs [`attempt`](crate::attempt::attempt()) with these names in a process of its own, within a time limit; `user` is
-    /// the ordinary user's number, if one is known; `again` is the command that asks again.
+    /// Finds out. `ask` runs [`attempt`](crate::attempt::attempt()) with these names in a process of its own,
+    /// within a time limit; `user` is the ordinary user's number, if one is known; `again` is the command
+    /// that asks again.
     pub fn gather(ask: &dyn Fn(Who, &[&str]) -> Tried, user: Option<u32>, again: &str) -> Facts {
         let uid = geteuid().as_raw();
         let mut tried = BTreeMap::new();
@@ -208,7 +209,8 @@ impl Tree {
     }
 }
 
-/// A small file's text; empty when it cannot be read, as where the kernel or the distribution has no such knob.
+/// A small file's text; empty when it cannot be read, as where the kernel or the distribution has no such
+/// knob.
 fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }

@@ -1,5 +1,5 @@
-//! The few words of rtnetlink that the checks need to build networks around a runtime: links, addresses, routes.
-//! Not those of `common`, since the checks must not share a runtime's mistakes.
+//! The few words of rtnetlink that the checks need to build networks around a runtime: links, addresses,
+//! routes. Not those of `common`, since the checks must not share a runtime's mistakes.
 //!
 //! Each acts in the network namespace of the thread that calls it. Kernel objects: links, addresses, routes.
 //! Man pages: netlink(7), rtnetlink(7), veth(4).
@@ -113,7 +113,8 @@ fn address_of(index: u32, address: Ipv4Addr, prefix: u8) -> Vec<u8> {
 /// Sends what goes to a network through a gateway.
 pub(crate) fn add_route(network: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> nix::Result<()> {
     let family = u8::try_from(libc::AF_INET).unwrap_or_default();
-    // struct rtmsg: family, lengths of destination and source, type of service, table, protocol, scope, type, flags.
+    // struct rtmsg: family, lengths of destination and source, type of service, table, protocol, scope, type,
+    // flags.
     let mut body = vec![
         family,
         prefix,

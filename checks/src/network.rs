@@ -1,8 +1,8 @@
 //! Network namespaces that the checks enter: a container's, the host's, and that of a host outside.
 //!
-//! A thread enters the namespace and makes a socket there. The socket stays in it, wherever it is used afterwards, so
-//! that no container needs a program to be talked to. Every wait has a time limit. Kernel objects: network
-//! namespaces, a veth pair. Man pages: setns(2), network_namespaces(7), veth(4).
+//! A thread enters the namespace and makes a socket there. The socket stays in it, wherever it is used
+//! afterwards, so that no container needs a program to be talked to. Every wait has a time limit. Kernel
+//! objects: network namespaces, a veth pair. Man pages: setns(2), network_namespaces(7), veth(4).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -136,8 +136,8 @@ impl Network {
         link.ok_or_else(|| Failure::new(format!("a network link {name}"), found()))
     }
 
-    /// Fails unless a TCP connection from here to `to` arrives at the listener, and carries bytes both ways. Returns
-    /// where it comes from, as the listener sees it.
+    /// Fails unless a TCP connection from here to `to` arrives at the listener, and carries bytes both ways.
+    /// Returns where it comes from, as the listener sees it.
     ///
     /// # Errors
     /// With what happened instead.
@@ -188,8 +188,8 @@ impl Network {
         result
     }
 
-    /// Fails unless a UDP packet from here to `to` arrives at the server, and its answer comes back from `to`. Returns
-    /// where it comes from, as the server sees it.
+    /// Fails unless a UDP packet from here to `to` arrives at the server, and its answer comes back from
+    /// `to`. Returns where it comes from, as the server sees it.
     ///
     /// # Errors
     /// With what did not arrive.

@@ -1,5 +1,5 @@
-//! What other runtimes had to learn, and which checks show that it is learnt here: the table in step 4's README, and of
-//! `cargo xtask security`.
+//! What other runtimes had to learn, and which checks show that it is learnt here: the table in step 4's
+//! README, and of `cargo xtask security`.
 //!
 //! Told from the advisories of runc, crun, Docker and others, and from the kernel's. Touches nothing.
 
@@ -23,8 +23,8 @@ pub struct Attack {
     pub checks: Vec<&'static str>,
 }
 
-/// All attacks, those with a number first, the oldest of them first. A check whose attack has no story is told by its
-/// sentence.
+/// All attacks, those with a number first, the oldest of them first. A check whose attack has no story is
+/// told by its sentence.
 pub fn attacks() -> Vec<Attack> {
     let told = |&(name, there, here, checks): &Story| Attack {
         name: name.into(),
@@ -64,19 +64,22 @@ type Story = (&'static str, &'static str, &'static str, &'static [&'static str])
 const STORIES: &[Story] = &[
     (
         "CVE-2017-5226",
-        "bubblewrap: a program typed commands into the terminal that it shared with the caller's shell, by TIOCSTI",
+        "bubblewrap: a program typed commands into the terminal that it shared with the caller's shell, by \
+         TIOCSTI",
         "a session and a pseudo-terminal of its own; no descriptor of the caller's terminal",
         &["terminal.no-pushed-keys", "terminal.none-of-the-host"],
     ),
     (
         "CVE-2019-5736",
-        "runc, LXC: a container had runc executed as `/proc/self/exe`, and wrote to that file, the host's runc",
+        "runc, LXC: a container had runc executed as `/proc/self/exe`, and wrote to that file, the host's \
+         runc",
         "the runtime executes itself anew, from a read-only mount that is attached nowhere",
         &["cve.2019-5736", "cve.2019-5736-rootless"],
     ),
     (
         "CVE-2019-19921, CVE-2023-27561",
-        "runc: where `/proc` of an image was a link, procfs was mounted elsewhere, and what was written to `/proc` went nowhere",
+        "runc: where `/proc` of an image was a link, procfs was mounted elsewhere, and what was written to \
+         `/proc` went nowhere",
         "a link at `/proc` is refused",
         &["cve.2019-19921"],
     ),
@@ -88,19 +91,22 @@ const STORIES: &[Story] = &[
     ),
     (
         "CVE-2022-0492",
-        "the kernel: root of a user namespace could write to `release_agent` of cgroup v1, which root of the host executes",
+        "the kernel: root of a user namespace could write to `release_agent` of cgroup v1, which root of \
+         the host executes",
         "no CAP_SYS_ADMIN, and a seccomp filter that refuses mount and unshare; no cgroup filesystem inside",
         &["cve.2022-0492", "security.mount", "security.user-namespace"],
     ),
     (
         "CVE-2022-24769, CVE-2022-29162",
-        "Docker, and later `runc exec`: the inheritable set was not empty, and a file with inheritable capabilities gave them to any user",
+        "Docker, and later `runc exec`: the inheritable set was not empty, and a file with inheritable \
+         capabilities gave them to any user",
         "the inheritable set is empty for root, and holds only what was added for another user",
         &["cve.2022-29162"],
     ),
     (
         "CVE-2023-25809",
-        "runc without root: a `/sys` bound from the host was read-only, the cgroups mounted below it were not",
+        "runc without root: a `/sys` bound from the host was read-only, the cgroups mounted below it were \
+         not",
         "read-only as a tree, before it is attached",
         &["cve.2023-25809", "sys.read-only"],
     ),
@@ -118,31 +124,37 @@ const STORIES: &[Story] = &[
     ),
     (
         "CVE-2024-45310",
-        "runc: while missing folders of a target were made, one was exchanged for a link, and the rest made on the host",
+        "runc: while missing folders of a target were made, one was exchanged for a link, and the rest made \
+         on the host",
         "made from descriptor to descriptor, when the host is out of sight",
         &["cve.2024-45310"],
     ),
     (
         "CVE-2025-31133",
-        "runc: `/dev/null` was exchanged for a link, and what that named lay, writable, in the place of what was to be hidden",
+        "runc: `/dev/null` was exchanged for a link, and what that named lay, writable, in the place of \
+         what was to be hidden",
         "`/dev/null` is opened, seen to be device 1:3, and mounted by descriptor",
         &["cve.2025-31133"],
     ),
     (
         "CVE-2025-52565",
         "runc: the same with the terminal, which was mounted at `/dev/console` before anything was hidden",
-        "no `/dev/console`; a `/dev` with nothing of the image; the terminal is opened without its name, last of all",
+        "no `/dev/console`; a `/dev` with nothing of the image; the terminal is opened without its name, \
+         last of all",
         &["cve.2025-52565"],
     ),
     (
         "CVE-2025-52881",
-        "runc: what it wrote to files of `/proc` went to others, as a mount in a shared folder had replaced them",
-        "the parent writes to the host's `/proc`; the child mounts by `/proc/self/fd` only, and nothing is mounted over procfs",
+        "runc: what it wrote to files of `/proc` went to others, as a mount in a shared folder had replaced \
+         them",
+        "the parent writes to the host's `/proc`; the child mounts by `/proc/self/fd` only, and nothing is \
+         mounted over procfs",
         &["cve.2025-52881", "volume.refused"],
     ),
     (
         "CVE-2026-41579, CVE-2026-47766",
-        "runc, crun: where `/dev` of an image was a link, `ptmx` was removed and links were made in a folder of the host",
+        "runc, crun: where `/dev` of an image was a link, `ptmx` was removed and links were made in a \
+         folder of the host",
         "`/dev` is touched when the host is out of sight; a link is refused",
         &["cve.2026-41579", "root.hostile-links"],
     ),
@@ -154,7 +166,8 @@ const STORIES: &[Story] = &[
     ),
     (
         "options in a name",
-        "whoever mounts an overlay: a `:` or a `,` in the name of a folder begins another layer, or another option",
+        "whoever mounts an overlay: a `:` or a `,` in the name of a folder begins another layer, or another \
+         option",
         "layers are named by descriptor",
         &["cve.overlay-options", "overlay.odd-names"],
     ),
@@ -166,7 +179,8 @@ const STORIES: &[Story] = &[
     ),
     (
         "what the kernel tells",
-        "Docker: files of `/proc` and `/sys` told of the host, or changed it, and were hidden one after the other",
+        "Docker: files of `/proc` and `/sys` told of the host, or changed it, and were hidden one after the \
+         other",
         "Docker's list, to the last path",
         &["cve.masked-paths", "cve.read-only-paths"],
     ),

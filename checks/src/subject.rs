@@ -43,8 +43,8 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The runtime at `binary`, which claims to be this step. Runs it once, so that the root filesystem is there;
-    /// that this run fails is for the checks to say.
+    /// The runtime at `binary`, which claims to be this step. Runs it once, so that the root filesystem is
+    /// there; that this run fails is for the checks to say.
     ///
     /// # Errors
     /// When there is no such file, or no temporary folder.
@@ -81,8 +81,8 @@ impl Subject {
         self.step
     }
 
-    /// The options with which the container's root is the host's, with all its rights, as it always is before step 4: for
-    /// what is not about who it is.
+    /// The options with which the container's root is the host's, with all its rights, as it always is before
+    /// step 4: for what is not about who it is.
     pub fn as_host_root(&self) -> &'static [&'static str] {
         match self.step {
             0..4 => &[],
@@ -145,7 +145,8 @@ impl Subject {
         command
     }
 
-    /// The same under strace, which lets time go by before each of these calls: whoever does not wait is seen to be early.
+    /// The same under strace, which lets time go by before each of these calls: whoever does not wait is seen
+    /// to be early.
     pub(crate) fn command_slow_at(&self, calls: &str, arguments: &[&str]) -> Command {
         let mut strace = Command::new(program("strace").unwrap_or_default());
         strace.args(["--follow-forks", "--quiet=all", "--output", "/dev/null"]);
@@ -239,7 +240,8 @@ impl Subject {
             let mut copy = Command::new("cp");
             copy.arg("-a");
             for entry in fs::read_dir(&original)?.flatten() {
-                // Not what is mounted there: it is the container's own. No option of cp: busybox has none for it.
+                // Not what is mounted there: it is the container's own. No option of cp: busybox has none for
+                // it.
                 match entry.file_name().to_str() {
                     Some(name @ ("proc" | "dev" | "sys")) => fs::create_dir(path.join(name))?,
                     _ => _ = copy.arg(entry.path()),
@@ -259,7 +261,8 @@ impl Subject {
 pub(crate) fn state_folder(home: &Path) -> BTreeSet<PathBuf> {
     let all = listing(home, 2).into_iter();
     let all = all.filter_map(|path| path.strip_prefix(home).map(Path::to_owned).ok());
-    // Where there are no idmapped mounts: copies of layers, whose names tell of what. An unfinished one begins with a dot.
+    // Where there are no idmapped mounts: copies of layers, whose names tell of what. An unfinished one
+    // begins with a dot.
     all.filter(|path| !path.starts_with("shifted") || path.as_os_str().as_bytes().starts_with(b"shifted/."))
         .collect()
 }
@@ -280,7 +283,8 @@ pub(crate) fn lock(folder: &Path) -> Option<Flock<File>> {
 }
 
 impl Drop for Subject {
-    /// A runtime that left a mount in its state folder must not cost the files behind it when the folder goes.
+    /// A runtime that left a mount in its state folder must not cost the files behind it when the folder
+    /// goes.
     fn drop(&mut self) {
         let inside = || {
             let mounts = Mount::of_host().unwrap_or_default();

@@ -114,7 +114,8 @@ impl Terminal {
         })
     }
 
-    /// Presses a key until the process has ended: a shell needs a moment to make it the terminal's foreground.
+    /// Presses a key until the process has ended: a shell needs a moment to make it the terminal's
+    /// foreground.
     pub fn press_until_gone(&mut self, keys: &str, process: Process) -> Checked {
         let mut pressed = Ok(());
         let gone = eventually(LIMIT, || {
@@ -189,7 +190,8 @@ impl Terminal {
 }
 
 impl Drop for Terminal {
-    /// By the death of PID 1, so that the runtime can clean up. A shell that then waits for a line would wait for ever.
+    /// By the death of PID 1, so that the runtime can clean up. A shell that then waits for a line would wait
+    /// for ever.
     fn drop(&mut self) {
         let started = Process(self.child.id().cast_signed());
         started.descendants().into_iter().filter(|it| it.is_first()).for_each(Process::end);

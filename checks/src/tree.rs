@@ -1,8 +1,9 @@
 //! What is in a folder: everything that makes two trees of files the same or not.
 //!
-//! For images: the tree in the container must be the one that another tool unpacks. Two trees on one file system, or on
-//! an overlay and not, are to compare equal, so nothing is read that belongs to a file system: no inode, no size of a
-//! folder, no device. Nothing that a link leads to is looked at. Man pages: inode(7), xattr(7).
+//! For images: the tree in the container must be the one that another tool unpacks. Two trees on one file
+//! system, or on an overlay and not, are to compare equal, so nothing is read that belongs to a file system:
+//! no inode, no size of a folder, no device. Nothing that a link leads to is looked at. Man pages: inode(7),
+//! xattr(7).
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};

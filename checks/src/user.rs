@@ -1,8 +1,9 @@
-//! An ordinary user on the checks' host, whoever runs the checks: root becomes `nobody`, an ordinary user stays what it is.
+//! An ordinary user on the checks' host, whoever runs the checks: root becomes `nobody`, an ordinary user
+//! stays what it is.
 //!
-//! For what root must arrange on the host of such a user, lists of subordinate ids and a device, there is a mount namespace
-//! of one check's own. Kernel objects: users, a mount namespace, bind mounts, a device node on a tmpfs.
-//! Man pages: credentials(7), subuid(5), mount_namespaces(7).
+//! For what root must arrange on the host of such a user, lists of subordinate ids and a device, there is a
+//! mount namespace of one check's own. Kernel objects: users, a mount namespace, bind mounts, a device node
+//! on a tmpfs. Man pages: credentials(7), subuid(5), mount_namespaces(7).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -135,8 +136,8 @@ pub(crate) fn with_subordinate_ids<T: Send>(
     })
 }
 
-/// Does something on a host on which everybody may make a tap device, as udev has it; but not every test machine has
-/// udev. An ordinary user takes the host as it is.
+/// Does something on a host on which everybody may make a tap device, as udev has it; but not every test
+/// machine has udev. An ordinary user takes the host as it is.
 ///
 /// # Errors
 /// When it cannot be had, or what `action` fails at.

@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: what it costs to start a container, beside other ways to start a process.
 //!
-//! Everybody starts `/bin/true` on the same root filesystem, with namespaces and limits as near to step 1's as
-//! each can. All take turns, in a new random order each round, so that what slows the machine for a while slows
-//! all of them. Times differ from machine to machine: quote ratios.
+//! Everybody starts `/bin/true` on the same root filesystem, with namespaces and limits as near to step 1's
+//! as each can. All take turns, in a new random order each round, so that what slows the machine for a while
+//! slows all of them. Times differ from machine to machine: quote ratios.
 //!
 //! Kernel objects: for each start namespaces and a cgroup; nothing is left of them.
 
@@ -33,8 +33,8 @@ pub struct Args {
     /// Rest so many milliseconds before each start, as a machine does that starts containers now and then
     #[arg(long, value_name = "MS", default_value_t = 0)]
     rest: u64,
-    /// Fail unless step 1 takes at most 1.25 times as long as the bare program, and crun at least 3 times as long
-    /// as step 1
+    /// Fail unless step 1 takes at most 1.25 times as long as the bare program, and crun at least 3 times as
+    /// long as step 1
     #[arg(long)]
     check: bool,
 }
@@ -135,7 +135,8 @@ fn table(contenders: &[Contender], times: &Times, memory: &[u64], steps: &[Step]
     let step1 = steps.iter().find(|step| step.number == 1).and_then(|step| median(&step.name));
     let plain = median(PLAIN);
     let ratio = |time: f64, base: Option<f64>| base.map_or("".into(), |base| format!("{:.2}", time / base));
-    let mut table = "| `/bin/true` by | median, ms | quartiles | × fork and exec | × step 1 | peak memory, MB | without |\n\
+    let mut table = "| `/bin/true` by | median, ms | quartiles | × fork and exec | × step 1 | peak memory, \
+                     MB | without |\n\
                      | --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
         .to_owned();
     for (Contender { name, lacks, .. }, memory) in contenders.iter().zip(memory) {
@@ -253,7 +254,8 @@ impl Yard {
         let binaries = workspace::build(&packages, Build::StaticRelease)?;
         let folder = tempfile::Builder::new().prefix("congo-bench-").tempdir()?;
 
-        // What a runtime explains is what it does: it says where its root is, wherever a later Congo may put it.
+        // What a runtime explains is what it does: it says where its root is, wherever a later Congo may put
+        // it.
         let output = Command::new(binaries.join(first))
             .args(["--explain", "true"])
             .env("CONGO_HOME", folder.path())
@@ -363,7 +365,8 @@ impl Yard {
         Ok((floor, arguments))
     }
 
-    /// An OCI bundle for each command, with what step 1 does and no more. Returns the folder in which they lie.
+    /// An OCI bundle for each command, with what step 1 does and no more. Returns the folder in which they
+    /// lie.
     fn bundles(&self, runtime: &str) -> Result<PathBuf> {
         let folder = self.folder.path().join(format!("{runtime}-bundles"));
         for command in [&TRUE[..], &SLEEP[..]] {
@@ -385,7 +388,8 @@ impl Yard {
                 ],
                 "linux": {
                     "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "uts" }],
-                    // Not `congo-…`: a step that starts meanwhile would take it for a dead runtime's, and end it.
+                    // Not `congo-…`: a step that starts meanwhile would take it for a dead runtime's, and end
+                    // it.
                     "cgroupsPath": format!("/congo.bench.{runtime}"),
                     "resources": {
                         "memory": { "limit": 128 << 20 },

@@ -1,5 +1,5 @@
-//! `cargo xtask check`: tries what a step promises against a binary, ours or a learner's own, and explains the
-//! first failure. Also tries the exercises.
+//! `cargo xtask check`: tries what a step promises against a binary, ours or a learner's own, and explains
+//! the first failure. Also tries the exercises.
 //!
 //! Kernel objects: those that the binary makes, and the namespaces of the checks' own host (`checks::host`).
 
@@ -26,9 +26,10 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     bin: Option<PathBuf>,
 
-    /// Try only the check of this id, or all whose ids begin so: `pid.is-one`, `pid`.
+    /// Try only the check of this id, or all whose ids begin so: `pid.is-one`, `pid`; may be given more than
+    /// once.
     #[arg(long, value_name = "ID")]
-    only: Option<String>,
+    only: Vec<String>,
 
     /// Skip the check of this id, or all whose ids begin so; may be given more than once.
     #[arg(long, value_name = "ID")]
@@ -106,7 +107,7 @@ fn list(args: &Args) -> Result<()> {
     for check in chosen(args, step) {
         println!("{:32} since step {}  {}", check.id, check.since, check.sentence);
     }
-    if args.only.is_none() {
+    if args.only.is_empty() {
         for exercise in exercises::all().filter(|exercise| exercise.step <= step) {
             println!("{:32} exercise      {}", exercise.id, exercise.sentence);
         }
@@ -114,11 +115,15 @@ fn list(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn chosen(args: &Args, step: u8) -> impl Iterator<Item = &'static Check> {
-    let wanted = args.only.clone().unwrap_or_default();
+fn chosen(args: &Args, step: u8) -> impl Iterator<Item = &'static Check> + use<'_> {
     // `memory.option` is the beginning of another id, too.
-    let exact = checks::all().any(|check| check.id == wanted);
-    let is_wanted = move |id: &str| if exact { id == wanted } else { id.starts_with(&wanted) };
+    let is_exact = |wanted: &&String| checks::all().any(|check| check.id == *wanted);
+    let (exact, beginnings): (Vec<_>, Vec<_>) = args.only.iter().partition(is_exact);
+    let is_wanted = move |id: &str| {
+        (exact.is_empty() && beginnings.is_empty())
+            || exact.iter().any(|wanted| id == *wanted)
+            || beginnings.iter().any(|wanted| id.starts_with(*wanted))
+    };
     checks::all().filter(move |check| is_wanted(check.id) && check.holds_in(step))
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask debian`: a Debian root filesystem with python3, for the checks that want a real distribution.
 //!
-//! Made once by mmdebstrap from Debian's packages, in Congo's cache; needs root and the network. Man page: mmdebstrap(1).
+//! Made once by mmdebstrap from Debian's packages, in Congo's cache; needs root and the network. Man page:
+//! mmdebstrap(1).
 
 use std::fs;
 use std::process::{Command, ExitCode};

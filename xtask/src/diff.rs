@@ -1,8 +1,8 @@
 //! `cargo xtask diff`: is the diff from one step to the next the lesson, and nothing else?
 //!
-//! A learner reads `diff -ru step0-basic/src step1-flexible/src`. Copies drift: a fix reaches one step and not
-//! the other, a rename creeps in, and the diff stops being a lesson. So what may differ is written down, in the
-//! later step's README, and this compares it with what does differ, in both directions:
+//! A learner reads `diff -ru step0-basic/src step1-flexible/src`. Copies drift: a fix reaches one step and
+//! not the other, a rename creeps in, and the diff stops being a lesson. So what may differ is written down,
+//! in the later step's README, and this compares it with what does differ, in both directions:
 //!
 //! ```text
 //! ## What changed
@@ -11,8 +11,8 @@
 //! - `main.rs`: only the list of modules.
 //! ```
 //!
-//! A file that is not named must be the same byte for byte, an item that is not named must be the same too, and
-//! a name that is there must differ. New files and new items need no mention.
+//! A file that is not named must be the same byte for byte, an item that is not named must be the same too,
+//! and a name that is there must differ. New files and new items need no mention.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -175,7 +175,8 @@ fn compare(
             let items = file.changed.iter().map(|item| format!("`{item}`")).collect::<Vec<_>>().join(", ");
             let colon = if items.is_empty() { "" } else { ": " };
             problems.push(format!(
-                "`{name}` is {}, but \"What changed\" does not name it. Either make it the same in both steps, \
+                "`{name}` is {}, but \"What changed\" does not name it. Either make it the same in both \
+                 steps, \
                  or add the line\n    - `{name}`{colon}{items}",
                 file.fate
             ));
@@ -191,7 +192,8 @@ fn compare(
             problems.push(format!("`{name}`: `{item}` differs, but \"What changed\" does not name it"));
         }
     }
-    // A whole file that came or went needs no list of what was in it, so whatever is said of it is not checked.
+    // A whole file that came or went needs no list of what was in it, so whatever is said of it is not
+    // checked.
     let whole = matches!(file.fate, "new" | "removed");
     for claimed in
         named.iter().filter(|claimed| !whole && !may_be_named.iter().any(|item| names(claimed, item)))
@@ -415,7 +417,8 @@ impl fmt::Display for Transition {
 mod tests {
     use super::*;
 
-    const CGROUP: &str = "//! Limits.\n\nuse std::fs;\n\n/// The limits.\npub struct Limits;\n\nimpl Limits {\n    \
+    const CGROUP: &str = "//! Limits.\n\nuse std::fs;\n\n/// The limits.\npub struct Limits;\n\nimpl Limits \
+                          {\n    \
                           /// Writes them.\n    fn write(&self) {\n        fs::write(\"a\", \"b\").ok();\n    }\n\n    \
                           fn read(&self) {}\n}\n\nfn create() {}\n";
 

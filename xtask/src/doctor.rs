@@ -1,9 +1,10 @@
 //! `cargo xtask doctor`: what this machine can do for each step of the course, and what would help.
 //!
-//! Every attempt is made by this program started again, as one process with one thread, because only such a one may
-//! enter a user namespace, because it can be ended when it hangs, and because the kernel undoes with its end what it
-//! did. As root it also tries as an ordinary user. Needs no other program: one that is absent is a fact.
-//! Kernel objects: those of `checks::machine`. Man pages: namespaces(7), user_namespaces(7), cgroups(7).
+//! Every attempt is made by this program started again, as one process with one thread, because only such a
+//! one may enter a user namespace, because it can be ended when it hangs, and because the kernel undoes with
+//! its end what it did. As root it also tries as an ordinary user. Needs no other program: one that is absent
+//! is a fact. Kernel objects: those of `checks::machine`. Man pages: namespaces(7), user_namespaces(7),
+//! cgroups(7).
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -25,8 +26,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The user whom the kernel, and every distribution, calls nobody.
 const NOBODY: u32 = 65534;
 
-/// Tell what this machine can do for each step, and what would help. Changes nothing; at most the kernel loads a
-/// module of its own for something that is tried. The exit status is 0 when every step was found to run.
+/// Tell what this machine can do for each step, and what would help. Changes nothing; at most the kernel
+/// loads a module of its own for something that is tried. The exit status is 0 when every step was found to
+/// run.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print the facts and the verdicts on the steps as one JSON object.
@@ -87,7 +89,8 @@ fn ask(who: Who, names: &[&str]) -> Result<String, String> {
     answer(command, TIME_LIMIT)
 }
 
-/// What the command printed, as an error when it failed. It and all that it started is ended at the time limit.
+/// What the command printed, as an error when it failed. It and all that it started is ended at the time
+/// limit.
 fn answer(mut command: Command, limit: Duration) -> Result<String, String> {
     // Pipes for all three, as there may be no /dev/null.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,8 +1,9 @@
 //! `cargo xtask image`: fetches images for those who have a registry, and compares how they are unpacked.
 //!
-//! The course itself needs no registry: an image is a folder or an archive. To fetch one is skopeo's work. To compare is
-//! to unpack twice, by Congo and by umoci, and to look at each file of both trees; Congo's layers are mounted in a mount
-//! namespace that ends with the comparison. Man pages: skopeo-copy(1), umoci-unpack(1), mount_namespaces(7).
+//! The course itself needs no registry: an image is a folder or an archive. To fetch one is skopeo's work. To
+//! compare is to unpack twice, by Congo and by umoci, and to look at each file of both trees; Congo's layers
+//! are mounted in a mount namespace that ends with the comparison. Man pages: skopeo-copy(1),
+//! umoci-unpack(1), mount_namespaces(7).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

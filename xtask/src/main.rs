@@ -48,8 +48,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// Rust turns SIGPIPE off, so that `cargo xtask diff | head` would end in a panic and a page of backtrace. Turning
-/// it on again takes unsafe code, and so would every `println!` that handles the error take a line.
+/// Rust turns SIGPIPE off, so that `cargo xtask diff | head` would end in a panic and a page of backtrace.
+/// Turning it on again takes unsafe code, and so would every `println!` that handles the error take a line.
 fn end_quietly_when_nobody_reads() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {

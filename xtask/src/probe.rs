@@ -1,8 +1,10 @@
-//! `cargo xtask probe`: what a container of the last step is from inside, beside one of crun with Docker's defaults.
+//! `cargo xtask probe`: what a container of the last step is from inside, beside one of crun with Docker's
+//! defaults.
 //!
-//! The same program looks at both, in the same root: this one, see `checks::inside`. A difference must be in the list of
-//! those that are meant, with its reason; any other is a failure. crun is given what Docker would give it: `probe::docker`.
-//! Kernel objects: those of two containers; crun makes no cgroup. Man page: crun(1).
+//! The same program looks at both, in the same root: this one, see `checks::inside`. A difference must be in
+//! the list of those that are meant, with its reason; any other is a failure. crun is given what Docker would
+//! give it: `probe::docker`. Kernel objects: those of two containers; crun makes no cgroup. Man page:
+//! crun(1).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +26,8 @@ mod docker;
 /// Show what a container is, from inside: the last step's, beside crun's with Docker's default configuration.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The seccomp profile for crun, in Docker's format [default: Docker's own or Podman's, where a package has it].
+    /// The seccomp profile for crun, in Docker's format [default: Docker's own or Podman's, where a package
+    /// has it].
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// Every figure, not only those that are no system call, and those that differ.
@@ -47,7 +50,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let crun = checks::installed::program("crun").map_err(anyhow::Error::msg)?;
     let there = PROFILES.map(PathBuf::from).into_iter().find(|path| path.exists());
     let profile = args.profile.clone().or(there).with_context(|| {
-        format!("there is no seccomp profile in Docker's format: give one with --profile, or install a package that has {}", PROFILES.join(" or "))
+        format!(
+            "there is no seccomp profile in Docker's format: give one with --profile, or install a \
+                 package that has {}",
+            PROFILES.join(" or ")
+        )
     })?;
     let step = workspace::steps()?.pop().context("there is no step")?;
     let binary = workspace::build(&[&step.name], Build::Debug)?.join(&step.name);
@@ -91,8 +98,8 @@ fn docker(crun: &Path, profile: &Path, folder: &Path, root: &Path, command: &[&s
         crun
     };
     let bundle = folder.to_str().context("a temporary folder with a plain name")?;
-    // In a mount namespace of its own, where there is no cgroup to be seen: even with none to make, crun refuses to run
-    // beside hierarchies of both versions.
+    // In a mount namespace of its own, where there is no cgroup to be seen: even with none to make, crun
+    // refuses to run beside hierarchies of both versions.
     let found = std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS)?;

@@ -1,20 +1,27 @@
-//! `cargo xtask prove`: shows that each check can fail, by taking out of the code what it checks, and that each
-//! exercise's solution solves it.
+//! `cargo xtask prove`: shows that each check can fail, by taking out of the code what it checks, and that
+//! each exercise's solution solves it.
 //!
-//! Works on a copy of the workspace in the target folder. `checks/mutants.toml` says what is taken out; a check that
-//! still passes then proves nothing. `exercises/STEP/NAME.patch` are the solutions. Kernel objects: those of the
-//! checks.
+//! Works on copies of the workspace in the target folder, as many at a time as there are processors.
+//! `checks/mutants.toml` says what is taken out; a check that still passes then proves nothing.
+//! `exercises/STEP/NAME.patch` are the solutions. Kernel objects: those of the checks.
 
+mod mutants;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use checks::exercises::{self, Exercise};
 use serde::Deserialize;
 
 use crate::workspace::{self, Step, cargo};
+use mutants::Mutant;
 
 /// Prove that each check can fail and each exercise can be solved.
 #[derive(Debug, clap::Args)]
@@ -22,77 +29,128 @@ pub struct Args {
     /// Only the mutants of this check, or of all whose ids begin so, and the exercises likewise.
     #[arg(long, value_name = "ID", default_value = "")]
     only: String,
+
+    /// Only the part K of N about equal parts, for several machines: `1/3`.
+    #[arg(long, value_name = "K/N", value_parser = shard, default_value = "1/1")]
+    shard: (usize, usize),
+
+    /// How many mutants are built and tried at a time [default: the number of processors].
+    #[arg(long, value_name = "COUNT")]
+    jobs: Option<usize>,
+
+    /// Find the texts that a change of the code has moved to another file, move their mutants in
+    /// `checks/mutants.toml` along, and prove nothing.
+    #[arg(long)]
+    mend: bool,
 }
 
-/// What is taken out of the code, and which checks must notice.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Mutant {
-    /// The checks that must fail.
-    checks: Vec<String>,
-    /// Where: the file, from the workspace's folder, the text that stands there exactly once, and what it becomes.
-    edits: Vec<Edit>,
+fn shard(text: &str) -> Result<(usize, usize)> {
+    let (part, parts) = text.split_once('/').context("not of the form K/N")?;
+    let (part, parts) = (part.parse()?, parts.parse()?);
+    ensure!((1..=parts).contains(&part), "not a part from 1 to {parts}");
+    Ok((part, parts))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Edit {
-    file: PathBuf,
-    find: String,
-    replace: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Mutants {
-    mutant: Vec<Mutant>,
+/// What is to be proven.
+enum Job {
+    /// That checks fail without what they check.
+    Fails(Mutant, Step),
+    /// That an exercise is solved by its solution, and not without.
+    Solves(&'static Exercise, Step),
 }
 
 /// Runs the tool. The exit status is 1 when a check or an exercise is not proven.
 ///
 /// # Errors
-/// When the copy cannot be made, or does not build as it is.
+/// When a copy cannot be made.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let copy = Copy::make()?;
-    let mutants: Vec<_> = mutants()?
-        .into_iter()
-        .filter_map(|mut mutant| {
-            mutant.checks.retain(|check| check.starts_with(&args.only));
-            (!mutant.checks.is_empty()).then_some(mutant)
-        })
-        .collect();
-    let exercises: Vec<_> = exercises::all().filter(|exercise| exercise.id.starts_with(&args.only)).collect();
-    ensure!(!mutants.is_empty() || !exercises.is_empty(), "no mutant and no exercise \"{}\"", args.only);
-
-    let start = Instant::now();
-    let (mut proven, mut unproven) = (0, 0);
-    let mut tell = |id: &str, result: Result<String>| match result {
-        Ok(how) => {
-            proven += 1;
-            println!("✓ {id:32} {how}");
-        }
-        Err(error) => {
-            unproven += 1;
-            println!("✗ {id:32} {error:#}");
-        }
-    };
-    for mutant in &mutants {
-        match copy.mutated(mutant) {
-            Ok(step) => mutant.checks.iter().for_each(|check| tell(check, copy.notices(&step, check))),
-            Err(error) => tell(&mutant.checks.join(", "), Err(error)),
-        }
-        copy.restore(mutant)?;
+    if args.mend {
+        mutants::mend()?.iter().for_each(|told| println!("{told}"));
+        return Ok(ExitCode::SUCCESS);
     }
-    for exercise in exercises {
-        tell(exercise.id, copy.solves(exercise));
-    }
-    println!("\n{proven} proven, {unproven} not; {:.0?}", start.elapsed());
-    Ok(if unproven == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let jobs = jobs(args)?;
+    ensure!(!jobs.is_empty(), "no mutant and no exercise \"{}\"", args.only);
+    let count = args.jobs.unwrap_or(thread::available_parallelism()?.get()).clamp(1, jobs.len());
+    let report =
+        Mutex::new(Report { start: Instant::now(), all: jobs.len(), done: 0, proven: 0, unproven: 0 });
+    let jobs = Mutex::new(VecDeque::from(jobs));
+    let copies = (0..count).map(Copy::make).collect::<Result<Vec<_>>>()?;
+    thread::scope(|scope| {
+        for copy in &copies {
+            scope.spawn(|| {
+                while let Some(job) = next(&jobs) {
+                    let results = copy.prove(&job);
+                    locked(&report).tell(results);
+                }
+            });
+        }
+    });
+    let report = locked(&report);
+    println!("\n{} proven, {} not; {:.0?}", report.proven, report.unproven, report.start.elapsed());
+    Ok(if report.unproven == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn mutants() -> Result<Vec<Mutant>> {
-    let path = workspace::root().join("checks/mutants.toml");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    Ok(toml::from_str::<Mutants>(&text).with_context(|| path.display().to_string())?.mutant)
+/// A lock that lasts no longer than this call: another worker takes the next job meanwhile.
+fn next(jobs: &Mutex<VecDeque<Job>>) -> Option<Job> {
+    locked(jobs).pop_front()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Step by step, and in each step what changes `common` last: it is slow to build, and is built again
+/// afterwards.
+fn jobs(args: &Args) -> Result<Vec<Job>> {
+    let mut jobs = BTreeMap::<_, Vec<Job>>::new();
+    for mut mutant in mutants::all()? {
+        mutant.checks.retain(|check| check.starts_with(&args.only));
+        if !mutant.checks.is_empty() {
+            let step = mutant.step()?;
+            let is_common = mutant.edits.iter().any(|edit| edit.file.starts_with("common"));
+            jobs.entry((step.number, is_common)).or_default().push(Job::Fails(mutant, step));
+        }
+    }
+    for exercise in exercises::all().filter(|exercise| exercise.id.starts_with(&args.only)) {
+        let step = workspace::step(&exercise.step.to_string())?;
+        jobs.entry((step.number, false)).or_default().push(Job::Solves(exercise, step));
+    }
+    let jobs: Vec<_> = jobs.into_values().flatten().collect();
+    let (part, parts) = args.shard;
+    let range = jobs.len() * (part - 1) / parts..jobs.len() * part / parts;
+    Ok(jobs.into_iter().skip(range.start).take(range.len()).collect())
+}
+
+/// What came of it so far.
+struct Report {
+    start: Instant,
+    all: usize,
+    done: usize,
+    proven: usize,
+    unproven: usize,
+}
+
+impl Report {
+    /// Tells what came of one job: for each check or exercise what was found, or why it is not proven.
+    fn tell(&mut self, results: Vec<(String, Result<String>)>) {
+        self.done += 1;
+        for (id, result) in results {
+            let seconds = self.start.elapsed().as_secs();
+            let at = format!("{:2}:{:02} {:3}/{}", seconds / 60, seconds % 60, self.done, self.all);
+            match result {
+                Ok(how) => {
+                    self.proven += 1;
+                    println!("{at}  ✓ {id:32} {how}");
+                }
+                Err(error) => {
+                    self.unproven += 1;
+                    println!("{at}  ✗ {id:32} {error:#}");
+                }
+            }
+        }
+        // So that a pipe shows the progress, too.
+        let _ = std::io::stdout().flush();
+    }
 }
 
 /// The patch that solves an exercise, from the workspace's folder.
@@ -102,16 +160,17 @@ fn solution(exercise: &Exercise) -> Result<PathBuf> {
     Ok(PathBuf::from(format!("exercises/{}/{name}.patch", step.name)))
 }
 
-/// The workspace's copy, and where it is built.
+/// A copy of the workspace, and where it is built.
 struct Copy {
     root: PathBuf,
     target: PathBuf,
 }
 
 impl Copy {
-    fn make() -> Result<Copy> {
+    fn make(number: usize) -> Result<Copy> {
         let this = std::env::current_exe()?;
         let target = this.ancestors().nth(2).context("xtask lies in the target folder")?.join("prove");
+        let target = target.join(number.to_string());
         let copy = Copy { root: target.join("workspace"), target: target.join("target") };
         if copy.root.exists() {
             fs::remove_dir_all(&copy.root)?;
@@ -130,29 +189,29 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Applies a mutant and builds the step that it is about.
-    fn mutated(&self, mutant: &Mutant) -> Result<Step> {
-        for edit in &mutant.edits {
-            let path = self.root.join(&edit.file);
-            let text = fs::read_to_string(&path).with_context(|| edit.file.display().to_string())?;
-            fs::write(&path, edited(&text, edit)?)?;
+    /// What came of it, for each check or for the exercise.
+    fn prove(&self, job: &Job) -> Vec<(String, Result<String>)> {
+        match job {
+            Job::Solves(exercise, step) => vec![(exercise.id.to_owned(), self.solves(exercise, step))],
+            Job::Fails(mutant, step) => {
+                let tried = mutant.apply(&self.root).and_then(|_originals| {
+                    self.build(step)?;
+                    self.check(step, "--only", &mutant.checks)
+                });
+                match tried {
+                    Ok(found) => mutant.checks.iter().map(|id| (id.clone(), found.failed(id))).collect(),
+                    Err(error) => vec![(mutant.checks.join(", "), Err(error))],
+                }
+            }
         }
-        let step = step_of(mutant)?;
-        self.build(&step)?;
-        Ok(step)
-    }
-
-    fn restore(&self, mutant: &Mutant) -> Result<()> {
-        for edit in &mutant.edits {
-            fs::write(self.root.join(&edit.file), fs::read(workspace::root().join(&edit.file))?)?;
-        }
-        Ok(())
     }
 
     fn build(&self, step: &Step) -> Result<()> {
         let output = cargo()
             .args(["build", "--quiet", "--package", &step.name])
             .env("CARGO_TARGET_DIR", &self.target)
+            // Nobody debugs a mutant, and without this it is linked in half the time.
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .current_dir(&self.root)
             .output()?;
         let messages = String::from_utf8_lossy(&output.stderr);
@@ -161,41 +220,26 @@ impl Copy {
         Ok(())
     }
 
-    /// Runs `cargo xtask check` on the copy's binary, in a process of its own; whether all passed.
-    fn check(&self, step: &Step, arguments: [&str; 2]) -> Result<Report> {
+    /// Runs `cargo xtask check` on the copy's binary, in a process of its own.
+    fn check(&self, step: &Step, option: &str, ids: &[impl AsRef<str>]) -> Result<Found> {
         let output = Command::new(std::env::current_exe()?)
             .args(["check", &step.name, "--json", "--bin"])
             .arg(self.target.join("debug").join(&step.name))
-            .args(arguments)
+            .args(ids.iter().flat_map(|id| [option, id.as_ref()]))
             .output()?;
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("the check: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    fn notices(&self, step: &Step, check: &str) -> Result<String> {
-        let report = self.check(step, ["--only", check])?;
-        ensure!(report.passed == 0, "the check passes without what it checks");
-        ensure!(report.failed == 1, "the check cannot run here: {}", report.found());
-        Ok(report.found())
-    }
-
-    fn solves(&self, exercise: &Exercise) -> Result<String> {
-        let step = workspace::step(&exercise.step.to_string())?;
+    fn solves(&self, exercise: &Exercise, step: &Step) -> Result<String> {
         let patch = solution(exercise)?;
-        self.build(&step)?;
-        let before = self.check(&step, ["--exercise", exercise.id])?;
-        ensure!(before.passed == 0, "the check passes unsolved");
-        ensure!(before.failed == 1, "the check cannot run here: {}", before.found());
-        self.apply(&patch, &[])?;
-        let after = self.build(&step).and_then(|()| self.check(&step, ["--exercise", exercise.id]));
-        self.apply(&patch, &["--reverse"])?;
-        let after = after?;
-        ensure!(after.failed == 0, "solved, the check fails: {}", after.found());
-        Ok(format!("fails unsolved ({}), passes solved", before.found()))
-    }
-
-    fn apply(&self, patch: &Path, options: &[&str]) -> Result<()> {
-        apply(&self.root, patch, options)
+        self.build(step)?;
+        let before = self.check(step, "--exercise", &[exercise.id])?.failed(exercise.id)?;
+        apply(&self.root, &patch, &[])?;
+        let after = self.build(step).and_then(|()| self.check(step, "--exercise", &[exercise.id]));
+        apply(&self.root, &patch, &["--reverse"])?;
+        after?.passed(exercise.id)?;
+        Ok(format!("fails unsolved ({before}), passes solved"))
     }
 }
 
@@ -214,65 +258,55 @@ fn apply(root: &Path, patch: &Path, options: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn edited(text: &str, edit: &Edit) -> Result<String> {
-    let count = text.matches(&edit.find).count();
-    ensure!(count == 1, "{} has {count} times: {:?}", edit.file.display(), edit.find);
-    Ok(text.replace(&edit.find, &edit.replace))
-}
-
-/// The step whose folder is changed. What is changed in `common` is tried with the step in which the first of the
-/// checks began.
-fn step_of(mutant: &Mutant) -> Result<Step> {
-    let folders = mutant.edits.iter().filter_map(|edit| edit.file.iter().next()?.to_str());
-    let step = folders.into_iter().find(|folder| folder.starts_with("step"));
-    let since = checks::all().find(|check| mutant.checks.first().is_some_and(|first| check.id == first));
-    workspace::step(
-        &step.map(str::to_owned).or(since.map(|check| check.since.to_string())).unwrap_or_default(),
-    )
-}
-
 /// What `cargo xtask check --json` says.
 #[derive(Debug, Deserialize)]
-struct Report {
-    passed: usize,
-    failed: usize,
-    checks: Vec<serde_json::Value>,
+struct Found {
+    checks: Vec<FoundOne>,
 }
 
-impl Report {
-    /// What was found instead of what was expected, or why nothing was tried.
-    fn found(&self) -> String {
-        let result = self.checks.first().map(|check| &check["result"]);
-        let text = result.and_then(|result| result["found"].as_str().or(result["reason"].as_str()));
-        text.unwrap_or("nothing").chars().take(100).collect()
+#[derive(Debug, Deserialize)]
+struct FoundOne {
+    id: String,
+    result: serde_json::Value,
+}
+
+enum Outcome<'a> {
+    Passed,
+    /// With what was found.
+    Failed(&'a str),
+}
+
+impl Found {
+    /// What was found instead of what was expected; an error unless the check failed.
+    fn failed(&self, id: &str) -> Result<String> {
+        match self.outcome(id)? {
+            Outcome::Failed(found) => Ok(found.chars().take(100).collect()),
+            Outcome::Passed => bail!("the check passes without what it checks"),
+        }
+    }
+
+    /// An error unless the check passed.
+    fn passed(&self, id: &str) -> Result<()> {
+        match self.outcome(id)? {
+            Outcome::Passed => Ok(()),
+            Outcome::Failed(found) => bail!("solved, the check fails: {found}"),
+        }
+    }
+
+    fn outcome(&self, id: &str) -> Result<Outcome<'_>> {
+        let one = self.checks.iter().find(|one| one.id == id).context("the check did not run")?;
+        let text = |field: &str| one.result[field].as_str().unwrap_or("nothing");
+        match text("outcome") {
+            "failed" => Ok(Outcome::Failed(text("found"))),
+            "passed" => Ok(Outcome::Passed),
+            _ => bail!("the check cannot run here: {}", text("reason")),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn every_check_has_a_mutant() {
-        let mutants = mutants().unwrap();
-        let proven: BTreeSet<_> =
-            mutants.iter().flat_map(|mutant| &mutant.checks).map(String::as_str).collect();
-        let there: BTreeSet<_> = checks::all().map(|check| check.id).collect();
-        assert_eq!(proven, there);
-    }
-
-    #[test]
-    fn every_mutant_fits_the_code() {
-        for mutant in mutants().unwrap() {
-            step_of(&mutant).unwrap();
-            for edit in &mutant.edits {
-                let text = fs::read_to_string(workspace::root().join(&edit.file)).unwrap();
-                edited(&text, edit).unwrap();
-            }
-        }
-    }
 
     #[test]
     fn every_exercise_has_a_solution_that_fits_the_code() {
@@ -280,5 +314,12 @@ mod tests {
             let patch = workspace::root().join(solution(exercise).unwrap());
             apply(workspace::root(), &patch, &["--check"]).unwrap();
         }
+    }
+
+    #[test]
+    fn all_parts_together_are_the_whole() {
+        let all = |shard| jobs(&Args { only: String::new(), shard, jobs: None, mend: false }).unwrap().len();
+        assert_eq!(all((1, 3)) + all((2, 3)) + all((3, 3)), all((1, 1)));
+        assert!(shard("4/3").is_err() && shard("0/3").is_err() && shard("3").is_err());
     }
 }

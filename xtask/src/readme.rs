@@ -10,9 +10,9 @@
 //! ```
 //!
 //! All commands of a block go to one shell, so variables, files and `$?` last. Each block has a folder of its
-//! own, in which the workspace lies as in a clone, and as root a network of its own. `console,root` runs only as
-//! root; `console,user` only as an ordinary user, which root becomes for it; `console,ignore=REASON` never. What is shown as a
-//! session without being marked so is an error, since nobody would run it.
+//! own, in which the workspace lies as in a clone, and as root a network of its own. `console,root` runs only
+//! as root; `console,user` only as an ordinary user, which root becomes for it; `console,ignore=REASON`
+//! never. What is shown as a session without being marked so is an error, since nobody would run it.
 
 mod sandbox;
 
@@ -330,11 +330,12 @@ fn lines_of(output: &str) -> Vec<String> {
     output.lines().map(str::to_owned).collect()
 }
 
-/// Fits expected lines to those that were found: how many had to be changed, and the lines that fit. Those that
-/// fit already stay as they are, and with them their `…`.
+/// Fits expected lines to those that were found: how many had to be changed, and the lines that fit. Those
+/// that fit already stay as they are, and with them their `…`.
 fn align(expected: &[String], found: &[String]) -> (usize, Vec<String>) {
     let fits = |i: usize, j: usize| expected[i] == found[j] || pattern(&expected[i]).is_match(&found[j]);
-    // best[i][j]: the least number of changes that fit the expected lines from i on to the found ones from j on.
+    // best[i][j]: the least number of changes that fit the expected lines from i on to the found ones from j
+    // on.
     let mut best = vec![vec![0_usize; found.len() + 1]; expected.len() + 1];
     for i in (0..=expected.len()).rev() {
         for j in (0..=found.len()).rev() {
@@ -429,7 +430,8 @@ mod tests {
 
     #[test]
     fn blocks_are_read() {
-        let text = "# A\n\n  ```console,root\n  $ cat <<E\n  > a\n  >\n  > E\n  a\n\n  $ true\n  ```\n\n```rust\nx\n```\n";
+        let text = "# A\n\n  ```console,root\n  $ cat <<E\n  > a\n  >\n  > E\n  a\n\n  $ true\n  \
+                    ```\n\n```rust\nx\n```\n";
         let blocks = parse("A.md", text).unwrap();
         assert_eq!(blocks.len(), 1);
         let block = &blocks[0];
@@ -462,7 +464,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sandbox = Sandbox { folder, target: "/nonexistent".into(), limit: Duration::from_secs(1) };
         let text = "```console\n$ x=1; echo out; echo err >&2\nout\nerr\n$ (exit 3)\n$ echo $? $x\n3 1\n\
-                    $ printf 'no newline'\nno newline\n$ echo > new; ls -d new README.md\nREADME.md\nnew\n```\n";
+                    $ printf 'no newline'\nno newline\n$ echo > new; ls -d new \
+                    README.md\nREADME.md\nnew\n```\n";
         parse("A.md", text).unwrap()[0].check(&sandbox).unwrap();
         assert!(!workspace::root().join("new").exists());
 

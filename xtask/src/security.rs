@@ -1,5 +1,5 @@
-//! `cargo xtask security`: tries what other runtimes had to learn against step 4, or a binary of your own, and prints a line
-//! for each attack.
+//! `cargo xtask security`: tries what other runtimes had to learn against step 4, or a binary of your own,
+//! and prints a line for each attack.
 //!
 //! Kernel objects: those that the binary makes, and the namespaces of the checks' own host (`checks::host`).
 

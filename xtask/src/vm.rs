@@ -1,8 +1,9 @@
 //! `cargo xtask vm`: a Linux of another kernel and cgroup layout, where nothing can break.
 //!
-//! Boots a kernel in QEMU with Congo's programs, a busybox and a few tools of the host; needs no root. `vm test` runs
-//! the checks of every step in a matrix of such guests. The pieces: `kernel` (where it comes from), `initramfs` (what
-//! the guest starts from), `guest` (one machine), `matrix` (all of them), `init.sh` (process 1 of the guest).
+//! Boots a kernel in QEMU with Congo's programs, a busybox and a few tools of the host; needs no root. `vm
+//! test` runs the checks of every step in a matrix of such guests. The pieces: `kernel` (where it comes
+//! from), `initramfs` (what the guest starts from), `guest` (one machine), `matrix` (all of them), `init.sh`
+//! (process 1 of the guest).
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;

@@ -59,10 +59,11 @@ pub enum Build {
     Debug,
     /// Optimised and linked statically: starts faster, since no dynamic loader runs, and needs nothing of the
     /// machine it runs on. Not the default of `cargo build --release`, since not every distribution installs
-    /// the static C library, and a proc macro cannot be linked so: hence `--target`, which keeps the flag from
-    /// them.
+    /// the static C library, and a proc macro cannot be linked so: hence `--target`, which keeps the flag
+    /// from them.
     StaticRelease,
-    /// The same, but for optimising all of a program as a whole, for which the lab would have to wait minutes.
+    /// The same, but for optimising all of a program as a whole, for which the lab would have to wait
+    /// minutes.
     StaticLab,
 }
 
@@ -96,7 +97,8 @@ pub fn build(packages: &[&str], how: Build) -> Result<PathBuf> {
     Ok(executable.parent().context("a binary lies in a folder")?.to_owned())
 }
 
-/// The cargo that runs us, or else the one that built us. Not the one of the `PATH`: that may be a wrapper of ours.
+/// The cargo that runs us, or else the one that built us. Not the one of the `PATH`: that may be a wrapper of
+/// ours.
 pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
 }

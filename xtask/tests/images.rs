@@ -1,8 +1,9 @@
-//! Images that other tools make are unpacked by Congo as umoci unpacks them; what Congo makes, other tools take.
+//! Images that other tools make are unpacked by Congo as umoci unpacks them; what Congo makes, other tools
+//! take.
 //!
-//! Three layers add, change and delete, put a file in the place of a folder and a folder in that of a file, and back.
-//! Each is tried in every form that skopeo writes. Needs root, umoci and skopeo; buildah for its own images;
-//! docker-registry for one that is fetched, in a network of the test's own.
+//! Three layers add, change and delete, put a file in the place of a folder and a folder in that of a file,
+//! and back. Each is tried in every form that skopeo writes. Needs root, umoci and skopeo; buildah for its
+//! own images; docker-registry for one that is fetched, in a network of the test's own.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -158,9 +159,12 @@ fn an_image_of_buildah() {
     let work = tempfile::tempdir().unwrap();
     // Its mounts are to end with it.
     let script = "set -e; b() { buildah --storage-driver vfs --root $PWD/store --runroot $PWD/run \"$@\"; }
-        c=$(b from scratch); m=$(b mount $c); mkdir -p $m/bin $m/a; cp /bin/cat $m/bin/; ln -s cat $m/bin/dog; echo hi > $m/a/x
-        b config --cmd /bin/cat --env A=b --volume /v --stop-signal SIGINT $c; i=$(b commit -q $c); b umount $c >&2
-        c=$(b from $i); m=$(b mount $c); rm -r $m/a; echo z > $m/a; b commit -q $c oci:$PWD/layout:two; b umount $c";
+        c=$(b from scratch); m=$(b mount $c); mkdir -p $m/bin $m/a; cp /bin/cat $m/bin/; ln -s cat \
+                  $m/bin/dog; echo hi > $m/a/x
+        b config --cmd /bin/cat --env A=b --volume /v --stop-signal SIGINT $c; i=$(b commit -q $c); b \
+                  umount $c >&2
+        c=$(b from $i); m=$(b mount $c); rm -r $m/a; echo z > $m/a; b commit -q $c oci:$PWD/layout:two; b \
+                  umount $c";
     let output =
         Command::new("unshare").args(["-m", "bash", "-c", script]).current_dir(work.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -181,7 +185,8 @@ impl Registry {
     fn start(folder: &Path) -> Registry {
         let config = folder.join("registry.yml");
         let text = format!(
-            "version: 0.1\nlog: {{ level: error }}\nhttp: {{ addr: \"{}\" }}\nstorage: {{ filesystem: {{ rootdirectory: \"{}\" }} }}\n",
+            "version: 0.1\nlog: {{ level: error }}\nhttp: {{ addr: \"{}\" }}\nstorage: {{ filesystem: {{ \
+             rootdirectory: \"{}\" }} }}\n",
             Registry::ADDRESS,
             folder.join("registry").display()
         );

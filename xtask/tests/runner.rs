@@ -1,4 +1,5 @@
-//! The script through which cargo starts every program: it asks sudo for what needs root, and for nothing else.
+//! The script through which cargo starts every program: it asks sudo for what needs root, and for nothing
+//! else.
 //!
 //! Here `id`, `sudo` and the programs are scripts, so that nothing of this depends on who runs the test.
 

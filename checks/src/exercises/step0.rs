@@ -1,5 +1,5 @@
-//! The exercises of step 0: what its files already begin. Kernel objects: a tmpfs, a cgroup's limit of swap, the UTS namespace.
-//! Man pages: tmpfs(5), cgroups(7), uts_namespaces(7).
+//! The exercises of step 0: what its files already begin. Kernel objects: a tmpfs, a cgroup's limit of swap,
+//! the UTS namespace. Man pages: tmpfs(5), cgroups(7), uts_namespaces(7).
 
 use super::Exercise;
 use crate::kernel::Mount;
@@ -10,7 +10,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step0.private-tmp",
         step: 0,
         sentence: "Give the container a /tmp of its own that is gone with it.",
-        hint: "A tmpfs with mode 1777, mounted where /proc is; mount_namespaces(7) says why it needs no unmount.",
+        hint: "A tmpfs with mode 1777, mounted where /proc is; mount_namespaces(7) says why it needs no \
+               unmount.",
         needs: &[],
         run: private_tmp,
     },
@@ -18,7 +19,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step0.no-swap",
         step: 0,
         sentence: "Let the container use no swap: its 128 MiB are all that it gets.",
-        hint: "v1: memory.memsw.limit_in_bytes counts memory and swap together. v2: memory.swap.max counts swap alone.",
+        hint: "v1: memory.memsw.limit_in_bytes counts memory and swap together. v2: memory.swap.max counts \
+               swap alone.",
         needs: &[Need::Controller("memory"), Need::SwapAccounting],
         run: no_swap,
     },
@@ -26,7 +28,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step0.domainname",
         step: 0,
         sentence: "Set the NIS domain name in the container to \"congo\", and leave the host's alone.",
-        hint: "uts_namespaces(7) says what else is in a UTS namespace; /proc/sys/kernel/domainname can be written.",
+        hint: "uts_namespaces(7) says what else is in a UTS namespace; /proc/sys/kernel/domainname can be \
+               written.",
         needs: &[],
         run: domainname,
     },

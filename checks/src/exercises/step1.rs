@@ -1,5 +1,5 @@
-//! The exercises of step 1: options more of the same kinds. Kernel objects: the process's own settings, and a cgroup's.
-//! Man pages: proc_pid_oom_score_adj(5), cgroups(7), umask(2).
+//! The exercises of step 1: options more of the same kinds. Kernel objects: the process's own settings, and a
+//! cgroup's. Man pages: proc_pid_oom_score_adj(5), cgroups(7), umask(2).
 
 use super::Exercise;
 use crate::kernel::myself;
@@ -9,7 +9,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step1.oom-score-adj",
         step: 1,
-        sentence: "Add --oom-score-adj N, from -1000 to 1000: who is killed first when the whole host is out of memory.",
+        sentence: "Add --oom-score-adj N, from -1000 to 1000: who is killed first when the whole host is \
+                   out of memory.",
         hint: "proc_pid_oom_score_adj(5): the child can write its own, while it still sees the host's /proc.",
         needs: &[],
         run: oom_score_adj,
@@ -17,7 +18,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step1.memory-reservation",
         step: 1,
-        sentence: "Add --memory-reservation SIZE: what the container may keep when the host is short of memory.",
+        sentence: "Add --memory-reservation SIZE: what the container may keep when the host is short of \
+                   memory.",
         hint: "v1: memory.soft_limit_in_bytes; v2: memory.low.",
         needs: &[Need::Controller("memory")],
         run: memory_reservation,
@@ -26,14 +28,16 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step1.umask",
         step: 1,
         sentence: "Add --umask MASK, in octal; the default stays 0022.",
-        hint: "umask(2) in the child, as its last act before the exec: what the runtime makes before needs its own.",
+        hint: "umask(2) in the child, as its last act before the exec: what the runtime makes before needs \
+               its own.",
         needs: &[],
         run: umask,
     },
 ];
 
 fn oom_score_adj(subject: &Subject) -> Checked {
-    // Lower than its own it may be written with CAP_SYS_RESOURCE only, which not every host gives to its root.
+    // Lower than its own it may be written with CAP_SYS_RESOURCE only, which not every host gives to its
+    // root.
     for score in ["500", "1000"] {
         let found = subject.hold(&["--oom-score-adj", score])?.first()?.read("oom_score_adj")?;
         expect(format!("oom_score_adj with --oom-score-adj {score}"), score, found.trim())?;

@@ -1,5 +1,5 @@
-//! The exercises of step 2: networks, terminals, and a view of the cgroup. Kernel objects: links, rules, mounts.
-//! Man pages: rtnetlink(7), nft(8), console(4), cgroup_namespaces(7).
+//! The exercises of step 2: networks, terminals, and a view of the cgroup. Kernel objects: links, rules,
+//! mounts. Man pages: rtnetlink(7), nft(8), console(4), cgroup_namespaces(7).
 
 use super::Exercise;
 use crate::kernel::Mount;
@@ -12,7 +12,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step2.mac-address",
         step: 2,
         sentence: "Add --mac-address ADDRESS: the hardware address of eth0, on a bridge.",
-        hint: "IFLA_ADDRESS in the request that makes the pair, or another one for eth0: rtnetlink(7). Multicast addresses, whose first byte is odd, are refused.",
+        hint: "IFLA_ADDRESS in the request that makes the pair, or another one for eth0: rtnetlink(7). \
+               Multicast addresses, whose first byte is odd, are refused.",
         needs: &[Need::Bridge],
         run: mac_address,
     },
@@ -28,7 +29,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step2.host-is-off-limits",
         step: 2,
         sentence: "Keep containers on a bridge from opening connections to the host itself.",
-        hint: "An input chain: what comes from the bridge and is new is dropped. Published ports are forwarded, not input; answers to what the host began must still arrive.",
+        hint: "An input chain: what comes from the bridge and is new is dropped. Published ports are \
+               forwarded, not input; answers to what the host began must still arrive.",
         needs: &[Need::Bridge],
         run: host_is_off_limits,
     },
@@ -36,7 +38,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step2.cgroup-view",
         step: 2,
         sentence: "Show the container its own cgroup at /sys/fs/cgroup, to read only.",
-        hint: "Mounted in the container's cgroup namespace, cgroup2 shows its own part. v1: a tmpfs with a mount for each hierarchy.",
+        hint: "Mounted in the container's cgroup namespace, cgroup2 shows its own part. v1: a tmpfs with a \
+               mount for each hierarchy.",
         needs: &[Need::Controller("memory")],
         run: cgroup_view,
     },
@@ -94,7 +97,8 @@ fn host_is_off_limits(subject: &Subject) -> Checked {
 }
 
 fn cgroup_view(subject: &Subject) -> Checked {
-    let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; echo ready; cat";
+    let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; \
+                  echo ready; cat";
     let container = subject.hold_sh(&["--memory", "64m"], script)?;
     expect("the memory limit that the container reads", Some("67108864"), container.stdout().lines().next())?;
     let mounts = container.first()?.mounts()?;

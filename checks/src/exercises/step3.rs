@@ -1,8 +1,8 @@
 //! The exercises of step 3: more ways to mount, and a writable layer that has an end.
 //!
-//! Kernel objects: bind mounts with and without what is mounted below, a path beneath a volume, a second overlay, a tmpfs
-//! below one. Looked at from outside: the host's folders, mountinfo, statvfs of the container's root. Man pages:
-//! open_tree(2), openat2(2), mount(8) on overlay, tmpfs(5), statvfs(3).
+//! Kernel objects: bind mounts with and without what is mounted below, a path beneath a volume, a second
+//! overlay, a tmpfs below one. Looked at from outside: the host's folders, mountinfo, statvfs of the
+//! container's root. Man pages: open_tree(2), openat2(2), mount(8) on overlay, tmpfs(5), statvfs(3).
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -19,16 +19,20 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step3.bind-nonrecursive",
         step: 3,
-        sentence: "Add bind-nonrecursive[=true|false] to --mount type=bind: the folder without what is mounted below it.",
-        hint: "open_tree(2) copies what is mounted below only with AT_RECURSIVE. It is a key of binds, and of no volume.",
+        sentence: "Add bind-nonrecursive[=true|false] to --mount type=bind: the folder without what is \
+                   mounted below it.",
+        hint: "open_tree(2) copies what is mounted below only with AT_RECURSIVE. It is a key of binds, and \
+               of no volume.",
         needs: &[],
         run: bind_nonrecursive,
     },
     Exercise {
         id: "step3.volume-subpath",
         step: 3,
-        sentence: "Add volume-subpath=PATH to --mount type=volume: only that folder of the volume, which must be there.",
-        hint: "Who wrote the volume may have put links in it. Open the path beneath the volume, openat2(2), and copy what is open: open_tree(2) follows /proc/self/fd/N.",
+        sentence: "Add volume-subpath=PATH to --mount type=volume: only that folder of the volume, which \
+                   must be there.",
+        hint: "Who wrote the volume may have put links in it. Open the path beneath the volume, openat2(2), \
+               and copy what is open: open_tree(2) follows /proc/self/fd/N.",
         needs: &[],
         run: volume_subpath,
     },
@@ -36,7 +40,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step3.overlay-volume",
         step: 3,
         sentence: "Add the volume option O: the container may write, and the host's folder stays as it is.",
-        hint: "One more overlay, the folder as its lower layer. Mount it when the mounts are private and the host is still in sight, and take it along as a copy.",
+        hint: "One more overlay, the folder as its lower layer. Mount it when the mounts are private and \
+               the host is still in sight, and take it along as a copy.",
         needs: &[],
         run: overlay_volume,
     },
@@ -44,7 +49,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step3.storage-size",
         step: 3,
         sentence: "Add --storage-opt size=SIZE: so much, and no more, can the container write into its root.",
-        hint: "A tmpfs of that size for upper and work, mounted by the child. The parent does not see it: --keep, --changes and --commit cannot go with it, and must say so.",
+        hint: "A tmpfs of that size for upper and work, mounted by the child. The parent does not see it: \
+               --keep, --changes and --commit cannot go with it, and must say so.",
         needs: &[],
         run: storage_size,
     },
@@ -116,7 +122,8 @@ fn overlay_volume(subject: &Subject) -> Checked {
     chown(&path, Some(1000), Some(1001))?;
     let before = tree::read(&path)?;
     let option = format!("{}:/mnt/it:O", path.display());
-    let script = "cd /mnt/it && rm deleted && echo inside > changed && echo new > sub/soiled && cat changed sub/soiled && ls";
+    let script = "cd /mnt/it && rm deleted && echo inside > changed && echo new > sub/soiled && cat changed \
+                  sub/soiled && ls";
     let run = subject.sh(&["-v", &option], script)?;
     expect("what the container has", "inside\nnew\nchanged\nsub", run.ok()?)?;
     let differences = tree::differences(&before, &tree::read(&path)?);
@@ -145,7 +152,8 @@ fn storage_size(subject: &Subject) -> Checked {
     let size = u64::from(root.blocks()) * u64::from(root.fragment_size());
     expect("the size of the root's filesystem", 8 << 20, size)?;
     drop(container);
-    let script = "head -c 16777216 /dev/zero > /big 2>/dev/null && echo all of it; rm /big; echo more > /small; cat /small";
+    let script = "head -c 16777216 /dev/zero > /big 2>/dev/null && echo all of it; rm /big; echo more > \
+                  /small; cat /small";
     expect("what can be written", "more", subject.sh(&options, script)?.ok()?)?;
     for bad in ["8m", "size=abc", "size=", "inodes=8"] {
         is_refused(&subject.run(&["--storage-opt", bad, "true"])?, "--storage-opt")?;

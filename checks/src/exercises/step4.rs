@@ -1,7 +1,9 @@
-//! The exercises of step 4: more groups, fewer ids, other masks, and a container that may do all that can be had.
+//! The exercises of step 4: more groups, fewer ids, other masks, and a container that may do all that can be
+//! had.
 //!
-//! Kernel objects: the credentials, maps and mounts of the container's first process, as the host sees them. Man pages:
-//! setgroups(2), user_namespaces(7), capabilities(7), seccomp(2), proc_pid_status(5), proc_pid_mountinfo(5).
+//! Kernel objects: the credentials, maps and mounts of the container's first process, as the host sees them.
+//! Man pages: setgroups(2), user_namespaces(7), capabilities(7), seccomp(2), proc_pid_status(5),
+//! proc_pid_mountinfo(5).
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,16 +18,20 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step4.group-add",
         step: 4,
-        sentence: "Add --group-add NAME|GID, repeatable: one more supplementary group, by the container's own list.",
-        hint: "setgroups(2) takes all of them at once, and what it does not name is gone. A name means what the container's /etc/group says, so it is looked up in the child. Root has groups, too.",
+        sentence: "Add --group-add NAME|GID, repeatable: one more supplementary group, by the container's \
+                   own list.",
+        hint: "setgroups(2) takes all of them at once, and what it does not name is gone. A name means what \
+               the container's /etc/group says, so it is looked up in the child. Root has groups, too.",
         needs: &[Need::Root],
         run: group_add,
     },
     Exercise {
         id: "step4.userns-size",
         step: 4,
-        sentence: "Add --userns auto:size=NUMBER, from 1 to 65536: so many ids the container has, from 0 on, and no other.",
-        hint: "The range that is taken stays as large as it is; the map need not name all of it. What is owned by an id without a counterpart is seen as 65534.",
+        sentence: "Add --userns auto:size=NUMBER, from 1 to 65536: so many ids the container has, from 0 \
+                   on, and no other.",
+        hint: "The range that is taken stays as large as it is; the map need not name all of it. What is \
+               owned by an id without a counterpart is seen as 65534.",
         needs: &[Need::Root],
         run: userns_size,
     },
@@ -33,15 +39,18 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step4.mask",
         step: 4,
         sentence: "Add --security-opt mask=PATH[:PATH]… and unmask=PATH[:PATH]…|ALL: hide more, or less.",
-        hint: "Both lists of src/hardening.rs. ALL leaves neither a mask nor anything read-only. A path is absolute.",
+        hint: "Both lists of src/hardening.rs. ALL leaves neither a mask nor anything read-only. A path is \
+               absolute.",
         needs: &[],
         run: mask,
     },
     Exercise {
         id: "step4.privileged",
         step: 4,
-        sentence: "Add --privileged: all capabilities that there are, no filter, no no_new_privs, nothing masked.",
-        hint: "Four protections, each switched off in its own file. The fifth one, the user namespace, stays: what can this container still not do?",
+        sentence: "Add --privileged: all capabilities that there are, no filter, no no_new_privs, nothing \
+                   masked.",
+        hint: "Four protections, each switched off in its own file. The fifth one, the user namespace, \
+               stays: what can this container still not do?",
         needs: &[Need::Root],
         run: privileged,
     },
@@ -126,7 +135,8 @@ fn userns_size(subject: &Subject) -> Checked {
         ensure(users[1] > 65536, || Failure::new("ids of Congo's on the host", users[1]))?;
         expect("the map of groups", users, groups)?;
     }
-    let script = "cd / && stat -c %u known strange && touch new && chown 1023 new && ! chown 1024 new 2>/dev/null && echo refused";
+    let script = "cd / && stat -c %u known strange && touch new && chown 1023 new && ! chown 1024 new \
+                  2>/dev/null && echo refused";
     let run = subject.sh(&["--layer", &layer.display().to_string(), "--userns", "auto:size=1024"], script)?;
     expect("owners, and what chown says to an id too many", "1023\n65534\nrefused", run.ok()?)?;
     for mode in ["auto:size=0", "auto:size=65537", "auto:size=", "auto:size=x", "auto:", "host:size=5"] {
@@ -187,7 +197,8 @@ fn privileged(subject: &Subject) -> Checked {
     fs::set_permissions(&secrets, Permissions::from_mode(0o755))?;
     fs::write(secrets.join("secret"), "secret")?;
     fs::set_permissions(secrets.join("secret"), Permissions::from_mode(0o600))?;
-    // What must fail would, where it succeeds, write what is there already, and make a node that nobody opens.
+    // What must fail would, where it succeeds, write what is there already, and make a node that nobody
+    // opens.
     let script = "mkdir /t; mount -t tmpfs none /t && echo mounted; unshare --mount true && echo unshared; \
         { cat /v/secret; echo \"$(cat /proc/sys/kernel/printk)\" > /proc/sys/kernel/printk && echo set; \
         mknod /node b 7 0 && echo made; } 2>/dev/null; :";

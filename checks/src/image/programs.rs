@@ -1,7 +1,7 @@
 //! What every image made by hand stands on: a shell and a few programs of the host, with what they need.
 //!
-//! Of the host and not of the runtime's own root: an image that is to be run needs nothing of the runtime. They lie in
-//! `/commands`, where no other layer has anything. Man page: ld.so(8).
+//! Of the host and not of the runtime's own root: an image that is to be run needs nothing of the runtime.
+//! They lie in `/commands`, where no other layer has anything. Man page: ld.so(8).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,5 @@
-//! Attacks on files of the host. None does harm where it succeeds: a file is opened to be written, and nothing is
-//! written; its mode is set to what it is.
+//! Attacks on files of the host. None does harm where it succeeds: a file is opened to be written, and
+//! nothing is written; its mode is set to what it is.
 //!
 //! Kernel objects: the runtime's own file, file handles, cgroup file systems.
 //! Man pages: proc_pid_exe(5), open_by_handle_at(2), cgroups(7).
@@ -15,11 +15,12 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// To open the file at a path for writing and to change its mode; from within the namespaces of a process of the host,
-/// where its id follows. Prints `file=DEVICE:INODE write=OUTCOME chmod=OUTCOME`.
+/// To open the file at a path for writing and to change its mode; from within the namespaces of a process of
+/// the host, where its id follows. Prints `file=DEVICE:INODE write=OUTCOME chmod=OUTCOME`.
 pub const OVERWRITE: &str = "overwrite";
 
-/// To read a file by its handle, `KIND:HEX`, from the file system of the folder that comes first. Prints `read=CONTENT`.
+/// To read a file by its handle, `KIND:HEX`, from the file system of the folder that comes first. Prints
+/// `read=CONTENT`.
 pub const HANDLE: &str = "handle";
 
 /// To mount cgroup file systems and to look for a `release_agent`. Prints what came of each try.
@@ -64,7 +65,8 @@ fn overwrite(path: &Path, process: &str) -> io::Result<String> {
     Ok(format!("file={}:{} write={write} chmod={chmod}", there.dev(), there.ino()))
 }
 
-/// Enters the user and the mount namespace of a process: whoever is in them can do what this one can, or less.
+/// Enters the user and the mount namespace of a process: whoever is in them can do what this one can, or
+/// less.
 fn join(process: &str) -> io::Result<()> {
     let open = |kind: &str| File::open(format!("/proc/{process}/ns/{kind}"));
     let (user, mount) = (open("user")?, open("mnt")?);

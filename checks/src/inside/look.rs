@@ -1,7 +1,9 @@
-//! What a container is, as a program in it can find out: its namespaces, its ids, its rights, and what is hidden from it.
+//! What a container is, as a program in it can find out: its namespaces, its ids, its rights, and what is
+//! hidden from it.
 //!
-//! Figures by name, so that those of two runtimes can be laid side by side. Changes nothing. Kernel objects: `/proc/self`,
-//! the mounts, `/dev`. Man pages: proc(5), namespaces(7), capabilities(7), seccomp(2), statvfs(3).
+//! Figures by name, so that those of two runtimes can be laid side by side. Changes nothing. Kernel objects:
+//! `/proc/self`, the mounts, `/dev`. Man pages: proc(5), namespaces(7), capabilities(7), seccomp(2),
+//! statvfs(3).
 
 use std::collections::BTreeMap;
 use std::error::Error;

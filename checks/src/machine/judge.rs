@@ -1,8 +1,8 @@
 //! What the facts mean: a line for each thing, with its remedy, and from the lines a verdict for each step.
 //!
-//! Pure: touches no kernel object. Rule of order: of several causes that forbid a thing, the one that forbids it to
-//! everybody is told, as nothing else helps before it is gone.
-//! Man pages: user_namespaces(7), cgroups(7), subuid(5), sysctl(8).
+//! Pure: touches no kernel object. Rule of order: of several causes that forbid a thing, the one that forbids
+//! it to everybody is told, as nothing else helps before it is gone. Man pages: user_namespaces(7),
+//! cgroups(7), subuid(5), sysctl(8).
 
 use std::fmt;
 
@@ -366,7 +366,8 @@ impl Facts {
             let remedy = match self.trees.iter().any(|tree| !tree.v2 && tree.useful().next().is_some()) {
                 true => "mount it; newer kernels have some in v2 only: see cgroup".into(),
                 false => format!(
-                    "take cgroup_disable={name} from the kernel's command line (Raspberry Pi: add cgroup_enable={name})"
+                    "take cgroup_disable={name} from the kernel's command line (Raspberry Pi: add \
+                     cgroup_enable={name})"
                 ),
             };
             About(format!("controller {name}"), steps).line(state, why, remedy)
@@ -378,9 +379,11 @@ impl Facts {
 
     fn delegation(&self) -> Line {
         let it = About("cgroup delegation", AS_USER);
-        let by_hand = "root makes a cgroup, gives it and its cgroup.procs and cgroup.subtree_control to the user \
+        let by_hand = "root makes a cgroup, gives it and its cgroup.procs and cgroup.subtree_control to the \
+                       user \
                        with chown, and puts the user's shell into a cgroup below";
-        let by_systemd = "systemd-run --user --scope -p Delegate=yes $SHELL, and there again; which controllers \
+        let by_systemd = "systemd-run --user --scope -p Delegate=yes $SHELL, and there again; which \
+                          controllers \
                           a user gets says Delegate= of user@.service";
         match self.tried.get("delegation, users") {
             _ if self.trees.iter().any(|tree| !tree.v2 && tree.useful().next().is_some()) => {

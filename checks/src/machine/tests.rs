@@ -104,7 +104,8 @@ fn whatever_is_missing_comes_with_a_remedy() {
     assert_eq!(nothing.states(), "MMMMMM");
     assert_eq!(
         nothing.verdict("step 0").to_string(),
-        "✗ step 0: cannot run: because root: root, but without CAP_SYS_ADMIN → run it on the host, or start the \
+        "✗ step 0: cannot run: because root: root, but without CAP_SYS_ADMIN → run it on the host, or start \
+         the \
          container with --privileged (and 4 more, see ✗ above)"
     );
 }

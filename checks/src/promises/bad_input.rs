@@ -1,5 +1,5 @@
-//! Bad input: refused with Docker's exit status, in two lines at most, which name the option, the value and what is
-//! accepted. That nothing was changed on the way is the guard's to see.
+//! Bad input: refused with Docker's exit status, in two lines at most, which name the option, the value and
+//! what is accepted. That nothing was changed on the way is the guard's to see.
 
 use std::fs;
 use std::os::unix::process::CommandExt;

@@ -12,6 +12,7 @@ use crate::needs::Need;
 use crate::network::Network;
 use crate::{Check, Checked, Failure, Subject, netlink};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "bad.network", "A network mode that does not exist is refused.", |it| {
         each(it, "--network", &["foo", "", "Bridge", "none,host"], &["none", "host", "bridge", "container"])
@@ -22,23 +23,29 @@ pub(crate) const CHECKS: &[Check] = &[
         dead(it, "--network")
     })
     .hint("ESRCH helps nobody: name the PID."),
-    Check::since(2, "bad.ipc", "An IPC mode that does not exist, and the PID of a dead process, are refused.", |it| {
+    Check::since(2, "bad.ipc",
+        "An IPC mode that does not exist, and the PID of a dead process, are refused.", |it| {
         each(it, "--ipc", &["foo", ""], &["private", "host", "container"])?;
             each(it, "--ipc", &["container:", "container:abc"], &["PID"])?;
         dead(it, "--ipc")
     })
     .hint("private, host, container:PID."),
-    Check::since(2, "bad.needs-bridge", "Options of a bridge without --network bridge are refused.", needs_bridge)
+    Check::since(2, "bad.needs-bridge",
+        "Options of a bridge without --network bridge are refused.", needs_bridge)
         .hint("Ignored, they would promise something: name both options."),
-    Check::since(2, "bad.subnet", "A subnet with host bits, one that is too small or too large, and words are refused.", |it| {
-        let bad = ["10.44.0.1/16", "10.0.0.0/7", "10.44.0.0/31", "10.44.0.0", "300.0.0.0/16", "fd00::/64", "abc", ""];
+    Check::since(2, "bad.subnet",
+        "A subnet with host bits, one that is too small or too large, and words are refused.", |it| {
+        let bad = ["10.44.0.1/16", "10.0.0.0/7", "10.44.0.0/31", "10.44.0.0", "300.0.0.0/16", "fd00::/64",
+            "abc", ""];
         of_bridge(it, "--subnet", &bad, &[])?;
         of_bridge(it, "--subnet", &["10.0.0.0/7", "10.44.0.0/31"], &["8", "30"])?;
         // What was meant is easily said.
         of_bridge(it, "--subnet", &["10.44.3.1/16"], &["10.44.0.0/16"])
     })
     .hint("Prefix 8 to 30; with host bits, the error names the network that they are in."),
-    Check::since(2, "bad.ip", "An address outside the subnet, the gateway's, the network's own and the broadcast address are refused.", |it| {
+    Check::since(2, "bad.ip",
+        "An address outside the subnet, the gateway's, the network's own and the broadcast address are \
+         refused.", |it| {
         of_bridge(it, "--ip", &["10.99.0.5", "10.44.0.1", "10.44.0.0", "10.44.255.255"], &["10.44.0.0/16"])?;
         of_bridge(it, "--ip", &["abc", "", "10.44.0", "::1"], &[])
     })
@@ -46,7 +53,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "bad.ip-taken", "An address that another container has is refused.", ip_taken)
         .needs(&[Need::Bridge])
         .hint("The lease of a living runtime."),
-    Check::since(2, "bad.bridge", "A bridge's name that is empty or too long, or has `/` or blanks, is refused.", |it| {
+    Check::since(2, "bad.bridge",
+        "A bridge's name that is empty or too long, or has `/` or blanks, is refused.", |it| {
         of_bridge(it, "--bridge", &["", "a/b", "a b", ".", ".."], &[])?;
         of_bridge(it, "--bridge", &["sixteen-letters-"], &["15"])
     })
@@ -54,13 +62,17 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "bad.bridge-other-subnet", "A bridge that has another subnet is refused.", other_subnet)
         .needs(&[Need::Bridge])
         .hint("The error names both subnets."),
-    Check::since(2, "bad.bridge-foreign", "A link of that name which Congo did not make is refused, and left alone.", foreign)
+    Check::since(2, "bad.bridge-foreign",
+        "A link of that name which Congo did not make is refused, and left alone.", foreign)
         .needs(&[Need::Bridge])
         .hint("No lease tells of it: it is somebody else's."),
-    Check::since(2, "bad.publish", "Ports out of range, ranges of different lengths and other protocols are refused.", |it| {
-        let bad = ["0:80", "80:0", "70000:80", "80:70000", "8000-8002:80-81", "8002-8000:80-82", "80:80/sctp"];
+    Check::since(2, "bad.publish",
+        "Ports out of range, ranges of different lengths and other protocols are refused.", |it| {
+        let bad = ["0:80", "80:0", "70000:80", "80:70000", "8000-8002:80-81", "8002-8000:80-82",
+            "80:80/sctp"];
         of_bridge(it, "--publish", &bad, &[])?;
-        of_bridge(it, "--publish", &["80", "abc", "", "80:", ":80", "300.1.1.1:80:80", "a:80:80", "80:80/"], &[])?;
+        of_bridge(it, "--publish", &["80", "abc", "", "80:", ":80", "300.1.1.1:80:80", "a:80:80",
+            "80:80/"], &[])?;
         of_bridge(it, "--publish", &["0:80", "80:70000"], &["1", "65535"])?;
         let twice = ["--network", "bridge", "-p", "8080:80", "--publish", "8080:81", "true"];
         refused(it, &twice, &["--publish", "8080:81", "twice"])

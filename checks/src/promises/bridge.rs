@@ -10,47 +10,68 @@ use crate::needs::Need;
 use crate::network::{self, Network, Outside};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(2, "bridge.address", "A container on a bridge has the lowest free address, and its default route leads to the bridge.", address)
+    Check::since(2, "bridge.address",
+        "A container on a bridge has the lowest free address, and its default route leads to the bridge.",
+        address)
         .needs(&[Need::Bridge])
-        .hint("One end of a veth pair in the container, as eth0: up, with the address and the subnet's prefix. Only then a route through the gateway."),
-    Check::since(2, "bridge.on-the-host", "The host has the bridge with the gateway's address, and the other end of the pair, named after the container's address.", on_the_host)
+        .hint("One end of a veth pair in the container, as eth0: up, with the address and the subnet's \
+               prefix. Only then a route through the gateway."),
+    Check::since(2, "bridge.on-the-host",
+        "The host has the bridge with the gateway's address, and the other end of the pair, named after the \
+         container's address.", on_the_host)
         .needs(&[Need::Bridge])
         .hint("`veth` and the address in eight hexadecimal digits: veth0a2c0002."),
-    Check::since(2, "bridge.ip", "--ip, --subnet and --bridge choose the address, the network and the bridge.", chosen)
+    Check::since(2, "bridge.ip",
+        "--ip, --subnet and --bridge choose the address, the network and the bridge.", chosen)
         .needs(&[Need::Bridge])
         .hint("The gateway is the first address of the subnet."),
-    Check::since(2, "bridge.neighbours", "Two containers on a bridge reach each other, over TCP and UDP.", neighbours)
+    Check::since(2, "bridge.neighbours",
+        "Two containers on a bridge reach each other, over TCP and UDP.", neighbours)
         .needs(&[Need::Bridge])
-        .hint("Are both ends up, and the one on the host a port of the bridge? Must the packet filter accept what comes from the bridge and goes to it?"),
+        .hint("Are both ends up, and the one on the host a port of the bridge? Must the packet filter \
+               accept what comes from the bridge and goes to it?"),
     Check::since(2, "bridge.from-the-host", "The host reaches a container by its address.", from_the_host)
         .needs(&[Need::Bridge])
         .hint("The bridge needs an address in the subnet, and must be up."),
-    Check::since(2, "bridge.outbound", "A container reaches a host outside, which sees the host's address.", outbound)
+    Check::since(2, "bridge.outbound",
+        "A container reaches a host outside, which sees the host's address.", outbound)
         .needs(&[Need::Bridge])
         .hint("net.ipv4.ip_forward, and masquerade in a postrouting chain, for what leaves the bridge."),
-    Check::since(2, "bridge.closed", "A host outside cannot open a connection to a container, even if it has a route there.", closed)
+    Check::since(2, "bridge.closed",
+        "A host outside cannot open a connection to a container, even if it has a route there.", closed)
         .needs(&[Need::Bridge])
-        .hint("A forward chain: established connections may pass, and what comes from the bridge. The rest is dropped."),
+        .hint("A forward chain: established connections may pass, and what comes from the bridge. The rest \
+               is dropped."),
     Check::since(2, "bridge.separate", "Containers on different bridges do not reach each other.", separate)
         .needs(&[Need::Bridge])
         .hint("What goes to a bridge and does not come from it is dropped, from other bridges too."),
     Check::since(2, "bridge.fifty", "Fifty containers at once have fifty addresses.", fifty)
         .needs(&[Need::Bridge])
         .hint("Finding a free address and taking it must be one act: flock(2)."),
-    Check::since(2, "bridge.used-again", "An address that is free again is given to the next container.", used_again)
+    Check::since(2, "bridge.used-again",
+        "An address that is free again is given to the next container.", used_again)
         .needs(&[Need::Bridge])
         .hint("The lowest free one."),
-    Check::since(2, "bridge.successor", "A server that is ended and started again on its address is reached at once by its neighbours.", successor)
+    Check::since(2, "bridge.successor",
+        "A server that is ended and started again on its address is reached at once by its neighbours.",
+        successor)
         .needs(&[Need::Bridge])
         .hint("Neighbours remember the Ethernet address: who gets an IP address again needs the same one."),
-    Check::since(2, "bridge.other-state", "A runtime with another state folder does not take the rules of containers that run.", other_state)
+    Check::since(2, "bridge.other-state",
+        "A runtime with another state folder does not take the rules of containers that run.", other_state)
         .needs(&[Need::Bridge])
-        .hint("The table is one for the whole network namespace: refuse, rather than replace what one does not know."),
-    Check::since(2, "bridge.gone", "With the last container of a bridge the bridge goes, and with the last of all the packet filter's table.", gone)
+        .hint("The table is one for the whole network namespace: refuse, rather than replace what one does \
+               not know."),
+    Check::since(2, "bridge.gone",
+        "With the last container of a bridge the bridge goes, and with the last of all the packet filter's \
+         table.", gone)
         .needs(&[Need::Bridge])
         .hint("Under the lock: who ends looks whether others are left."),
-    Check::since(2, "bridge.forwarding", "The host passes packets on while there is a container on a bridge, and is then as it was before.", forwarding)
+    Check::since(2, "bridge.forwarding",
+        "The host passes packets on while there is a container on a bridge, and is then as it was before.",
+        forwarding)
         .needs(&[Need::Bridge])
         .hint("Remember whether it was off: somebody else may have turned it on before."),
 ];

@@ -1,4 +1,5 @@
-//! The five sets of capabilities, as the kernel shows them after the exec. capabilities(7), proc_pid_status(5).
+//! The five sets of capabilities, as the kernel shows them after the exec. capabilities(7),
+//! proc_pid_status(5).
 
 use std::path::Path;
 
@@ -10,21 +11,29 @@ use crate::kernel::{Process, eventually, myself};
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(4, "cap.root", "Root has Docker's fourteen: bounding, permitted and effective, and nothing else.", root)
-        .hint("PR_CAPBSET_DROP, capset(2), PR_CAP_AMBIENT_CLEAR_ALL. Look at CapInh, CapPrm, CapEff, CapBnd, CapAmb."),
-    Check::since(4, "cap.user", "Another user has none, and its programs can get no more than the fourteen.", user)
+    Check::since(4, "cap.root",
+        "Root has Docker's fourteen: bounding, permitted and effective, and nothing else.", root)
+        .hint("PR_CAPBSET_DROP, capset(2), PR_CAP_AMBIENT_CLEAR_ALL. Look at CapInh, CapPrm, CapEff, \
+               CapBnd, CapAmb."),
+    Check::since(4, "cap.user",
+        "Another user has none, and its programs can get no more than the fourteen.", user)
         .needs(&[Need::Root])
-        .hint("The bounding set stays; the inheritable set is empty, or files could give what is in it (CVE-2022-29162)."),
+        .hint("The bounding set stays; the inheritable set is empty, or files could give what is in it \
+               (CVE-2022-29162)."),
     Check::since(4, "cap.add", "--cap-add gives one more, or all that there are.", add)
-        .hint("By name, with or without CAP_, in any case. ALL is what is in the runtime's own bounding set."),
+        .hint("By name, with or without CAP_, in any case. ALL is what is in the runtime's own bounding \
+               set."),
     Check::since(4, "cap.drop", "--cap-drop takes one away, or all; what is added by name stays.", drop_some)
         .needs(&[Need::Root])
         .hint("From the bounding set, too, or a file with capabilities brings it back."),
-    Check::since(4, "cap.user-keeps", "What is added for another user than root passes through its exec, and works.", user_keeps)
+    Check::since(4, "cap.user-keeps",
+        "What is added for another user than root passes through its exec, and works.", user_keeps)
         .needs(&[Need::Root])
         .hint("PR_SET_KEEPCAPS before setresuid(2); then inheritable, then ambient, which needs both."),
-    Check::since(4, "cap.init", "With --init, PID 1 has no more capabilities than the command, and the same filter.", init)
+    Check::since(4, "cap.init",
+        "With --init, PID 1 has no more capabilities than the command, and the same filter.", init)
         .hint("Give up rights before the fork: init stays in the container, and never calls execve(2)."),
 ];
 

@@ -12,16 +12,20 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 const MIB: u64 = 1 << 20;
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(0, "cgroup.is-own", "The container is in a cgroup of its own, all its processes in the same.", is_own)
+    Check::since(0, "cgroup.is-own",
+        "The container is in a cgroup of its own, all its processes in the same.", is_own)
         .needs(&[Need::Controller("memory")])
         .hint("Join before the command runs: children are born into their parent's cgroup."),
     Check::since(0, "memory.limit", "The cgroup's memory limit is 128 MiB.", |it| memory(it, &[], 128 * MIB))
         .needs(&[Need::Controller("memory")])
         .hint("v1: memory.limit_in_bytes; v2: memory.max."),
-    Check::since(0, "memory.felt", "The kernel kills a command that uses more memory.", |it| hog(it, &[], 256))
+    Check::since(0, "memory.felt",
+        "The kernel kills a command that uses more memory.", |it| hog(it, &[], 256))
         .needs(&[Need::Controller("memory"), Need::NoSwap])
-        .hint("The command must be in the cgroup before it allocates: memory stays charged where it was first used."),
+        .hint("The command must be in the cgroup before it allocates: memory stays charged where it was \
+               first used."),
     Check::since(0, "cpu.limit", "The cgroup's processor quota is half a processor.", |it| cpus(it, &[], 0.5))
         .needs(&[Need::Controller("cpu")])
         .hint("v1: cpu.cfs_quota_us and cpu.cfs_period_us; v2: both in cpu.max."),
@@ -31,25 +35,30 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "pids.limit", "The cgroup's limit of processes is 64.", |it| pids(it, &[], Some(64)))
         .needs(&[Need::Controller("pids")])
         .hint("pids.max, in v1 and v2."),
-    Check::since(0, "pids.felt", "A script that starts 100 processes is stopped at 64.", |it| bomb(it, &[], 64))
+    Check::since(0, "pids.felt",
+        "A script that starts 100 processes is stopped at 64.", |it| bomb(it, &[], 64))
         .needs(&[Need::Controller("pids")])
         .hint("The limit counts all processes of the cgroup, PID 1 too. fork fails with EAGAIN."),
     Check::since(1, "memory.option", "--memory takes bytes, units and fractions.", memory_option)
         .needs(&[Need::Controller("memory")])
         .hint("k, m, g, t are powers of 1024, in small or capital letters; `1.5g` is 1610612736 bytes."),
-    Check::since(1, "memory.option-felt", "With --memory 32m a command that uses 64 MiB is killed, and the runtime names the limit.", oom)
+    Check::since(1, "memory.option-felt",
+        "With --memory 32m a command that uses 64 MiB is killed, and the runtime names the limit.", oom)
         .needs(&[Need::Controller("memory"), Need::NoSwap])
-        .hint("v1: oom_kill in memory.oom_control; v2: in memory.events. Read it before you remove the cgroup."),
+        .hint("v1: oom_kill in memory.oom_control; v2: in memory.events. Read it before you remove the \
+               cgroup."),
     Check::since(1, "swap.option", "--memory-swap limits memory and swap together.", swap)
         .needs(&[Need::Controller("memory"), Need::SwapAccounting])
-        .hint("v1: memory.memsw.limit_in_bytes, after memory.limit_in_bytes. v2: memory.swap.max is the difference."),
+        .hint("v1: memory.memsw.limit_in_bytes, after memory.limit_in_bytes. v2: memory.swap.max is the \
+               difference."),
     Check::since(1, "swap.unlimited", "--memory-swap -1 leaves swap unlimited.", swap_unlimited)
         .needs(&[Need::Controller("memory"), Need::SwapAccounting])
         .hint("v1: -1; v2: max."),
     Check::since(1, "cpu.option", "--cpus sets the quota, from 0.01 to all processors.", cpus_option)
         .needs(&[Need::Controller("cpu")])
         .hint("The kernel accepts a quota of 1000 µs and more."),
-    Check::since(1, "cpu.option-felt", "With --cpus 0.2 two busy loops get that much together.", |it| spin(it, &["--cpus", "0.2"], 0.2))
+    Check::since(1, "cpu.option-felt",
+        "With --cpus 0.2 two busy loops get that much together.", |it| spin(it, &["--cpus", "0.2"], 0.2))
         .needs(&[Need::Controller("cpu")])
         .hint("Is it the default that holds?"),
     Check::since(1, "cpu.shares", "--cpu-shares sets the weight.", shares)
@@ -58,10 +67,12 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(1, "cpuset.option", "--cpuset-cpus keeps the container on those processors.", cpuset)
         .needs(&[Need::Controller("cpuset")])
         .hint("v1: cpuset.mems must be set, too, before a process can join."),
-    Check::since(1, "pids.option", "--pids-limit sets the limit, and a script that starts 40 processes feels it.", pids_option)
+    Check::since(1, "pids.option",
+        "--pids-limit sets the limit, and a script that starts 40 processes feels it.", pids_option)
         .needs(&[Need::Controller("pids")])
         .hint("pids.max."),
-    Check::since(1, "pids.unlimited", "--pids-limit -1 is no limit.", |it| pids(it, &["--pids-limit", "-1"], None))
+    Check::since(1, "pids.unlimited",
+        "--pids-limit -1 is no limit.", |it| pids(it, &["--pids-limit", "-1"], None))
         .needs(&[Need::Controller("pids")])
         .hint("Write `max`, or nothing."),
 ];
@@ -104,7 +115,8 @@ fn memory_option(subject: &Subject) -> Checked {
     Ok(())
 }
 
-/// Runs a program that uses so many MiB and must be killed for it: dd takes one buffer of that size and fills it.
+/// Runs a program that uses so many MiB and must be killed for it: dd takes one buffer of that size and fills
+/// it.
 fn hog(subject: &Subject, options: &[&str], mib: u32) -> Checked {
     let size = format!("bs={mib}M");
     let output =
@@ -166,8 +178,8 @@ fn cpus_option(subject: &Subject) -> Checked {
     Ok(())
 }
 
-/// Lets two loops spin and measures what they get. The rest of the machine may be busy, too: the container gets the
-/// largest weight, so that the quota is all that holds it back, and too little is measured again.
+/// Lets two loops spin and measures what they get. The rest of the machine may be busy, too: the container
+/// gets the largest weight, so that the quota is all that holds it back, and too little is measured again.
 fn spin(subject: &Subject, options: &[&str], limit: f64) -> Checked {
     let container =
         subject.hold_sh(options, "(while :; do :; done) & (while :; do :; done) & echo ready; cat")?;
@@ -231,7 +243,8 @@ fn pids_option(subject: &Subject) -> Checked {
     bomb(subject, &["--pids-limit", "20"], 20)
 }
 
-/// Lets a script start more processes than it may, a bounded number, and counts them when they stop to become more.
+/// Lets a script start more processes than it may, a bounded number, and counts them when they stop to become
+/// more.
 fn bomb(subject: &Subject, options: &[&str], limit: usize) -> Checked {
     let count = if limit > 40 { 100 } else { 40 };
     // In a subshell: a shell that cannot fork ends, and as PID 1 it would end all.
@@ -240,7 +253,8 @@ fn bomb(subject: &Subject, options: &[&str], limit: usize) -> Checked {
     let mut most = 0;
     let mut unchanged = 0;
     let deadline = Instant::now() + LIMIT;
-    // Under half a processor of a busy machine, what pauses has not yet stopped: it has that long to get to its limit.
+    // Under half a processor of a busy machine, what pauses has not yet stopped: it has that long to get to
+    // its limit.
     while unchanged < 10 || (most + 3 < limit && Instant::now() < deadline) {
         thread::sleep(Duration::from_millis(30));
         let now = container.processes()?.len();

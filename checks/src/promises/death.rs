@@ -1,5 +1,5 @@
-//! The container dies with its runtime, at every moment, and the next run sweeps what the kernel cannot drop by
-//! itself. PR_SET_PDEATHSIG(2const), cgroups(7).
+//! The container dies with its runtime, at every moment, and the next run sweeps what the kernel cannot drop
+//! by itself. PR_SET_PDEATHSIG(2const), cgroups(7).
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,31 +14,42 @@ use crate::needs::Need;
 use crate::network::{self, Link, Network};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(0, "death.with-runtime", "When the runtime is killed, the whole container dies.", with_runtime)
+    Check::since(0, "death.with-runtime",
+        "When the runtime is killed, the whole container dies.", with_runtime)
         .hint("prctl(PR_SET_PDEATHSIG, SIGKILL) in the child; with PID 1 all others die."),
-    Check::since(4, "death.with-user", "It dies with the runtime also when its command runs as another user than root.", with_user)
+    Check::since(4, "death.with-user",
+        "It dies with the runtime also when its command runs as another user than root.", with_user)
         .not_new()
         // Who has no subordinate ids has no second user.
         .needs(&[Need::Root])
         .hint("The kernel forgets PR_SET_PDEATHSIG when a process changes its user: ask for it again."),
-    Check::since(0, "death.at-any-moment", "The container dies with the runtime also while it is being made.", at_any_moment)
-        .hint("The parent may be dead before the child calls prctl(2): ask for it first, then find out whether the parent still lives, by the socket or getppid(2)."),
+    Check::since(0, "death.at-any-moment",
+        "The container dies with the runtime also while it is being made.", at_any_moment)
+        .hint("The parent may be dead before the child calls prctl(2): ask for it first, then find out \
+               whether the parent still lives, by the socket or getppid(2)."),
     Check::since(0, "death.swept", "The run after a killed one removes its cgroup.", swept)
         .needs(&[Need::Controller("memory")])
         .hint("A lock that the kernel frees at death, flock(2), tells the dead from the living."),
-    Check::since(0, "death.living-are-spared", "A run does not sweep away a container that lives.", living_are_spared)
+    Check::since(0, "death.living-are-spared",
+        "A run does not sweep away a container that lives.", living_are_spared)
         .needs(&[Need::Controller("memory")])
         .hint("Only a cgroup whose lock is free belongs to a dead runtime."),
-    Check::since(0, "death.strangers-are-spared", "A run does not sweep away a cgroup with a name like those of the runtime.", strangers_are_spared)
+    Check::since(0, "death.strangers-are-spared",
+        "A run does not sweep away a cgroup with a name like those of the runtime.", strangers_are_spared)
         .needs(&[Need::Controller("memory")])
         .hint("The whole name must be of the form that the runtime makes."),
-    Check::since(0, "death.cgroups-within", "A cgroup that somebody made within the container's is removed with it.", cgroups_within)
+    Check::since(0, "death.cgroups-within",
+        "A cgroup that somebody made within the container's is removed with it.", cgroups_within)
         .needs(&[Need::Controller("memory")])
         .hint("rmdir(2) says EBUSY when a cgroup has children: those first."),
-    Check::since(2, "death.network-swept", "The run after a killed one removes its link, its bridge, its rules and its lease, and turns forwarding off.", network_swept)
+    Check::since(2, "death.network-swept",
+        "The run after a killed one removes its link, its bridge, its rules and its lease, and turns \
+         forwarding off.", network_swept)
         .needs(&[Need::Bridge])
-        .hint("Any run, also one without a network: what is there and has no living owner goes. The state folder tells what forwarding was."),
+        .hint("Any run, also one without a network: what is there and has no living owner goes. The state \
+               folder tells what forwarding was."),
     Check::since(2, "death.network-spared", "It leaves those of a container that lives.", network_spared)
         .needs(&[Need::Bridge])
         .hint("A lease whose lock is free is a dead runtime's; the bridge has other members."),

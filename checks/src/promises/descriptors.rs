@@ -1,4 +1,5 @@
-//! Open files: three, and no more. A leaked descriptor of a host directory is a way out of every chroot. open(2).
+//! Open files: three, and no more. A leaked descriptor of a host directory is a way out of every chroot.
+//! open(2).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,10 +12,15 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use crate::container::Container;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(0, "descriptor.none-leaks", "The command has the descriptors 0, 1 and 2, whatever the runtime was started with.", none_leaks)
-        .hint("O_CLOEXEC guards what you open yourself. For what you inherit: close_range(2), or a walk over /proc/self/fd."),
-    Check::since(0, "descriptor.closed-streams", "A runtime started with closed streams gives the command nothing else in their place.", closed_streams)
+    Check::since(0, "descriptor.none-leaks",
+        "The command has the descriptors 0, 1 and 2, whatever the runtime was started with.", none_leaks)
+        .hint("O_CLOEXEC guards what you open yourself. For what you inherit: close_range(2), or a walk \
+               over /proc/self/fd."),
+    Check::since(0, "descriptor.closed-streams",
+        "A runtime started with closed streams gives the command nothing else in their place.",
+        closed_streams)
         .hint("The next file that is opened gets the lowest free number: open /dev/null first."),
 ];
 

@@ -9,6 +9,7 @@ use nix::sys::stat::{major, minor};
 use crate::kernel::listing;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         0,
@@ -30,10 +31,14 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("Begin with an empty tmpfs, not with the host's /dev."),
     Check::since(0, "dev.works", "The devices do what they are for.", works)
         .hint("A mount with MS_NODEV has nodes that nobody can open."),
-    Check::since(0, "dev.host-unchanged", "The container changes no mode, owner or time of a device of the host.", host_unchanged)
-        .hint("What is bound is the host's own file: bind it read-only, which keeps nobody from reading and writing the device."),
-    Check::since(2, "dev.pts", "/dev/pts is a devpts of the container's own, and /dev/ptmx opens terminals in it.", pts)
-        .hint("devpts with newinstance, for kernels before 4.7, and ptmxmode=0666; /dev/ptmx is a link to pts/ptmx."),
+    Check::since(0, "dev.host-unchanged",
+        "The container changes no mode, owner or time of a device of the host.", host_unchanged)
+        .hint("What is bound is the host's own file: bind it read-only, which keeps nobody from reading and \
+               writing the device."),
+    Check::since(2, "dev.pts",
+        "/dev/pts is a devpts of the container's own, and /dev/ptmx opens terminals in it.", pts)
+        .hint("devpts with newinstance, for kernels before 4.7, and ptmxmode=0666; /dev/ptmx is a link to \
+               pts/ptmx."),
 ];
 
 const NODES: [(&str, (u64, u64)); 6] = [
@@ -128,7 +133,8 @@ fn host_unchanged(subject: &Subject) -> Checked {
     };
     let before = look()?;
     // What they are already, so that nothing is lost where it works; but the time of the change tells.
-    let script = "cd /dev; chmod 666 null zero full random urandom tty; chown 0:0 null zero full random urandom; \
+    let script = "cd /dev; chmod 666 null zero full random urandom tty; chown 0:0 null zero full random \
+                  urandom; \
                   echo written > null && head -c 3 zero | od -An -tx1";
     let run = subject.sh(super::security_files::host_users(subject), &format!("exec 2>&1; {script}"))?;
     ensure(run.stdout.contains("00 00 00"), || Failure::new("devices that work", &run.stdout))?;

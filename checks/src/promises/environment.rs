@@ -1,4 +1,5 @@
-//! The environment and the working directory: exactly what was asked for. environ(7), and `docker run`'s rules.
+//! The environment and the working directory: exactly what was asked for. environ(7), and `docker run`'s
+//! rules.
 
 use std::fs;
 use std::path::Path;
@@ -7,6 +8,7 @@ use crate::kernel::identity;
 use crate::subject::SECRET;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         0,
@@ -60,7 +62,8 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("Resolve it after the root was entered, or the link leads through the host."),
 ];
 
-/// Fails unless the environment is these variables, in any order, and the default ones that are not among them.
+/// Fails unless the environment is these variables, in any order, and the default ones that are not among
+/// them.
 fn environment(subject: &Subject, options: &[&str], expected: &[&str]) -> Checked {
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
     let mut found = subject.hold(options)?.first()?.environment()?;
@@ -106,7 +109,8 @@ fn from_host(subject: &Subject) -> Checked {
 
 fn file(subject: &Subject) -> Checked {
     let text = format!(
-        "\u{feff}FIRST=after the mark\n\n# a comment\n   # another\nQUOTED=\"as it is\"\nSPACES= a b \nHASH=a # b\n  INDENTED=1\n{SECRET}\nCONGO_CHECKS_ABSENT\nEMPTY=\nLAST=no newline"
+        "\u{feff}FIRST=after the mark\n\n# a comment\n   # another\nQUOTED=\"as it is\"\nSPACES= a b \
+         \nHASH=a # b\n  INDENTED=1\n{SECRET}\nCONGO_CHECKS_ABSENT\nEMPTY=\nLAST=no newline"
     );
     let path = subject.write("env-file", text)?;
     let secret = format!("{SECRET}=seen");

@@ -1,5 +1,5 @@
-//! Ways out of the root: what a process in it can try, and what the root itself can, by links that somebody has put there.
-//! pivot_root(2), proc_pid_fd(5), path_resolution(7).
+//! Ways out of the root: what a process in it can try, and what the root itself can, by links that somebody
+//! has put there. pivot_root(2), proc_pid_fd(5), path_resolution(7).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,19 +9,29 @@ use super::volume::folder;
 use crate::kernel::listing;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "root.escape", "A root process cannot climb out of the root by a second chroot.", escape)
         .hint("pivot_root(2), and umount2(2) of the old root: chroot(2) leaves the host mounted."),
-    Check::since(3, "root.workdir-by-descriptor", "No working directory leads to the host through what the runtime has open.", workdir_by_descriptor)
-        .hint("/proc/self/fd/7/.. is a way out as long as descriptor 7 is a folder of the host: close them before chdir(2) (CVE-2024-21626)."),
-    Check::since(3, "root.command-by-descriptor", "No command is executed from the host through what the runtime has open.", command_by_descriptor)
-        .hint("The kernel finds the file of an exec, and its interpreter, before it closes what is marked close-on-exec: close it yourself, all but the socket to the parent."),
-    Check::since(3, "root.file-by-descriptor", "No file is made on the host where /etc/hosts is a link through what the runtime has open.", file_by_descriptor)
+    Check::since(3, "root.workdir-by-descriptor",
+        "No working directory leads to the host through what the runtime has open.", workdir_by_descriptor)
+        .hint("/proc/self/fd/7/.. is a way out as long as descriptor 7 is a folder of the host: close them \
+               before chdir(2) (CVE-2024-21626)."),
+    Check::since(3, "root.command-by-descriptor",
+        "No command is executed from the host through what the runtime has open.", command_by_descriptor)
+        .hint("The kernel finds the file of an exec, and its interpreter, before it closes what is marked \
+               close-on-exec: close it yourself, all but the socket to the parent."),
+    Check::since(3, "root.file-by-descriptor",
+        "No file is made on the host where /etc/hosts is a link through what the runtime has open.",
+        file_by_descriptor)
         .not_new()
         .hint("openat2(2), RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS, before a mount point is made."),
-    Check::since(3, "root.hostile-links", "Where /proc, /sys, /dev, /etc or what is in it are links, nothing is mounted or made where they lead on the host.", hostile_links)
+    Check::since(3, "root.hostile-links",
+        "Where /proc, /sys, /dev, /etc or what is in it are links, nothing is mounted or made where they \
+         lead on the host.", hostile_links)
         .not_new()
-        .hint("Mount after pivot_root(2), when the host is out of sight; and refuse a link at /proc, or what is written to /proc/self/attr goes elsewhere (CVE-2019-19921)."),
+        .hint("Mount after pivot_root(2), when the host is out of sight; and refuse a link at /proc, or \
+               what is written to /proc/self/attr goes elsewhere (CVE-2019-19921)."),
 ];
 
 /// The descriptors of the runtime that could be a folder of the host.

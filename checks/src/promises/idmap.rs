@@ -1,7 +1,8 @@
-//! Whose the files are, where the container's users are others on the host: by idmapped mounts, and without them.
+//! Whose the files are, where the container's users are others on the host: by idmapped mounts, and without
+//! them.
 //!
-//! What has no idmapped mounts in any kernel so far is ramfs, so a root on it stands for all kernels and file systems that
-//! have none. Man pages: mount_setattr(2), user_namespaces(7).
+//! What has no idmapped mounts in any kernel so far is ramfs, so a root on it stands for all kernels and file
+//! systems that have none. Man pages: mount_setattr(2), user_namespaces(7).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -16,18 +17,26 @@ use crate::container::Container;
 use crate::image::{Home, Programs};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     // An ordinary user cannot map the ids of a mount, so no question arises.
-    Check::since(4, "volume.idmap", "With :idmap a host's folder has the same owners inside; without, what is root's is nobody's.", volume)
+    Check::since(4, "volume.idmap",
+        "With :idmap a host's folder has the same owners inside; without, what is root's is nobody's.",
+        volume)
         .needs(&[Need::Root])
-        .hint("mount_setattr(2) with MOUNT_ATTR_IDMAP and the container's user namespace, while the mount is attached nowhere."),
-    Check::since(4, "bad.idmap", "Where owners cannot be mapped, :idmap is refused, and the error names the file system.", refusal)
+        .hint("mount_setattr(2) with MOUNT_ATTR_IDMAP and the container's user namespace, while the mount \
+               is attached nowhere."),
+    Check::since(4, "bad.idmap",
+        "Where owners cannot be mapped, :idmap is refused, and the error names the file system.", refusal)
         .needs(&[Need::Root])
-        .hint("EINVAL from mount_setattr(2) must not pass for success: the container's root would be nobody there."),
-    Check::since(4, "overlay.without-idmap", "Where no mount can map owners, the files of the root still are the container's.", root)
+        .hint("EINVAL from mount_setattr(2) must not pass for success: the container's root would be nobody \
+               there."),
+    Check::since(4, "overlay.without-idmap",
+        "Where no mount can map owners, the files of the root still are the container's.", root)
         .needs(&[Need::Root])
         .hint("A copy with chown(2), once: and again only when the original has changed."),
-    Check::since(4, "image.commit-without-idmap", "What such a container becomes as an image has the owners that it saw.", commit)
+    Check::since(4, "image.commit-without-idmap",
+        "What such a container becomes as an image has the owners that it saw.", commit)
         .needs(&[Need::Root])
         .hint("What is on the disk are the host's ids: map them back."),
 ];

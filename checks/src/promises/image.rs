@@ -1,6 +1,7 @@
 //! Images: what one says about its container, and in which forms it comes.
 //!
-//! Sources: OCI image specification, config.md, image-layout.md, image-index.md; Docker image specification v1.2.
+//! Sources: OCI image specification, config.md, image-layout.md, image-index.md; Docker image specification
+//! v1.2.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,22 +13,33 @@ use super::bad_input::refused;
 use crate::image::{Archive, Home, INDEX, Layer, Layout, architecture, base, config, same, saved};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(3, "image.environment", "The image's variables are set, and the user's go above them.", environment)
+    Check::since(3, "image.environment",
+        "The image's variables are set, and the user's go above them.", environment)
         .hint("Env of the config, then --env-file and --env."),
-    Check::since(3, "image.command", "Entrypoint, Cmd, COMMAND and --entrypoint make the command as Docker has it.", command)
-        .hint("COMMAND replaces Cmd; --entrypoint replaces Entrypoint and drops Cmd, and an empty one leaves COMMAND alone."),
-    Check::since(3, "image.workdir", "It starts in the image's WorkingDir, unless --workdir says another.", workdir)
+    Check::since(3, "image.command",
+        "Entrypoint, Cmd, COMMAND and --entrypoint make the command as Docker has it.", command)
+        .hint("COMMAND replaces Cmd; --entrypoint replaces Entrypoint and drops Cmd, and an empty one \
+               leaves COMMAND alone."),
+    Check::since(3, "image.workdir",
+        "It starts in the image's WorkingDir, unless --workdir says another.", workdir)
         .hint("WorkingDir of the config; it is made if it is missing."),
-    Check::since(3, "image.volumes", "Each of the image's Volumes is a volume, filled from the image and gone with the container.", volumes)
+    Check::since(3, "image.volumes",
+        "Each of the image's Volumes is a volume, filled from the image and gone with the container.",
+        volumes)
         .hint("Volumes of the config: an anonymous volume each, unless -v has put another there."),
-    Check::since(3, "image.stop-signal", "SIGTERM to the runtime reaches the command as the image's StopSignal.", stop_signal)
+    Check::since(3, "image.stop-signal",
+        "SIGTERM to the runtime reaches the command as the image's StopSignal.", stop_signal)
         .hint("StopSignal of the config; other signals stay what they are."),
-    Check::since(3, "image.formats", "A layout folder, its archive and an archive of docker save give the same tree.", formats)
+    Check::since(3, "image.formats",
+        "A layout folder, its archive and an archive of docker save give the same tree.", formats)
         .hint("An archive with index.json is OCI's; one with only manifest.json is Docker's."),
-    Check::since(3, "image.tags", "The tag chooses the image, and an unknown one is refused with a list.", tags)
+    Check::since(3, "image.tags",
+        "The tag chooses the image, and an unknown one is refused with a list.", tags)
         .hint("The annotation org.opencontainers.image.ref.name in index.json."),
-    Check::since(3, "image.platform", "Of an image for several machines, the one for this machine is run.", platform)
+    Check::since(3, "image.platform",
+        "Of an image for several machines, the one for this machine is run.", platform)
         .hint("An index in the index: take the manifest whose platform is this machine's."),
 ];
 

@@ -1,7 +1,8 @@
 //! A container that becomes an image: what it has is in the image, and nobody ever sees half of one.
 //!
-//! What is changed in a container is changed from outside, by its root in /proc, so that no program of it is needed.
-//! Sources: OCI image specification, layer.md, "Representing Changes"; image-layout.md. Man page: rename(2).
+//! What is changed in a container is changed from outside, by its root in /proc, so that no program of it is
+//! needed. Sources: OCI image specification, layer.md, "Representing Changes"; image-layout.md. Man page:
+//! rename(2).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -20,26 +21,40 @@ use crate::image::{Archive, Home, Layer, Layout, Programs, base, config, same};
 use crate::kernel::{eventually, listing};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(3, "image.commit-and-run", "--commit makes an image that --image runs, with the root and the change.", commit)
+    Check::since(3, "image.commit-and-run",
+        "--commit makes an image that --image runs, with the root and the change.", commit)
         .hint("The root and the writable layer, each as a layer; a whiteout becomes a file .wh.NAME."),
-    Check::since(3, "image.commit-tree", "What a container has added, changed and deleted is so in the image that it becomes.", round_trip)
+    Check::since(3, "image.commit-tree",
+        "What a container has added, changed and deleted is so in the image that it becomes.", round_trip)
         // To give files away.
         .needs(&[Need::Root])
-        .hint("overlayfs's whiteouts and opaque folders become .wh.NAME and .wh..wh..opq; hard links and attributes are kept."),
-    Check::since(3, "image.commit-tags", "--commit adds to a layout that is there, and refuses, before the run, what is anything else.", targets)
+        .hint("overlayfs's whiteouts and opaque folders become .wh.NAME and .wh..wh..opq; hard links and \
+               attributes are kept."),
+    Check::since(3, "image.commit-tags",
+        "--commit adds to a layout that is there, and refuses, before the run, what is anything else.",
+        targets)
         .hint("Look at the path first: what was done in the container would be lost."),
-    Check::since(3, "image.commit-at-once", "Of some that begin a layout at once, each finds its image in it.", at_once)
+    Check::since(3, "image.commit-at-once",
+        "Of some that begin a layout at once, each finds its image in it.", at_once)
         // To follow what newuidmap starts.
         .needs(&[Need::Root, Need::Program("strace")])
-        .hint("rename(2) with RENAME_NOREPLACE tells who was first; the others add to what that one has made."),
-    Check::since(3, "image.commit-layers", "An image of 128 layers runs, and becomes one of 129.", many_layers)
+        .hint("rename(2) with RENAME_NOREPLACE tells who was first; the others add to what that one has \
+               made."),
+    Check::since(3, "image.commit-layers",
+        "An image of 128 layers runs, and becomes one of 129.", many_layers)
         .hint("The options of an overlay fit into one page if each layer is named by its descriptor."),
-    Check::since(3, "image.commit-killed", "A SIGKILL during --commit leaves no half image, and what it leaves the next one removes.", killed)
+    Check::since(3, "image.commit-killed",
+        "A SIGKILL during --commit leaves no half image, and what it leaves the next one removes.", killed)
         .hint("Write beside, rename(2) at the end; a lock tells what a killed one has left."),
-    Check::since(3, "image.commit-failed", "When the image cannot be made after the run, what the container has changed is kept, and can be had by --keep.", failed)
-        .hint("What a command has made in hours must not go because a disk is full: rename(2) the writable layer, and say its name."),
-    Check::since(3, "image.commit-tools", "skopeo and umoci take the image, with its command and its variables.", tools)
+    Check::since(3, "image.commit-failed",
+        "When the image cannot be made after the run, what the container has changed is kept, and can be \
+         had by --keep.", failed)
+        .hint("What a command has made in hours must not go because a disk is full: rename(2) the writable \
+               layer, and say its name."),
+    Check::since(3, "image.commit-tools",
+        "skopeo and umoci take the image, with its command and its variables.", tools)
         .needs(&[Need::Root, Need::Program("umoci"), Need::Program("skopeo")])
         .hint("The base's config goes on; diff_ids are those of the uncompressed layers."),
 ];

@@ -1,7 +1,7 @@
 //! A distribution as an image: Debian in three layers runs its own programs.
 //!
-//! Of the root that `cargo xtask debian` has made, all but documentation and translations: as much again, and nothing
-//! of it is run. Man pages: dpkg(1), python3(1).
+//! Of the root that `cargo xtask debian` has made, all but documentation and translations: as much again, and
+//! nothing of it is run. Man pages: dpkg(1), python3(1).
 
 use std::process::{Command, Stdio};
 
@@ -11,6 +11,7 @@ use tar::EntryType;
 use crate::image::{Archive, Entry, LAYER, Layer, Layout, digest};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect, needs};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[Check::since(
     3,
     "image.debian",
@@ -57,7 +58,8 @@ fn debian(subject: &Subject) -> Checked {
     ensure(version.ok()?.starts_with("Debian"), || Failure::new("the version of dpkg", &version.stdout))?;
     expect("what python3 prints", "6 * 7 = 42", run(&["python3", "-c", "print(f'6 * 7 = {6 * 7}')"])?.ok()?)?;
     expect("what the script prints", "debian with 2 arguments", run(&["about", "a", "b c"])?.ok()?)?;
-    let look = "cat /etc/debian_version /opt/to-file; ls /opt/to-folder; test -e /etc/shells || echo deleted; echo x > /gone";
+    let look = "cat /etc/debian_version /opt/to-file; ls /opt/to-folder; test -e /etc/shells || echo \
+                deleted; echo x > /gone";
     for run in [run(&["sh", "-c", look])?, run(&["sh", "-c", &format!("ls /gone 2>/dev/null; {look}")])?] {
         expect("what the layers have changed", "changed\na file\ny\ndeleted", run.ok()?)?;
     }

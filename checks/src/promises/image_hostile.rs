@@ -1,8 +1,8 @@
 //! Images that want what no image may: each is refused in two lines, and nothing of it stays.
 //!
-//! A sound image is run first, so that it is the images that are refused. Then the state folder and what lies around it
-//! must be as before, and a file outside untouched. What is only unusual must work. Sources: OCI image specification,
-//! descriptor.md, image-layout.md, layer.md.
+//! A sound image is run first, so that it is the images that are refused. Then the state folder and what lies
+//! around it must be as before, and a file outside untouched. What is only unusual must work. Sources: OCI
+//! image specification, descriptor.md, image-layout.md, layer.md.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,6 +16,7 @@ use super::bad_input::error;
 use crate::image::{Archive, Entry, Home, INDEX, LAYER, Layer, Layout, MANIFEST, base, config, digest};
 use crate::{Check, Checked, Failure, Subject, expect, kernel};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         3,
@@ -357,7 +358,8 @@ fn unusual(subject: &Subject) -> Checked {
     // An archive may end without its blocks of zeroes; a layer may be empty.
     let layers = [base()?, Layer::plain(Archive::default()), Layer::plain(layer)];
     let image = Layout::of(subject, "unusual", &config(json!({})), &layers)?;
-    let script = "for f in twice link becomes-file a/b/c hard; do cat /$f; echo; done; test -d /becomes-folder && echo folder";
+    let script = "for f in twice link becomes-file a/b/c hard; do cat /$f; echo; done; test -d \
+                  /becomes-folder && echo folder";
     let run = trial.home.run(&["--image", &image.name(), "sh", "-c", script])?;
     expect("what is in the files", "second\na file in its place\nnow\nslashes\nsecond\nfolder", run.ok()?)?;
     expect("the file that a link named", "untouched", fs::read_to_string(trial.victim("file"))?.as_str())

@@ -1,6 +1,7 @@
 //! An image's layers, one on top of the other, as they are seen in a container that is held.
 //!
-//! Sources: OCI image specification, layer.md, "Whiteouts" and "File Types"; pax(1) of POSIX. Man page: inode(7).
+//! Sources: OCI image specification, layer.md, "Whiteouts" and "File Types"; pax(1) of POSIX. Man page:
+//! inode(7).
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,16 +17,22 @@ use crate::image::{Archive, Entry, Home, Layer, Layout, MTIME, base, config, sam
 use crate::tree::Tree;
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(3, "image.whiteouts", "A layer deletes, clears and replaces what the layers below have.", whiteouts)
+    Check::since(3, "image.whiteouts",
+        "A layer deletes, clears and replaces what the layers below have.", whiteouts)
         .hint(".wh.NAME removes NAME of the layers below, .wh..wh..opq all that they have in a folder."),
-    Check::since(3, "image.attributes", "Files have the owners, modes, times, attributes and types that the layers say.", attributes)
+    Check::since(3, "image.attributes",
+        "Files have the owners, modes, times, attributes and types that the layers say.", attributes)
         // Without it, many owners and all devices are left out.
         .needs(&[Need::Root])
-        .hint("chown(2) takes setuid bits and capabilities away, so it comes first; what is made in a folder changes its time."),
-    Check::since(3, "image.names", "Names that are long or no UTF-8, and files with holes, are as the layers say.", names)
+        .hint("chown(2) takes setuid bits and capabilities away, so it comes first; what is made in a \
+               folder changes its time."),
+    Check::since(3, "image.names",
+        "Names that are long or no UTF-8, and files with holes, are as the layers say.", names)
         .hint("pax records, GNU's long names, and sparse files in the form 1.0 of pax."),
-    Check::since(3, "image.compression", "Layers that are plain, gzip and zstd give the same tree.", compression)
+    Check::since(3, "image.compression",
+        "Layers that are plain, gzip and zstd give the same tree.", compression)
         .hint("The media type says how a layer is compressed; gzip and zstd may be of several parts."),
 ];
 

@@ -1,6 +1,8 @@
-//! Where layers are kept unpacked: once for all images, whoever unpacks them, and however often somebody is killed at it.
+//! Where layers are kept unpacked: once for all images, whoever unpacks them, and however often somebody is
+//! killed at it.
 //!
-//! The checks have a state folder of their own each, and look at it from outside. Man pages: rename(2), flock(2).
+//! The checks have a state folder of their own each, and look at it from outside. Man pages: rename(2),
+//! flock(2).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,6 +23,7 @@ use crate::image::{Archive, Home, LAYER, Layer, Layout, base, config, digest};
 use crate::kernel::eventually;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         3,
@@ -44,7 +47,8 @@ pub(crate) const CHECKS: &[Check] = &[
         "Of a refused layer that nests more folders than the runtime may open nothing stays.",
         depth,
     )
-    .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however deep it is."),
+    .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however deep \
+           it is."),
     Check::since(
         3,
         "image.left-over",

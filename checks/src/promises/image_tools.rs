@@ -1,7 +1,8 @@
-//! Images of other tools: a container's root is, to the last attribute, what `umoci unpack` makes of the image.
+//! Images of other tools: a container's root is, to the last attribute, what `umoci unpack` makes of the
+//! image.
 //!
-//! What a runtime mounts in every container is not compared: /proc, /dev, /sys and three files in /etc. Man pages:
-//! umoci-unpack(1), umoci-repack(1), skopeo-copy(1), buildah(1).
+//! What a runtime mounts in every container is not compared: /proc, /dev, /sys and three files in /etc. Man
+//! pages: umoci-unpack(1), umoci-repack(1), skopeo-copy(1), buildah(1).
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
@@ -13,6 +14,7 @@ use crate::image::{Home, Programs, same};
 use crate::tree::{Tree, read_without};
 use crate::{Check, Checked, Failure, Need, Subject, ensure};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         3,
@@ -143,7 +145,8 @@ fn buildah(subject: &Subject) -> Checked {
     // In mounts of its own, which end with it.
     let script = "set -e; b() { buildah --storage-driver vfs --root $PWD/store --runroot $PWD/run \"$@\"; }
         c=$(b from scratch); m=$(b mount $c); cp -a rootfs/. $m/; b config --cmd /commands/cat --env A=b $c
-        i=$(b commit -q $c); c=$(b from $i); m=$(b mount $c); rm -r $m/a/gone $m/a/to-file; echo z > $m/a/to-file
+        i=$(b commit -q $c); c=$(b from $i); m=$(b mount $c); rm -r $m/a/gone $m/a/to-file; echo z > \
+                  $m/a/to-file
         b commit -q $c oci:$PWD/layout:two; b umount $c";
     tool_words(&at, &["unshare", "-m", "sh", "-c", script])?;
     tool(&at, "umoci unpack --image layout:two expected")?;

@@ -13,17 +13,24 @@ use crate::host::SHARED_MEMORY;
 use crate::kernel::{Process, myself, read};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(2, "ipc.segments", "System V shared memory of the host is not seen inside, nor that of the container on the host.", segments)
+    Check::since(2, "ipc.segments",
+        "System V shared memory of the host is not seen inside, nor that of the container on the host.",
+        segments)
         .hint("clone(2) with CLONE_NEWIPC."),
-    Check::since(2, "ipc.queues", "/dev/mqueue has the container's POSIX message queues, and no others.", queues)
+    Check::since(2, "ipc.queues",
+        "/dev/mqueue has the container's POSIX message queues, and no others.", queues)
         .hint("A filesystem of type mqueue shows the IPC namespace of the process that mounts it."),
-    Check::since(2, "ipc.shared-memory", "/dev/shm is an empty, writable tmpfs of 64 MiB, for everybody.", shared_memory)
+    Check::since(2, "ipc.shared-memory",
+        "/dev/shm is an empty, writable tmpfs of 64 MiB, for everybody.", shared_memory)
         .hint("size=64m, mode=1777; nosuid, nodev, noexec."),
     Check::since(2, "ipc.shm-size", "--shm-size sets its size, which is felt.", shm_size)
         .hint("size= among the options of the tmpfs."),
-    Check::since(2, "ipc.container", "--ipc container:PID shares that container's segments, and its /dev/shm.", of_container)
-        .hint("setns(2) with /proc/PID/ns/ipc. /dev/shm is a mount, and no part of the namespace: bind that of /proc/PID/root."),
+    Check::since(2, "ipc.container",
+        "--ipc container:PID shares that container's segments, and its /dev/shm.", of_container)
+        .hint("setns(2) with /proc/PID/ns/ipc. /dev/shm is a mount, and no part of the namespace: bind that \
+               of /proc/PID/root."),
     Check::since(2, "ipc.host", "--ipc host shares the host's segments, and its /dev/shm.", of_host)
         .hint("No CLONE_NEWIPC, and a bind mount of the host's /dev/shm."),
 ];
@@ -33,7 +40,8 @@ fn shares(maker: Process, looker: Process, shared: bool) -> Checked {
     let id = maker.in_ipc(|| Ok(make_segment(4096)?))?;
     let list = looker.in_ipc(|| read("/proc/sysvipc/shm"));
     maker.in_ipc(|| Ok(remove_segment(id)?))?;
-    // The second column is the id. Ids are counted for each namespace, so that another may have the same: none has.
+    // The second column is the id. Ids are counted for each namespace, so that another may have the same:
+    // none has.
     let text = list?;
     let listed = text.lines().any(|line| line.split_whitespace().nth(1) == Some(&id.to_string()));
     ensure(listed == shared, || {
@@ -103,7 +111,8 @@ fn shared_memory(subject: &Subject) -> Checked {
 
 fn shm_size(subject: &Subject) -> Checked {
     // One byte more than fits.
-    let script = "head -c 1048576 /dev/zero > /dev/shm/all && echo fits; echo 1 2>/dev/null > /dev/shm/more || echo full";
+    let script = "head -c 1048576 /dev/zero > /dev/shm/all && echo fits; echo 1 2>/dev/null > /dev/shm/more \
+                  || echo full";
     let output = subject.sh(&["--shm-size", "1m"], script)?;
     expect("what a file of 1 MiB and one byte more come to", "fits\nfull", output.ok()?)
 }

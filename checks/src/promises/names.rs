@@ -10,27 +10,37 @@ use crate::kernel::read;
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "names.hosts", "/etc/hosts has localhost and the container's own name.", hosts)
         .hint("One line with 127.0.0.1, one with ::1, one with the name that --hostname gives."),
-    Check::since(2, "names.own-address", "On a bridge, /etc/hosts has the container's name with its address.", own_address)
+    Check::since(2, "names.own-address",
+        "On a bridge, /etc/hosts has the container's name with its address.", own_address)
         .needs(&[Need::Bridge])
         .hint("Programs look up their own name, to tell others where to find them."),
-    Check::since(2, "names.add-host", "--add-host adds a line; host-gateway is the bridge's gateway.", add_host)
+    Check::since(2, "names.add-host",
+        "--add-host adds a line; host-gateway is the bridge's gateway.", add_host)
         .needs(&[Need::Bridge])
         .hint("Docker writes the address first, then the name: hosts(5)."),
     Check::since(2, "names.hostname", "/etc/hostname has the container's name.", hostname)
         .hint("One line. hostname(5)."),
     Check::since(2, "names.dns", "--dns gives the name servers in /etc/resolv.conf.", dns)
         .hint("One line `nameserver ADDRESS` for each."),
-    Check::since(2, "names.dns-of-the-host", "Without --dns they are the host's, but not those on its loopback interface.", dns_of_the_host)
+    Check::since(2, "names.dns-of-the-host",
+        "Without --dns they are the host's, but not those on its loopback interface.", dns_of_the_host)
         .needs(&[Need::Bridge])
         .hint("127.0.0.53 is systemd's resolver on the host; in the container nobody listens there."),
-    Check::since(2, "names.root-keeps-its-own", "The files that the root has at these places keep their content.", root_keeps_its_own)
-        .hint("Bind mounts of files that were made for the container: the root on the disk is not the container's."),
-    Check::since(2, "names.any-root", "It works where these files, or /etc itself, are missing, and where one is a link that leads nowhere.", any_root)
-        .hint("systemd makes /etc/resolv.conf a link to ../run/systemd/resolve/stub-resolv.conf. A mount point must be there, a file for a file; and mount(2) follows links."),
-    Check::since(2, "names.no-way-to-the-host", "An absolute link at one of these places does not lead onto the host's file.", no_way_to_the_host)
+    Check::since(2, "names.root-keeps-its-own",
+        "The files that the root has at these places keep their content.", root_keeps_its_own)
+        .hint("Bind mounts of files that were made for the container: the root on the disk is not the \
+               container's."),
+    Check::since(2, "names.any-root",
+        "It works where these files, or /etc itself, are missing, and where one is a link that leads \
+         nowhere.", any_root)
+        .hint("systemd makes /etc/resolv.conf a link to ../run/systemd/resolve/stub-resolv.conf. A mount \
+               point must be there, a file for a file; and mount(2) follows links."),
+    Check::since(2, "names.no-way-to-the-host",
+        "An absolute link at one of these places does not lead onto the host's file.", no_way_to_the_host)
         .not_new()
         .hint("Whoever resolves a link before chroot(2) follows it on the host."),
 ];
@@ -100,7 +110,8 @@ fn dns(subject: &Subject) -> Checked {
 }
 
 fn dns_of_the_host(subject: &Subject) -> Checked {
-    // The host's own list, but for what nobody in the container could reach. A scope, as in fe80::1%eth0, is a link.
+    // The host's own list, but for what nobody in the container could reach. A scope, as in fe80::1%eth0, is
+    // a link.
     let is_elsewhere = |server: &String| {
         let address = server.split('%').next().and_then(|text| text.parse::<IpAddr>().ok());
         address.is_some_and(|address| !address.is_loopback() && address != IpAddr::V4(Ipv4Addr::UNSPECIFIED))

@@ -1,5 +1,5 @@
-//! The network without a bridge: the container alone, with the host's, or with another's. network_namespaces(7), lo,
-//! unix(7).
+//! The network without a bridge: the container alone, with the host's, or with another's.
+//! network_namespaces(7), lo, unix(7).
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -9,14 +9,21 @@ use crate::kernel::{Process, myself};
 use crate::network::Network;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(2, "network.loopback", "By default there is a loopback interface that works, and no other link.", loopback)
+    Check::since(2, "network.loopback",
+        "By default there is a loopback interface that works, and no other link.", loopback)
         .hint("A new network namespace has a `lo` that is down, and without an address until it is up."),
-    Check::since(2, "network.hides-the-host", "Neither what listens on the host's 127.0.0.1 nor its abstract sockets can be reached.", hides_the_host)
-        .hint("Both belong to the network namespace: clone(2) with CLONE_NEWNET. Abstract sockets have no file that a root could hide."),
-    Check::since(2, "network.host", "--network host, or --net host, leaves the container in the host's network.", of_host)
+    Check::since(2, "network.hides-the-host",
+        "Neither what listens on the host's 127.0.0.1 nor its abstract sockets can be reached.",
+        hides_the_host)
+        .hint("Both belong to the network namespace: clone(2) with CLONE_NEWNET. Abstract sockets have no \
+               file that a root could hide."),
+    Check::since(2, "network.host",
+        "--network host, or --net host, leaves the container in the host's network.", of_host)
         .hint("No CLONE_NEWNET."),
-    Check::since(2, "network.container", "--network container:PID joins the network of that process.", of_container)
+    Check::since(2, "network.container",
+        "--network container:PID joins the network of that process.", of_container)
         .hint("setns(2) with /proc/PID/ns/net, opened while the host's /proc is still in sight."),
 ];
 
@@ -84,7 +91,8 @@ fn of_container(subject: &Subject) -> Checked {
     expect("the network namespace", first.namespace("net")?, other.first()?.namespace("net")?)?;
     Network::of(other.first()?)?.reaches("127.0.0.1:80", &listener)?;
     other.output()?.status_is(0)?;
-    // Any process will do, not only one of Congo's, but root of another user namespace may not join it. And what was joined must not be taken down by who leaves.
+    // Any process will do, not only one of Congo's, but root of another user namespace may not join it. And
+    // what was joined must not be taken down by who leaves.
     Network::of(first)?.reaches("127.0.0.1:80", &listener)?;
     let of_host = subject.hold(&["--network", "host"])?;
     let with_it = subject.hold(&["--network", &format!("container:{}", of_host.first()?)])?;

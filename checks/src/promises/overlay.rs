@@ -1,5 +1,5 @@
-//! The root of layers: none of them changes but the container's own, which goes with it or stays under a name.
-//! The kernel's filesystems/overlayfs.
+//! The root of layers: none of them changes but the container's own, which goes with it or stays under a
+//! name. The kernel's filesystems/overlayfs.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -20,17 +20,26 @@ use crate::kernel::listing;
 use crate::tree::{self, differences};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(3, "overlay.rootfs-untouched", "What a container writes, changes and deletes is in no later one, and DIR of --rootfs stays as it was.", untouched)
+    Check::since(3, "overlay.rootfs-untouched",
+        "What a container writes, changes and deletes is in no later one, and DIR of --rootfs stays as it \
+         was.", untouched)
         .hint("An overlay: DIR is its lower layer, the upper one is new for each container."),
-    Check::since(3, "overlay.layer-untouched", "Appending, chmod, rename and rm -r leave a layer as it was, to the last attribute.", layer_untouched)
+    Check::since(3, "overlay.layer-untouched",
+        "Appending, chmod, rename and rm -r leave a layer as it was, to the last attribute.", layer_untouched)
         .hint("All of these copy up before they change anything, as long as the layer is no upper one."),
-    Check::since(3, "overlay.layers", "--layer DIR lies on top of the root, a later one on top of an earlier one; whiteouts and opaque folders hide what is below.", layers)
-        .hint("lowerdir= has the topmost first. A whiteout is a character device 0/0, an opaque folder has trusted.overlay.opaque=y: the kernel knows both."),
+    Check::since(3, "overlay.layers",
+        "--layer DIR lies on top of the root, a later one on top of an earlier one; whiteouts and opaque \
+         folders hide what is below.", layers)
+        .hint("lowerdir= has the topmost first. A whiteout is a character device 0/0, an opaque folder has \
+               trusted.overlay.opaque=y: the kernel knows both."),
     Check::since(3, "overlay.many-layers", "There can be 128 of them.", many_layers)
         .hint("mount(2) takes one page of options: give the layers by short names, such as /proc/self/fd/N."),
-    Check::since(3, "overlay.odd-names", "Any character can be in the path of a root, of a layer and of CONGO_HOME.", odd_names)
-        .hint("`:`, `,` and `\\` mean something in the options of an overlay; /proc/self/fd/N has none of them."),
+    Check::since(3, "overlay.odd-names",
+        "Any character can be in the path of a root, of a layer and of CONGO_HOME.", odd_names)
+        .hint("`:`, `,` and `\\` mean something in the options of an overlay; /proc/self/fd/N has none of \
+               them."),
     Check::since(
         3,
         "overlay.umask",
@@ -38,27 +47,43 @@ pub(crate) const CHECKS: &[Check] = &[
         any_umask,
     )
     .hint("The mode of the upper layer is that of the root: chmod(2), or umask(2) before mkdir(2)."),
-    Check::since(3, "overlay.goes", "The writable layer is gone after a run, after one that failed, and after the next run when the runtime was killed.", goes)
+    Check::since(3, "overlay.goes",
+        "The writable layer is gone after a run, after one that failed, and after the next run when the \
+         runtime was killed.", goes)
         .hint("A lock on the container's folder tells the next run whether its runtime still lives."),
-    Check::since(3, "overlay.deep", "It goes, too, when the container nests more folders than the runtime may open.", deep)
+    Check::since(3, "overlay.deep",
+        "It goes, too, when the container nests more folders than the runtime may open.", deep)
         .not_new()
-        .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however deep it is."),
-    Check::since(3, "overlay.keep", "With --keep NAME the next run goes on with what the last one wrote.", keep)
+        .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however \
+               deep it is."),
+    Check::since(3, "overlay.keep",
+        "With --keep NAME the next run goes on with what the last one wrote.", keep)
         .hint("The writable layer in a folder of that name."),
-    Check::since(3, "overlay.keep-in-use", "At the same time only one container has the layer of a name.", keep_in_use)
+    Check::since(3, "overlay.keep-in-use",
+        "At the same time only one container has the layer of a name.", keep_in_use)
         .hint("Two overlays with one upper layer are undefined: a lock, and the second one is refused."),
-    Check::since(3, "overlay.keep-survives", "What is kept is still there when the runtime was killed.", keep_survives)
+    Check::since(3, "overlay.keep-survives",
+        "What is kept is still there when the runtime was killed.", keep_survives)
         .hint("What sweeps the layers of the dead must not look there."),
-    Check::since(3, "overlay.read-only", "With --read-only the root cannot be written to; /dev, /dev/shm, volumes and tmpfs can.", read_only)
-        .hint("Remount the one mount of the root, with MS_BIND, when all mount points and the working directory are made."),
+    Check::since(3, "overlay.read-only",
+        "With --read-only the root cannot be written to; /dev, /dev/shm, volumes and tmpfs can.", read_only)
+        .hint("Remount the one mount of the root, with MS_BIND, when all mount points and the working \
+               directory are made."),
     Check::since(3, "overlay.changes", "--changes lists what was added, changed and deleted.", changes)
         .hint("The upper layer is the difference; a character device 0/0 in it is a whiteout."),
-    Check::since(3, "overlay.changes-replaced", "--changes is right about what was removed and made again, as the same or as something else.", changes_replaced)
-        .hint("A folder that was made again is opaque: it has no whiteouts for what it had. What a layer has below a link is not there."),
-    Check::since(3, "overlay.changes-in-one-line", "Whatever a name has in it, --changes gives it one line, and no order to the terminal.", changes_in_one_line)
+    Check::since(3, "overlay.changes-replaced",
+        "--changes is right about what was removed and made again, as the same or as something else.",
+        changes_replaced)
+        .hint("A folder that was made again is opaque: it has no whiteouts for what it had. What a layer \
+               has below a link is not there."),
+    Check::since(3, "overlay.changes-in-one-line",
+        "Whatever a name has in it, --changes gives it one line, and no order to the terminal.",
+        changes_in_one_line)
         .hint("A newline is as good as a letter in a name, and an escape too."),
-    Check::since(3, "overlay.changes-of-the-runtime", "What the runtime made to mount on is not listed.", changes_of_the_runtime)
-        .hint("Docker makes /proc, /dev, /sys and the files in /etc in a layer of their own, between the image's and the writable one."),
+    Check::since(3, "overlay.changes-of-the-runtime",
+        "What the runtime made to mount on is not listed.", changes_of_the_runtime)
+        .hint("Docker makes /proc, /dev, /sys and the files in /etc in a layer of their own, between the \
+               image's and the writable one."),
 ];
 
 fn untouched(subject: &Subject) -> Checked {
@@ -93,7 +118,8 @@ fn layer_untouched(subject: &Subject) -> Checked {
     symlink("appended", layer.join("link"))?;
     let before = tree::read(&layer)?;
     let script = "echo more >> /link && chmod 4711 /moded && mv /renamed /its/moved && rm -r /its/gone && \
-                  echo more >> /linked && chmod 700 /its/deep && touch /its/deep/one && rm /link && cat /appended";
+                  echo more >> /linked && chmod 700 /its/deep && touch /its/deep/one && rm /link && cat \
+                  /appended";
     let run = subject.sh(&["--layer", &text], script)?;
     // The line says that it was done at all.
     expect("what the container makes of a file", "appendedmore", run.ok()?)?;
@@ -270,7 +296,8 @@ fn read_only(subject: &Subject) -> Checked {
     let (_, source) = folder(subject, "beside-read-only")?;
     let volume = format!("{source}:/mnt/it");
     let options = ["--read-only", "--workdir", "/made/for/it", "-v", &volume, "--tmpfs", "/mnt/memory"];
-    let script = "pwd; for f in /x /etc/x /etc/hosts /made/for/it/x /dev/shm/x /dev/x /dev/null /mnt/it/x /mnt/memory/x; do \
+    let script = "pwd; for f in /x /etc/x /etc/hosts /made/for/it/x /dev/shm/x /dev/x /dev/null /mnt/it/x \
+                  /mnt/memory/x; do \
                   (echo x > $f) 2>/dev/null && echo $f; done; :";
     let expected = "/made/for/it\n/dev/shm/x\n/dev/x\n/dev/null\n/mnt/it/x\n/mnt/memory/x";
     expect("where it is, and what it can write", expected, subject.sh(&options, script)?.ok()?)?;

@@ -7,15 +7,23 @@ use crate::container::LIMIT;
 use crate::kernel::eventually;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "pid.is-one", "The command is PID 1 of a PID namespace of its own.", is_one)
-        .hint("clone(2) with CLONE_NEWPID: the child is the first process of the new namespace. After unshare(2) it would be the next child."),
-    Check::since(0, "pid.own-processes-only", "/proc shows the container's processes and no others.", own_only)
-        .hint("A proc filesystem shows the PID namespace of the process that mounts it: the child must mount it, after the clone."),
-    Check::since(0, "pid.adopts-orphans", "An orphan becomes a child of PID 1, which can reap it.", adopts_orphans)
-        .hint("The kernel does this for the first process of a PID namespace: the command must be that process, not a child of it."),
-    Check::since(0, "pid.ends-all", "When PID 1 ends, all processes of the container end, and so does the runtime.", ends_all)
-        .hint("The runtime waits for PID 1 only: the kernel kills the others. Does it wait for a stream to be closed, too?"),
+        .hint("clone(2) with CLONE_NEWPID: the child is the first process of the new namespace. After \
+               unshare(2) it would be the next child."),
+    Check::since(0, "pid.own-processes-only",
+        "/proc shows the container's processes and no others.", own_only)
+        .hint("A proc filesystem shows the PID namespace of the process that mounts it: the child must \
+               mount it, after the clone."),
+    Check::since(0, "pid.adopts-orphans",
+        "An orphan becomes a child of PID 1, which can reap it.", adopts_orphans)
+        .hint("The kernel does this for the first process of a PID namespace: the command must be that \
+               process, not a child of it."),
+    Check::since(0, "pid.ends-all",
+        "When PID 1 ends, all processes of the container end, and so does the runtime.", ends_all)
+        .hint("The runtime waits for PID 1 only: the kernel kills the others. Does it wait for a stream to \
+               be closed, too?"),
 ];
 
 fn is_one(subject: &Subject) -> Checked {
@@ -51,7 +59,8 @@ fn adopts_orphans(subject: &Subject) -> Checked {
     let orphan = orphan.ok_or_else(|| Failure::new("the orphan lives on in the container", "it is gone"))?;
     expect("the orphan's parent", first.0.to_string(), orphan.status("PPid")?)?;
     orphan.end();
-    // The `:` keeps the shell from becoming `cat`. It waits for that, and with the same call for every child that it has.
+    // The `:` keeps the shell from becoming `cat`. It waits for that, and with the same call for every child
+    // that it has.
     let reaped = eventually(LIMIT, || !orphan.path("status").exists());
     ensure(reaped, || Failure::new("PID 1 reaps the orphan", "it stays a zombie"))
 }

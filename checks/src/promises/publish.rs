@@ -10,34 +10,49 @@ use crate::needs::{self, Need};
 use crate::network::{self, Network, Outside};
 use crate::{Check, Checked, Failure, Subject, ensure};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(2, "publish.tcp", "A published port is reached at every address of the host, from the host, from outside, from other containers and from its own.", tcp)
+    Check::since(2, "publish.tcp",
+        "A published port is reached at every address of the host, from the host, from outside, from other \
+         containers and from its own.", tcp)
         .needs(&[Need::Bridge])
-        .hint("prerouting sees what comes from elsewhere, output what the host sends. 127.0.0.1 takes net.ipv4.conf.BRIDGE.route_localnet and masquerade; so does the container that calls itself."),
-    Check::since(2, "publish.udp", "The same over UDP, and the answers come from where the question went.", udp)
+        .hint("prerouting sees what comes from elsewhere, output what the host sends. 127.0.0.1 takes \
+               net.ipv4.conf.BRIDGE.route_localnet and masquerade; so does the container that calls itself."),
+    Check::since(2, "publish.udp",
+        "The same over UDP, and the answers come from where the question went.", udp)
         .needs(&[Need::Bridge])
-        .hint("The kernel rewrites answers by what it tracks of the connection. A rule for tcp does not match udp."),
-    Check::since(2, "publish.one-address", "With an address before it, a port is published on that address only.", one_address)
+        .hint("The kernel rewrites answers by what it tracks of the connection. A rule for tcp does not \
+               match udp."),
+    Check::since(2, "publish.one-address",
+        "With an address before it, a port is published on that address only.", one_address)
         .needs(&[Need::Bridge])
         .hint("`ip daddr` in the rule, instead of every local address."),
-    Check::since(2, "publish.range", "A range of ports leads to a range of the same length, port by port.", range)
+    Check::since(2, "publish.range",
+        "A range of ports leads to a range of the same length, port by port.", range)
         .needs(&[Need::Bridge])
         .hint("A rule for each, or a map."),
-    Check::since(2, "publish.two", "Two containers publish the same port of theirs under two ports of the host.", two)
+    Check::since(2, "publish.two",
+        "Two containers publish the same port of theirs under two ports of the host.", two)
         .needs(&[Need::Bridge])
         .hint("Rules are of one container: who begins must keep those of the others."),
-    Check::since(2, "publish.reserved", "While it is published nobody on the host can take the port, and afterwards it is free.", reserved)
+    Check::since(2, "publish.reserved",
+        "While it is published nobody on the host can take the port, and afterwards it is free.", reserved)
         .needs(&[Need::Bridge])
         .hint("A socket that is bound to the port and does not listen, held by the runtime."),
-    Check::since(2, "publish.taken", "A port that is taken, by a program or by another container, is refused.", taken)
+    Check::since(2, "publish.taken",
+        "A port that is taken, by a program or by another container, is refused.", taken)
         .needs(&[Need::Bridge])
         .hint("bind(2) says EADDRINUSE: before anything is made."),
-    Check::since(2, "publish.real-server", "A Debian's python3 serves a page to the host's curl.", real_server)
+    Check::since(2, "publish.real-server",
+        "A Debian's python3 serves a page to the host's curl.", real_server)
         .needs(&[Need::Bridge, Need::Debian, Need::Program("curl")])
         .hint("Try it by hand: --rootfs with the folder that `cargo xtask debian` prints."),
-    Check::since(2, "publish.no-way-to-loopback", "A container that forges packets to 127.0.0.1 reaches no listener on the host's loopback interface.", no_way_to_loopback)
+    Check::since(2, "publish.no-way-to-loopback",
+        "A container that forges packets to 127.0.0.1 reaches no listener on the host's loopback interface.",
+        no_way_to_loopback)
         .needs(&[Need::Bridge])
-        .hint("CVE-2020-8558: route_localnet lets them in. Drop what comes from a bridge for 127.0.0.0/8, unless it was the host who began."),
+        .hint("CVE-2020-8558: route_localnet lets them in. Drop what comes from a bridge for 127.0.0.0/8, \
+               unless it was the host who began."),
 ];
 
 /// From where, and to which address, a published port must lead.

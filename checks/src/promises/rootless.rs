@@ -1,4 +1,5 @@
-//! Without root: who the container's users are then, whose its files are, and what it says that it does without.
+//! Without root: who the container's users are then, whose its files are, and what it says that it does
+//! without.
 //!
 //! Man pages: user_namespaces(7), newuidmap(1), subuid(5), cgroups(7) on delegation.
 
@@ -15,39 +16,57 @@ use crate::needs;
 use crate::user::{SUBORDINATE, User, with_subordinate_ids};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(4, "rootless.one-user", "Without subordinate ids the container has one user, root, who is its caller on the host; that is said once.", one_user)
+    Check::since(4, "rootless.one-user",
+        "Without subordinate ids the container has one user, root, who is its caller on the host; that is \
+         said once.", one_user)
         .needs(&[Need::UsersOverlay])
-        .hint("/proc/PID/uid_map with one id; setgroups must be denied before gid_map is written: user_namespaces(7)."),
-    Check::since(4, "rootless.many-users", "With subordinate ids root is the caller, and each other user one of them.", many_users)
+        .hint("/proc/PID/uid_map with one id; setgroups must be denied before gid_map is written: \
+               user_namespaces(7)."),
+    Check::since(4, "rootless.many-users",
+        "With subordinate ids root is the caller, and each other user one of them.", many_users)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("newuidmap and newgidmap, run by who is outside of the new namespace."),
-    Check::since(4, "rootless.keep-id", "With --userns keep-id the caller has its own id inside, too.", keep_id)
+    Check::since(4, "rootless.keep-id",
+        "With --userns keep-id the caller has its own id inside, too.", keep_id)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("The subordinate ids around the caller's own one; root is one of them."),
-    Check::since(4, "rootless.not-joined", "Root does not share the network of a user's container, in whose user namespace that user may do everything.", not_joined)
+    Check::since(4, "rootless.not-joined",
+        "Root does not share the network of a user's container, in whose user namespace that user may do \
+         everything.", not_joined)
         .needs(&[Need::Root, Need::UsersOverlay])
         .hint("ioctl_ns(2), NS_GET_OWNER_UID."),
-    Check::since(4, "rootless.image-owners", "With subordinate ids the files of an image have the owners that the image says.", image_owners)
+    Check::since(4, "rootless.image-owners",
+        "With subordinate ids the files of an image have the owners that the image says.", image_owners)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("Unpacked as root of a user namespace with the container's ids: chown(2) works there."),
-    Check::since(4, "rootless.image-one-owner", "Without them all files are root's, with the modes that the image says; that is said once.", image_one_owner)
+    Check::since(4, "rootless.image-one-owner",
+        "Without them all files are root's, with the modes that the image says; that is said once.",
+        image_one_owner)
         .needs(&[Need::UsersOverlay])
         .hint("chown(2) to an id without a place fails with EINVAL. Most images work all the same."),
-    Check::since(4, "rootless.state", "What a user's containers leave lies in the user's own folders, as XDG has them.", state)
+    Check::since(4, "rootless.state",
+        "What a user's containers leave lies in the user's own folders, as XDG has them.", state)
         .needs(&[Need::UsersOverlay])
-        .hint("$XDG_DATA_HOME/congo, else ~/.local/share/congo. Root of a user namespace is still that user."),
-    Check::since(4, "rootless.overlay", "The root is an overlay, or the error says which kernel has one for users.", overlay)
+        .hint("$XDG_DATA_HOME/congo, else ~/.local/share/congo. Root of a user namespace is still that \
+               user."),
+    Check::since(4, "rootless.overlay",
+        "The root is an overlay, or the error says which kernel has one for users.", overlay)
         .hint("Linux 5.11: the option userxattr."),
-    Check::since(4, "rootless.limit-refused", "A limit that is asked for and cannot be had is refused, with what helps.", limit_refused)
+    Check::since(4, "rootless.limit-refused",
+        "A limit that is asked for and cannot be had is refused, with what helps.", limit_refused)
         .needs(&[Need::UsersOverlay, Need::NoDelegation])
         .hint("systemd-run --user --scope -p Delegate=yes."),
-    Check::since(4, "rootless.limit-missing", "Where none is asked for, it is said once that there are none.", limit_missing)
+    Check::since(4, "rootless.limit-missing",
+        "Where none is asked for, it is said once that there are none.", limit_missing)
         .needs(&[Need::UsersOverlay, Need::NoDelegation])
         .hint("A container without its default limits is better than none, if its user knows."),
-    Check::since(4, "rootless.limit-delegated", "In a part of cgroup v2 that is the user's, limits hold, and no cgroup stays.", limit_delegated)
+    Check::since(4, "rootless.limit-delegated",
+        "In a part of cgroup v2 that is the user's, limits hold, and no cgroup stays.", limit_delegated)
         .needs(&[Need::Root, Need::UsersOverlay, Need::DelegableCgroup])
-        .hint("The nearest cgroup above one's own that may be written to, with its cgroup.procs: cgroups(7), \"delegation\"."),
+        .hint("The nearest cgroup above one's own that may be written to, with its cgroup.procs: \
+               cgroups(7), \"delegation\"."),
 ];
 
 fn one_user(subject: &Subject) -> Checked {

@@ -1,4 +1,5 @@
-//! A network without root: a program speaks for the container. All that it talks to lies in namespaces of the checks.
+//! A network without root: a program speaks for the container. All that it talks to lies in namespaces of the
+//! checks.
 //!
 //! Man pages: pasta(1), slirp4netns(1), network_namespaces(7).
 
@@ -13,26 +14,43 @@ use crate::network::{Network, Outside, default_gateway};
 use crate::user::{User, with_tap};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(4, "rootless.reaches-outside", "An ordinary user's container on a bridge reaches hosts outside, from the address asked for.", reaches_outside)
+    Check::since(4, "rootless.reaches-outside",
+        "An ordinary user's container on a bridge reaches hosts outside, from the address asked for.",
+        reaches_outside)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("pasta --config-net with the container's user and network namespace, before the command runs."),
-    Check::since(4, "rootless.publish", "Its published ports lead into it, over TCP and UDP, at the address asked for, and no others do.", publish)
+    Check::since(4, "rootless.publish",
+        "Its published ports lead into it, over TCP and UDP, at the address asked for, and no others do.",
+        publish)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
-        .hint("pasta publishes all that the container listens on, unless told which: --tcp-ports, --udp-ports."),
-    Check::since(4, "rootless.no-way-to-loopback", "It reaches no listener on the host's loopback interface.", no_way_to_loopback)
+        .hint("pasta publishes all that the container listens on, unless told which: --tcp-ports, \
+               --udp-ports."),
+    Check::since(4, "rootless.no-way-to-loopback",
+        "It reaches no listener on the host's loopback interface.", no_way_to_loopback)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
-        .hint("By default pasta takes its gateway's address for the host's loopback, and the container's loopback too: --no-map-gw, --tcp-ns none, --udp-ns none."),
-    Check::since(4, "rootless.speaker-ends", "What speaks for it ends with it, and with a runtime that is killed; none of its descriptors are the container's.", speaker_ends)
+        .hint("By default pasta takes its gateway's address for the host's loopback, and the container's \
+               loopback too: --no-map-gw, --tcp-ns none, --udp-ns none."),
+    Check::since(4, "rootless.speaker-ends",
+        "What speaks for it ends with it, and with a runtime that is killed; none of its descriptors are \
+         the container's.", speaker_ends)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
-        .hint("A process beside the runtime that waits for its end. The wish to die with the parent does not outlive a change of the user namespace."),
-    Check::since(4, "rootless.publish-refused", "A port that is taken, or is root's, is refused.", publish_refused)
+        .hint("A process beside the runtime that waits for its end. The wish to die with the parent does \
+               not outlive a change of the user namespace."),
+    Check::since(4, "rootless.publish-refused",
+        "A port that is taken, or is root's, is refused.", publish_refused)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("bind(2) says why, before anything is made."),
-    Check::since(4, "rootless.slirp4netns", "With slirp4netns instead of pasta it reaches hosts outside, but not the host's loopback, and its published ports lead into it.", slirp4netns)
+    Check::since(4, "rootless.slirp4netns",
+        "With slirp4netns instead of pasta it reaches hosts outside, but not the host's loopback, and its \
+         published ports lead into it.", slirp4netns)
         .needs(&[Need::UsersOverlay, Need::Program("slirp4netns"), Need::Tap, Need::Veth])
-        .hint("slirp4netns --configure --disable-host-loopback; it publishes by orders on its socket, --api-socket."),
-    Check::since(4, "rootless.no-speaker", "Where nothing is installed that could speak for it, it has loopback, which is said once; --publish is refused.", no_speaker)
+        .hint("slirp4netns --configure --disable-host-loopback; it publishes by orders on its socket, \
+               --api-socket."),
+    Check::since(4, "rootless.no-speaker",
+        "Where nothing is installed that could speak for it, it has loopback, which is said once; --publish \
+         is refused.", no_speaker)
         .needs(&[Need::UsersOverlay])
         .hint("pasta is in the package passt."),
 ];
@@ -85,7 +103,8 @@ fn publish(subject: &Subject) -> Checked {
             ["--publish", "8080-8081:80-81", "--publish", "5353:53/udp", "--publish", "127.0.0.1:8090:80"];
         let container = user.hold(&[&["--network", "bridge"][..], &ports].concat())?;
         let (network, host) = (of(&container)?, Network::of_host()?);
-        // pasta has to know it before the container has sent anything, or the first connection is lost at times.
+        // pasta has to know it before the container has sent anything, or the first connection is lost at
+        // times.
         expect("its hardware address", Some([2, 0x42, 10, 44, 0, 2]), network.link("eth0")?.hardware)?;
         let (first, second) = (network.tcp("0.0.0.0:80")?, network.tcp("0.0.0.0:81")?);
         let udp = network.udp("0.0.0.0:53")?;

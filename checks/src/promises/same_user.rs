@@ -10,6 +10,7 @@ use crate::kernel::{Process, eventually, read};
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         4,
@@ -29,7 +30,8 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("kill(2) compares ids as the host has them: /proc/PID/status."),
     Check::since(4, "userns.device", "It makes no device node that works.", device)
         .needs(&[Need::Root])
-        .hint("mknod(2) is for root of the first user namespace, whatever CAP_MKNOD says; and MS_NODEV, where it is that."),
+        .hint("mknod(2) is for root of the first user namespace, whatever CAP_MKNOD says; and MS_NODEV, \
+               where it is that."),
     Check::since(
         4,
         "userns.sysctl",
@@ -64,7 +66,8 @@ fn host_process(subject: &Subject) -> Checked {
 
 fn signal(subject: &Subject, target: Process) -> Checked {
     let container = subject.hold(&[])?;
-    // No option shares the host's PID namespace. So a process that the host has already becomes who the container's root is.
+    // No option shares the host's PID namespace. So a process that the host has already becomes who the
+    // container's root is.
     let mut process = Command::new("/proc/self/exe");
     process.args([inside::ASKED, inside::SIGNAL]).args([container.first()?.to_string(), target.to_string()]);
     let output = process.stdin(Stdio::null()).output()?;

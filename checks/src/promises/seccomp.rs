@@ -10,6 +10,7 @@ use super::capabilities::{possible, with_init};
 use crate::needs::Need;
 use crate::{Check, Checked, Subject, expect, inside};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         4,
@@ -37,10 +38,12 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         4,
         "seccomp.kills-the-runtime",
-        "A profile that ends the runtime before the command begins is an error; a signal that ends the command is not.",
+        "A profile that ends the runtime before the command begins is an error; a signal that ends the \
+         command is not.",
         kills_the_runtime,
     )
-    .hint("Both end by SIGSYS. Until its exec a process has the flag PF_FORKNOEXEC in /proc/PID/stat, also as a zombie."),
+    .hint("Both end by SIGSYS. Until its exec a process has the flag PF_FORKNOEXEC in /proc/PID/stat, also \
+           as a zombie."),
     Check::since(
         4,
         "seccomp.by-capability",
@@ -107,7 +110,8 @@ fn file(subject: &Subject) -> Checked {
     }"#;
     let path = subject.write("profile.json", profile)?;
     let option = format!("seccomp={path}");
-    let script = "ln -s a /b 2>&1; kill -USR2 $$ 2>&1; trap 'echo got' USR2; kill -USR2 $$; kill -USR1 $$ 2>&1; mkdir /d && echo made";
+    let script = "ln -s a /b 2>&1; kill -USR2 $$ 2>&1; trap 'echo got' USR2; kill -USR2 $$; kill -USR1 $$ \
+                  2>&1; mkdir /d && echo made";
     // USR2 would end the shell before it is trapped.
     let script = script.replacen("kill -USR2 $$ 2>&1; ", "", 1);
     let output = subject.sh(&["--security-opt", &option], &script)?;
@@ -127,12 +131,14 @@ fn bad_file(subject: &Subject) -> Checked {
         (r#"{"syscalls": []}"#, "defaultAction"),
         (r#"{"defaultAction": "ALLOW"}"#, "SCMP_ACT_"),
         (
-            r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_NOTIFY"}]}"#,
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", 
+                "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_NOTIFY"}]}"#,
             "supervisor",
         ),
         (r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["x"]}"#, "SECCOMP_FILTER_FLAG_"),
         (
-            r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_ERRNO",
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", 
+                "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_ERRNO",
                 "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}]}"#,
             "args[0].index",
         ),

@@ -1,5 +1,6 @@
-//! Attacks by which files of the host were read or written from within containers of other runtimes. Each is tried as its
-//! inventors did, and does no harm where it succeeds. proc_pid_exe(5), open_by_handle_at(2), cgroups(7).
+//! Attacks by which files of the host were read or written from within containers of other runtimes. Each is
+//! tried as its inventors did, and does no harm where it succeeds. proc_pid_exe(5), open_by_handle_at(2),
+//! cgroups(7).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -20,23 +21,43 @@ use crate::subject::FIRST_LIMIT;
 use crate::tree;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(4, "cve.2019-5736", "The container's root cannot change the runtime's own file, not by /proc/1/exe, and not by a command that is `#!/proc/self/exe`.", own_program)
-        .hint("Execute yourself anew, at the beginning, from a read-only mount that is attached nowhere, or from a sealed memfd_create(2)."),
-    Check::since(4, "cve.2019-5736-rootless", "Nor can it where an ordinary user started it, whose own that file is.", own_program_rootless)
+    Check::since(4, "cve.2019-5736",
+        "The container's root cannot change the runtime's own file, not by /proc/1/exe, and not by a \
+         command that is `#!/proc/self/exe`.", own_program)
+        .hint("Execute yourself anew, at the beginning, from a read-only mount that is attached nowhere, or \
+               from a sealed memfd_create(2)."),
+    Check::since(4, "cve.2019-5736-rootless",
+        "Nor can it where an ordinary user started it, whose own that file is.", own_program_rootless)
         .needs(&[Need::Rootless])
-        .hint("A mount can be made read-only in a user namespace, sent on a socket, and outlives the namespace."),
-    Check::since(3, "cve.2024-21626", "A link in the root does not lead the working directory, nor an interpreter, to the host by what the runtime has open.", by_descriptor)
+        .hint("A mount can be made read-only in a user namespace, sent on a socket, and outlives the \
+               namespace."),
+    Check::since(3, "cve.2024-21626",
+        "A link in the root does not lead the working directory, nor an interpreter, to the host by what \
+         the runtime has open.", by_descriptor)
         .hint("/proc/self/fd/7 is a path: close what is open before the container's paths are used."),
-    Check::since(3, "cve.2024-45310", "Somebody who shares a volume, and exchanges a folder in it and a link, cannot have a file made on the host.", made_on_host)
-        .hint("What is missing of a target is made as the rest is looked up: from descriptor to descriptor, with the host out of sight."),
-    Check::since(4, "cve.2022-0492", "The container mounts no cgroup filesystem, and has no release_agent to write to, as root or in a user namespace of its own.", release_agent)
-        .hint("mount(2) takes CAP_SYS_ADMIN; and the seccomp filter refuses unshare(2) to those who have it not."),
-    Check::since(2, "cve.2023-25809", "With the host's network, too, each mount of sysfs and of cgroups is read-only.", writable_cgroup)
-        .hint("What is mounted below /sys is not read-only because /sys is: mount_setattr(2) with AT_RECURSIVE."),
-    Check::since(4, "cve.shocker", "A file handle opens no file of the host, even on a filesystem of which the container has a part.", by_handle)
-        .hint("CAP_DAC_READ_SEARCH lets open_by_handle_at(2) pass by every root: drop it, and leave the call out of the seccomp profile."),
-    Check::since(3, "cve.overlay-options", "A name of a layer is a name, and no further options of the overlay.", overlay_options)
+    Check::since(3, "cve.2024-45310",
+        "Somebody who shares a volume, and exchanges a folder in it and a link, cannot have a file made on \
+         the host.", made_on_host)
+        .hint("What is missing of a target is made as the rest is looked up: from descriptor to descriptor, \
+               with the host out of sight."),
+    Check::since(4, "cve.2022-0492",
+        "The container mounts no cgroup filesystem, and has no release_agent to write to, as root or in a \
+         user namespace of its own.", release_agent)
+        .hint("mount(2) takes CAP_SYS_ADMIN; and the seccomp filter refuses unshare(2) to those who have it \
+               not."),
+    Check::since(2, "cve.2023-25809",
+        "With the host's network, too, each mount of sysfs and of cgroups is read-only.", writable_cgroup)
+        .hint("What is mounted below /sys is not read-only because /sys is: mount_setattr(2) with \
+               AT_RECURSIVE."),
+    Check::since(4, "cve.shocker",
+        "A file handle opens no file of the host, even on a filesystem of which the container has a part.",
+        by_handle)
+        .hint("CAP_DAC_READ_SEARCH lets open_by_handle_at(2) pass by every root: drop it, and leave the \
+               call out of the seccomp profile."),
+    Check::since(3, "cve.overlay-options",
+        "A name of a layer is a name, and no further options of the overlay.", overlay_options)
         .hint("`:` and `,` mean something in the options of an overlay: name the layers as /proc/self/fd/N."),
 ];
 
@@ -73,7 +94,8 @@ fn judge(file: &Path, before: &fs::Metadata, printed: &str) -> Checked {
     let (Some(found), write, chmod) = (word("file="), word("write="), word("chmod=")) else {
         return Err(Failure::new("the attack is tried", printed));
     };
-    // A copy may be changed. Of the file itself ETXTBSY says that it is in use just now, and that alone keeps nobody out.
+    // A copy may be changed. Of the file itself ETXTBSY says that it is in use just now, and that alone keeps
+    // nobody out.
     if found == format!("{}:{}", before.dev(), before.ino()) {
         ensure(chmod == Some("EROFS") || !matches!(write, None | Some("done" | "ETXTBSY")), failure)?;
         ensure(write != Some("done") && !matches!(chmod, None | Some("done")), failure)?;
@@ -108,7 +130,8 @@ fn own_program_rootless(subject: &Subject) -> Checked {
     as_interpreter(&binary, command)
 }
 
-/// A layer with a command that has the runtime executed in the container, and a file for which its dynamic loader waits.
+/// A layer with a command that has the runtime executed in the container, and a file for which its dynamic
+/// loader waits.
 fn executes_runtime(subject: &Subject) -> Result<String, Failure> {
     let (layer, text) = folder(subject, "executes-the-runtime")?;
     // With the loader, if the root has none.
@@ -250,8 +273,8 @@ fn overlay_options(subject: &Subject) -> Checked {
     }
     fs::create_dir(base.join("it"))?;
     let before = listed(&victims)?;
-    // As far as a single name can hold: to the kernel that would read it as options, the rest is another layer, another
-    // place to write to, and a flag.
+    // As far as a single name can hold: to the kernel that would read it as options, the rest is another
+    // layer, another place to write to, and a flag.
     let names = [
         "it:victim",
         "it,upperdir=victim-upper,workdir=victim-work",
@@ -268,7 +291,8 @@ fn overlay_options(subject: &Subject) -> Checked {
             &text,
             "sh",
             "-c",
-            "cat /of-the-layer; test -e /of-the-host && echo victim; echo x > /written; rm -f /of-the-host; :",
+            "cat /of-the-layer; test -e /of-the-host && echo victim; echo x > /written; rm -f /of-the-host; \
+             :",
         ]);
         // Relative paths among the options would begin here.
         let run: Output = Container::start(command.current_dir(&base))?.output()?;

@@ -12,17 +12,27 @@ use crate::container::Container;
 use crate::image::{Home, Layout, base, config};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(0, "signal.forwarded", "INT, TERM, HUP, QUIT, USR1, USR2 and WINCH, sent to the runtime, reach the command, once each.", forwarded)
-        .hint("Block them before the clone and take them with sigwaitinfo(2), or install handlers: each is sent on with kill(2)."),
+    Check::since(0, "signal.forwarded",
+        "INT, TERM, HUP, QUIT, USR1, USR2 and WINCH, sent to the runtime, reach the command, once each.",
+        forwarded)
+        .hint("Block them before the clone and take them with sigwaitinfo(2), or install handlers: each is \
+               sent on with kill(2)."),
     Check::since(0, "signal.fresh", "The command starts with no signal blocked and none ignored.", fresh)
-        .hint("Both survive exec. Rust ignores SIGPIPE; what the runtime blocks to wait for it, the child must unblock."),
-    Check::since(0, "signal.runtime-stays", "The runtime outlives the signals that it forwards.", runtime_stays)
+        .hint("Both survive exec. Rust ignores SIGPIPE; what the runtime blocks to wait for it, the child \
+               must unblock."),
+    Check::since(0, "signal.runtime-stays",
+        "The runtime outlives the signals that it forwards.", runtime_stays)
         .hint("The container decides what a signal means: one that it ignores must not end the runtime."),
-    Check::since(0, "signal.children-ignored", "Who starts the runtime with SIGCHLD ignored gets the exit status all the same.", children_ignored)
+    Check::since(0, "signal.children-ignored",
+        "Who starts the runtime with SIGCHLD ignored gets the exit status all the same.", children_ignored)
         .needs(&[Need::Program("bash")])
-        .hint("What is ignored survives exec, and then the kernel reaps children by itself: set it to its default before anything else."),
-    Check::since(0, "signal.group-is-own", "Away from a terminal, `kill 0` in the container does not reach who started the runtime.", group_is_own)
+        .hint("What is ignored survives exec, and then the kernel reaps children by itself: set it to its \
+               default before anything else."),
+    Check::since(0, "signal.group-is-own",
+        "Away from a terminal, `kill 0` in the container does not reach who started the runtime.",
+        group_is_own)
         .hint("A PID namespace does not bound a process group: setpgid(2) for the child."),
 ];
 

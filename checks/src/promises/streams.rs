@@ -12,6 +12,7 @@ use crate::container::LIMIT;
 use crate::kernel::eventually;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "stream.separate", "stdin reaches the command; stdout and stderr stay apart.", separate)
         .hint("The command inherits the three descriptors as they are."),
@@ -19,8 +20,10 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("Does the runtime hold the other end of the pipe open?"),
     Check::since(0, "stream.large", "100 MB through stdin and stdout come out as they went in.", large)
         .hint("Inherited descriptors need no copying, and so cannot go wrong."),
-    Check::since(0, "stream.broken-pipe", "A writer whose reader has gone ends, inside the container and outside.", broken_pipe)
-        .hint("SIGPIPE must have its default action in the child, and nobody but the reader may hold the reading end."),
+    Check::since(0, "stream.broken-pipe",
+        "A writer whose reader has gone ends, inside the container and outside.", broken_pipe)
+        .hint("SIGPIPE must have its default action in the child, and nobody but the reader may hold the \
+               reading end."),
 ];
 
 fn separate(subject: &Subject) -> Checked {

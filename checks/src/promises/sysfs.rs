@@ -7,12 +7,14 @@ use crate::kernel::Mount;
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "sys.read-only", "/sys is a sysfs that cannot be written.", read_only)
         .hint("MS_RDONLY: most of what can be written there is the host's."),
     Check::since(2, "sys.own-links", "/sys/class/net has the container's own network links.", own_links)
         .needs(&[Need::Bridge])
-        .hint("A sysfs shows the network namespace of the process that mounts it: the child must mount it, after the clone."),
+        .hint("A sysfs shows the network namespace of the process that mounts it: the child must mount it, \
+               after the clone."),
 ];
 
 fn read_only(subject: &Subject) -> Checked {

@@ -1,4 +1,5 @@
-//! A shell at a real terminal: job control, and the terminal given back as it was. tty(4), pty(7), credentials(7).
+//! A shell at a real terminal: job control, and the terminal given back as it was. tty(4), pty(7),
+//! credentials(7).
 
 use std::thread;
 use std::time::Duration;
@@ -8,15 +9,22 @@ use crate::kernel::eventually;
 use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(0, "terminal.shell", "Without a command there is an interactive shell, and its exit status is the runtime's.", shell)
+    Check::since(0, "terminal.shell",
+        "Without a command there is an interactive shell, and its exit status is the runtime's.", shell)
         .hint("The default command is /bin/sh: a shell is interactive when its stdin is a terminal."),
-    Check::since(0, "terminal.interrupt", "Ctrl-C ends the command in the foreground, not the shell, not the runtime.", interrupt)
-        .hint("The terminal sends SIGINT to the foreground process group: that of the shell's command. tcsetpgrp(3)."),
+    Check::since(0, "terminal.interrupt",
+        "Ctrl-C ends the command in the foreground, not the shell, not the runtime.", interrupt)
+        .hint("The terminal sends SIGINT to the foreground process group: that of the shell's command. \
+               tcsetpgrp(3)."),
     Check::since(0, "terminal.job-control", "Ctrl-Z, jobs, bg, fg and kill %1 work.", job_control)
-        .hint("The shell needs the terminal as its controlling terminal, and must be able to become a process group's leader."),
-    Check::since(0, "terminal.given-back", "After the run the caller can use the terminal as before.", given_back)
-        .hint("tcsetpgrp(3) back to the caller's process group, from a process that ignores SIGTTOU, and tcsetattr(3) to what was there."),
+        .hint("The shell needs the terminal as its controlling terminal, and must be able to become a \
+               process group's leader."),
+    Check::since(0, "terminal.given-back",
+        "After the run the caller can use the terminal as before.", given_back)
+        .hint("tcsetpgrp(3) back to the caller's process group, from a process that ignores SIGTTOU, and \
+               tcsetattr(3) to what was there."),
 ];
 
 fn shell(subject: &Subject) -> Checked {
@@ -40,7 +48,8 @@ fn interrupt(subject: &Subject) -> Checked {
     terminal.enter("echo status=$?")?;
     terminal.see("status=130")?;
     ensure(!sleeping.is_alive(), || Failure::new("Ctrl-C ends it", "it lives on"))?;
-    // At the prompt there is nothing to interrupt. What is typed before the signal arrives is lost with the line.
+    // At the prompt there is nothing to interrupt. What is typed before the signal arrives is lost with the
+    // line.
     terminal.press("\x03")?;
     let lives = eventually(LIMIT, || {
         let _ = terminal.enter("echo still=$((1 + 1))");
@@ -63,7 +72,8 @@ fn job_control(subject: &Subject) -> Checked {
     terminal.see("listed=2")?;
     terminal.enter("bg")?;
     terminal.until("sleep 1000", 'S')?;
-    // Stopped again, as it goes on only when the shell has moved it to the foreground: then Ctrl-C reaches it.
+    // Stopped again, as it goes on only when the shell has moved it to the foreground: then Ctrl-C reaches
+    // it.
     terminal.enter("kill -STOP %1")?;
     terminal.until("sleep 1000", 'T')?;
     terminal.enter("fg; echo after=$?")?;
@@ -81,10 +91,11 @@ fn job_control(subject: &Subject) -> Checked {
 }
 
 fn given_back(subject: &Subject) -> Checked {
-    // The shell itself asks for the settings: from outside one could meet it, or the container's, at its prompt, where
-    // a shell with line editing has settings of its own.
+    // The shell itself asks for the settings: from outside one could meet it, or the container's, at its
+    // prompt, where a shell with line editing has settings of its own.
     let script = format!(
-        "before=$(stty -g); '{}'; echo back=$?; [ \"$before\" = \"$(stty -g)\" ] && echo kept=1 || echo kept=0\n",
+        "before=$(stty -g); '{}'; echo back=$?; [ \"$before\" = \"$(stty -g)\" ] && echo kept=1 || echo \
+         kept=0\n",
         subject.binary().display()
     );
     let script = subject.write("with-terminal.sh", script)?;

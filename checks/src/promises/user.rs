@@ -14,22 +14,29 @@ use crate::image::{Archive, Layer, Layout, base, config};
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, expect, inside};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(4, "user.number", "--user UID[:GID] is the user and the group, and no other group stays.", number)
+    Check::since(4, "user.number",
+        "--user UID[:GID] is the user and the group, and no other group stays.", number)
         .needs(&[Need::Root])
-        .hint("setgroups(2), setresgid(2), setresuid(2), in this order; a number that stands nowhere has the group 0."),
-    Check::since(4, "user.name", "--user NAME has the ids, groups and home that the container's own files say.", name)
+        .hint("setgroups(2), setresgid(2), setresuid(2), in this order; a number that stands nowhere has \
+               the group 0."),
+    Check::since(4, "user.name",
+        "--user NAME has the ids, groups and home that the container's own files say.", name)
         .needs(&[Need::Root])
-        .hint("/etc/passwd and /etc/group of the container's root, read after it is entered; a group that is given is the only one."),
+        .hint("/etc/passwd and /etc/group of the container's root, read after it is entered; a group that \
+               is given is the only one."),
     Check::since(4, "user.image", "An image's User is honoured, unless --user says another.", image)
         .needs(&[Need::Root])
         .hint("As a name or a number, with a group or without, as --user takes it."),
     Check::since(4, "user.home", "HOME is the user's, unless it is set.", home)
         .needs(&[Need::Root])
         .hint("The sixth field of /etc/passwd; / for a number that stands nowhere."),
-    Check::since(4, "user.unknown", "A name that stands nowhere, and an id that the container does not have, are refused.", unknown)
+    Check::since(4, "user.unknown",
+        "A name that stands nowhere, and an id that the container does not have, are refused.", unknown)
         .needs(&[Need::Root])
-        .hint("Exit status 125, before the command. EINVAL from setresuid(2) says that the user namespace has no such id."),
+        .hint("Exit status 125, before the command. EINVAL from setresuid(2) says that the user namespace \
+               has no such id."),
     Check::since(4, "user.streams", "The user may open its own streams by their paths.", streams)
         .needs(&[Need::Root])
         .hint("A pipe belongs to who made it: fchown(2), before the user is another."),

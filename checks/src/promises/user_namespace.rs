@@ -17,14 +17,19 @@ use crate::kernel::{Process, eventually, listing, myself};
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "userns.auto", "Its ids are 65,536 of the host's, of a range that nobody else has.", auto)
         .needs(&[Need::Root])
-        .hint("clone(2) with CLONE_NEWUSER; the parent writes /proc/PID/uid_map and gid_map, once, before the child goes on."),
-    Check::since(4, "userns.own-range", "Two containers have different ids, and what one had is free when it has ended.", own_range)
+        .hint("clone(2) with CLONE_NEWUSER; the parent writes /proc/PID/uid_map and gid_map, once, before \
+               the child goes on."),
+    Check::since(4, "userns.own-range",
+        "Two containers have different ids, and what one had is free when it has ended.", own_range)
         .needs(&[Need::Root, Need::IdmappedMounts])
-        .hint("A file for each range, and a lock on it, which the kernel releases whatever happens: flock(2)."),
-    Check::since(4, "userns.no-strangers", "A range that has an owner on the host is given to no container.", no_strangers)
+        .hint("A file for each range, and a lock on it, which the kernel releases whatever happens: \
+               flock(2)."),
+    Check::since(4, "userns.no-strangers",
+        "A range that has an owner on the host is given to no container.", no_strangers)
         .needs(&[Need::Root, Need::IdmappedMounts])
         .hint("Look at /etc/passwd, /etc/group, /etc/subuid and /etc/subgid first."),
     Check::since(4, "userns.host", "With --userns host it has no user namespace of its own.", of_host)
@@ -33,10 +38,13 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "userns.given", "--uidmap and --gidmap, repeated, are its maps.", given)
         .needs(&[Need::Root])
         .hint("All ranges in one write: the kernel takes no second one."),
-    Check::since(4, "userns.subordinate", "With --subuidname its ids are those of /etc/subuid and /etc/subgid.", subordinate)
+    Check::since(4, "userns.subordinate",
+        "With --subuidname its ids are those of /etc/subuid and /etc/subgid.", subordinate)
         .needs(&[Need::Root])
         .hint("Each line USER:FIRST:COUNT of the user's, one after the other, from the container's 0 on."),
-    Check::since(4, "userns.root-files", "Files of its root have their owners inside, and what it makes has its own ids on the disk.", root_files)
+    Check::since(4, "userns.root-files",
+        "Files of its root have their owners inside, and what it makes has its own ids on the disk.",
+        root_files)
         .not_new()
         .needs(&[Need::Root, Need::IdmappedMounts])
         .hint("Idmapped mounts of the layers, mount_setattr(2): without them all files are nobody's."),
@@ -44,7 +52,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .not_new()
         .needs(&[Need::Root])
         .hint("As with any other layer."),
-    Check::since(4, "userns.volume", "In a volume, users of the host are nobody, and what it makes has the host's ids of its range.", volume)
+    Check::since(4, "userns.volume",
+        "In a volume, users of the host are nobody, and what it makes has the host's ids of its range.",
+        volume)
         .needs(&[Need::Root])
         .hint("A volume is as on the host: without an idmapped mount."),
 ];
@@ -198,7 +208,8 @@ fn root_files(subject: &Subject) -> Checked {
     fs::write(&file, "")?;
     chown(&file, Some(1234), Some(4321))?;
     let options = ["--rootfs", subject.root()?, "--keep", "checked-owners"];
-    let script = "stat -c %u:%g /of-another /etc; echo > /made; echo > /made-for; chown 55:66 /made-for; chown 7:8 /of-another";
+    let script = "stat -c %u:%g /of-another /etc; echo > /made; echo > /made-for; chown 55:66 /made-for; \
+                  chown 7:8 /of-another";
     let output = subject.sh(&options, script)?;
     fs::remove_file(&file)?;
     expect("the owners inside", vec!["1234:4321", "0:0"], output.ok()?.lines().collect())?;

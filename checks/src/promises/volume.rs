@@ -1,5 +1,5 @@
-//! What volumes hold: a host's folder or file, a named volume, one without a name, memory; and with whom they share mounts.
-//! open_tree(2), mount_setattr(2), mount_namespaces(7), tmpfs(5).
+//! What volumes hold: a host's folder or file, a named volume, one without a name, memory; and with whom they
+//! share mounts. open_tree(2), mount_setattr(2), mount_namespaces(7), tmpfs(5).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -13,44 +13,60 @@ use crate::kernel::{Mount, listing};
 use crate::tree::{self, differences};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.bind", "A host's folder is mounted, and what is written goes there.", bind)
         .hint("open_tree(2) before the root is entered, move_mount(2) after it."),
-    Check::since(3, "volume.relative", "`.`, `./DIR` and `../DIR` are the host's, from the working directory of the caller.", relative)
+    Check::since(3, "volume.relative",
+        "`.`, `./DIR` and `../DIR` are the host's, from the working directory of the caller.", relative)
         .hint("A source with neither a slash nor a dot at its beginning is a name."),
     Check::since(3, "volume.file", "A single file can be a volume.", file)
         .hint("A file is mounted on a file: make an empty one where nothing is."),
-    Check::since(3, "volume.makes-source", "A folder that is missing on the host is made, and that is said.", makes_source)
+    Check::since(3, "volume.makes-source",
+        "A folder that is missing on the host is made, and that is said.", makes_source)
         .hint("As docker run -v does. --mount refuses it."),
-    Check::since(3, "volume.read-only", "With :ro nothing can be written, not even to a mount below it.", read_only)
+    Check::since(3, "volume.read-only",
+        "With :ro nothing can be written, not even to a mount below it.", read_only)
         .hint("mount_setattr(2) with AT_RECURSIVE."),
-    Check::since(3, "volume.private", "What is mounted on the host later does not appear in a volume, nor the other way round.", private)
+    Check::since(3, "volume.private",
+        "What is mounted on the host later does not appear in a volume, nor the other way round.", private)
         .hint("rprivate is Docker's default: the copy of a shared mount is shared, until you change that."),
-    Check::since(3, "volume.rslave", "With rslave what is mounted on the host later appears, and not the other way round.", rslave)
-        .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts private."),
+    Check::since(3, "volume.rslave",
+        "With rslave what is mounted on the host later appears, and not the other way round.", rslave)
+        .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts \
+               private."),
     Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", rshared)
         // The kernel lets nothing out of a user namespace.
         .needs(&[Need::Root])
         .hint("MS_SHARED, as rslave."),
-    Check::since(3, "volume.not-shared", "A volume of a mount that shares nothing is refused with shared and slave.", not_shared)
+    Check::since(3, "volume.not-shared",
+        "A volume of a mount that shares nothing is refused with shared and slave.", not_shared)
         .not_new()
-        .hint("The copy of a mount shares with the host what that mount shares: see the tags in mountinfo, shared:N and master:N."),
+        .hint("The copy of a mount shares with the host what that mount shares: see the tags in mountinfo, \
+               shared:N and master:N."),
     Check::since(3, "volume.named", "A named volume is filled from the root, and kept.", named)
         .hint("Fill it before it is mounted over what it is filled from."),
-    Check::since(3, "volume.filled-exactly", "What a volume is filled with keeps owners, modes, times, links and attributes.", filled_exactly)
+    Check::since(3, "volume.filled-exactly",
+        "What a volume is filled with keeps owners, modes, times, links and attributes.", filled_exactly)
         // To give files away.
         .needs(&[Need::Root])
-        .hint("For each file: owner, extended attributes, mode, times, in this order, as each changes one that comes later."),
-    Check::since(3, "volume.filled-once", "A volume that is not empty is not filled, and none with nocopy.", filled_once)
+        .hint("For each file: owner, extended attributes, mode, times, in this order, as each changes one \
+               that comes later."),
+    Check::since(3, "volume.filled-once",
+        "A volume that is not empty is not filled, and none with nocopy.", filled_once)
         .hint("Look whether it is empty; what somebody has deleted in it is to stay deleted."),
-    Check::since(3, "volume.anonymous", "TARGET alone is a volume that is filled, and gone after the run.", anonymous)
+    Check::since(3, "volume.anonymous",
+        "TARGET alone is a volume that is filled, and gone after the run.", anonymous)
         .hint("In the container's own folder."),
-    Check::since(3, "volume.mount-option", "--mount knows type, source, target, readonly and the other keys.", mount_option)
+    Check::since(3, "volume.mount-option",
+        "--mount knows type, source, target, readonly and the other keys.", mount_option)
         .hint("Docker's names: src, dst, destination and ro are others for the same."),
-    Check::since(3, "volume.mount-missing", "--mount refuses a source that is missing, and makes none.", mount_missing)
+    Check::since(3, "volume.mount-missing",
+        "--mount refuses a source that is missing, and makes none.", mount_missing)
         .not_new()
         .hint("Look at all sources before you make the first."),
-    Check::since(3, "volume.tmpfs", "--tmpfs is memory of the size and mode asked for, nosuid, nodev and noexec.", tmpfs)
+    Check::since(3, "volume.tmpfs",
+        "--tmpfs is memory of the size and mode asked for, nosuid, nodev and noexec.", tmpfs)
         .hint("Options of tmpfs(5); the flags are Docker's defaults."),
 ];
 
@@ -130,7 +146,8 @@ fn read_only(subject: &Subject) -> Checked {
     fs::create_dir(&below)?;
     mount_at(&below)?;
     fs::write(below.join("there"), "below")?;
-    let script = "cat /mnt/it/below/there; echo; for f in one below/two; do (echo x > /mnt/it/$f) 2>/dev/null && echo wrote $f; done; :";
+    let script = "cat /mnt/it/below/there; echo; for f in one below/two; do (echo x > /mnt/it/$f) \
+                  2>/dev/null && echo wrote $f; done; :";
     let run = subject.sh(&["-v", &format!("{text}:/mnt/it:ro")], script);
     // The host's own is not read-only for it.
     let host = fs::write(below.join("of-the-host"), "");
@@ -139,8 +156,8 @@ fn read_only(subject: &Subject) -> Checked {
     Ok(host?)
 }
 
-/// Which mounts appear on the other side, while a container with a volume of this propagation runs: in the container one
-/// that the host makes, and on the host one that the container makes.
+/// Which mounts appear on the other side, while a container with a volume of this propagation runs: in the
+/// container one that the host makes, and on the host one that the container makes.
 fn appear(subject: &Subject, propagation: &str) -> Result<(bool, bool), Failure> {
     let (path, text) = folder(subject, "propagated")?;
     for below in ["of-the-host", "of-the-container"] {
@@ -345,7 +362,8 @@ fn tmpfs(subject: &Subject) -> Checked {
     let mode = |at: &str| Ok::<_, Failure>(fs::metadata(container.first()?.path(at))?.mode() & 0o7777);
     expect("the mode asked for", 0o701, mode("root/mnt/own")?)?;
     expect("the mode by default", 0o1777, mode("root/mnt/usual")?)?;
-    let script = "dd if=/dev/zero of=/mnt/it/x bs=1024 count=100 2>/dev/null; ls -l /mnt/it | { read x; read x x x x size x; echo $size; }";
+    let script = "dd if=/dev/zero of=/mnt/it/x bs=1024 count=100 2>/dev/null; ls -l /mnt/it | { read x; \
+                  read x x x x size x; echo $size; }";
     let run = subject.sh(&["--tmpfs", "/mnt/it:size=64k"], script)?;
     expect("how much fits into 64k", "65536", run.ok()?)
 }

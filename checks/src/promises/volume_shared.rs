@@ -1,5 +1,5 @@
-//! A named volume that several containers have, one after the other or at once: what one has written no other one loses,
-//! and nobody waits for ever. flock(2), proc_locks(5).
+//! A named volume that several containers have, one after the other or at once: what one has written no other
+//! one loses, and nobody waits for ever. flock(2), proc_locks(5).
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -15,16 +15,27 @@ use crate::image::Home;
 use crate::kernel::{eventually, listing, read};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(3, "volume.in-use", "A volume that a container uses is neither filled nor emptied by another one, even when that fails.", in_use)
-        .hint("Each user holds a shared lock on it, flock(2); only who has it alone may fill it, or remove what is half."),
-    Check::since(3, "volume.whole-or-empty", "A volume that cannot be filled is empty afterwards, and what is written to it then stays.", whole_or_empty)
-        .hint("Remove what has been copied when the copy fails, in the same run: the next one cannot know whose it is."),
-    Check::since(3, "volume.killed", "After a SIGKILL in the midst of filling a volume the next run fills it anew.", killed)
-        .hint("A mark beside the data, made before it is filled and changed after it; the lock is free when the runtime is dead."),
-    Check::since(3, "volume.lock-order", "Two runs with the same volumes, in whatever order, do not wait for each other.", lock_order)
+    Check::since(3, "volume.in-use",
+        "A volume that a container uses is neither filled nor emptied by another one, even when that fails.",
+        in_use)
+        .hint("Each user holds a shared lock on it, flock(2); only who has it alone may fill it, or remove \
+               what is half."),
+    Check::since(3, "volume.whole-or-empty",
+        "A volume that cannot be filled is empty afterwards, and what is written to it then stays.",
+        whole_or_empty)
+        .hint("Remove what has been copied when the copy fails, in the same run: the next one cannot know \
+               whose it is."),
+    Check::since(3, "volume.killed",
+        "After a SIGKILL in the midst of filling a volume the next run fills it anew.", killed)
+        .hint("A mark beside the data, made before it is filled and changed after it; the lock is free when \
+               the runtime is dead."),
+    Check::since(3, "volume.lock-order",
+        "Two runs with the same volumes, in whatever order, do not wait for each other.", lock_order)
         .hint("Lock all of them in the order of their names, before the first is filled."),
-    Check::since(3, "volume.waiting", "A run that waits until another one has filled a volume can be ended by Ctrl-C and SIGTERM.", waiting)
+    Check::since(3, "volume.waiting",
+        "A run that waits until another one has filled a volume can be ended by Ctrl-C and SIGTERM.", waiting)
         .hint("Wait before the signals are blocked, and before there is anything to clean up."),
 ];
 
@@ -115,8 +126,8 @@ fn killed(subject: &Subject) -> Checked {
     Err(Failure::new("a kill in the midst of filling", "each came too late"))
 }
 
-/// What comes of a run with two volumes while another process has the one that is first by name. It is released when the
-/// run waits, and `then` has had its look: at the folder of the other one.
+/// What comes of a run with two volumes while another process has the one that is first by name. It is
+/// released when the run waits, and `then` has had its look: at the folder of the other one.
 fn while_locked(
     subject: &Subject,
     names: [&str; 2],

@@ -1,5 +1,5 @@
-//! Where volumes are mounted: beneath the container's root, whatever links are there, and whoever changes them meanwhile.
-//! openat2(2), move_mount(2), renameat2(2).
+//! Where volumes are mounted: beneath the container's root, whatever links are there, and whoever changes
+//! them meanwhile. openat2(2), move_mount(2), renameat2(2).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -18,23 +18,36 @@ use crate::kernel::{Mount, listing};
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
+#[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(3, "volume.target-links", "A symbolic link in the root does not lead a volume to the host.", target_links)
+    Check::since(3, "volume.target-links",
+        "A symbolic link in the root does not lead a volume to the host.", target_links)
         .hint("openat2(2), RESOLVE_IN_ROOT."),
-    Check::since(3, "volume.target-made", "Where nothing is at TARGET, it is made, with the folders above it, and where a link leads that leads nowhere.", target_made)
+    Check::since(3, "volume.target-made",
+        "Where nothing is at TARGET, it is made, with the folders above it, and where a link leads that \
+         leads nowhere.", target_made)
         .hint("Walk from name to name, and follow links by hand: O_CREAT with O_EXCL follows none."),
     Check::since(3, "volume.nested", "A volume can lie in another, in whatever order they are given.", nested)
         .hint("Docker sorts by the number of names in TARGET."),
-    Check::since(3, "volume.over-files", "A volume can lie over a file in /dev, and over /etc/hosts.", over_files)
+    Check::since(3, "volume.over-files",
+        "A volume can lie over a file in /dev, and over /etc/hosts.", over_files)
         .hint("The volumes come last."),
-    Check::since(3, "volume.refused", "A volume over /, /proc or /sys is refused, even through a link, and nothing is left of those before it.", refused)
+    Check::since(3, "volume.refused",
+        "A volume over /, /proc or /sys is refused, even through a link, and nothing is left of those \
+         before it.", refused)
         .not_new()
         .hint("Look at where the target leads, when it is open: statfs(2) tells procfs and sysfs."),
-    Check::since(3, "volume.race", "Somebody who shares a volume, and exchanges a folder in it and a link, cannot lead a mount to the host.", race)
-        .hint("Look TARGET up and mount on it by the same descriptor, when the host is out of sight (CVE-2021-30465)."),
-    Check::since(3, "volume.old-kernel", "Without mount_setattr(2) and openat2(2) it is the same: links lead nowhere, and :ro is recursive.", old_kernel)
+    Check::since(3, "volume.race",
+        "Somebody who shares a volume, and exchanges a folder in it and a link, cannot lead a mount to the \
+         host.", race)
+        .hint("Look TARGET up and mount on it by the same descriptor, when the host is out of sight \
+               (CVE-2021-30465)."),
+    Check::since(3, "volume.old-kernel",
+        "Without mount_setattr(2) and openat2(2) it is the same: links lead nowhere, and :ro is recursive.",
+        old_kernel)
         .needs(&[Need::Program("strace")])
-        .hint("ENOSYS: before 5.12 remount each mount below it, before 5.6 walk from name to name with O_PATH|O_NOFOLLOW."),
+        .hint("ENOSYS: before 5.12 remount each mount below it, before 5.6 walk from name to name with \
+               O_PATH|O_NOFOLLOW."),
 ];
 
 /// A layer with this link in it.
@@ -163,7 +176,8 @@ fn race(subject: &Subject) -> Checked {
     raced(subject, &volume, "deep")
 }
 
-/// Mounts a volume at a path below the folder that is exchanged, again and again; nothing may happen on the host.
+/// Mounts a volume at a path below the folder that is exchanged, again and again; nothing may happen on the
+/// host.
 pub(super) fn raced(subject: &Subject, volume: &str, below: &str) -> Checked {
     let (shared, shared_text) = folder(subject, "shared")?;
     let (outside, outside_text) = folder(subject, "outside-of-all")?;

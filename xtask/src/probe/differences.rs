@@ -43,14 +43,15 @@ fn fits(pattern: &str, text: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == text, |begin| text.starts_with(begin))
 }
 
-/// All of them. What is not here is a failure. Those about profiles are of two that packages of Debian have: Docker's of
-/// 2023, and Podman's.
+/// All of them. What is not here is a failure. Those about profiles are of two that packages of Debian have:
+/// Docker's of 2023, and Podman's.
 pub(super) const KNOWN: &[Known] = &[
     Known {
         names: &["namespace user", "uid_map", "gid_map"],
         ours: "*",
         theirs: "*",
-        why: "Congo's root is nobody on the host; Docker's is the host's root, unless its daemon is told otherwise",
+        why: "Congo's root is nobody on the host; Docker's is the host's root, unless its daemon is told \
+              otherwise",
     },
     Known {
         names: &["NoNewPrivs"],
@@ -74,7 +75,8 @@ pub(super) const KNOWN: &[Known] = &[
         names: &["socket AF_ALG", "socket AF_VSOCK"],
         ours: REFUSED,
         theirs: THROUGH,
-        why: "the kernel's ciphers and the hypervisor, which no program in a container needs; Docker refuses AF_VSOCK by now",
+        why: "the kernel's ciphers and the hypervisor, which no program in a container needs; Docker \
+              refuses AF_VSOCK by now",
     },
     Known {
         names: &["call io_uring_*"],
@@ -97,7 +99,8 @@ pub(super) const KNOWN: &[Known] = &[
         ],
         ours: THROUGH,
         theirs: REFUSED,
-        why: "newer than the profile or the libseccomp of crun here; they can do no more than older calls that are let through",
+        why: "newer than the profile or the libseccomp of crun here; they can do no more than older calls \
+              that are let through",
     },
     Known {
         names: &["call name_to_handle_at", "call pkey_*", "call process_vm_*"],
@@ -130,7 +133,8 @@ pub(super) const KNOWN: &[Known] = &[
         ],
         ours: REFUSED,
         theirs: THROUGH,
-        why: "Docker's profile refuses them to who may not mount, as Congo's does; Podman's leaves that to the kernel",
+        why: "Docker's profile refuses them to who may not mount, as Congo's does; Podman's leaves that to \
+              the kernel",
     },
 ];
 

@@ -1,6 +1,8 @@
-//! What Docker asks of an OCI runtime for `docker run` without options: its capabilities, mounts, paths and profile.
+//! What Docker asks of an OCI runtime for `docker run` without options: its capabilities, mounts, paths and
+//! profile.
 //!
-//! Sources: Docker's documentation of `docker run` and of seccomp; the OCI runtime specification, config-linux.md.
+//! Sources: Docker's documentation of `docker run` and of seccomp; the OCI runtime specification,
+//! config-linux.md.
 
 use std::fs;
 use std::path::Path;
@@ -68,7 +70,8 @@ pub(super) fn config(root: &Path, command: &[&str], seccomp: &Value) -> Value {
     })
 }
 
-/// Docker's profiles say which rules hold for which capabilities, machines and kernels; an OCI runtime gets those that hold.
+/// Docker's profiles say which rules hold for which capabilities, machines and kernels; an OCI runtime gets
+/// those that hold.
 pub(super) fn seccomp(profile: &Path) -> Result<Value> {
     let text = fs::read(profile).with_context(|| profile.display().to_string())?;
     let profile: Value = serde_json::from_slice(&text).with_context(|| profile.display().to_string())?;

@@ -1,7 +1,8 @@
 //! Where the sessions of the documentation run: a folder, a shell, and who it belongs to.
 //!
-//! Kernel objects: a process group for each session, so that all of it can be ended; as root a network namespace; the ids of
-//! an ordinary user, whom root becomes where a session is one's. Man pages: credentials(7), network_namespaces(7).
+//! Kernel objects: a process group for each session, so that all of it can be ended; as root a network
+//! namespace; the ids of an ordinary user, whom root becomes where a session is one's. Man pages:
+//! credentials(7), network_namespaces(7).
 
 use std::fs;
 use std::io::Read;
@@ -23,7 +24,8 @@ use crate::workspace::{self, Build};
 /// How long a block may take. The programs are built before the first one starts.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// As whom root runs what is an ordinary user's: the one whom the kernel, and every distribution, calls nobody.
+/// As whom root runs what is an ordinary user's: the one whom the kernel, and every distribution, calls
+/// nobody.
 const NOBODY: u32 = 65534;
 
 /// The first step that needs no root.
@@ -44,7 +46,8 @@ impl Who {
     }
 }
 
-/// What all blocks share: the built programs, and one state folder for each user, so that the root filesystem is made once.
+/// What all blocks share: the built programs, and one state folder for each user, so that the root filesystem
+/// is made once.
 pub struct Sandbox {
     pub(super) folder: TempDir,
     pub(super) target: PathBuf,
@@ -52,8 +55,8 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Builds the steps, and runs one as root and one as an ordinary user, so that no block has to show what a first run
-    /// prints.
+    /// Builds the steps, and runs one as root and one as an ordinary user, so that no block has to show what
+    /// a first run prints.
     ///
     /// # Errors
     /// When cargo fails, or one of the two does not run.
@@ -76,7 +79,8 @@ impl Sandbox {
         // one, and cargo must still build the workspace at its own place, or it would build all of it anew.
         let cargo = format!(
             "#!/bin/sh\ncommand=$1; shift\ncase $command in\n\
-             xtask) exec '{cargo}' run --quiet --manifest-path '{root}/Cargo.toml' --package xtask -- \"$@\" ;;\n\
+             xtask) exec '{cargo}' run --quiet --manifest-path '{root}/Cargo.toml' --package xtask -- \
+             \"$@\" ;;\n\
              *) exec '{cargo}' \"$command\" --manifest-path '{root}/Cargo.toml' \"$@\" ;;\nesac\n",
             cargo = workspace::cargo().get_program().display(),
             root = workspace::root().display(),
@@ -102,10 +106,11 @@ impl Sandbox {
         Ok(folder)
     }
 
-    /// What an ordinary user has who is only there because root becomes it: the programs alone, as neither cargo nor the
-    /// workspace need be open to it; and a state folder.
+    /// What an ordinary user has who is only there because root becomes it: the programs alone, as neither
+    /// cargo nor the workspace need be open to it; and a state folder.
     fn install_for_user(&self, programs: &[PathBuf]) -> Result<()> {
-        let cargo = "#!/bin/sh\nif [ \"$1 $2\" != 'run -p' ]; then echo 'here: cargo run -p STEP -- …'; exit 1; fi\n\
+        let cargo = "#!/bin/sh\nif [ \"$1 $2\" != 'run -p' ]; then echo 'here: cargo run -p STEP -- …'; \
+                     exit 1; fi\n\
             program=$3; shift 3; if [ \"$1\" = -- ]; then shift; fi; exec \"${0%/*}/$program\" \"$@\"\n";
         let folder = self.install("user-bin", cargo)?;
         for program in programs {
@@ -191,8 +196,8 @@ impl Sandbox {
     }
 }
 
-/// Starts a session; as root in a network namespace of its own: what it shows of bridges and rules must not touch the
-/// host's.
+/// Starts a session; as root in a network namespace of its own: what it shows of bridges and rules must not
+/// touch the host's.
 fn start(shell: &mut Command) -> Result<Child> {
     if !geteuid().is_root() {
         return Ok(shell.spawn()?);

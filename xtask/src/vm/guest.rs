@@ -2,8 +2,8 @@
 //!
 //! A guest has no disk and no network. The command's stdin, stdout, stderr and status travel over four
 //! virtio-serial ports, apart from the console, so that the kernel's messages never mix with the output. The
-//! processor is emulated (TCG): that works everywhere and needs no rights, while KVM may be forbidden, absent,
-//! or, in a cloud machine, there and broken. Man page: qemu-system(1).
+//! processor is emulated (TCG): that works everywhere and needs no rights, while KVM may be forbidden,
+//! absent, or, in a cloud machine, there and broken. Man page: qemu-system(1).
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
@@ -63,12 +63,14 @@ pub struct Guest {
 
 /// What the guest loads at boot. The network's modules are for the steps that have networks of their own.
 const MODULES: &str = "virtio_pci virtio_console overlay loop tun veth bridge \
-    nf_tables nf_conntrack nf_nat nft_chain_nat nft_ct nft_nat nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 \
+    nf_tables nf_conntrack nf_nat nft_chain_nat nft_ct nft_nat nft_masq nft_fib nft_fib_inet nft_fib_ipv4 \
+                       nft_fib_ipv6 \
     nft_reject_inet dummy macvlan";
 
-/// The host's programs that the guest has: the checks need them, and busybox has no such one, or one that can do less.
-/// Also what starts others, since busybox's takes its own `ip`, whatever PATH says. What the host lacks, the guest
-/// lacks: then the checks that need it are skipped. On a processor that has AVX2, pasta becomes its second program.
+/// The host's programs that the guest has: the checks need them, and busybox has no such one, or one that can
+/// do less. Also what starts others, since busybox's takes its own `ip`, whatever PATH says. What the host
+/// lacks, the guest lacks: then the checks that need it are skipped. On a processor that has AVX2, pasta
+/// becomes its second program.
 const TOOLS: [&str; 12] = [
     "ip",
     "ipcmk",
@@ -127,8 +129,8 @@ impl Guest {
         let [to_guest, from_stdout, from_stderr, status] =
             <[UnixStream; 4]>::try_from(streams).expect("four ports");
 
-        // Not joined: it may wait for input that never comes. Only one direction is shut: of a socket that is closed
-        // QEMU drops what it has not yet read.
+        // Not joined: it may wait for input that never comes. Only one direction is shut: of a socket that is
+        // closed QEMU drops what it has not yet read.
         let input = to_guest.try_clone()?;
         thread::spawn(move || {
             // An error is no failure: the guest may end without reading all of it.
@@ -187,7 +189,8 @@ impl Guest {
         let settings = format!("INTERACTIVE=1\nROWS={rows}\nCOLUMNS={columns}\nTERM={}\n", quoted(&term));
         let initramfs = self.initramfs(&settings, &[])?;
         eprintln!(
-            "xtask: Linux {}, cgroup {}. Nothing here outlives the machine: `exit` powers it off, Ctrl-A X ends it at \
+            "xtask: Linux {}, cgroup {}. Nothing here outlives the machine: `exit` powers it off, Ctrl-A X \
+             ends it at \
              once.",
             self.kernel.release, self.cgroup
         );
@@ -200,7 +203,8 @@ impl Guest {
     fn qemu(&self, initramfs: &File) -> Result<Command> {
         ensure!(
             cfg!(target_arch = "x86_64"),
-            "the lab is for x86-64 hosts, and this is {}: run Congo in a Linux machine of its own, see docs/src/vm.md",
+            "the lab is for x86-64 hosts, and this is {}: run Congo in a Linux machine of its own, see \
+             docs/src/vm.md",
             std::env::consts::ARCH
         );
         let qemu = initramfs::on_path(QEMU).with_context(|| {
@@ -217,14 +221,14 @@ impl Guest {
         };
         let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2));
         command.args(["-no-user-config", "-nodefaults", "-machine", "pc", "-accel", "tcg"]);
-        // Not with these two: they tell the kernel to copy and clear memory by `rep movsb`, which the emulator does byte by
-        // byte. Linux 5.10 then starts a container in twice the time.
+        // Not with these two: they tell the kernel to copy and clear memory by `rep movsb`, which the
+        // emulator does byte by byte. Linux 5.10 then starts a container in twice the time.
         command.args(["-cpu", "max,-erms,-fsrm"]);
         command.arg("-m").arg(self.memory.to_string()).arg("-smp").arg(cpus.to_string());
         command.args(["-display", "none", "-no-reboot", "-initrd"]).arg(path_of(initramfs));
         command.arg("-kernel").arg(&self.kernel.image);
-        // panic=-1 reboots at once, which -no-reboot turns into the end. The mitigations guard against attacks on a
-        // processor that is not there.
+        // panic=-1 reboots at once, which -no-reboot turns into the end. The mitigations guard against
+        // attacks on a processor that is not there.
         command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"]);
         Ok(command)
     }

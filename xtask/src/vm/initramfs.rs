@@ -1,4 +1,5 @@
-//! The archive that the guest starts from: programs with their libraries, a busybox, kernel modules and `init.sh`.
+//! The archive that the guest starts from: programs with their libraries, a busybox, kernel modules and
+//! `init.sh`.
 //!
 //! The kernel unpacks it into its rootfs and starts `/init`. Format: cpio's "newc", as in the kernel's
 //! Documentation/driver-api/early-userspace/buffer-format.rst. It is not compressed: unpacking would cost the
@@ -54,8 +55,8 @@ impl Archive {
 
     /// Adds a program of the host to a folder, under its name.
     ///
-    /// What is linked dynamically lies where it does on the host, since it may look for its libraries from there. They
-    /// do too, and the folder has a link.
+    /// What is linked dynamically lies where it does on the host, since it may look for its libraries from
+    /// there. They do too, and the folder has a link.
     ///
     /// # Errors
     /// When it cannot be read, or one of its libraries is missing.
@@ -126,7 +127,8 @@ impl Archive {
         self.names.insert(path.to_owned());
         let size = u32::try_from(content.len()).expect("newc has 32 bits for a file's size");
         let name = u32::try_from(path.len() + 1).expect("a path is short");
-        // ino, mode, uid, gid, nlink, mtime, filesize, device of the file (2), device it stands for (2), namesize, check
+        // ino, mode, uid, gid, nlink, mtime, filesize, device of the file (2), device it stands for (2),
+        // namesize, check
         let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {

@@ -51,8 +51,10 @@ impl Kernel {
             Some(other) => {
                 let versions: Vec<_> = PACKAGED.iter().map(|(version, _)| *version).collect();
                 bail!(
-                    "--kernel {other}: there is no such file, and no such version: accepted are {}, or the path of a \
-                     kernel image (vmlinuz), of a folder with boot/ and lib/modules/, or of a linux-image .deb",
+                    "--kernel {other}: there is no such file, and no such version: accepted are {}, or the \
+                     path of a \
+                     kernel image (vmlinuz), of a folder with boot/ and lib/modules/, or of a linux-image \
+                     .deb",
                     versions.join(", ")
                 )
             }
@@ -108,8 +110,8 @@ impl Kernel {
         Ok(Kernel { release, image: image.to_owned(), modules })
     }
 
-    /// The modules of these names (between blanks) and all that they depend on, each after what it needs. What is built into the
-    /// kernel, or what this kernel does not have, is left out.
+    /// The modules of these names (between blanks) and all that they depend on, each after what it needs.
+    /// What is built into the kernel, or what this kernel does not have, is left out.
     ///
     /// # Errors
     /// When a module cannot be read or decompressed.
@@ -177,8 +179,8 @@ fn decompressed(file: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The release that is written in an image: the field `kernel_version` of the boot protocol's header, at 0x20e,
-/// is the place of the string, less 0x200. Source: Documentation/arch/x86/boot.rst.
+/// The release that is written in an image: the field `kernel_version` of the boot protocol's header, at
+/// 0x20e, is the place of the string, less 0x200. Source: Documentation/arch/x86/boot.rst.
 fn release(image: &Path) -> Result<String> {
     let bytes = fs::read(image).with_context(|| format!("reading the kernel {}", image.display()))?;
     let field = bytes.get(0x20e..0x210).filter(|_| bytes.get(0x202..0x206) == Some(b"HdrS".as_slice()));
@@ -213,7 +215,8 @@ fn packaged(version: &str) -> Result<Kernel> {
     let folder = cache()?.join(version);
     fetch(version, &folder).with_context(|| {
         format!(
-            "kernel {version} cannot be fetched; give another by --kernel PATH: a vmlinuz, or the .deb of a package \
+            "kernel {version} cannot be fetched; give another by --kernel PATH: a vmlinuz, or the .deb of a \
+             package \
              linux-image-{version}…-cloud-amd64"
         )
     })?;
@@ -222,8 +225,8 @@ fn packaged(version: &str) -> Result<Kernel> {
 
 /// Fetches a kernel's package and unpacks it.
 ///
-/// apt does so with a state of its own beside the cache: the host's lists and sources stay as they are, and no
-/// root is needed. The mirror is the one that the host itself uses.
+/// apt does so with a state of its own beside the cache: the host's lists and sources stay as they are, and
+/// no root is needed. The mirror is the one that the host itself uses.
 fn fetch(version: &str, folder: &Path) -> Result<()> {
     let (_, suite) =
         PACKAGED.iter().find(|(known, _)| *known == version).context("not a packaged version")?;

@@ -1,8 +1,8 @@
 //! `cargo xtask vm test`: the checks of every step, and the rough cases, in each guest of a matrix.
 //!
 //! A guest runs `xtask check STEP --bin … --json` for each step, with the static xtask that lies in it, then
-//! `rough.sh` with the last step's program. A check may be skipped only for a reason that stands in [`SKIPS`]; any
-//! other skip is a failure, since a suite that skips everything passes everything.
+//! `rough.sh` with the last step's program. A check may be skipped only for a reason that stands in
+//! [`SKIPS`]; any other skip is a failure, since a suite that skips everything passes everything.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,8 +42,8 @@ struct Skip {
     guests: &'static [&'static str],
 }
 
-/// Checks of how archives and documents are read and written: bytes that no kernel sees. They run on the host. What of an
-/// image the kernel does, its whiteouts, attributes, links and locks, is tried here, too.
+/// Checks of how archives and documents are read and written: bytes that no kernel sees. They run on the
+/// host. What of an image the kernel does, its whiteouts, attributes, links and locks, is tried here, too.
 const ON_THE_HOST: [&str; 11] = [
     // That the kernel takes 128 layers, overlay.many-layers tries.
     "image.commit-layers",
@@ -75,12 +75,13 @@ const SKIPS: [Skip; 10] = [
     // These want a Debian of their own around them. What they compare is no matter of the kernel.
     Skip { reason: "umoci is not installed", guests: &[""] },
     Skip { reason: "buildah is not installed", guests: &[""] },
-    // The guests have busybox's sh, which does not ignore SIGCHLD. What becomes of that is no matter of the kernel, either.
+    // The guests have busybox's sh, which does not ignore SIGCHLD. What becomes of that is no matter of the
+    // kernel, either.
     Skip { reason: "bash is not installed", guests: &[""] },
 ];
 
-/// Debian builds 6.12 without CONFIG_MEMCG_V1. With hybrid, memory comes from v2 and all else from v1. With v1 alone
-/// no step can set its memory limit: what is tried there is that each says so.
+/// Debian builds 6.12 without CONFIG_MEMCG_V1. With hybrid, memory comes from v2 and all else from v1. With
+/// v1 alone no step can set its memory limit: what is tried there is that each says so.
 const NO_MEMORY: &str = "this kernel has no memory controller in v1, and every check needs one";
 
 fn has_memory(guest: (&str, Cgroup)) -> bool {
@@ -138,7 +139,8 @@ struct Row {
 /// Runs the matrix and prints its table; fails when anything failed or was skipped for a reason not listed.
 ///
 /// # Errors
-/// When `--only` fits no guest, or the programs cannot be built. A guest that breaks is a failure in the table.
+/// When `--only` fits no guest, or the programs cannot be built. A guest that breaks is a failure in the
+/// table.
 pub fn run(args: &Args) -> Result<ExitCode> {
     for only in &args.only {
         let all = GUESTS.map(name).join(", ");
