@@ -1,8 +1,8 @@
 //! The grammar of the options' values, and what is said when a value does not follow it.
 //!
 //! Nothing here changes anything; the kernel is only asked which CPUs it has. Most functions are made for
-//! clap's `value_parser`: clap itself names the option and the value (`invalid value '1k' for '--memory
-//! <SIZE>': …`), so the error is only the rest of that line, what is accepted.
+//! clap's `value_parser`. clap itself names the option and the value: `invalid value '1k' for '--memory
+//! <SIZE>': …`. So the error is only the rest of that line: which values are accepted.
 //!
 //! The names, the grammar and the ranges are those of `docker run`.
 //! Man pages: cgroups(7), cpuset(7), getrlimit(2), hostname(7), environ(7).
@@ -110,8 +110,8 @@ fn decimal(text: &str) -> Option<(&str, &str)> {
 
 /// `integer.fraction * unit`, rounded down; `None` when it does not fit.
 ///
-/// Long division, from the last digit of the fraction to the first: each step stays below `unit`, so that
-/// no digit is lost however many there are. A `f64` would lose some from 2^53 on. `unit` is at most 2^60.
+/// Long division, from the last digit of the fraction to the first. Each step stays below `unit`, so no digit
+/// is lost however many there are. A `f64` would lose some from 2^53 on. `unit` is at most 2^60.
 fn scale((integer, fraction): (&str, &str), unit: u64) -> Option<u64> {
     let integer: u64 = if integer.is_empty() { 0 } else { integer.parse().ok()? };
     let fraction = fraction.bytes().rev().fold(0, |rest, digit| (rest + u64::from(digit - b'0') * unit) / 10);

@@ -1,7 +1,7 @@
 //! What the container may use at the most.
 //!
-//! A limit that the user did not ask for is `None` here. So a runtime can tell it from a limit that the user
-//! set to the default: only the second must be an error where the host cannot limit it.
+//! A limit that the user did not ask for is `None` here. A host may be unable to limit something. That is an
+//! error only if the user set that limit, be it to its default.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! What is mounted in the root.
+//! The volumes and other mounts in the container's root.
 
 use clap::Args;
 
@@ -6,7 +6,7 @@ use super::bytes;
 use crate::sys::error::Result;
 use crate::values::{self, Mount, Tmpfs, Volume};
 
-/// What is mounted in the root.
+/// The volumes and other mounts in the container's root.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Volumes (since step 3)")]
 pub struct Volumes {

@@ -1,10 +1,10 @@
 //! CPU time and CPUs: `--cpus`, `--cpu-shares`, `--cpuset-cpus`.
 //!
 //! They end in `cpu.cfs_quota_us`, `cpu.shares` and `cpuset.cpus` (cgroup v1), in `cpu.max`, `cpu.weight` and
-//! `cpuset.cpus` (v2). Here only `/sys/devices/system/cpu/online` is read, the kernel's own list of the CPUs
-//! that run: all three options are about the host's CPUs. `std::thread::available_parallelism` is not the
-//! number wanted: it also counts the affinity and the quota of whoever calls the runtime (`taskset`, a
-//! cgroup). cpuset(7), sched_setaffinity(2); kernel documentation: scheduler/sched-bwc,
+//! `cpuset.cpus` (v2). All three options are about the host's CPUs. So the only file read here is
+//! `/sys/devices/system/cpu/online`, the kernel's own list of the CPUs that run.
+//! `std::thread::available_parallelism` gives another number: it also counts the affinity (`taskset`) and the
+//! quota of the runtime's caller. cpuset(7), sched_setaffinity(2); kernel documentation: scheduler/sched-bwc,
 //! admin-guide/cgroup-v2.
 
 use std::fmt;
@@ -54,7 +54,6 @@ impl fmt::Display for Cpus {
 /// More than the host has would be no limit, and most likely a mistake; Docker refuses it as well.
 ///
 /// # Errors
-///
 /// Not such a number, with more than nine decimals, out of range; or the list of CPUs could not be read.
 pub fn cpus(text: &str) -> Result<Cpus, Invalid> {
     // One CPU there always is, so for the default the kernel need not be asked at every start.
@@ -81,7 +80,6 @@ fn cpus_of(text: &str, online: u64) -> Result<Cpus, Invalid> {
 /// without a word, so it is refused here.
 ///
 /// # Errors
-///
 /// Not a whole number, or out of range.
 pub fn cpu_shares(text: &str) -> Result<u64, Invalid> {
     whole(text)
@@ -91,18 +89,18 @@ pub fn cpu_shares(text: &str) -> Result<u64, Invalid> {
 
 /// What `cpu.weight` of cgroup v2 (1 to 10000, default 100) has to be for so many `cpu.shares` of v1.
 ///
-/// The straight line that runtimes drew first, `1 + (shares - 2) * 9999 / 262142`, joins the ends of the two
-/// ranges but makes of the default of v1, 1024, a 39: such a container gets less than half of what its
-/// neighbours with the default of v2 get. runc 1.3.2 and crun 1.23 (2025) therefore took a curve through all
-/// three points, 2 → 1, 1024 → 100, 262144 → 10000: with l = log2(shares),
+/// Runtimes first drew a straight line, `1 + (shares - 2) * 9999 / 262142`. It joins the ends of the two
+/// ranges, but it makes 39 of the default of v1, 1024. Such a container gets less than half of its
+/// neighbours' share, which have the default of v2. runc 1.3.2 and crun 1.23 (2025) therefore took a curve
+/// through all three points: 2 → 1, 1024 → 100, 262144 → 10000. With l = log2(shares),
 /// weight = ⌈10 ^ (l²/612 + 125·l/612 − 7/34)⌉. A value out of range is taken as the nearest end.
 ///
 /// Source: opencontainers/cgroups pull request 20, kubernetes issue 131216.
 pub fn cpu_weight(shares: u64) -> u64 {
     let l = (shares.clamp(2, 262_144) as f64).log2();
-    // One division, of whole numbers at the three points, so that these are exact; 7/34 is 126/612. What is
-    // taken off before rounding up makes a last bit that differs between C libraries harmless: no other
-    // weight comes so near to a whole number from above (see the test).
+    // One division, of whole numbers at the three points, so that these are exact; 7/34 is 126/612. C
+    // libraries differ in the last bit. The small number taken off before rounding up makes that harmless: no
+    // other weight comes so near to a whole number from above (see the test).
     let weight = 10f64.powf((l * l + 125.0 * l - 126.0) / 612.0);
     (weight - 1e-7).ceil() as u64
 }
@@ -126,11 +124,10 @@ impl fmt::Display for Cpuset {
 
 /// Reads the value of `--cpuset-cpus`: numbers and ranges of CPUs, `0-2,4`, all of them online.
 ///
-/// The kernel refuses a CPU that is not there with a bare errno, and v2 takes one that is only offline and
-/// leaves it out in silence. Both would tell the user too little.
+/// The kernel refuses a CPU that is not there with a bare errno. In v2 it takes a CPU that is only offline,
+/// and leaves it out in silence. Both would tell the user too little.
 ///
 /// # Errors
-///
 /// Not such a list, or a CPU that is not online; or the list of CPUs could not be read.
 pub fn cpuset(text: &str) -> Result<Cpuset, Invalid> {
     let (list, online) = online_cpus()?;

@@ -1,10 +1,11 @@
 //! `--env` and `--env-file`: the grammar, and no more.
 //!
-//! Which variables a container gets, and whose word counts when two disagree, is said by the runtime: in an
-//! [`Environment`](crate::run::process::Environment) an `insert` replaces what was there, a `remove` takes it
-//! back. Docker's rules for a NAME that the host does not have: `--env NAME` also removes what a default or a
-//! file had set; in a file such a line changes nothing (docker/cli issue 2254 tells how that came to be).
-//! environ(7), execve(2). Docker's rules for the file: the package `kvfile` of docker/cli.
+//! The runtime decides which variables a container gets, and which of two values counts. In an
+//! [`Environment`](crate::run::process::Environment) an `insert` replaces an earlier value, and a `remove`
+//! takes it back. Docker has two rules for a NAME that the host does not have. `--env NAME` also removes a
+//! value that a default or a file had set. In a file such a line changes nothing (docker/cli issue 2254 tells
+//! how that came to be). environ(7), execve(2). Docker's rules for the file: the package `kvfile` of
+//! docker/cli.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,17 +19,16 @@ use crate::sys::error::{Context, Error, Result};
 /// A name, and its value; `None`: the value that the host has.
 pub type Variable = (OsString, Option<OsString>);
 
-/// Docker reads lines of less than 64 KiB, the newline included; the kernel refuses a variable from 128 KiB
+/// Docker reads lines of less than 64 KiB, the newline included. The kernel refuses a variable from 128 KiB
 /// on (`E2BIG`, execve(2), "Limits on size of arguments and environment").
 const LONGEST_LINE: u64 = 64 * 1024;
 
 /// Reads a value of `--env`: `NAME=value`, where the value may be empty, or `NAME` for the host's value.
 ///
-/// A name may be anything that has no `=`: the kernel does not know names, only strings, and whether a
-/// program can use the name is its own affair. Nor has either to be UTF-8.
+/// A name may be anything that has no `=`. The kernel knows no names, only strings, and some programs can use
+/// any name. Neither the name nor the value has to be UTF-8.
 ///
 /// # Errors
-///
 /// No name, or a NUL byte, which would end the string in execve.
 pub fn env(text: OsString) -> Result<Variable, Invalid> {
     if text.as_bytes().contains(&0) {
@@ -44,13 +44,12 @@ pub fn env(text: OsString) -> Result<Variable, Invalid> {
 
 /// Reads the file of `--env-file`, line by line, in order; a name may come more than once.
 ///
-/// Docker's rules: a BOM before the first line, white space before each, blank lines and those that begin
-/// with `#` are dropped, and so is the CR of a CR LF. What stands behind the `=` is the value as it is, with
-/// its quotes and trailing spaces: this is no shell. The text must be UTF-8, and no name may have white space
-/// in it (`export A=b`).
+/// Docker's rules: a BOM before the first line and white space before each line are dropped. So are blank
+/// lines, lines that begin with `#`, and the CR of a CR LF. The text behind the `=` is the value as it is,
+/// with its quotes and trailing spaces: this is no shell. The text must be UTF-8, and no name may have white
+/// space in it (`export A=b`).
 ///
 /// # Errors
-///
 /// The file cannot be read, or a line breaks these rules: which one, and how. Its value is not shown, because
 /// such files hold passwords and error messages end in logs.
 pub fn env_file(path: &Path) -> Result<Vec<Variable>> {

@@ -11,7 +11,6 @@ use super::{Invalid, hostname};
 /// Reads the value of `--dns`: the address of a name server, IPv4 or IPv6.
 ///
 /// # Errors
-///
 /// Not an address. A name server's own name nobody could look up.
 pub fn dns(text: &str) -> Result<IpAddr, Invalid> {
     text.parse().map_err(|_| "expected the IP address of a name server, such as 9.9.9.9".into())
@@ -34,7 +33,6 @@ pub type ExtraHost = (String, HostAddress);
 /// An IPv6 address may stand in brackets, as in Docker.
 ///
 /// # Errors
-///
 /// Not of this form, not a name, or not an address.
 pub fn add_host(text: &str) -> Result<ExtraHost, Invalid> {
     let (name, address) = text.split_once(':').ok_or("expected NAME:IP, such as db:10.44.0.5")?;

@@ -1,4 +1,4 @@
-//! `--userns`, `--uidmap`, `--gidmap`, `--subuidname` and `--user`: who the container's users are.
+//! `--userns`, `--uidmap`, `--gidmap`, `--subuidname` and `--user`: the container's users.
 //!
 //! They end in clone(2) with CLONE_NEWUSER, in `/proc/PID/uid_map` and `gid_map`, and in setresuid(2). Which
 //! ranges go together is checked later, by `common::ids::idmap`; what a user's name means, the container's
@@ -57,7 +57,6 @@ pub struct User {
 /// Reads the value of `--userns`: `auto`, `host` or `keep-id`.
 ///
 /// # Errors
-///
 /// None of these.
 pub fn userns_mode(text: &str) -> Result<UsernsMode, Invalid> {
     match text {
@@ -71,7 +70,6 @@ pub fn userns_mode(text: &str) -> Result<UsernsMode, Invalid> {
 /// Reads a value of `--uidmap` or `--gidmap`: `CONTAINER:HOST:SIZE`.
 ///
 /// # Errors
-///
 /// Not of this form; a size of 0; ids above 4294967294, as the last number of 32 bits means "no id".
 pub fn id_range(text: &str) -> Result<IdRange, Invalid> {
     let read = || {
@@ -84,10 +82,10 @@ pub fn id_range(text: &str) -> Result<IdRange, Invalid> {
     read().ok_or_else(|| RANGE.into())
 }
 
-/// Reads the value of `--subuidname`: whose lines of `/etc/subuid` and `/etc/subgid` count.
+/// Reads the value of `--subuidname`: the user with whose lines of `/etc/subuid` and `/etc/subgid` the
+/// container runs.
 ///
 /// # Errors
-///
 /// No name or number of a user.
 pub fn subid_name(text: &str) -> Result<String, Invalid> {
     name_or_id(text).map(|_| text.to_owned())
@@ -96,7 +94,6 @@ pub fn subid_name(text: &str) -> Result<String, Invalid> {
 /// Reads the value of `--user`: `NAME|UID[:GROUP|GID]`.
 ///
 /// # Errors
-///
 /// An empty part, or one that is neither a name nor the number of a user.
 pub fn user(text: &str) -> Result<User, Invalid> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
@@ -105,8 +102,8 @@ pub fn user(text: &str) -> Result<User, Invalid> {
     Ok(User { user: name_or_id(user).map_err(error)?, group })
 }
 
-/// What is all digits is a number, also where a user has such a name: it must not depend on the image who is
-/// meant.
+/// Digits alone are a number, even if a user has such a name: the same option must not mean different users
+/// in different images.
 fn name_or_id(text: &str) -> Result<NameOrId, Invalid> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         let id = whole(text).filter(|&id| id != u32::MAX);

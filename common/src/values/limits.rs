@@ -1,7 +1,7 @@
 //! Limits by number: `--pids-limit` on the container, `--ulimit` on each of its processes.
 //!
-//! The first ends in `pids.max`, which cgroup v1 and v2 share; the second in setrlimit(2), by the child
-//! before exec, because limits are inherited. getrlimit(2); kernel documentation: cgroup-v1/pids.
+//! The first ends in `pids.max`, which cgroup v1 and v2 share. The second ends in setrlimit(2): the child
+//! calls it before exec, because limits are inherited. getrlimit(2); kernel documentation: cgroup-v1/pids.
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 
@@ -16,7 +16,6 @@ const PID_MAX_LIMIT: u64 = 4 * 1024 * 1024;
 /// Threads count as processes: a cgroup counts tasks.
 ///
 /// # Errors
-///
 /// Not a whole number, below -1, or more than the kernel can have.
 pub fn pids_limit(text: &str) -> Result<Limit, Invalid> {
     match whole(text) {
@@ -66,12 +65,11 @@ const RESOURCES: [(&str, Resource); 15] = [
 
 /// Reads a value of `--ulimit`: `name=soft[:hard]`, `-1` for unlimited; without `hard` both are `soft`.
 ///
-/// The numbers go to the kernel as they are, in the unit of the resource: bytes (core, data, fsize, memlock,
-/// msgqueue, rss, stack), seconds (cpu), microseconds (rttime), 20 minus the nice value (nice), a count.
-/// Not in the kilobytes of the shell's `ulimit`.
+/// The numbers go to the kernel as they are, in the unit of the resource. It is bytes for core, data, fsize,
+/// memlock, msgqueue, rss and stack, seconds for cpu, and microseconds for rttime. For nice it is 20 minus
+/// the nice value, and for the others a count. It is never the kilobytes of the shell's `ulimit`.
 ///
 /// # Errors
-///
 /// Another form, an unknown name, or a soft limit above the hard one, which the kernel would refuse.
 pub fn ulimit(text: &str) -> Result<Ulimit, Invalid> {
     let expected =

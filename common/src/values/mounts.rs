@@ -38,7 +38,6 @@ impl Mount {
 /// Reads a value of `--mount`: `type=bind,source=/srv,target=/srv,readonly`. Without a type it is a volume.
 ///
 /// # Errors
-///
 /// An unknown key, one twice, or one that its type does not have; no target; a value that is none for its
 /// key.
 pub fn mount(text: OsString) -> Result<Mount, Invalid> {
@@ -79,7 +78,7 @@ pub fn mount(text: OsString) -> Result<Mount, Invalid> {
     }
 }
 
-/// What was given, by the first of each key's names.
+/// The keys of one value, each under the first of its names.
 struct Given(BTreeMap<&'static str, Option<OsString>>);
 
 impl Given {
@@ -160,7 +159,7 @@ fn key(text: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// The fields of a value of `--mount`, as Docker reads a line of CSV: a field in double quotes may have
+/// The fields of a value of `--mount`, as Docker reads a line of CSV. A field in double quotes may have
 /// commas, and two quotes in it are one.
 fn fields(text: &[u8]) -> Result<Vec<OsString>, Invalid> {
     const QUOTES: &str = "expected a double quote only around a whole KEY=VALUE, and \"\" for one in it";
@@ -185,7 +184,7 @@ fn fields(text: &[u8]) -> Result<Vec<OsString>, Invalid> {
     }
 }
 
-/// What is in quotes, of which the first is already taken, and what follows.
+/// The field in quotes, of which the first is already taken, and the rest of the value.
 fn quoted_field(mut rest: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let mut field = Vec::new();
     loop {
@@ -205,7 +204,6 @@ fn quoted_field(mut rest: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
 /// Checks the targets of all `--volume`, `--mount` and `--tmpfs`: the later one would hide the other.
 ///
 /// # Errors
-///
 /// The same one twice.
 pub fn check_targets<'a>(targets: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let mut seen = BTreeSet::new();
@@ -219,7 +217,6 @@ pub fn check_targets<'a>(targets: impl IntoIterator<Item = &'a Path>) -> Result<
 /// Checks that the sources are there which nobody makes, before anything is made.
 ///
 /// # Errors
-///
 /// One of `--mount` is missing.
 pub fn check_sources<'a>(mounts: impl IntoIterator<Item = &'a Mount>) -> Result<()> {
     let missing = mounts.into_iter().find_map(|mount| match mount {

@@ -1,8 +1,8 @@
 //! `--ipc`, and what it has in common with `--network`: joining the namespace of another process.
 //!
 //! They end in clone(2) with or without the flag of the namespace, or in setns(2). Docker's `container:`
-//! takes a container's name; a runtime without a daemon knows no names, so here it is the PID of any process
-//! in it. namespaces(7), ipc_namespaces(7).
+//! takes a container's name. A runtime without a daemon knows no names, so here it is the PID of any process
+//! in the container. namespaces(7), ipc_namespaces(7).
 
 use super::{Invalid, whole};
 
@@ -20,7 +20,6 @@ pub enum IpcMode {
 /// Reads the value of `--ipc`: `private`, `host` or `container:PID`.
 ///
 /// # Errors
-///
 /// None of these, or a PID that no process can have.
 pub fn ipc_mode(text: &str) -> Result<IpcMode, Invalid> {
     match text {

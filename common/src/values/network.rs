@@ -1,8 +1,8 @@
 //! The network: `--network`, `--bridge`, `--subnet`, `--ip`.
 //!
-//! They end in requests to the kernel (rtnetlink(7)) and in the rules of nft(8).
-//! A subnet's first address is the gateway's, which the bridge itself has on the host; its very first and its
-//! last belong to nobody: the network's own and the broadcast address. network_namespaces(7), ip(7).
+//! They end in requests to the kernel (rtnetlink(7)) and in the rules of nft(8). The gateway has a subnet's
+//! first address, and on the host the bridge itself is the gateway. Two addresses of a subnet belong to no
+//! host: the lowest is the network's own, the highest is the broadcast address. network_namespaces(7), ip(7).
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -46,7 +46,6 @@ impl fmt::Display for NetworkMode {
 /// Reads the value of `--network`: `none`, `host`, `bridge` or `container:PID`.
 ///
 /// # Errors
-///
 /// None of these, or a PID that no process can have.
 pub fn network_mode(text: &str) -> Result<NetworkMode, Invalid> {
     match text {
@@ -63,7 +62,6 @@ pub fn network_mode(text: &str) -> Result<NetworkMode, Invalid> {
 /// the user gave it: without the check it would do nothing, in silence.
 ///
 /// # Errors
-///
 /// One was given, and the network is another one.
 pub fn check_bridge_options(network: NetworkMode, options: &[(&str, bool)]) -> Result<()> {
     match options.iter().find(|(_, is_given)| *is_given) {
@@ -80,7 +78,6 @@ pub fn check_bridge_options(network: NetworkMode, options: &[(&str, bool)]) -> R
 /// A prefix of 31 or 32 leaves no address for a container beside the gateway.
 ///
 /// # Errors
-///
 /// Not such a network, a prefix out of range, bits set behind the prefix, or addresses that no container can
 /// have.
 pub fn subnet(text: &str) -> Result<Ipv4Net, Invalid> {
@@ -123,7 +120,6 @@ pub fn container_addresses(subnet: Ipv4Net) -> (Ipv4Addr, Ipv4Addr) {
 /// Reads the value of `--ip`: an IPv4 address. Whether a container can have it, [`check_ip`] says.
 ///
 /// # Errors
-///
 /// Not such an address.
 pub fn ip(text: &str) -> Result<Ipv4Addr, Invalid> {
     text.parse().map_err(|_| "expected an IPv4 address such as 10.44.0.2".into())
@@ -132,7 +128,6 @@ pub fn ip(text: &str) -> Result<Ipv4Addr, Invalid> {
 /// Checks `--ip` against `--subnet`, once both are known.
 ///
 /// # Errors
-///
 /// The address is outside, or nobody's, or the gateway's.
 pub fn check_ip(ip: Ipv4Addr, subnet: Ipv4Net) -> Result<()> {
     let wrong = if !subnet.contains(&ip) {

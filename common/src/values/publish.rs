@@ -1,8 +1,8 @@
 //! `--publish`: which ports of the host lead to which ports of the container.
 //!
-//! They end in a socket that reserves the port on the host, and in nft(8)'s rules, which send what comes
-//! there on to the container. The text of one [`Publish`] is read again from the leases of other containers,
-//! so what is written must be what is read. ip(7), tcp(7), udp(7).
+//! They end in a socket that reserves the port on the host, and in nft(8)'s rules. The rules send packets for
+//! that port on to the container. The text of one [`Publish`] also stands in leases, and other runtimes read
+//! it again. So it must be written as it is read. ip(7), tcp(7), udp(7).
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use super::{Invalid, whole};
 use crate::sys::error::Error;
 
-/// What is said of a value that has not the form at all.
+/// The error for a value of another form.
 const EXPECTED: &str =
     "expected [IP:]HOST:CONTAINER[/tcp|udp], such as 8080:80 or 127.0.0.1:5000-5009:5000-5009/udp";
 
@@ -83,7 +83,6 @@ impl Published {
 /// The address `0.0.0.0` means every one of the host, as no address does.
 ///
 /// # Errors
-///
 /// Not of this form, a port that is none, or ranges of different lengths.
 pub fn publish(text: &str) -> Result<Published, Invalid> {
     let (ports, protocol) = match text.split_once('/') {

@@ -14,9 +14,8 @@ use crate::security::capability::{Capability, Named, by_name};
 /// in any case.
 ///
 /// # Errors
-///
-/// Another name. What is accepted is too long for the line of the error, so it comes as clap's tip, which is
-/// its second.
+/// Another name. The list of names is too long for the line of the error. So it comes as clap's tip, which is
+/// the second line.
 pub fn capability(text: &str) -> Result<Named, Invalid> {
     if text.eq_ignore_ascii_case("ALL") {
         return Ok(Named::All);
@@ -84,7 +83,6 @@ impl<'a> FromIterator<&'a SecurityOption> for Security {
 /// `builtin` or a file. In place of `=` a `:` is fine, as in older versions of Docker.
 ///
 /// # Errors
-///
 /// Another option, or a value that is none for it.
 pub fn security_opt(text: OsString) -> Result<SecurityOption, Invalid> {
     let text = text.as_bytes();

@@ -2,7 +2,7 @@
 //!
 //! They end in `memory.limit_in_bytes` and `memory.memsw.limit_in_bytes` (cgroup v1), in `memory.max` and
 //! `memory.swap.max` (v2). `memory.memsw` is memory and swap together, as `--memory-swap`; `memory.swap.max`
-//! is swap alone, so on v2 the memory has to be taken off: hence [`check_swap`] before anything is written.
+//! is swap alone. So on v2 the runtime subtracts the memory, and [`check_swap`] first makes sure that it can.
 //! The kernel rounds all of them down to whole pages. Docker's grammar: `RAMInBytes` of docker/go-units.
 
 use super::{Invalid, Limit, decimal, scale};
@@ -23,11 +23,10 @@ const LEAST_SHM: u64 = 4 << 10;
 
 /// Reads a size in bytes: `64m`, `1.5g`, `128 MiB`, `100000`.
 ///
-/// A decimal number, perhaps a space, perhaps a unit: `b`, `k`, `m`, `g`, `t`, `p`, each perhaps with `b` or
-/// `ib` behind it (`kb`, `KiB`), in any case, and always in powers of 1024. Parts of a byte are dropped.
+/// A decimal number, perhaps a space, perhaps a unit: `b`, `k`, `m`, `g`, `t`, `p`. Each unit may have `b` or
+/// `ib` behind it (`kb`, `KiB`), and any case. Units are powers of 1024. Parts of a byte are dropped.
 ///
 /// # Errors
-///
 /// A text of another form (negative, with an exponent, empty), or more than 2^63-1 bytes.
 pub fn size(text: &str) -> Result<u64, Invalid> {
     let expected = || "expected a size such as 64m, 1.5g, 128 MiB or a number of bytes".to_owned();
@@ -60,7 +59,6 @@ pub fn format_size(bytes: u64) -> String {
 /// Reads the value of `--memory`: a [`size`] of at least 6 MiB, as in Docker.
 ///
 /// # Errors
-///
 /// Not a size, or a smaller one.
 pub fn memory(text: &str) -> Result<u64, Invalid> {
     match size(text)? {
@@ -74,7 +72,6 @@ pub fn memory(text: &str) -> Result<u64, Invalid> {
 /// Reads the value of `--shm-size`: a [`size`] of at least one page, 4 KiB.
 ///
 /// # Errors
-///
 /// Not a size, or a smaller one.
 pub fn shm_size(text: &str) -> Result<u64, Invalid> {
     match size(text)? {
@@ -89,7 +86,6 @@ pub fn shm_size(text: &str) -> Result<u64, Invalid> {
 /// memory and swap *together*. What it must be in relation to `--memory` says [`check_swap`].
 ///
 /// # Errors
-///
 /// Neither `-1` nor a size.
 pub fn memory_swap(text: &str) -> Result<Limit, Invalid> {
     match text {
@@ -102,11 +98,10 @@ pub fn memory_swap(text: &str) -> Result<Limit, Invalid> {
 
 /// Checks `--memory-swap` against `--memory`, once both are known.
 ///
-/// Swap is what the sum leaves beyond the memory, so a sum below it would be a negative amount of swap: v1
-/// refuses it with `EINVAL`, and v2 has no number to write.
+/// The sum leaves for swap the bytes beyond the memory. So a sum below the memory would be a negative amount
+/// of swap: v1 refuses it with `EINVAL`, and v2 has no number to write.
 ///
 /// # Errors
-///
 /// The sum is less than the memory.
 pub fn check_swap(memory: u64, swap: Limit) -> Result<()> {
     match swap {

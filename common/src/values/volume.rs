@@ -11,7 +11,7 @@ use nix::mount::MsFlags;
 use super::names::folder_name;
 use super::{Invalid, path};
 
-/// What is said of a `--volume` that has not the form at all.
+/// The error for a `--volume` of another form.
 const EXPECTED: &str = "expected SOURCE:TARGET[:OPTIONS] or TARGET, such as /srv/www:/www:ro or data:/data";
 /// The options of `--volume`.
 const OPTIONS: &str = "expected options among ro, rw, idmap, nocopy, z, Z and one of private, slave, \
@@ -28,8 +28,8 @@ pub enum Source {
     Anonymous,
 }
 
-/// With whom a volume shares what is mounted in it later: mount_namespaces(7). With an `R`, so do the mounts
-/// below it.
+/// How mounts that are made later, in the container or on the host, reach the other side:
+/// mount_namespaces(7). With an `R`, so do the mounts below the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Propagation {
     /// With nobody, and the mounts below as they are.
@@ -83,7 +83,7 @@ pub struct Volume {
     pub target: PathBuf,
     /// Whether the container may not write to it, nor to what is mounted below it.
     pub read_only: bool,
-    /// With whom it shares later mounts.
+    /// How later mounts reach the other side.
     pub propagation: Propagation,
     /// Whether who owns a file on the disk, by number, owns it in the container, too: Podman's word for it.
     pub idmap: bool,
@@ -113,9 +113,8 @@ impl Volume {
 /// Reads a value of `--volume`: `SOURCE:TARGET[:OPTIONS]`, or `TARGET[:OPTIONS]` for an anonymous volume.
 ///
 /// # Errors
-///
-/// Not of this form; a source that is neither a path nor a volume's name; a target that is not absolute, or
-/// `/`; an option that is none, or that contradicts another.
+/// Not of this form. A source that is neither a path nor a volume's name. A target that is not absolute, or
+/// `/`. An option that is none, or that contradicts another.
 pub fn volume(text: OsString) -> Result<Volume, Invalid> {
     let parts: Vec<_> = path::without_nul(&text)?.split(|&byte| byte == b':').collect();
     // `/data:ro` is a volume with an option, as nothing that is absolute is one.

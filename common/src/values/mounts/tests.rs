@@ -1,4 +1,4 @@
-//! What is a volume, a mount, a tmpfs, and what is none.
+//! Values that are a volume, a mount or a tmpfs, and values that are none.
 
 use std::path::{Component, PathBuf};
 
@@ -242,8 +242,8 @@ proptest! {
         prop_assert_eq!(read.target.as_os_str().as_bytes(), &target[..]);
     }
 
-    /// Whatever stands in a value, the user gets it back as one short line, or as a mount that is possible:
-    /// with a target that can be mounted on, and a name that can be a folder's.
+    /// For any value the user gets one short error line, or a mount that is possible: its target can be
+    /// mounted on, and its name can be a folder's.
     #[test]
     fn any_bytes_are_taken_or_refused_in_one_line(
         bytes in prop::collection::vec(any::<u8>(), 0..40),
