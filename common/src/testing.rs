@@ -3,7 +3,9 @@
 //! A thread may leave the namespaces of its process, so a test makes links, rules and settings in a namespace that ends
 //! with it. See unshare(2).
 
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -14,6 +16,48 @@ use crate::sys::error::tell;
 pub(crate) fn skipped(reason: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     tell(format_args!("skipped {name}: {reason}"));
+}
+
+/// In the environment of an [`OtherProcess`]: the folder in which it works.
+const FOLDER: &str = "CONGO_TEST_FOLDER";
+
+/// This test program once more, in a process of its own: it runs one ignored test, which calls [`other_process`].
+pub(crate) struct OtherProcess(Child);
+
+impl OtherProcess {
+    pub(crate) fn start(test: &str, folder: &Path) -> OtherProcess {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([test.split_once("::").unwrap().1, "--exact", "--ignored", "--nocapture"]);
+        command.env(FOLDER, folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+        OtherProcess(command.spawn().unwrap())
+    }
+
+    /// Waits until it has told what it has taken.
+    pub(crate) fn taken(&mut self) -> String {
+        let mut lines = BufReader::new(self.0.stdout.as_mut().unwrap()).lines();
+        let taken = lines.find_map(|line| line.unwrap().strip_prefix("taken ").map(str::to_owned));
+        taken.expect("the other process takes something")
+    }
+
+    pub(crate) fn end(mut self) {
+        drop(self.0.stdin.take());
+        // What it still prints must not be lost, or it would end with a broken pipe.
+        let _ = std::io::copy(self.0.stdout.as_mut().unwrap(), &mut std::io::sink());
+        assert!(self.0.wait().unwrap().success());
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// In an [`OtherProcess`]: takes something in the folder, tells what, and holds it until it is told to end, or killed.
+pub(crate) fn other_process<T>(take: impl FnOnce(&Path) -> (String, T)) {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
+    let (what, _taken) = take(&folder);
+    println!("\ntaken {what}");
+    let _ = std::io::stdin().lines().count();
 }
 
 /// Runs a test on a thread with a network namespace of its own; for who is not root, says that it was not run.

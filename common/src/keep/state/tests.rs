@@ -1,9 +1,7 @@
 //! Folders of this process, of others at once, and of one that is killed.
 
-use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -14,42 +12,21 @@ use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
 use super::*;
-use crate::fs::claim::SWEPT_AT_ONCE;
 use crate::fs::tree::is_empty;
 use crate::sys::mount;
-use crate::testing::in_mount_namespace;
+use crate::testing::{OtherProcess, in_mount_namespace, other_process};
 
-/// In the environment of another process of these tests: the state folder.
-const STATE: &str = "CONGO_TEST_STATE";
-
-/// The other process: takes a folder, a kept one and a volume that it does not fill, and holds them until it is killed.
+/// Takes a folder, a kept one and a volume that it does not fill.
 #[test]
 #[ignore = "a part of other tests, which start it"]
-fn other_process() {
-    let Some(state) = std::env::var_os(STATE) else { return };
-    let state = Path::new(&state);
-    let folder = ContainerFolder::create(state).unwrap();
-    let _kept = kept(state, "layer").unwrap();
-    let volumes = Volumes::lock(state, ["data"]).unwrap();
-    let volume = volumes.open("data").unwrap();
-    // As when it is killed while it fills.
-    fs::write(volume.path.join("half"), "").unwrap();
-    println!("\nfolder {}", folder.path.display());
-    let _ = std::io::stdin().lines().count();
-}
-
-fn start(state: &Path) -> (Child, PathBuf) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["keep::state::tests::other_process", "--exact", "--ignored", "--nocapture"])
-        .env(STATE, state)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    let mut folders = lines.filter_map(|line| Some(line.unwrap().strip_prefix("folder ")?.into()));
-    let folder = folders.next().expect("the other process takes a folder");
-    (child, folder)
+fn of_another_process() {
+    other_process(|state| {
+        let (folder, kept) = (ContainerFolder::create(state).unwrap(), kept(state, "layer").unwrap());
+        let volumes = Volumes::lock(state, ["data"]).unwrap();
+        // As when it is killed while it fills.
+        fs::write(volumes.open("data").unwrap().path.join("half"), "").unwrap();
+        (folder.path.display().to_string(), (folder, kept, volumes))
+    });
 }
 
 fn containers(state: &Path) -> Vec<PathBuf> {
@@ -83,32 +60,19 @@ fn a_folder_lives_as_long_as_its_runtime() {
 fn what_a_killed_runtime_has_left() {
     let home = tempfile::tempdir().unwrap();
     let state = home.path();
-    let (mut child, folder) = start(state);
+    let mut child = OtherProcess::start(concat!(module_path!(), "::of_another_process"), state);
+    let folder = PathBuf::from(child.taken());
     fs::create_dir_all(folder.join("upper/etc")).unwrap();
     drop(ContainerFolder::create(state).unwrap());
     assert!(folder.exists(), "it lives");
     let error = kept(state, "layer").unwrap_err();
     assert_eq!(error.to_string(), "--keep layer: another container uses it");
     kept(state, "other").unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     let own = ContainerFolder::create(state).unwrap();
     assert_eq!(containers(state), std::slice::from_ref(&own.path));
     kept(state, "layer").unwrap();
     assert_eq!(files_of(state), [] as [&str; 0]);
-}
-
-#[test]
-fn one_run_removes_so_many_and_no_more() {
-    let home = tempfile::tempdir().unwrap();
-    for number in 0..SWEPT_AT_ONCE + 3 {
-        fs::create_dir_all(home.path().join("containers").join(format!("dead{number}"))).unwrap();
-    }
-    let own = ContainerFolder::create(home.path()).unwrap();
-    assert_eq!(containers(home.path()).len(), 4);
-    drop(own);
-    let own = ContainerFolder::create(home.path()).unwrap();
-    assert_eq!(containers(home.path()), std::slice::from_ref(&own.path));
 }
 
 #[test]

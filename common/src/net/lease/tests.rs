@@ -1,12 +1,7 @@
 //! Leases of this process, of fifty others at once, and of one that is killed.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
 use super::*;
-
-/// In the environment of another process of these tests: the folder.
-const FOLDER: &str = "CONGO_TEST_LEASES";
+use crate::testing::{OtherProcess, other_process};
 
 fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
@@ -16,40 +11,22 @@ fn ports(text: &str) -> Vec<Publish> {
     publish(text).unwrap().ports().collect()
 }
 
-/// The other process: takes an address, tells it, and holds it until its stdin ends or it is killed.
 #[test]
 #[ignore = "a part of other tests, which start it"]
-fn other_process() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let leases = Leases::lock_in(Path::new(&folder)).unwrap();
-    let lease = leases.take("congo0", net("10.44.0.0/16"), None, &ports("8080:80")).unwrap();
-    drop(leases);
-    println!("\naddress {}", lease.address());
-    let _ = std::io::stdin().lines().count();
+fn of_another_process() {
+    other_process(|folder| {
+        let leases = Leases::lock_in(folder).unwrap();
+        let lease = leases.take("congo0", net("10.44.0.0/16"), None, &ports("8080:80")).unwrap();
+        (lease.address().to_string(), lease)
+    });
 }
 
-fn start(folder: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["net::lease::tests::other_process", "--exact", "--ignored", "--nocapture"])
-        .env(FOLDER, folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+fn start(folder: &Path) -> OtherProcess {
+    OtherProcess::start(concat!(module_path!(), "::of_another_process"), folder)
 }
 
-/// Waits until it has an address.
-fn address(child: &mut Child) -> Ipv4Addr {
-    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    let mut addresses = lines.filter_map(|line| line.unwrap().strip_prefix("address ")?.parse().ok());
-    addresses.next().expect("the other process takes an address")
-}
-
-fn end(mut child: Child) {
-    drop(child.stdin.take());
-    // What it still prints must not be lost, or it would end with a broken pipe.
-    let _ = std::io::copy(child.stdout.as_mut().unwrap(), &mut std::io::sink());
-    assert!(child.wait().unwrap().success());
+fn address(process: &mut OtherProcess) -> Ipv4Addr {
+    process.taken().parse().unwrap()
 }
 
 #[test]
@@ -133,16 +110,9 @@ fn a_bridge_has_one_subnet_and_shares_it_with_none() {
             format!("--subnet {overlapping}: overlaps 10.44.0.0/16 of the bridge congo0")
         );
     }
+    assert!(leases.take("congo1", net("10.45.0.0/16"), Some([10, 46, 0, 2].into()), &[]).is_err());
     assert_eq!(leases.bridges().unwrap().len(), 1, "what was refused is not recorded");
     assert!(leases.take("congo1", net("10.45.0.0/16"), None, &[]).is_ok());
-}
-
-#[test]
-fn a_refused_address_records_no_bridge() {
-    let home = tempfile::tempdir().unwrap();
-    let leases = Leases::lock_in(home.path()).unwrap();
-    assert!(leases.take("congo0", net("10.44.0.0/16"), Some([10, 45, 0, 2].into()), &[]).is_err());
-    assert_eq!(leases.bridges(), Ok(vec![]));
 }
 
 #[test]
@@ -160,26 +130,6 @@ fn forwarding_is_remembered_until_the_machine_starts_anew() {
 }
 
 #[test]
-fn a_folder_that_goes_while_others_wait_for_it_is_made_anew() {
-    let home = tempfile::tempdir().unwrap();
-    let run = home.path().join("run");
-    let holders = std::sync::atomic::AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..200 {
-                    let leases = Leases::lock_in(&run).unwrap();
-                    assert_eq!(holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
-                    assert!(leases.folder.exists(), "whoever comes next would lock another one");
-                    holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                }
-            });
-        }
-    });
-    assert!(!run.exists());
-}
-
-#[test]
 fn fifty_at_once_have_fifty_addresses() {
     let home = tempfile::tempdir().unwrap();
     let run = home.path().join("run");
@@ -189,7 +139,7 @@ fn fifty_at_once_have_fifty_addresses() {
     assert_eq!(addresses, (2..52).collect::<Vec<_>>());
     let leases = Leases::lock_in(&run).unwrap();
     assert_eq!(leases.bridges().unwrap()[0].members.len(), 50);
-    children.into_iter().for_each(end);
+    children.into_iter().for_each(OtherProcess::end);
     assert_eq!(leases.bridges().unwrap()[0].members, Vec::<Member>::new());
     leases.forget("congo0").unwrap();
     drop(leases);
@@ -200,12 +150,11 @@ fn fifty_at_once_have_fifty_addresses() {
 fn what_a_killed_runtime_left_is_told_and_swept() {
     let home = tempfile::tempdir().unwrap();
     let run = home.path().join("run");
-    let (mut killed, mut living) = (start(&run), None);
+    let mut killed = start(&run);
     assert_eq!(address(&mut killed), Ipv4Addr::new(10, 44, 0, 2));
-    let second = living.insert(start(&run));
-    assert_eq!(address(second), Ipv4Addr::new(10, 44, 0, 3));
-    killed.kill().unwrap();
-    killed.wait().unwrap();
+    let mut living = start(&run);
+    assert_eq!(address(&mut living), Ipv4Addr::new(10, 44, 0, 3));
+    killed.kill();
 
     // A sweeper that is killed as well: its drop does not run.
     let leases = Leases::lock_if_any_in(&run).unwrap().expect("something is recorded");
@@ -224,30 +173,18 @@ fn what_a_killed_runtime_left_is_told_and_swept() {
     drop(leases);
     let leases = Leases::lock_in(&run).unwrap();
     assert_eq!(leases.bridges().unwrap()[0].members.len(), 2);
-    drop(lease);
-    let mut child = living.unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    // Without being told of it first, too.
-    leases.forget("congo0").unwrap();
-    drop(leases);
-    assert!(!run.exists());
-}
-
-#[test]
-fn the_files_of_the_dead_go_with_the_leases() {
-    let home = tempfile::tempdir().unwrap();
-    let run = home.path().join("run");
-    let mut killed = start(&run);
-    address(&mut killed);
-    killed.kill().unwrap();
-    killed.wait().unwrap();
+    drop((lease, leases));
+    living.kill();
     let leases = Leases::lock_in(&run).unwrap();
-    let file = leases.bridge_folder("congo0", net("10.44.0.0/16")).join("10.44.0.2");
-    assert!(file.exists());
+    let file = leases.bridge_folder("congo0", bridge.subnet).join("10.44.0.3");
     leases.bridges().unwrap();
     assert!(file.exists(), "until whoever was told has done something about it");
     drop(leases);
-    assert!(!file.exists());
-    assert!(Leases::lock_in(&run).unwrap().bridges().unwrap()[0].dead.is_empty());
+    assert!(!file.exists(), "the files of the dead go with the leases");
+    // Without being told of it first, too.
+    let mut killed = start(&run);
+    address(&mut killed);
+    killed.kill();
+    Leases::lock_in(&run).unwrap().forget("congo0").unwrap();
+    assert!(!run.exists());
 }
