@@ -193,3 +193,35 @@ fn state_of_file(path: &OsStr, there: &fs::Metadata) -> u64 {
     let numbers = [there.dev(), there.ino(), there.size(), changed, nanoseconds].map(u64::to_le_bytes);
     stable([path.as_bytes(), numbers.as_flattened()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_no_use_are_swept() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, layer) = (home.path().join("store"), home.path().join("layer"));
+        fs::create_dir(&layer).unwrap();
+        // Of a layer that is there, of one that is gone, of nobody knows which, and one unfinished.
+        for copy in ["a-1", "a-2", "b-1", "b-2", "c-1", ".copying-7"] {
+            fs::create_dir_all(store.join(copy).join("etc")).unwrap();
+        }
+        fs::write(store.join(LOCK), "").unwrap();
+        remember(&store.join("a"), &layer).unwrap();
+        remember(&store.join("b"), &home.path().join("gone")).unwrap();
+        let used = Claim::of(&store.join("b-2"), FlockArg::LockShared).unwrap();
+        for (whose, left) in [("d", &[LOCK, "a", "a-1", "a-2", "b-2"][..]), ("a", &[LOCK, "a", "b-2"])] {
+            sweep(&store, |name| is_left(&store, name, whose), |path| remove(&store, path)).unwrap();
+            let entries =
+                fs::read_dir(&store).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
+            assert_eq!(
+                entries.collect::<std::collections::BTreeSet<_>>(),
+                left.iter().map(|&it| it.into()).collect()
+            );
+        }
+        drop(used);
+        sweep(&store, |name| is_left(&store, name, "d"), |path| remove(&store, path)).unwrap();
+        assert!(!store.join("b-2").exists());
+    }
+}
