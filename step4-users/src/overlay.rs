@@ -16,7 +16,7 @@ use common::fs::mount::{Detached, in_private_namespace};
 use common::fs::overlay::{before, changes};
 use common::fs::path::{Kind, make_beneath};
 use common::fs::tree::copy_attributes;
-use common::ids::idmap::{ShiftedLayers, make_files_as, restore_files};
+use common::ids::idmap::{ShiftedLayers, with_files_of};
 use common::ids::privilege::Privilege;
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
 use common::sys::{mkdir, mount, open, umask, umount2};
@@ -108,19 +108,14 @@ impl Layers {
     /// In the parent: mounts them as one, out of the host's sight, with their files' owners as the container has them.
     pub fn detached(&self, users: &UserNamespace) -> Result<Detached> {
         in_private_namespace(|| {
-            // The caller's would keep other users of the container from what is made to mount on.
+            // With the caller's umask, other users of the container could not reach what is mounted on what this makes.
             umask(0o022);
-            if let Some((maps, namespace)) = users.shift() {
-                if !self.mounted.are_copies() {
-                    self.shift_owners(namespace)?;
-                }
-                // An overlay makes files as the one who mounts it, who has to be one of the container.
-                make_files_as(maps)?;
+            let (maps, namespace) = users.shift().unzip();
+            if let Some(namespace) = namespace.filter(|_| !self.mounted.are_copies()) {
+                self.shift_owners(namespace)?;
             }
-            self.mount()?;
-            if users.shift().is_some() {
-                restore_files()?;
-            }
+            // An overlay makes files as the user who mounts it, and that must be a user of the container.
+            with_files_of(maps, || self.mount())?;
             Detached::copy_of(&self.root())
         })
     }

@@ -28,9 +28,7 @@ use crate::network::Network;
 use crate::overlay::Layers;
 use crate::user_namespace::UserNamespace;
 use crate::volume::Opened;
-use crate::{
-    capabilities, cgroup, environment, filesystem, image, names, seccomp, user, user_namespace, volume,
-};
+use crate::{capabilities, cgroup, environment, filesystem, image, names, seccomp, user, volume};
 
 /// What the user asks for, checked.
 pub struct Plan<'a> {
@@ -93,8 +91,7 @@ impl<'a> Plan<'a> {
         cli.network.check()?;
         cli.volumes.check()?;
         let shared = cli.ipc.shared_with(&cli.network)?;
-        cli.users.check()?;
-        user_namespace::check(&cli.users, &shared)?;
+        cli.users.check(&shared)?;
         cli.root.check()?;
         let image = cli.root.image.as_ref().map(Image::open).transpose()?;
         let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());

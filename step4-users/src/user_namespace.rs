@@ -29,22 +29,6 @@ pub enum UserNamespace {
     Joined(Ids),
 }
 
-/// Refuses ids that nobody could have, before anything is made. `shared` are the containers with which this one shares
-/// something, each with the option that says so.
-pub fn check(options: &Users, shared: &[(i32, String)]) -> Result<()> {
-    idmap::check_shared(options.userns, options.ids_chosen(), shared)?;
-    chosen(options)?.map_or(Ok(()), |maps| maps.root().map(drop))
-}
-
-/// The ids that root chooses, if it does.
-fn chosen(options: &Users) -> Result<Option<IdMaps>> {
-    match (&options.subordinate, options.uid_map.as_slice()) {
-        (Some(user), _) => idmap::subordinate_of(user).map(Some),
-        (None, []) => Ok(None),
-        (None, users) => IdMaps::given(users, &options.gid_map).map(Some),
-    }
-}
-
 impl UserNamespace {
     /// In the parent: finds the ids, for a root whose layers lie in these folders. From here on, an ordinary user's
     /// runtime is root of a namespace of its own.
@@ -62,7 +46,7 @@ impl UserNamespace {
         }
         let ids = if !geteuid().is_root() {
             Ids::of_caller(options.userns, state, write_maps)?
-        } else if let Some(maps) = chosen(options)? {
+        } else if let Some(maps) = options.chosen()? {
             Ids::of_root(maps)?
         } else {
             Ids::unused(layers)?

@@ -10,11 +10,11 @@ use std::path::Path;
 
 use common::fs::mount::{Detached, check_propagation};
 use common::fs::path::{self, Kind};
-use common::ids::idmap::give;
+use common::ids::idmap::mount_own;
 use common::keep::state::{OwnVolume, Volumes, make_source};
 use common::sys::mount;
 use common::values::{Mount, Source, Tmpfs, Volume};
-use common::{Context, Error, Result};
+use common::{Context, Result};
 use nix::mount::MsFlags;
 
 use crate::user_namespace::UserNamespace;
@@ -48,48 +48,23 @@ pub fn open(
         .map(|(number, mount)| match mount {
             Mount::Tmpfs(tmpfs) => Ok(Opened::Tmpfs(tmpfs.clone())),
             Mount::Volume(volume) => {
-                let own = match &volume.source {
+                let mut own = match &volume.source {
                     Source::Host(path) => return open_host(volume, path, users),
                     Source::Named(name) => named.open(name)?,
                     // Nobody knows its name, so it goes with the container.
                     Source::Anonymous => OwnVolume::anonymous(container, number)?,
                 };
-                let source = Detached::copy_of(&own.path)?;
-                // In one that Congo keeps, what is the container's root's is root's on the disk, for the next container to find.
-                // A folder of the host keeps its owners.
-                let (source, own) = shift_owners(volume, source, own, users)?;
+                // A volume of Congo's own holds root's files as root's on the disk, whatever ids the container has: the
+                // next container has others. A folder of the host keeps its owners.
+                let source = mount_own(&mut own, users.shift(), &volume.target)?;
                 prepare(volume, source).map(|source| Opened::Volume(volume.clone(), source, Some(own)))
             }
         })
         .collect()
 }
 
-/// Makes what is root's on the disk the container's root's: by an idmapped mount, or else for good.
-fn shift_owners(
-    volume: &Volume,
-    mut source: Detached,
-    mut own: OwnVolume,
-    users: &UserNamespace,
-) -> Result<(Detached, OwnVolume)> {
-    if let Some((maps, namespace)) = users.shift() {
-        if !source.map_ids(namespace)? {
-            give(&own.path, maps, &format!("the volume at {}", volume.target.display()))?;
-        }
-        // It is filled by another mount, as this one may be made read-only.
-        let mut filled = Detached::copy_of(&own.path)?;
-        filled.map_ids(namespace)?;
-        own.data = filled.open_directory()?;
-    }
-    Ok((source, own))
-}
-
 fn open_host(volume: &Volume, path: &Path, users: &UserNamespace) -> Result<Opened> {
     check_propagation(path, volume.propagation.flags())?;
-    if volume.idmap && users.is_ordinary() {
-        return Err(Error::new(format!("--volume {}: idmap: the caller is not root", path.display())).hint(
-            "leave it out: what is yours belongs to the container's root anyway, and what is not stays somebody else's",
-        ));
-    }
     if volume.create_source && !path.exists() {
         make_source(path)?;
     }

@@ -22,10 +22,10 @@ use std::fmt::{self, Display, Write};
 use crate::sys::error::{Context, Error, Result};
 use crate::values::IdRange;
 
-pub use files::{make_files_as, restore_files};
+pub use files::with_files_of;
 pub use found::{Ids, check_shared, roots};
 pub use host_ids::HostIds;
-pub use layers::ShiftedLayers;
+pub use layers::{ShiftedLayers, mount_own};
 pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};
 use namespace::{enter_own, enter_parent_of, owner_of};
 pub use shifted::give;

@@ -3,6 +3,7 @@
 use clap::Args;
 use nix::unistd::geteuid;
 
+use crate::ids::idmap::{IdMaps, check_shared, subordinate_of};
 use crate::sys::error::{Error, Result};
 use crate::values::{self, IdRange, User, UsernsMode};
 
@@ -49,12 +50,13 @@ pub struct Users {
 }
 
 impl Users {
-    /// Refuses what the caller cannot have: root cannot keep its ids, and an ordinary user cannot choose the
-    /// host's.
+    /// Refuses ids that the caller cannot have: root cannot keep its ids, an ordinary user cannot choose the
+    /// host's, and both must agree with the containers in `shared`. Each of those comes with the option that
+    /// says that this container shares something with it.
     ///
     /// # Errors
     /// One of these.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, shared: &[(i32, String)]) -> Result<()> {
         let (what, hint) = match (geteuid().is_root(), self.userns) {
             (true, Some(UsernsMode::KeepId)) => (
                 "--userns keep-id: the caller is root, whose own ids are the host's root's",
@@ -67,9 +69,24 @@ impl Users {
                 "--uidmap, --gidmap and --subuidname are for root",
                 "an ordinary user has the ids that /etc/subuid and /etc/subgid give it",
             ),
-            _ => return Ok(()),
+            _ => {
+                check_shared(self.userns, self.ids_chosen(), shared)?;
+                return self.chosen()?.map_or(Ok(()), |maps| maps.root().map(drop));
+            }
         };
         Err(Error::new(what).hint(hint))
+    }
+
+    /// The maps of `--uidmap` and `--gidmap`, or of the user that `--subuidname` names, if root gives one of them.
+    ///
+    /// # Errors
+    /// Ranges that overlap; a user without subordinate ids.
+    pub fn chosen(&self) -> Result<Option<IdMaps>> {
+        match (&self.subordinate, self.uid_map.as_slice()) {
+            (Some(user), _) => subordinate_of(user).map(Some),
+            (None, []) => Ok(None),
+            (None, users) => IdMaps::given(users, &self.gid_map).map(Some),
+        }
     }
 
     /// Whether an option says which ids of the host the container has.

@@ -3,8 +3,10 @@
 use clap::Args;
 
 use super::bytes;
-use crate::sys::error::Result;
-use crate::values::{self, Mount, Tmpfs, Volume};
+use nix::unistd::geteuid;
+
+use crate::sys::error::{Error, Result};
+use crate::values::{self, Mount, Source, Tmpfs, Volume};
 
 /// The volumes and other mounts in the container's root.
 #[derive(Debug, Args)]
@@ -36,14 +38,27 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Refuses two mounts for one place, and a source of `--mount` that is missing.
+    /// Refuses two mounts for one place, a source of `--mount` that is missing, and `idmap` from an ordinary user.
     ///
     /// # Errors
     /// One of these.
     pub fn check(&self) -> Result<()> {
         let all = self.all();
         values::check_targets(all.iter().map(Mount::target))?;
-        values::check_sources(&all)
+        values::check_sources(&all)?;
+        let idmapped = all.iter().find_map(|mount| match mount {
+            Mount::Volume(Volume { source: Source::Host(path), idmap: true, .. }) => Some(path),
+            _ => None,
+        });
+        match idmapped.filter(|_| !geteuid().is_root()) {
+            Some(path) => {
+                Err(Error::new(format!("--volume {}: idmap: the caller is not root", path.display())).hint(
+                    "leave it out: your files belong to the container's root anyway, \
+                     and nobody can give you those of other users",
+                ))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The mounts of all three options.

@@ -13,24 +13,21 @@ use super::IdMaps;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain;
 
-/// From here on this thread makes files as the container's root, with all its capabilities.
+/// While `story` runs, this thread makes files as the root of these maps, with all its capabilities. Without maps it
+/// makes them as itself.
 ///
 /// # Errors
-/// When the maps have no root, or this process is not the host's root.
-pub fn make_files_as(maps: &IdMaps) -> Result<()> {
+/// When the maps have no root, or this process is not the host's root; those of `story`.
+pub fn with_files_of<T>(maps: Option<&IdMaps>, story: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(maps) = maps else { return story() };
     let (user, group) = maps.root()?;
-    // With it, the kernel would take the capabilities for files away with the user 0.
+    // Otherwise the kernel would take the capabilities for files away with the user 0.
     keep_capabilities(true)?;
-    set(user, group)
-}
-
-/// Undoes [`make_files_as`].
-///
-/// # Errors
-/// When this process is not the host's root.
-pub fn restore_files() -> Result<()> {
+    set(user, group)?;
+    let told = story()?;
     set(0, 0)?;
-    keep_capabilities(false)
+    keep_capabilities(false)?;
+    Ok(told)
 }
 
 fn set(user: u32, group: u32) -> Result<()> {

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::IdMaps;
 use super::shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
-use crate::fs::mount::can_map_ids;
+use crate::fs::mount::{Detached, can_map_ids};
+use crate::keep::state::OwnVolume;
 use crate::sys::error::Result;
 
 /// The maps of a container and its user namespace, where its ids are not those on the disk.
@@ -85,4 +86,24 @@ impl ShiftedLayers {
             _ => Ok(upper),
         }
     }
+}
+
+/// Mounts a volume of Congo's own, attached nowhere yet, for a container with other ids (`shift`). An idmapped mount
+/// shows root's files as those of the container's root. Where there are no idmapped mounts, a volume that is empty is
+/// given to that root for good. `target` is for the error.
+///
+/// # Errors
+/// Without idmapped mounts, when the volume has files of other users.
+pub fn mount_own(volume: &mut OwnVolume, shift: Shift<'_>, target: &Path) -> Result<Detached> {
+    let mut mount = Detached::copy_of(&volume.path)?;
+    if let Some((maps, namespace)) = shift {
+        if !mount.map_ids(namespace)? {
+            give(&volume.path, maps, &format!("the volume at {}", target.display()))?;
+        }
+        // The volume is filled through another mount, as this one may become read-only.
+        let mut filled = Detached::copy_of(&volume.path)?;
+        filled.map_ids(namespace)?;
+        volume.data = filled.open_directory()?;
+    }
+    Ok(mount)
 }

@@ -302,11 +302,9 @@ fn an_overlay_whose_layers_are_all_idmapped() {
             assert!(store.map_ids(&user_namespace(&maps())?)?);
             let at = home.join("store");
             store.attach(at.to_str().unwrap())?;
-            make_files_as(&maps())?;
             let at = at.display();
             let options = format!("lowerdir={at}/layer,upperdir={at}/upper,workdir={at}/work");
-            mount("overlay", &root, "overlay", MsFlags::empty(), &options)?;
-            restore_files()?;
+            with_files_of(Some(&maps()), || mount("overlay", &root, "overlay", MsFlags::empty(), &options))?;
             Detached::copy_of(&root)
         })
         .unwrap();
