@@ -40,17 +40,17 @@ pub struct Layers {
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
     /// Where all that Congo keeps is.
-    state: PathBuf,
+    home: PathBuf,
     /// Where the writable layer is instead, when it is to stay.
     kept: Option<KeptFolder>,
 }
 
 impl Layers {
     /// In the parent: makes the folders that the overlay needs.
-    pub fn make(state: &Path, lower: Vec<PathBuf>, keep: Option<&str>) -> Result<Layers> {
-        let folder = ContainerFolder::create(state)?;
-        let kept = keep.map(|name| kept(state, name)).transpose()?;
-        let layers = Layers { lower, folder, state: state.to_owned(), kept };
+    pub fn make(home: &Path, lower: Vec<PathBuf>, keep: Option<&str>) -> Result<Self> {
+        let folder = ContainerFolder::create(home)?;
+        let kept = keep.map(|name| kept(home, name)).transpose()?;
+        let layers = Layers { lower, folder, home: home.to_owned(), kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
                 // What is kept must have its name only when it is as it should be.
@@ -135,7 +135,7 @@ impl Layers {
     /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
     pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
-            let name = self.folder.keep(&self.state)?;
+            let name = self.folder.keep(&self.home)?;
             tell(format_args!(
                 "congo: what the container has changed is kept: --keep {name} goes on with it"
             ));

@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use common::Result;
 use common::fs::cgroupfs::Cgroup;
 use common::fs::rootfs;
 use common::keep::state::Volumes;
@@ -16,7 +17,6 @@ use common::oci::{Config, Image};
 use common::run::process::{Environment, Signals};
 use common::run::terminal::Terminal;
 use common::values::Mount;
-use common::{Result, tell};
 
 use crate::cli::Cli;
 use crate::ipc::Ipc;
@@ -73,9 +73,7 @@ impl<'a> Plan<'a> {
         cli.root.check()?;
         let image = cli.root.image.as_ref().map(Image::open).transpose()?;
         let config = image.as_ref().map_or_else(Config::default, |image| image.config.clone());
-        if let Some(user) = config.other_user() {
-            tell(format_args!("congo: the image wants to run as {user}; until step 4 it runs as root"));
-        }
+        config.tell_other_user();
         let environment = environment::build(&cli.world, &config.env)?;
         let (command, workdir) = (image::command(cli, &config), image::workdir(cli, &config));
         let mounts = image::mounts(cli, &config);

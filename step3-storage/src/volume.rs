@@ -34,7 +34,8 @@ pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
 }
 
 /// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
-pub fn open(mounts: &[Mount], named: &Volumes, container: &Path) -> Result<Vec<Opened>> {
+/// Volumes without a name lie in the container's own `folder`.
+pub fn open(mounts: &[Mount], named: &Volumes, folder: &Path) -> Result<Vec<Opened>> {
     let mounts = mounts.iter().enumerate();
     mounts
         .map(|(number, mount)| match mount {
@@ -44,7 +45,7 @@ pub fn open(mounts: &[Mount], named: &Volumes, container: &Path) -> Result<Vec<O
                     Source::Host(path) => return open_host(volume, path),
                     Source::Named(name) => named.open(name)?,
                     // Nobody knows its name, so it goes with the container.
-                    Source::Anonymous => OwnVolume::anonymous(container, number)?,
+                    Source::Anonymous => OwnVolume::anonymous(folder, number)?,
                 };
                 let source = Detached::copy_of(&own.path)?;
                 prepare(volume, source).map(|source| Opened::Volume(volume.clone(), source, Some(own)))

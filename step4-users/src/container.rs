@@ -18,9 +18,8 @@ use nix::sched::CloneFlags;
 use crate::cli::Cli;
 use crate::network::Network;
 use crate::plan::{Made, Mounts, Plan};
-use crate::{
-    capabilities, cgroup, filesystem, hardening, init, names, rlimit, seccomp, terminal, user, volume,
-};
+use crate::{capabilities, hardening, seccomp, user};
+use crate::{cgroup, filesystem, init, names, rlimit, terminal, volume};
 
 /// The exit status of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;

@@ -121,9 +121,11 @@ pub fn mount_pts(users: &UserNamespace) -> Result<()> {
     mkdir("/dev/pts", 0o755)?;
     // gid 5 is the group tty, in every distribution: who writes to another user's terminal must be in it.
     // A namespace with a single user has none.
-    let tty = if users.has_group(5) { ",gid=5" } else { "" };
-    let options = format!("newinstance,ptmxmode=666,mode=620{tty}");
-    mount("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, &options)?;
+    let options = match users.has_group(5) {
+        true => "newinstance,ptmxmode=666,mode=620,gid=5",
+        false => "newinstance,ptmxmode=666,mode=620",
+    };
+    mount("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, options)?;
     symlink("pts/ptmx", "/dev/ptmx")
 }
 

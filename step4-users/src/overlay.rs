@@ -50,24 +50,19 @@ pub struct Layers {
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
     /// Where all that Congo keeps is.
-    state: PathBuf,
+    home: PathBuf,
     /// Where the writable layer is instead, when it is to stay.
     kept: Option<KeptFolder>,
 }
 
 impl Layers {
     /// In the parent: makes the folders that the overlay needs.
-    pub fn make(
-        state: &Path,
-        lower: Vec<PathBuf>,
-        keep: Option<&str>,
-        users: &UserNamespace,
-    ) -> Result<Layers> {
+    pub fn make(home: &Path, lower: Vec<PathBuf>, keep: Option<&str>, users: &UserNamespace) -> Result<Self> {
         // Where no idmapped mount can change the owners of files, the container gets copies of the layers.
-        let mounted = ShiftedLayers::of(&lower, state, users.shift()).hint_if(Errno::ELOOP, NO_OVERLAP)?;
-        let folder = ContainerFolder::create(state)?;
-        let kept = keep.map(|name| kept(state, name)).transpose()?;
-        let layers = Layers { lower, mounted, folder, state: state.to_owned(), kept };
+        let mounted = ShiftedLayers::of(&lower, home, users.shift()).hint_if(Errno::ELOOP, NO_OVERLAP)?;
+        let folder = ContainerFolder::create(home)?;
+        let kept = keep.map(|name| kept(home, name)).transpose()?;
+        let layers = Layers { lower, mounted, folder, home: home.to_owned(), kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
                 // What is kept must have its name only when it is as it should be.
@@ -124,8 +119,8 @@ impl Layers {
     /// the container's root, and so on.
     fn shift_owners(&self, namespace: &OwnedFd) -> Result<()> {
         // Most lie in the state folder: one mount for all of these.
-        let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.state));
-        for path in elsewhere.chain([&self.state]) {
+        let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.home));
+        for path in elsewhere.chain([&self.home]) {
             let mut shifted = Detached::copy_of(path)?;
             // `make` has asked whether it can be done.
             shifted.map_ids(namespace)?;
@@ -191,7 +186,7 @@ impl Layers {
     /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
     pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
-            let name = self.folder.keep(&self.state)?;
+            let name = self.folder.keep(&self.home)?;
             tell(format_args!(
                 "congo: what the container has changed is kept: --keep {name} goes on with it"
             ));

@@ -28,7 +28,8 @@ use crate::network::Network;
 use crate::overlay::Layers;
 use crate::user_namespace::UserNamespace;
 use crate::volume::Opened;
-use crate::{capabilities, cgroup, environment, filesystem, image, names, seccomp, user, volume};
+use crate::{capabilities, filesystem, seccomp, user};
+use crate::{cgroup, environment, image, names, volume};
 
 /// What the user asks for, checked.
 pub struct Plan<'a> {

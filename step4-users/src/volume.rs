@@ -37,12 +37,8 @@ pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
 }
 
 /// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
-pub fn open(
-    mounts: &[Mount],
-    named: &Volumes,
-    container: &Path,
-    users: &UserNamespace,
-) -> Result<Vec<Opened>> {
+/// Volumes without a name lie in the container's own `folder`.
+pub fn open(mounts: &[Mount], named: &Volumes, folder: &Path, users: &UserNamespace) -> Result<Vec<Opened>> {
     let mounts = mounts.iter().enumerate();
     mounts
         .map(|(number, mount)| match mount {
@@ -52,7 +48,7 @@ pub fn open(
                     Source::Host(path) => return open_host(volume, path, users),
                     Source::Named(name) => named.open(name)?,
                     // Nobody knows its name, so it goes with the container.
-                    Source::Anonymous => OwnVolume::anonymous(container, number)?,
+                    Source::Anonymous => OwnVolume::anonymous(folder, number)?,
                 };
                 // A volume of Congo's own holds root's files as root's on the disk, whatever ids the container has: the
                 // next container has others. A folder of the host keeps its owners.

@@ -31,9 +31,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// The user, unless it is root.
-    pub fn other_user(&self) -> Option<&str> {
-        self.user.as_deref().filter(|user| !matches!(*user, "0" | "root" | "0:0" | "root:root"))
+    /// Says on stderr that the command runs as root, if the image names another user: for the steps without users.
+    pub fn tell_other_user(&self) {
+        let root = ["0", "root", "0:0", "root:root"];
+        if let Some(user) = self.user.as_deref().filter(|user| !root.contains(user)) {
+            tell(format_args!("congo: the image wants to run as {user}; until step 4 it runs as root"));
+        }
     }
 
     /// Reads the part `config`, and says on stderr what in it cannot be followed.
