@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use common::oci::Config;
-use common::values::{Mount, Propagation, Source, Volume};
+use common::values::{Mount, Source, Volume};
 
 use crate::cli::Cli;
 
@@ -36,15 +36,7 @@ pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
     let mut mounts = cli.volumes.all();
     for target in &config.volumes {
         if !mounts.iter().any(|mount| mount.target() == target) {
-            mounts.push(Mount::Volume(Volume {
-                source: Source::Anonymous,
-                target: target.clone(),
-                read_only: false,
-                propagation: Propagation::RPrivate,
-                idmap: false,
-                copy: true,
-                create_source: false,
-            }));
+            mounts.push(Mount::Volume(Volume::new(Source::Anonymous, target.clone())));
         }
     }
     mounts.sort_by_key(|mount| mount.target().components().count());
