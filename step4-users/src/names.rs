@@ -9,7 +9,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use common::sys::{make_mount_point, mkdir, mount, umount2, write_file};
+use common::fs::path::make_mount_point;
+use common::sys::{mkdir, mount, umount2, write_file};
 use common::values::{HostAddress, gateway};
 use common::{Error, Result};
 use nix::mount::{MntFlags, MsFlags};

@@ -20,8 +20,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 
-use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
+use crate::sys::{call, open};
 
 /// What to make where nothing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,17 @@ pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> 
         }
         _ => Ok(opened),
     }
+}
+
+/// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if not, with the
+/// directories above it. Where `path` is a symbolic link, at the place to which it leads beneath the root: not through those
+/// of /proc, which lead to what this process has open.
+///
+/// # Errors
+/// EROFS, EACCES, ENOTDIR; EISDIR when a directory is there; ELOOP when links lead in a circle, or through /proc.
+pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    make_beneath(&root, path.as_ref(), Kind::File).map(drop)
 }
 
 /// Refuses what must not be mounted over: the root itself, and the kernel's own views of itself in procfs and sysfs, by

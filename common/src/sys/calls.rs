@@ -20,7 +20,6 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{Gid, Pid, Uid};
 
-use crate::fs::path::{Kind, make_beneath};
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::explain;
 
@@ -179,17 +178,6 @@ pub fn write_value(man: &str, path: impl AsRef<Path>, value: &str) -> Result<()>
         || open_and_write().map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
     )
     .map(drop)
-}
-
-/// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if not, with the
-/// directories above it. Where `path` is a symbolic link, at the place to which it leads beneath the root: not through those
-/// of /proc, which lead to what this process has open.
-///
-/// # Errors
-/// EROFS, EACCES, ENOTDIR; EISDIR when a directory is there; ELOOP when links lead in a circle, or through /proc.
-pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
-    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    make_beneath(&root, path.as_ref(), Kind::File).map(drop)
 }
 
 /// Makes a character device with these permissions, less the umask: mknod(2).
