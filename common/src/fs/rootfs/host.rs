@@ -88,8 +88,8 @@ fn push_names(stack: &mut Vec<OsString>, path: &Path) {
     }));
 }
 
-/// The text of a link in the directory `parent` that leads to `target` and never leaves the root, even when a
-/// process outside the root follows it.
+/// The text of a link in the directory `parent` that leads to `target`. The link never leaves the root, even
+/// when a process outside the root follows it.
 ///
 /// The runtime itself is such a process: it looks whether the root has a `/bin/sh`. An absolute link would
 /// lead it to the host's own file. So would a link with one `..` more than there are directories.
