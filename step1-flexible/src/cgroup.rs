@@ -1,8 +1,9 @@
 //! How much the container may use: a control group, and the limits written into its files.
 //!
-//! Kernel object: a cgroup, which is a directory in a cgroup filesystem; making the directory makes the group,
-//! and its files are its settings. In v1 each controller has a hierarchy of its own, and the container a directory in
-//! each; in v2 one directory has the files of all. Order: make it, write the limits, only then let a process in.
+//! Kernel object: a cgroup, which is a directory in a cgroup filesystem; making the directory makes the
+//! group, and its files are its settings. In v1 each controller has a hierarchy of its own, and the container
+//! a directory in each; in v2 one directory has the files of all. Order: make it, write the limits, only then
+//! let a process in.
 //!
 //! | limit | cgroup v1 | cgroup v2 |
 //! | --- | --- | --- |
@@ -44,8 +45,9 @@ pub fn create(limits: &Limits) -> Result<Cgroup> {
     Ok(cgroup)
 }
 
-/// In v2, a cgroup has the files of those controllers only that the cgroup above passes on. That one may have no process
-/// of its own ("no internal processes"): it would compete with whole groups. The topmost cgroup is an exception.
+/// In v2, a cgroup has the files of those controllers only that the cgroup above passes on. That one may have
+/// no process of its own ("no internal processes"): it would compete with whole groups. The topmost cgroup is
+/// an exception.
 fn pass_controllers_on(cgroup: &Cgroup) -> Result<()> {
     for v2 in cgroup.directories().iter().filter(|directory| directory.version == Version::V2) {
         let passed_on = v2.read_above("cgroup.subtree_control")?;
@@ -63,8 +65,8 @@ fn pass_controllers_on(cgroup: &Cgroup) -> Result<()> {
 pub fn join(cgroup: &Cgroup, parent: &ChildEnd) -> Result<()> {
     for directory in cgroup.directories() {
         match directory.version {
-            // Moves one thread. `cgroup.procs` moves all threads of a process, and so makes the kernel wait until no
-            // CPU looks at the old state any more: 7 to 15 milliseconds.
+            // Moves one thread. `cgroup.procs` moves all threads of a process, and so makes the kernel wait
+            // until no CPU looks at the old state any more: 7 to 15 milliseconds.
             Version::V1 => directory.write("tasks", 0)?,
             // clone3(2) has put the child there at its birth, with CLONE_INTO_CGROUP: Linux 5.7.
             Version::V2 if parent.was_born_in_cgroup() => {}
@@ -84,10 +86,11 @@ fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     }
 }
 
-/// Without a limit on swap, a container at its memory limit would go on in swap, and make the whole host slow.
+/// Without a limit on swap, a container at its memory limit would go on in swap, and make the whole host
+/// slow.
 ///
-/// v1 counts memory and swap together, as the option does; so it must come after the memory limit, which it must
-/// not be below. v2 counts swap alone.
+/// v1 counts memory and swap together, as the option does; so it must come after the memory limit, which it
+/// must not be below. v2 counts swap alone.
 fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     // Docker's default.
     let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory().saturating_mul(2)));

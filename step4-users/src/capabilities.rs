@@ -10,8 +10,9 @@
 //! | permitted | what the process may make effective |
 //! | ambient | what a user other than root keeps over an exec |
 //!
-//! Order: the bounding set first, as dropping from it takes a capability itself. The other four come after the change
-//! of the user, which empties them. In a user namespace they count only for what that namespace owns.
+//! Order: the bounding set first, as dropping from it takes a capability itself. The other four come after
+//! the change of the user, which empties them. In a user namespace they count only for what that namespace
+//! owns.
 //! Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const), PR_CAP_AMBIENT(2const).
 
 use common::Result;
@@ -19,8 +20,8 @@ use common::security::capability::{self, Capabilities, Capability, Named, Set, n
 
 use crate::cli::Security;
 
-/// What Docker leaves to root: enough for packages, servers and `su`. None of it reaches the kernel's settings or
-/// another container.
+/// What Docker leaves to root: enough for packages, servers and `su`. None of it reaches the kernel's
+/// settings or another container.
 const DOCKER: [Capability; 14] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
@@ -38,8 +39,8 @@ const DOCKER: [Capability; 14] = [
     Capability::CAP_SETFCAP,
 ];
 
-/// Docker's fourteen, without those that `--cap-drop` names, and with those that `--cap-add` names: a name in both is
-/// added. `--cap-add ALL` begins with all that this runtime can give, `--cap-drop ALL` with none.
+/// Docker's fourteen, without those that `--cap-drop` names, and with those that `--cap-add` names: a name in
+/// both is added. `--cap-add ALL` begins with all that this runtime can give, `--cap-drop ALL` with none.
 pub fn choose(options: &Security) -> Result<Capabilities> {
     let (added, dropped) = (named(&options.cap_add), named(&options.cap_drop));
     if options.cap_add.contains(&Named::All) {
@@ -56,8 +57,8 @@ pub fn bound(kept: &Capabilities) -> Result<()> {
     capability::drop_bounding(kept)
 }
 
-/// In the child, after the change of the user: sets the other four. Root uses all that it keeps. Another user has only
-/// what `--cap-add` names, and its exec hands on only what is ambient.
+/// In the child, after the change of the user: sets the other four. Root uses all that it keeps. Another user
+/// has only what `--cap-add` names, and its exec hands on only what is ambient.
 pub fn set(kept: &Capabilities, options: &Security, is_root: bool) -> Result<()> {
     let all = is_root || options.cap_add.contains(&Named::All);
     let own = if all { kept.clone() } else { kept & &named(&options.cap_add) };

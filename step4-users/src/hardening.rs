@@ -1,10 +1,10 @@
 //! What a container can still reach of the host: the runtime's own file, and parts of /proc and /sys.
 //!
-//! Kernel objects: the file that a process executes, /proc/self/exe; and mounts over files and folders that tell about the
-//! whole host, or even change it: its memory layout, its interrupts, its firmware. For most of them the kernel asks whether
-//! the process is root *of the host*, but not for all.
-//! Order: the own file first of all. The masks come after the volumes, so that no volume lies over them, and before the
-//! capabilities go.
+//! Kernel objects: the file that a process executes, /proc/self/exe; and mounts over files and folders that
+//! tell about the whole host, or even change it: its memory layout, its interrupts, its firmware. For most of
+//! them the kernel asks whether the process is root *of the host*, but not for all.
+//! Order: the own file first of all. The masks come after the volumes, so that no volume lies over them, and
+//! before the capabilities go.
 //! Source: Docker's lists. Man pages: proc(5), mount(2).
 
 use std::fs;
@@ -38,9 +38,10 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// Goes on as the same program, in a file that no container can change.
 ///
-/// By /proc/self/exe each process finds the file that it executes, even where its root has no such path. In a container
-/// that is the runtime's file until exec, and after it if the command begins with `#!/proc/self/exe`. The container's root
-/// could then change what the host executes next time (CVE-2019-5736); so could an ordinary user who owns the file.
+/// By /proc/self/exe each process finds the file that it executes, even where its root has no such path. In a
+/// container that is the runtime's file until exec, and after it if the command begins with
+/// `#!/proc/self/exe`. The container's root could then change what the host executes next time
+/// (CVE-2019-5736); so could an ordinary user who owns the file.
 pub fn protect_own_program() -> Result<()> {
     if own_program::is_read_only()? {
         return Ok(());
@@ -57,15 +58,16 @@ pub fn hide() -> Result<()> {
         if path.is_dir() {
             mount("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")?;
         } else if exists(&path) {
-            // By descriptor, and after a look at the device. A volume over /dev may have another file of that name, or a
-            // link to one: that file would lie here, to be read and written (CVE-2025-31133).
+            // By descriptor, and after a look at the device. A volume over /dev may have another file of that
+            // name, or a link to one: that file would lie here, to be read and written (CVE-2025-31133).
             Detached::copy_of_device(Path::new("/dev/null"), (1, 3))?
                 .attach_at(&open(&path, OFlag::O_PATH)?)?;
         }
     }
     for path in READ_ONLY.map(Path::new).into_iter().filter(|path| exists(path)) {
         mount(path, path, "", MsFlags::MS_BIND | MsFlags::MS_REC, "")?;
-        // A remount clears the flags that it does not name, and in a user namespace the kernel refuses to clear these.
+        // A remount clears the flags that it does not name, and in a user namespace the kernel refuses to
+        // clear these.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
         mount("none", path, "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, "")?;
     }

@@ -1,8 +1,9 @@
-//! Resource limits, which belong to a process and not to a group: each child gets a copy, and counts for itself.
+//! Resource limits, which belong to a process and not to a group: each child gets a copy, and counts for
+//! itself.
 //!
-//! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by the
-//! process itself, before it becomes the command, while it has the right to raise them.
-//! In a user namespace no process has that right, so the parent raises the hard limits before: [`allow`].
+//! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by
+//! the process itself, before it becomes the command, while it has the right to raise them. In a user
+//! namespace no process has that right, so the parent raises the hard limits before: [`allow`].
 //! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
 
 use common::sys::{allow_limit, setrlimit};

@@ -1,9 +1,11 @@
 //! Which system calls the container may make at all.
 //!
-//! Kernel object: a filter, a small program that the kernel runs before each system call of the process and of all that
-//! it starts. Nothing can take the filter off again. Many holes in kernels were in calls that hardly any program needs.
-//! Order: the parent compiles the filter, while it can still read files. The child loads it as late as it can, as
-//! everything after that must do with the calls that are left; but before an init stays behind in the container.
+//! Kernel object: a filter, a small program that the kernel runs before each system call of the process and
+//! of all that it starts. Nothing can take the filter off again. Many holes in kernels were in calls that
+//! hardly any program needs.
+//! Order: the parent compiles the filter, while it can still read files. The child loads it as late as it
+//! can, as everything after that must do with the calls that are left; but before an init stays behind in the
+//! container.
 //! Man pages: seccomp(2), bpf(2), syscall(2), personality(2).
 
 use common::Result;
@@ -12,15 +14,16 @@ use common::security::seccomp::{Filter, Op, Profile, calls, fails_with, kills};
 use common::values::SeccompProfile;
 use nix::errno::Errno;
 
-/// `CLONE_NEWNS`, and `NEWCGROUP`, `NEWUTS`, `NEWIPC`, `NEWUSER`, `NEWPID`, `NEWNET`: the flags of clone(2) that make
-/// new namespaces.
+/// `CLONE_NEWNS`, and `NEWCGROUP`, `NEWUTS`, `NEWIPC`, `NEWUSER`, `NEWPID`, `NEWNET`: the flags of clone(2)
+/// that make new namespaces.
 const NEW_NAMESPACES: u64 = 0x7E02_0000;
 
-/// Linux, and Linux32 (8), each also as Linux 2.6 (0x20000); and the value that only asks. No other bit, as some make an
-/// attack easier: ADDR_NO_RANDOMIZE puts everything in memory where it can be guessed.
+/// Linux, and Linux32 (8), each also as Linux 2.6 (0x20000); and the value that only asks. No other bit, as
+/// some make an attack easier: ADDR_NO_RANDOMIZE puts everything in memory where it can be guessed.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
 
-/// In the parent: compiles the filter that is asked for. A container with a capability needs the calls that go with it.
+/// In the parent: compiles the filter that is asked for. A container with a capability needs the calls that
+/// go with it.
 pub fn prepare(profile: &SeccompProfile, capabilities: &Capabilities) -> Result<Option<Filter>> {
     match profile {
         SeccompProfile::Unconfined => Ok(None),
@@ -32,9 +35,11 @@ pub fn prepare(profile: &SeccompProfile, capabilities: &Capabilities) -> Result<
 /// The filter of a container that asks for no other one: Docker's, in the order in which the program looks.
 pub fn built_in(capabilities: &Capabilities) -> Profile {
     let mut profile = Profile::new();
-    // Each ABI has other numbers. With those of a 32-bit program, every rule below would be about another call.
+    // Each ABI has other numbers. With those of a 32-bit program, every rule below would be about another
+    // call.
     profile.other_abi(kills());
-    // A C library takes ENOSYS as "this kernel is older", and makes the older call. At EPERM it would give up.
+    // A C library takes ENOSYS as "this kernel is older", and makes the older call. At EPERM it would give
+    // up.
     profile.newer_calls(fails_with(Errno::ENOSYS));
     profile.other_calls(fails_with(Errno::EPERM));
     calls::EVERYBODY.iter().for_each(|names| profile.allow(names));
@@ -48,16 +53,18 @@ pub fn built_in(capabilities: &Capabilities) -> Profile {
         profile.allow(names);
     }
     if !capabilities.contains(&Capability::CAP_SYS_ADMIN) {
-        // In a namespace of its own, a process would have all capabilities over parts of the kernel with many holes.
+        // In a namespace of its own, a process would have all capabilities over parts of the kernel with many
+        // holes.
         profile.allow_if("clone", 0, Op::MaskedEq(NEW_NAMESPACES), 0);
-        // The flags of clone3 lie in memory, where a filter cannot look. At ENOSYS, C libraries call clone instead.
+        // The flags of clone3 lie in memory, where a filter cannot look. At ENOSYS, C libraries call clone
+        // instead.
         profile.refuse("clone3", fails_with(Errno::ENOSYS));
     }
     profile
 }
 
-/// In the child: loads the filter, for good. That takes no_new_privs, or else a capability: a set-user-ID program that
-/// misses a call could do harm.
+/// In the child: loads the filter, for good. That takes no_new_privs, or else a capability: a set-user-ID
+/// program that misses a call could do harm.
 pub fn load(filter: Option<&Filter>) -> Result<()> {
     filter.map_or(Ok(()), Filter::load)
 }

@@ -1,7 +1,7 @@
 //! The user that runs the command, as the container's own list of users knows it.
 //!
-//! Kernel objects: the user, group and supplementary groups of the process. Order: groups first, as only root may set them;
-//! the user last. Man pages: credentials(7), setgroups(2), setresuid(2), passwd(5).
+//! Kernel objects: the user, group and supplementary groups of the process. Order: groups first, as only root
+//! may set them; the user last. Man pages: credentials(7), setgroups(2), setresuid(2), passwd(5).
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -48,10 +48,11 @@ pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Env
 
 /// In the child: becomes that user.
 pub fn become_it(identity: &Identity) -> Result<()> {
-    // `/dev/stdout` is a path, and opening it takes the right to. A pipe whose owner has no id in here stays as it is.
+    // `/dev/stdout` is a path, and opening it takes the right to. A pipe whose owner has no id in here stays
+    // as it is.
     let _ = give_streams(identity.uid, identity.gid);
-    // The kernel takes all capabilities from a process that changes from root to another user. Which of them go, the next
-    // step decides.
+    // The kernel takes all capabilities from a process that changes from root to another user. Which of them
+    // go, the next step decides.
     keep_capabilities()?;
     setgroups(&identity.groups)?;
     setresgid(identity.gid)?;

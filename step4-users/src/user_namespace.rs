@@ -1,9 +1,10 @@
 //! Which users of the host the container's users are: none that the host has given to anybody.
 //!
-//! Kernel object: a user namespace, with a map from its ids to the host's. Its root may do everything to what belongs to
-//! the namespace, such as its mounts, its network and the files of its ids, and nothing to the host. Order: the clone
-//! makes it together with the other namespaces, which then belong to it. The parent writes the maps, from outside. The
-//! child becomes root. An ordinary user's runtime does all this for itself first; in there it goes on as root does.
+//! Kernel object: a user namespace, with a map from its ids to the host's. Its root may do everything to what
+//! belongs to the namespace, such as its mounts, its network and the files of its ids, and nothing to the
+//! host. Order: the clone makes it together with the other namespaces, which then belong to it. The parent
+//! writes the maps, from outside. The child becomes root. An ordinary user's runtime does all this for itself
+//! first; in there it goes on as root does.
 //! Man pages: user_namespaces(7), subuid(5), newuidmap(1), mount_setattr(2).
 
 use std::os::fd::OwnedFd;
@@ -25,13 +26,13 @@ pub enum UserNamespace {
     Host,
     /// A new one.
     New(Ids),
-    /// That of another container, whose network or memory this one shares: they belong to it.
+    /// Another container's. This one shares its network or its memory, which belong to that namespace.
     Joined(Ids),
 }
 
 impl UserNamespace {
-    /// In the parent: finds the ids, for a root whose layers lie in these folders. From here on, an ordinary user's
-    /// runtime is root of a namespace of its own.
+    /// In the parent: finds the ids, for a root whose layers lie in these folders. From here on, an ordinary
+    /// user's runtime is root of a namespace of its own.
     pub fn prepare<'a>(
         options: &Users,
         shared: &[(i32, String)],
@@ -54,8 +55,9 @@ impl UserNamespace {
         Ok(UserNamespace::New(ids))
     }
 
-    /// Which of these namespaces the clone has to make. [`join`](Self::join) makes the others: they must belong to a user
-    /// namespace that the child joins first. A process cannot make a PID namespace for itself.
+    /// Which of these namespaces the clone has to make. [`join`](Self::join) makes the others: they must
+    /// belong to a user namespace that the child joins first. A process cannot make a PID namespace for
+    /// itself.
     pub fn at_birth(&self, namespaces: CloneFlags) -> CloneFlags {
         match self {
             UserNamespace::Host => namespaces,
@@ -70,23 +72,24 @@ impl UserNamespace {
         if let UserNamespace::New(ids) = self { write_maps(child, &ids.maps) } else { Ok(()) }
     }
 
-    /// In the parent: gives the container's root the pipes that are its standard streams. `/dev/stdout` is a path, and
-    /// opening it takes the right to.
+    /// In the parent: gives the container's root the pipes that are its standard streams. `/dev/stdout` is a
+    /// path, and opening it takes the right to.
     pub fn give_streams(&self) -> Result<()> {
         let Some((maps, _)) = self.shift() else { return Ok(()) };
         let (user, group) = maps.root()?;
         give_streams(user, group)
     }
 
-    /// In the child: joins the namespace of another container, and makes there the namespaces that are not made yet.
+    /// In the child: joins the namespace of another container, and makes there the namespaces that are not
+    /// made yet.
     pub fn join(&self, namespaces: CloneFlags) -> Result<()> {
         let UserNamespace::Joined(ids) = self else { return Ok(()) };
         ids.namespace().map_or(Ok(()), |namespace| enter(namespace, CloneFlags::CLONE_NEWUSER))?;
         unshare(namespaces - CloneFlags::CLONE_NEWPID)
     }
 
-    /// In the child: becomes root of its namespace. Until here it has the caller's user id, which the host's files know,
-    /// but no capability for them.
+    /// In the child: becomes root of its namespace. Until here it has the caller's user id, which the host's
+    /// files know, but no capability for them.
     pub fn become_root(&self) -> Result<()> {
         if let UserNamespace::Host = self {
             return Ok(());
@@ -106,8 +109,8 @@ impl UserNamespace {
         self.ids().is_none_or(|ids| ids.maps.groups.to_host(group).is_some())
     }
 
-    /// The maps, and the namespace as a descriptor for mounts, where files have other ids on the disk than in the
-    /// container.
+    /// The maps, and the namespace as a descriptor for mounts, where files have other ids on the disk than in
+    /// the container.
     pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
         let ids = self.ids().filter(|ids| ids.are_shifted())?;
         Some((&ids.maps, ids.namespace()?))
@@ -121,17 +124,20 @@ impl UserNamespace {
     }
 }
 
-/// Writes the maps of a process that is in a new user namespace: `/proc/PID/uid_map` and `gid_map`. The kernel takes each
-/// once, and from a process outside of the namespace: the new root could else be any user of the host.
+/// Writes the maps of a process that is in a new user namespace: `/proc/PID/uid_map` and `gid_map`. The
+/// kernel takes each once, and from a process outside of the namespace: the new root could else be any user
+/// of the host.
 fn write_maps(process: Pid, maps: &IdMaps) -> Result<()> {
-    // Root may write any ids, and so may the root of a user namespace that has them: with CAP_SETUID and CAP_SETGID.
+    // Root may write any ids, and so may the root of a user namespace that has them: with CAP_SETUID and
+    // CAP_SETGID.
     if !geteuid().is_root() {
         if !maps.is_single() {
-            // Subordinate ids need the help of two set-user-ID programs, which look whether the user has them.
+            // Subordinate ids need the help of two set-user-ID programs, which look whether the user has
+            // them.
             return newuidmap(process, maps);
         }
-        // An ordinary user may map only its own two ids, and must give up setgroups(2) first. A group may take a right
-        // away, as with `rwx---r-x`; whoever could leave the group would have that right.
+        // An ordinary user may map only its own two ids, and must give up setgroups(2) first. A group may
+        // take a right away, as with `rwx---r-x`; whoever could leave the group would have that right.
         write_map(process, "setgroups", "deny")?;
     }
     write_map(process, "gid_map", &maps.groups)?;

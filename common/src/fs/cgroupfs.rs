@@ -1,8 +1,8 @@
 //! Control groups as directories: which hierarchy is mounted where, making, writing, joining, removing.
 //!
-//! In cgroup v1 each controller has a hierarchy (a tree of directories) of its own, in v2 all share one, and a
-//! hybrid host has both. So one container's cgroup is one directory in v2, and one in each v1 hierarchy that it
-//! uses. The lesson, which file takes which limit, stands in the steps' `cgroup.rs`.
+//! In cgroup v1 each controller has a hierarchy (a tree of directories) of its own, in v2 all share one, and
+//! a hybrid host has both. So one container's cgroup is one directory in v2, and one in each v1 hierarchy
+//! that it uses. The lesson, which file takes which limit, stands in the steps' `cgroup.rs`.
 //!
 //! A directory is named `congo-` and twelve random digits. Its runtime holds a lock on it (flock(2)), so one
 //! whose lock is free was left by a runtime that was killed, and the next run removes it.
@@ -54,8 +54,8 @@ pub enum Version {
 /// removed.
 #[derive(Debug)]
 pub struct Cgroup {
-    /// The first one is made first and removed last, so it stands for all of them: it has the lock, and it is the
-    /// one that a sweep looks for.
+    /// The first one is made first and removed last, so it stands for all of them: it has the lock, and it is
+    /// the one that a sweep looks for.
     directories: Vec<Directory>,
     left_out: Vec<String>,
     /// For as long as the runtime lives.
@@ -75,9 +75,9 @@ pub struct Directory {
 }
 
 impl Cgroup {
-    /// Makes a new cgroup in the hierarchies of these controllers: at the top of each, as Docker does with its own, or as
-    /// near to the top as this process may write. In v2 the cgroup above must still pass the controllers on. Removes what
-    /// killed runtimes left.
+    /// Makes a new cgroup in the hierarchies of these controllers: at the top of each, as Docker does with
+    /// its own, or as near to the top as this process may write. In v2 the cgroup above must still pass the
+    /// controllers on. Removes what killed runtimes left.
     ///
     /// # Errors
     /// A controller that is mounted nowhere; EACCES, EROFS where no directory may be made.
@@ -111,9 +111,9 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// The same for an ordinary user, to whom an administrator may have delegated only some of the controllers. The
-    /// cgroup does without the others: what is written for them goes nowhere, and `tell` gets a line that says so. Only for
-    /// a controller that the user `needs` this is an error.
+    /// The same for an ordinary user, to whom an administrator may have delegated only some of the
+    /// controllers. The cgroup does without the others: what is written for them goes nowhere, and `tell`
+    /// gets a line that says so. Only for a controller that the user `needs` this is an error.
     ///
     /// # Errors
     /// Those of [`create`](Cgroup::create).
@@ -172,7 +172,8 @@ impl Cgroup {
             .hint_if(Errno::ENOENT, "this kernel was built or started without this limit")
     }
 
-    /// The number behind `key` in a file of lines `key number`, such as `memory.events`; 0 when it is not there.
+    /// The number behind `key` in a file of lines `key number`, such as `memory.events`; 0 when it is not
+    /// there.
     pub fn count(&self, controller: &str, file: &str, key: &str) -> u64 {
         if self.does_without(controller) {
             return 0;
@@ -195,8 +196,8 @@ impl Cgroup {
         &self.directories
     }
 
-    /// The v2 directory, if there is one, for a clone that puts the child there at birth. Not one with a cpuset: a
-    /// child born in it runs on all CPUs, until a fix of 2023, which not every kernel has.
+    /// The v2 directory, if there is one, for a clone that puts the child there at birth. Not one with a
+    /// cpuset: a child born in it runs on all CPUs, until a fix of 2023, which not every kernel has.
     pub fn v2_directory(&self) -> Option<BorrowedFd<'_>> {
         let v2 = self.directories.iter().find(|directory| directory.open.is_some())?;
         let pinned = v2.controllers.iter().any(|name| name == "cpuset");
@@ -224,8 +225,8 @@ impl Directory {
     /// Writes a value to one of the files.
     ///
     /// # Errors
-    /// ENOENT when this kernel has no such file, EINVAL and ERANGE when it does not take the value; ENOSPC in v1 when a
-    /// process is to join a cpuset that has no CPU or no memory node.
+    /// ENOENT when this kernel has no such file, EINVAL and ERANGE when it does not take the value; ENOSPC in
+    /// v1 when a process is to join a cpuset that has no CPU or no memory node.
     pub fn write(&self, file: &str, value: impl Display) -> Result<()> {
         write(&self.path.join(file), &value.to_string())
     }
@@ -241,8 +242,8 @@ impl Directory {
     /// In v2, has the cgroup above pass these controllers on, each as `+name`.
     ///
     /// # Errors
-    /// ENOENT for a controller that it does not have itself; EBUSY when it has processes of its own ("no internal
-    /// processes" in cgroups(7)).
+    /// ENOENT for a controller that it does not have itself; EBUSY when it has processes of its own ("no
+    /// internal processes" in cgroups(7)).
     pub fn pass_on(&self, controllers: &str) -> Result<()> {
         let file = self.path.with_file_name("cgroup.subtree_control");
         write(&file, controllers).hint_if(Errno::ENOENT, DELEGATE).hint_if(
@@ -310,8 +311,8 @@ impl Hierarchy {
         self.controllers.iter().any(|name| name == controller)
     }
 
-    /// The directory in which to make a container's: the first, from the top down to this process's own, that it
-    /// may write to. That is the top for root, and a user's delegated one for a user.
+    /// The directory in which to make a container's: the first, from the top down to this process's own, that
+    /// it may write to. That is the top for root, and a user's delegated one for a user.
     fn parent(&self) -> Result<PathBuf> {
         let may_write = |directory: &Path| access(directory, AccessFlags::W_OK);
         let Err(errno) = may_write(&self.mountpoint) else { return Ok(self.mountpoint.clone()) };
@@ -321,8 +322,8 @@ impl Hierarchy {
         let above = own.parent().unwrap_or(Path::new("")).components();
         for part in above {
             directory.push(part);
-            // In v2 also its own `cgroup.procs`: who moves a process from one cgroup to another needs the right to that of
-            // the one above both (cgroups(7), "delegation").
+            // In v2 also its own `cgroup.procs`: who moves a process from one cgroup to another needs the
+            // right to that of the one above both (cgroups(7), "delegation").
             let may_move =
                 || self.version == Version::V1 || may_write(&directory.join("cgroup.procs")).is_ok();
             if may_write(&directory).is_ok() && may_move() {
@@ -383,8 +384,8 @@ fn could_have(controller: &str) -> Result<()> {
     Err(Error::new(format!("{} has no controller {controller}", parent.display())).hint(DELEGATE))
 }
 
-/// Removes the cgroups whose runtime is dead: those in `parent` whose lock is free, and what has the same name in
-/// the other hierarchies. Whatever cannot be removed is for the next run.
+/// Removes the cgroups whose runtime is dead: those in `parent` whose lock is free, and what has the same
+/// name in the other hierarchies. Whatever cannot be removed is for the next run.
 fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
     // Exactly our form: somebody else may have a `congo-web.service`.
     let is_ours = |name: &OsStr| {

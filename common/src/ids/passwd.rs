@@ -1,8 +1,9 @@
 //! Who a user is, as the container's own `/etc/passwd` and `/etc/group` say: ids, groups, home.
 //!
-//! The two files belong to the container, so they may be anything: a link out of its root, a pipe, gigabytes, lines that are
-//! none. They are opened beneath the root, read only when they are plain files, up to a limit, and a line that is none is
-//! passed over. What is looked for, and what a number means that stands nowhere, is as Docker has it.
+//! The two files belong to the container, so they may be anything: a link out of its root, a pipe, gigabytes,
+//! lines that are none. They are opened beneath the root, read only when they are plain files, up to a limit,
+//! and a line that is none is passed over. What is looked for, and what a number means that stands nowhere,
+//! is as Docker has it.
 //! Man pages: passwd(5), group(5), setgroups(2), path_resolution(7).
 
 #[cfg(test)]
@@ -41,9 +42,9 @@ pub struct Identity {
     pub home: PathBuf,
 }
 
-/// Finds out who `user` is in the container whose root is open as `root`: with a group, in that one alone; without, in the
-/// one of `/etc/passwd`, and as supplementary ones in those of `/etc/group` that list the user. A number that stands
-/// nowhere is itself, in the group 0, at home in `/`.
+/// Finds out who `user` is in the container whose root is open as `root`: with a group, in that one alone;
+/// without, in the one of `/etc/passwd`, and as supplementary ones in those of `/etc/group` that list the
+/// user. A number that stands nowhere is itself, in the group 0, at home in `/`.
 ///
 /// # Errors
 /// A name that stands nowhere; a file that cannot be read, or is none.
@@ -74,7 +75,8 @@ fn nobody(kind: &str, name: &str, file: &str) -> Error {
         .hint("expected NAME|UID[:GROUP|GID]: a name that stands there, or any number")
 }
 
-/// The name that the host's own list gives to an id. Only the file is asked: it is for messages and lists of ids.
+/// The name that the host's own list gives to an id. Only the file is asked: it is for messages and lists of
+/// ids.
 pub(crate) fn name_on_host(id: u32) -> Option<Vec<u8>> {
     let users = fs::read("/etc/passwd").ok()?;
     entries(&users).filter_map(Entry::parse).find(|entry| entry.id == id).map(|entry| entry.name.to_vec())
@@ -169,7 +171,8 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<Vec<u8>> {
         return Err(Error::new(format!("{}: it is no file", what()))
             .hint("in a root, it is a list of users or groups"));
     }
-    // What is open by O_PATH is opened for reading by its link in /proc: the same file, whatever its path leads to by now.
+    // What is open by O_PATH is opened for reading by its link in /proc: the same file, whatever its path
+    // leads to by now.
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let file = open(link.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context(what())?;
     let mut text = Vec::new();

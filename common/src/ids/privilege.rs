@@ -1,8 +1,8 @@
 //! What root is here: the host's, or that of a user namespace, which may do less to files.
 //!
-//! In a user namespace there are no device nodes but whiteouts (since 5.8), no attributes `trusted.*`, and only the ids
-//! that are mapped. An overlay notes there as `user.overlay.*` what it else notes as `trusted.overlay.*`: the option
-//! `userxattr`, since 5.11. Kernel object: `/proc/self/uid_map`.
+//! In a user namespace there are no device nodes but whiteouts (since 5.8), no attributes `trusted.*`, and
+//! only the ids that are mapped. An overlay notes there as `user.overlay.*` what it else notes as
+//! `trusted.overlay.*`: the option `userxattr`, since 5.11. Kernel object: `/proc/self/uid_map`.
 //! Man pages: user_namespaces(7), xattr(7); the kernel's filesystems/overlayfs.
 
 use std::fs;
@@ -46,8 +46,9 @@ impl Privilege {
         if all { Privilege::Host } else { Privilege::UserNamespace }
     }
 
-    /// What an overlay's options say beside its layers: off is what makes of a layer something that only this overlay can
-    /// read. With `userxattr` the kernel refuses to hear of `redirect_dir=off`, as it then never redirects.
+    /// What an overlay's options say beside its layers: off is what makes of a layer something that only this
+    /// overlay can read. With `userxattr` the kernel refuses to hear of `redirect_dir=off`, as it then never
+    /// redirects.
     pub fn overlay_options(self) -> &'static str {
         match self {
             Privilege::Host => "redirect_dir=off,metacopy=off,index=off",

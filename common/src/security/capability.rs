@@ -1,8 +1,10 @@
-//! Capabilities by name, and the calls on the five sets of a thread: the crate `caps` makes them, `--explain` tells them.
+//! Capabilities by name, and the calls on the five sets of a thread: the crate `caps` makes them, `--explain`
+//! tells them.
 //!
-//! Kernel objects: the thread's bounding, permitted, effective, inheritable and ambient set. What each is for, and in
-//! which order they are set, stands in step 4's `capabilities.rs`.
-//! Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const), PR_CAP_AMBIENT(2const), PR_SET_KEEPCAPS(2const).
+//! Kernel objects: the thread's bounding, permitted, effective, inheritable and ambient set. What each is
+//! for, and in which order they are set, stands in step 4's `capabilities.rs`.
+//! Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const), PR_CAP_AMBIENT(2const),
+//! PR_SET_KEEPCAPS(2const).
 
 #[cfg(test)]
 mod tests;
@@ -63,8 +65,8 @@ pub fn bounding() -> Result<Capabilities> {
     Ok(held)
 }
 
-/// Drops all but `kept` from the bounding set: prctl(2), `PR_CAPBSET_DROP`. From then on no execve(2) gives more, not
-/// even of a set-user-ID program or of one with file capabilities.
+/// Drops all but `kept` from the bounding set: prctl(2), `PR_CAPBSET_DROP`. From then on no execve(2) gives
+/// more, not even of a set-user-ID program or of one with file capabilities.
 ///
 /// # Errors
 /// EPERM without `CAP_SETPCAP` in the effective set.
@@ -77,12 +79,12 @@ pub fn drop_bounding(kept: &Capabilities) -> Result<()> {
     )
 }
 
-/// Sets the effective, the permitted or the inheritable set of this thread: capset(2). What leaves the permitted set is
-/// gone from the ambient one, too.
+/// Sets the effective, the permitted or the inheritable set of this thread: capset(2). What leaves the
+/// permitted set is gone from the ambient one, too.
 ///
 /// # Errors
-/// EPERM when the permitted set would grow, when the effective set would get what is not permitted, or when the
-/// inheritable one would get what is neither permitted nor in the bounding set.
+/// EPERM when the permitted set would grow, when the effective set would get what is not permitted, or when
+/// the inheritable one would get what is neither permitted nor in the bounding set.
 pub fn set(which: Set, capabilities: &Capabilities) -> Result<()> {
     let line = || format!("capset(…, {{{} {}}})", format!("{which:?}").to_lowercase(), text(capabilities));
     told("capset(2)", line, || caps::set(None, which, capabilities)).hint_if(Errno::EPERM, NOT_HELD)
@@ -110,8 +112,8 @@ pub fn raise_ambient(raised: &Capabilities) -> Result<()> {
     .hint_if(Errno::EPERM, NOT_HELD)
 }
 
-/// Keeps the permitted set when this thread changes from root to another user: prctl(2), `PR_SET_KEEPCAPS`. The effective
-/// set is emptied all the same. execve(2) ends it.
+/// Keeps the permitted set when this thread changes from root to another user: prctl(2), `PR_SET_KEEPCAPS`.
+/// The effective set is emptied all the same. execve(2) ends it.
 ///
 /// # Errors
 /// EPERM when `SECBIT_KEEP_CAPS_LOCKED` forbids it.

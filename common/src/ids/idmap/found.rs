@@ -1,6 +1,7 @@
 //! The ids of one container: where they come from, and what holds them for as long as the runtime lives.
 //!
-//! Kernel objects: a user namespace as a descriptor, for idmapped mounts and for setns(2); the lock on a range of ids.
+//! Kernel objects: a user namespace as a descriptor, for idmapped mounts and for setns(2); the lock on a
+//! range of ids.
 //! Man pages: user_namespaces(7), subuid(5), setns(2).
 
 use std::os::fd::OwnedFd;
@@ -38,8 +39,9 @@ impl Ids {
         Ok(Ids { maps, namespace: Some(namespace), shifted: true, _taken: None })
     }
 
-    /// For root: a range that neither a user of the host nor another container has. Where the layers in these folders
-    /// cannot be mounted with other ids, they are copied. Then all containers have one range, or each would need a copy.
+    /// For root: a range that neither a user of the host nor another container has. Where the layers in these
+    /// folders cannot be mounted with other ids, they are copied. Then all containers have one range, or each
+    /// would need a copy.
     ///
     /// # Errors
     /// No range is free; those of [`user_namespace`].
@@ -52,8 +54,9 @@ impl Ids {
         }
     }
 
-    /// For an ordinary user: its own ids and its subordinate ones. Makes this process root of a user namespace that has
-    /// them, in which the container's own one will lie. `write_maps` writes the maps of a process.
+    /// For an ordinary user: its own ids and its subordinate ones. Makes this process root of a user
+    /// namespace that has them, in which the container's own one will lie. `write_maps` writes the maps of a
+    /// process.
     ///
     /// # Errors
     /// With `keep-id`, the user has no subordinate ids; those of [`enter_own`].
@@ -74,8 +77,8 @@ impl Ids {
         Ok(Ids { maps: maps.within(), namespace: None, shifted: false, _taken: None })
     }
 
-    /// Those of another container, whose user namespace this one joins. `option` is what the user wrote. Makes an ordinary
-    /// user's process root of the namespace in which that one lies.
+    /// Another container's: this one joins its user namespace. `option` is what the user wrote.
+    /// Makes an ordinary user's process root of the namespace in which that one lies.
     ///
     /// # Errors
     /// The container is another user's, or has no user namespace of its own; it has ended.
@@ -94,7 +97,8 @@ impl Ids {
         }
         let shifted = geteuid().is_root();
         if !shifted {
-            // The runtime of that container is root there, of the same user: all that it mounts belongs to it.
+            // The runtime of that container is root there, of the same user: all that it mounts belongs to
+            // it.
             enter_parent_of(&namespace)?;
         }
         let maps = IdMaps::of_process(pid)?;
@@ -107,14 +111,16 @@ impl Ids {
         self.namespace.as_ref()
     }
 
-    /// Whether files have other ids on the disk than this process sees: so for root, whose containers have others.
+    /// Whether files have other ids on the disk than this process sees: so for root, whose containers have
+    /// others.
     pub fn are_shifted(&self) -> bool {
         self.shifted
     }
 }
 
-/// Refuses to share with containers that are in two user namespaces, and ids that are chosen beside those of another
-/// container. A process is in one user namespace, and with its rights there it enters only what belongs to that.
+/// Refuses to share with containers that are in two user namespaces, and ids that are chosen beside those of
+/// another container. A process is in one user namespace, and with its rights there it enters only what
+/// belongs to that.
 ///
 /// # Errors
 /// One of these; a container has ended, or is another user's.
@@ -139,8 +145,8 @@ pub fn check_shared(userns: Option<UsernsMode>, ids_chosen: bool, shared: &[(i32
     }
 }
 
-/// Where the roots lie that Congo makes. With `keep-id` the container's root is a subordinate id and not the caller. So
-/// these roots have another owner on the disk, and another folder.
+/// Where the roots lie that Congo makes. With `keep-id` the container's root is a subordinate id and not the
+/// caller. So these roots have another owner on the disk, and another folder.
 pub fn roots(userns: Option<UsernsMode>, state: &Path) -> PathBuf {
     match userns {
         Some(UsernsMode::KeepId) => state.join("keep-id"),

@@ -1,7 +1,7 @@
 //! The ids of the host that a user may give to containers: `/etc/subuid` and `/etc/subgid`.
 //!
-//! A line is `USER:FIRST:COUNT`, the user by name or by number. The administrator writes them; useradd(8) gives each new
-//! user 65,536. What is here only reads: newuidmap(1) is who decides.
+//! A line is `USER:FIRST:COUNT`, the user by name or by number. The administrator writes them; useradd(8)
+//! gives each new user 65,536. What is here only reads: newuidmap(1) is who decides.
 //! Man pages: subuid(5), subgid(5), passwd(5).
 
 use std::fs::File;
@@ -29,14 +29,16 @@ pub(super) struct Line {
     pub(super) count: u32,
 }
 
-/// What an ordinary user can have without any help: the container's root is the caller, and nobody else is there.
+/// What an ordinary user can have without any help: the container's root is the caller, and nobody else is
+/// there.
 pub fn own() -> IdMaps {
     let (user, group) = (getuid().as_raw(), getgid().as_raw());
     IdMaps { users: IdMap::of(0, user, 1), groups: IdMap::of(0, group, 1) }
 }
 
-/// For an ordinary user: the container's root is the caller, and the other users are the caller's subordinate ones.
-/// `None` when the caller has none, or the programs are not installed that could give them to a container.
+/// For an ordinary user: the container's root is the caller, and the other users are the caller's subordinate
+/// ones. `None` when the caller has none, or the programs are not installed that could give them to a
+/// container.
 ///
 /// # Errors
 /// One of the lists cannot be read.
@@ -48,8 +50,8 @@ pub fn subordinate() -> Result<Option<IdMaps>> {
     }))
 }
 
-/// The same for `--userns keep-id`: the caller has its own ids in the container, too, and the others, root among them,
-/// are the subordinate ones. `None` when the caller has none.
+/// The same for `--userns keep-id`: the caller has its own ids in the container, too, and the others, root
+/// among them, are the subordinate ones. `None` when the caller has none.
 ///
 /// # Errors
 /// One of the lists cannot be read.
@@ -160,7 +162,8 @@ fn without(line: &Line, fixed: Option<IdRange>) -> Vec<(u32, u32)> {
     vec![(line.first, before), (line.first.saturating_add(before + 1), line.count - before - 1)]
 }
 
-/// Lays ranges in a row, around `fixed`. What overlaps or is too much is left out: the kernel would refuse all of it.
+/// Lays ranges in a row, around `fixed`. What overlaps or is too much is left out: the kernel would refuse
+/// all of it.
 fn lay(lines: &[Line], fixed: Option<IdRange>) -> IdMap {
     let mut ranges: Vec<IdRange> = Vec::new();
     let mut next = 0_u32;

@@ -1,6 +1,8 @@
-//! The machines for which there is a filter: the numbers of their system calls, and how the kernel names them.
+//! The machines for which there is a filter: the numbers of their system calls, and how the kernel names
+//! them.
 //!
-//! A number means another call on each machine, and even on one machine in each ABI. So a filter looks at the ABI first.
+//! A number means another call on each machine, and even on one machine in each ABI. So a filter looks at the
+//! ABI first.
 //! Man pages: syscall(2), seccomp(2); the kernel's include/uapi/linux/audit.h.
 
 use syscalls::{aarch64, x86_64};

@@ -1,7 +1,7 @@
 //! Which system calls the built-in profile allows: Docker's list, by subject.
 //!
-//! A call that one of the machines does not have is passed over there. Only calls are here that need no look at their
-//! arguments; the others stand in step 4's `seccomp.rs`.
+//! A call that one of the machines does not have is passed over there. Only calls are here that need no look
+//! at their arguments; the others stand in step 4's `seccomp.rs`.
 //! Source: Docker's default profile (moby/profiles, seccomp/default.json).
 
 use seccompiler::SeccompCmpOp as Op;
@@ -53,14 +53,15 @@ pub const EVERYBODY: [&str; 10] = [
      setsockopt recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg shmget shmat shmdt shmctl semget semop \
      semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink mq_notify mq_getsetattr \
      mq_timedsend mq_timedreceive",
-    // Other processes of the container. Not before Linux 4.8: there a traced process could get around its filter.
+    // Other processes of the container. Not before Linux 4.8: there a traced process could get around its
+    // filter.
     "ptrace process_vm_readv process_vm_writev",
     // Only on x86_64.
     "arch_prctl modify_ldt",
 ];
 
-/// The families of sockets: the first argument of socket(2). Neither AF_ALG (38), the kernel's ciphers, nor AF_VSOCK
-/// (40), the way to the hypervisor, nor a family that nothing uses.
+/// The families of sockets: the first argument of socket(2). Neither AF_ALG (38), the kernel's ciphers, nor
+/// AF_VSOCK (40), the way to the hypervisor, nor a family that nothing uses.
 pub const SOCKET_FAMILIES: [(Op, u64); 26] = [
     (Op::Lt, 12),
     (Op::Eq, 13),

@@ -1,7 +1,7 @@
 //! Docker's JSON format of a seccomp profile, which containerd, podman and Kubernetes read, too.
 //!
-//! What is not known is ignored, as Docker does, where it is a field or the name of a system call; an action, an operator
-//! or a flag that is not known is an error, as the profile would mean something else without it.
+//! What is not known is ignored, as Docker does, where it is a field or the name of a system call; an action,
+//! an operator or a flag that is not known is an error, as the profile would mean something else without it.
 //! Source: Docker's documentation, "Seccomp security profiles for Docker"; seccomp_rule_add(3).
 
 use nix::errno::Errno;
@@ -26,7 +26,8 @@ struct File {
     syscalls: Option<Vec<Syscalls>>,
 }
 
-/// Which ABIs the profile is for. Congo's filter is for one, the machine's own, so this is only looked at for errors.
+/// Which ABIs the profile is for. Congo's filter is for one, the machine's own, so this is only looked at for
+/// errors.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ArchMap {
@@ -114,8 +115,8 @@ fn profile(file: File) -> Result<Profile, Problem> {
     Ok(Profile { foreign: kills(), newer: newer(&default), default, flags, rules })
 }
 
-/// What happens to calls with greater numbers than the profile knows, as runc has it: they are newer, so a C library must
-/// find them missing and make older ones.
+/// What happens to calls with greater numbers than the profile knows, as runc has it: they are newer, so a C
+/// library must find them missing and make older ones.
 fn newer(default: &Action) -> Action {
     match default {
         Action::Allow | Action::Log | Action::Trace(_) => default.clone(),

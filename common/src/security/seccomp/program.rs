@@ -1,9 +1,9 @@
 //! The filter as instructions of classic BPF.
 //!
-//! It finds the number of the call by halving, as the kernel tries every call on a filter that it loads (5.11), to know
-//! those that always pass: in a list of comparisons this alone would cost more than all the rest. Neighbours to which the
-//! same happens are one. The comparisons of arguments are seccompiler's, which knows how to compare 64 bits with
-//! instructions of 32. Man page: seccomp(2).
+//! It finds the number of the call by halving, as the kernel tries every call on a filter that it loads
+//! (5.11), to know those that always pass: in a list of comparisons this alone would cost more than all the
+//! rest. Neighbours to which the same happens are one. The comparisons of arguments are seccompiler's, which
+//! knows how to compare 64 bits with instructions of 32. Man page: seccomp(2).
 
 use std::collections::BTreeMap;
 

@@ -56,8 +56,8 @@ impl Rule {
             && excludes.kernel.is_none_or(|least| kernel < least)
     }
 
-    /// The conditions, as alternatives: in each, all must be so. Two on one argument can only be meant as alternatives, and
-    /// then runc takes all of them so.
+    /// The conditions, as alternatives: in each, all must be so. Two on one argument can only be meant as
+    /// alternatives, and then runc takes all of them so.
     fn alternatives(&self) -> Vec<Vec<SeccompCondition>> {
         let twice =
             |it: &Condition| self.conditions.iter().filter(|other| other.argument == it.argument).count() > 1;
@@ -79,9 +79,9 @@ pub(super) struct Call {
     pub(super) conditional: Vec<(Vec<SeccompCondition>, Action)>,
 }
 
-/// What these rules come to, by the numbers of the calls. Of two rules about one call, the one without conditions counts,
-/// else the first, as in libseccomp. A call that the machine does not have is skipped; one that gets no more than the
-/// default is there, and says nothing.
+/// What these rules come to, by the numbers of the calls. Of two rules about one call, the one without
+/// conditions counts, else the first, as in libseccomp. A call that the machine does not have is skipped; one
+/// that gets no more than the default is there, and says nothing.
 pub(super) fn by_number<'a>(
     rules: impl Iterator<Item = &'a Rule>,
     machine: Architecture,

@@ -1,5 +1,5 @@
-//! Filters run on a machine of the test's own: so those of the other architecture are tried, too, and each number and
-//! argument that the kernel could be called with.
+//! Filters run on a machine of the test's own: so those of the other architecture are tried, too, and each
+//! number and argument that the kernel could be called with.
 
 use nix::libc;
 use seccompiler::sock_filter;
@@ -54,8 +54,8 @@ fn read(text: &str) -> Profile {
     json::read(text, "test.json").unwrap()
 }
 
-/// Docker's own profile in Docker's format, and the one that step 4 builds, come to the same program. So they decide alike
-/// about every call with every argument.
+/// Docker's own profile in Docker's format, and the one that step 4 builds, come to the same program. So they
+/// decide alike about every call with every argument.
 #[test]
 fn the_lesson_builds_dockers_profile() {
     let from_docker = read(include_str!("docker.json"));
@@ -109,7 +109,8 @@ fn the_other_machine_has_its_own_numbers() {
     let machine = Architecture::Aarch64;
     let [plain, admin] = [docker(), admin].map(|has| built_in(machine, &has));
     let run = |program, number, first| run(program, machine.audit(), number, [first, 0, 0, 0, 0, 0]);
-    // The kernel's include/uapi/asm-generic/unistd.h: openat, newfstatat, execve, getpid; mount, unshare, keyctl.
+    // The kernel's include/uapi/asm-generic/unistd.h: openat, newfstatat, execve, getpid; mount, unshare,
+    // keyctl.
     for number in [56, 79, 221, 172] {
         assert_eq!(run(&plain, number, 0), ALLOW, "{number}");
     }
