@@ -1,4 +1,5 @@
-//! Files: paths that stay beneath a root, mounts, trees, cgroup and sysctl files, and a root made from the host's programs.
+//! Files: paths that stay beneath a root, mounts, trees, cgroup and sysctl files, and a root made from the
+//! host's programs.
 
 pub mod cgroupfs;
 pub(crate) mod claim;

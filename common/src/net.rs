@@ -1,4 +1,5 @@
-//! Networks: links, addresses and routes, firewall rules, leases of addresses, and a network for ordinary users.
+//! Networks: links, addresses and routes, firewall rules, leases of addresses, and a network for ordinary
+//! users.
 
 pub mod lease;
 pub mod netlink;

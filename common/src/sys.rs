@@ -1,6 +1,7 @@
 //! The kernel's interface: one function for each system call, with its narration and its error.
 //!
-//! All `unsafe` code of the course stands on this floor. The functions of [`calls`] can be used as `sys::mount`.
+//! All `unsafe` code of the course stands on this floor. The functions of [`calls`] can be used as
+//! `sys::mount`.
 
 #[cfg(feature = "attack")]
 pub mod attack;

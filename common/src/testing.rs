@@ -1,7 +1,7 @@
 //! What the tests of several modules need: namespaces of their own, and saying that a test was not run.
 //!
-//! A thread may leave the namespaces of its process, so a test makes links, rules and settings in a namespace that ends
-//! with it. See unshare(2).
+//! A thread may leave the namespaces of its process, so a test makes links, rules and settings in a namespace
+//! that ends with it. See unshare(2).
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ pub(crate) fn skipped(reason: &str) {
 /// In the environment of an [`OtherProcess`]: the folder in which it works.
 const FOLDER: &str = "CONGO_TEST_FOLDER";
 
-/// This test program once more, in a process of its own: it runs one ignored test, which calls [`other_process`].
+/// This test program once more, in a process of its own: it runs one ignored test, which calls
+/// [`other_process`].
 pub(crate) struct OtherProcess(Child);
 
 impl OtherProcess {
@@ -52,7 +53,8 @@ impl OtherProcess {
     }
 }
 
-/// In an [`OtherProcess`]: takes something in the folder, tells what, and holds it until it is told to end, or killed.
+/// In an [`OtherProcess`]: takes something in the folder, tells what, and holds it until it is told to end,
+/// or killed.
 pub(crate) fn other_process<T>(take: impl FnOnce(&Path) -> (String, T)) {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let (what, _taken) = take(&folder);
@@ -60,13 +62,14 @@ pub(crate) fn other_process<T>(take: impl FnOnce(&Path) -> (String, T)) {
     let _ = std::io::stdin().lines().count();
 }
 
-/// Runs a test on a thread with a network namespace of its own; for who is not root, says that it was not run.
+/// Runs a test on a thread with a network namespace of its own; for who is not root, says that it was not
+/// run.
 pub(crate) fn in_network_namespace(test: impl FnOnce() + Send + 'static) {
     in_namespace(CloneFlags::CLONE_NEWNET, "network", test);
 }
 
-/// The same with a mount namespace, in which nothing is shared with the host, and a folder to mount in: it is removed
-/// from outside, where nothing is mounted there.
+/// The same with a mount namespace, in which nothing is shared with the host, and a folder to mount in: it is
+/// removed from outside, where nothing is mounted there.
 pub(crate) fn in_mount_namespace(test: impl FnOnce(&Path) + Send + 'static) {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().canonicalize().unwrap();

@@ -1,5 +1,6 @@
-//! A layer's stream: decompression, headers, pax records, the maps of sparse files. The first byte chooses how it is
-//! compressed. Nothing may panic, and no input may take more memory than the bounds of the reader allow.
+//! A layer's stream: decompression, headers, pax records, the maps of sparse files. The first byte chooses
+//! how it is compressed. Nothing may panic, and no input may take more memory than the bounds of the reader
+//! allow.
 
 #![no_main]
 

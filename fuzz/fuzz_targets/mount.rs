@@ -1,4 +1,5 @@
-//! The values of `--mount`, with their quotes. What is read can be written again, and is then read as the same.
+//! The values of `--mount`, with their quotes. What is read can be written again, and is then read as the
+//! same.
 
 #![no_main]
 

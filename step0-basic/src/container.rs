@@ -20,8 +20,8 @@ use crate::{cgroup, filesystem};
 /// The parent's side. Returns the command's exit status.
 ///
 /// # Errors
-/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child kills
-/// it, and dropping the cgroup removes it.
+/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child
+/// kills it, and dropping the cgroup removes it.
 pub fn run(cli: &Cli) -> Result<u8> {
     process::require_root()?;
     if cli.explain {
@@ -40,18 +40,19 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
 /// The namespaces into which the parent clones the child.
 fn namespaces() -> CloneFlags {
-    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process cannot
+    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process
+    // cannot
     //         change its own PID.
-    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare name.
-    // NEWUTS: a host name of its own.
+    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare
+    // name. NEWUTS: a host name of its own.
     CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
 fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     let cli = made.plan.cli;
-    // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies with it.
-    // First this, then wait: the second line notices a parent that died before the first line.
+    // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies
+    // with it. First this, then wait: the second line notices a parent that died before the first line.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.

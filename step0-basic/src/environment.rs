@@ -1,4 +1,5 @@
-//! The environment of the command: not the host's, which may hold passwords and paths that mean nothing inside.
+//! The environment of the command: not the host's, which may hold passwords and paths that mean nothing
+//! inside.
 //!
 //! No kernel object: execve(2) copies the variables into the new program's stack, where `/proc/PID/environ`
 //! shows them. See environ(7).

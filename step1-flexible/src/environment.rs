@@ -1,4 +1,5 @@
-//! The environment of the command: not the host's, which may hold passwords and paths that mean nothing inside.
+//! The environment of the command: not the host's, which may hold passwords and paths that mean nothing
+//! inside.
 //!
 //! No kernel object: execve(2) copies the variables into the new program's stack, where `/proc/PID/environ`
 //! shows them. See environ(7).
@@ -11,8 +12,8 @@ use common::values;
 
 use crate::cli::World;
 
-/// The command's variables: the defaults, then those of the files, then those of the options. Where two have the
-/// same name, the later one counts.
+/// The command's variables: the defaults, then those of the files, then those of the options. Where two have
+/// the same name, the later one counts.
 pub fn build(world: &World) -> Result<Environment> {
     let mut environment = defaults(&world.hostname);
     for file in &world.env_file {

@@ -3,7 +3,7 @@
 //! | phase | what it does | if it fails |
 //! | --- | --- | --- |
 //! | [`Plan::of`] | checks what the user asks for; makes nothing | there is nothing to undo |
-//! | [`Plan::ready`] | what may take long or wait; Ctrl-C still ends the runtime | what is there already is useful next time |
+//! | [`Plan::ready`] | may take long, or wait; Ctrl-C still ends the runtime | the next run uses what is there |
 //! | [`Ready::make`] | what must be undone | each object undoes itself when it is dropped |
 
 use std::path::PathBuf;

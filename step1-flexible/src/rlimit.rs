@@ -1,7 +1,8 @@
-//! Resource limits, which belong to a process and not to a group: each child gets a copy, and counts for itself.
+//! Resource limits, which belong to a process and not to a group: each child gets a copy, and counts for
+//! itself.
 //!
-//! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by the
-//! process itself, before it becomes the command, while it has the right to raise them.
+//! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by
+//! the process itself, before it becomes the command, while it has the right to raise them.
 //! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
 
 use common::sys::setrlimit;

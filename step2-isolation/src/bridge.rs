@@ -1,9 +1,10 @@
 //! A network of containers: a bridge on the host, and from each container a cable to it.
 //!
-//! Kernel objects: a bridge, which is a switch with an address for the host; a veth pair, which is a cable, one end in
-//! the container as `eth0`; a route; forwarding (the sysctl); and what `firewall.rs` adds. The runtime of a container holds a
-//! *lease*, a file that it has locked, on the container's address. The kernel unlocks the file when the runtime dies, however
-//! it dies, so `common::net::settle` can tell which bridges are needed. It calls the functions of [`WIRING`].
+//! Kernel objects: a bridge, which is a switch with an address for the host; a veth pair, which is a cable,
+//! one end in the container as `eth0`; a route; forwarding (the sysctl); and what `firewall.rs` adds. The
+//! runtime of a container holds a *lease*, a file that it has locked, on the container's address. The kernel
+//! unlocks the file when the runtime dies, however it dies, so `common::net::settle` can tell which bridges
+//! are needed. It calls the functions of [`WIRING`].
 //! Man pages: rtnetlink(7), veth(4), bridge(8), ip(7), flock(2).
 
 use std::net::Ipv4Addr;
@@ -29,7 +30,8 @@ pub const WIRING: Wiring = Wiring { table: firewall::TABLE, make, load: firewall
 pub struct Bridge(Place);
 
 impl Bridge {
-    /// In the parent: takes an address, and makes all that the container's end of the cable will need on the host.
+    /// In the parent: takes an address, and makes all that the container's end of the cable will need on the
+    /// host.
     pub fn join(options: &cli::Network) -> Result<Bridge> {
         let (bridge, subnet, ports) = (options.bridge(), options.subnet(), options.ports());
         Place::take(&WIRING, bridge, subnet, options.ip, &ports).map(Bridge)
@@ -44,8 +46,9 @@ impl Bridge {
         netlink.delete_link(&host_end)?;
         netlink.add_veth(&host_end, bridge, CONTAINER_END, child)?;
         let host_end = netlink.index(&host_end)?;
-        // Where the kernel lets the firewall see bridged packets, too (br_netfilter), a container's call to its own
-        // published port is turned round within the bridge, and must leave by the port by which it came.
+        // Where the kernel lets the firewall see bridged packets, too (br_netfilter), a container's call to
+        // its own published port is turned round within the bridge, and must leave by the port by which it
+        // came.
         netlink.set_hairpin(host_end)?;
         netlink.set_up(host_end)
     }
@@ -76,16 +79,16 @@ fn make(netlink: &mut Netlink, bridge: &lease::Bridge) -> Result<()> {
     if netlink.addresses(link)?.iter().any(|address| address.addr() == gateway) {
         return Ok(());
     }
-    // A packet to a published port on 127.0.0.1 also comes from there. The kernel lets no such packet leave the machine, not
-    // even to a bridge, unless told so. The firewall takes care that none comes in.
+    // A packet to a published port on 127.0.0.1 also comes from there. The kernel lets no such packet leave
+    // the machine, not even to a bridge, unless told so. The firewall takes care that none comes in.
     sysctl::write(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
     netlink.set_up(link)?;
     // Last: it says that the bridge is whole.
     netlink.add_address(link, gateway, bridge.subnet.prefix_len())
 }
 
-/// Without forwarding, the kernel throws away each packet that is not for itself: to a container, everybody but the host would
-/// be silent. It goes off again with the last container, if Congo has switched it on.
+/// Without forwarding, the kernel throws away each packet that is not for itself: to a container, everybody
+/// but the host would be silent. It goes off again with the last container, if Congo has switched it on.
 fn forward(on: bool) -> Result<()> {
     sysctl::write(FORWARDING, if on { "1" } else { "0" })
 }

@@ -13,8 +13,8 @@ use nix::mount::MsFlags;
 
 /// Cuts the link between the host's mounts and their copies in this namespace.
 ///
-/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this, the
-/// container's /proc and /dev would appear on the host, in the root's folder, and stay there.
+/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this,
+/// the container's /proc and /dev would appear on the host, in the root's folder, and stay there.
 pub fn make_mounts_private() -> Result<()> {
     mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
 }
@@ -69,16 +69,16 @@ pub fn mount_dev() -> Result<()> {
     symlink("/proc/self/fd/2", "/dev/stderr")
 }
 
-/// Mounts the kernel's own view of itself: among much else, the links of the network namespace of the process that
-/// mounts it. Read-only, as most of it is the host's.
+/// Mounts the kernel's own view of itself: among much else, the links of the network namespace of the process
+/// that mounts it. Read-only, as most of it is the host's.
 pub fn mount_sys() -> Result<()> {
     mkdir("/sys", 0o555)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
     mount("sysfs", "/sys", "sysfs", flags, "")
 }
 
-/// Mounts pseudo-terminals of the container's own: each devpts counts from 0, and shows only those opened by its
-/// `ptmx`.
+/// Mounts pseudo-terminals of the container's own: each devpts counts from 0, and shows only those opened by
+/// its `ptmx`.
 pub fn mount_pts() -> Result<()> {
     mkdir("/dev/pts", 0o755)?;
     // gid 5 is the group tty, in every distribution: who writes to another user's terminal must be in it.

@@ -1,8 +1,9 @@
 //! Memory and messages that processes share: System V IPC, POSIX message queues and POSIX shared memory.
 //!
-//! Kernel objects: an IPC namespace, which has the first two; the third are files in /dev/shm, a tmpfs, so who
-//! shares them has the same mount. Order: what is shared with somebody is found while the host's paths are in sight,
-//! and attached when /dev is there. Man pages: ipc_namespaces(7), mq_overview(7), shm_overview(7), open_tree(2).
+//! Kernel objects: an IPC namespace, which has the first two; the third are files in /dev/shm, a tmpfs, so
+//! who shares them has the same mount. Order: what is shared with somebody is found while the host's paths
+//! are in sight, and attached when /dev is there. Man pages: ipc_namespaces(7), mq_overview(7),
+//! shm_overview(7), open_tree(2).
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -59,8 +60,8 @@ impl Ipc {
         }
     }
 
-    /// In the child, before it enters its root: joins the namespace, and returns what the other has at `PLACES`, attached
-    /// nowhere yet.
+    /// In the child, before it enters its root: joins the namespace, and returns what the other has at
+    /// `PLACES`, attached nowhere yet.
     pub fn join(&self) -> Result<Vec<(&'static str, Detached)>> {
         let mut shared: Vec<_> = match self {
             Ipc::Private(_) => Vec::new(),

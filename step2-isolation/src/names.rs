@@ -1,7 +1,7 @@
 //! The files by which a container knows names: its own, its neighbours', and who resolves all others.
 //!
-//! Kernel objects: bind mounts of three files in a tmpfs over /etc/hosts, /etc/hostname and /etc/resolv.conf. So
-//! they are the container's own, while the root on disk, which others may use too, keeps what it has.
+//! Kernel objects: bind mounts of three files in a tmpfs over /etc/hosts, /etc/hostname and /etc/resolv.conf.
+//! So they are the container's own, while the root on disk, which others may use too, keeps what it has.
 //! Man pages: hosts(5), hostname(5), resolv.conf(5); mount(2) for bind mounts.
 
 use std::fmt::Write;
@@ -18,7 +18,8 @@ use nix::mount::{MntFlags, MsFlags};
 use crate::cli;
 use crate::network::Network;
 
-/// Where the host keeps its nameservers. systemd-resolved writes the second, when the first names only itself.
+/// Where the host keeps its nameservers. systemd-resolved writes the second, when the first names only
+/// itself.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// A file's path in the container, and its content.
@@ -52,8 +53,8 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> Result<St
     Ok(hosts)
 }
 
-/// The nameservers asked for, or else the host's: all its lines, but for nameservers on its loopback, which is not the
-/// container's.
+/// The nameservers asked for, or else the host's: all its lines, but for nameservers on its loopback, which
+/// is not the container's.
 fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
     if !nameservers.is_empty() {
         return Ok(nameservers.iter().map(|address| format!("nameserver {address}\n")).collect());
@@ -72,8 +73,8 @@ fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
 
 /// In the child, in its root, with /dev there: mounts them.
 pub fn mount_files(files: &[File]) -> Result<()> {
-    // In a tmpfs, so that they are gone with the container. Where it is mounted does not matter, as it is unmounted
-    // again: what keeps a filesystem alive are its mounts, and each file will be one.
+    // In a tmpfs, so that they are gone with the container. Where it is mounted does not matter, as it is
+    // unmounted again: what keeps a filesystem alive are its mounts, and each file will be one.
     let folder = Path::new("/dev/shm");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mkdir(folder, 0o1777)?;

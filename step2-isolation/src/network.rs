@@ -1,9 +1,10 @@
-//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a bridge.
+//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a
+//! bridge.
 //!
-//! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix sockets all
-//! belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by mistake; the parent
-//! puts a link into it; the child, within, gives the link its address. All that before /sys is mounted, which shows the
-//! links of the namespace in which it is mounted.
+//! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix
+//! sockets all belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by
+//! mistake; the parent puts a link into it; the child, within, gives the link its address. All that before
+//! /sys is mounted, which shows the links of the namespace in which it is mounted.
 //! Man pages: network_namespaces(7), setns(2), rtnetlink(7). The bridge has a file of its own, `bridge.rs`.
 
 use std::net::Ipv4Addr;
@@ -33,7 +34,8 @@ pub enum Network {
 }
 
 impl Network {
-    /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
+    /// In the parent: looks whether what is asked for can be had, and makes what must be there before the
+    /// container.
     pub fn prepare(options: &cli::Network) -> Result<Network> {
         if options.network != NetworkMode::Bridge {
             // A container that joins a bridge does that anyway.
@@ -63,7 +65,8 @@ impl Network {
         }
     }
 
-    /// In the parent, once the child is there: lays the cable. A link is moved by who sees it, which is the host.
+    /// In the parent, once the child is there: lays the cable. A link is moved by who sees it, which is the
+    /// host.
     pub fn connect(&self, child: Pid) -> Result<()> {
         match self {
             Network::Bridge(bridge) => bridge.connect(child),

@@ -3,7 +3,8 @@
 //! The parent stays on the host: it makes the cgroup, clones the child into new namespaces, waits, cleans up.
 //! The child arranges its new world from within, and then becomes the command. It can do so because a
 //! namespace is a property of a process: what the child mounts or names is seen in its namespaces only.
-//! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7), cgroup_namespaces(7).
+//! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7),
+//! cgroup_namespaces(7).
 
 use std::convert::Infallible;
 
@@ -24,8 +25,8 @@ const KILLED: u8 = 128 + 9;
 /// The parent's side. Returns the command's exit status.
 ///
 /// # Errors
-/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child kills
-/// it, and dropping the cgroup removes it.
+/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child
+/// kills it, and dropping the cgroup removes it.
 pub fn run(cli: &Cli) -> Result<u8> {
     process::require_root()?;
     if cli.explain {
@@ -48,10 +49,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
 /// The namespaces into which the parent clones the child.
 fn namespaces(made: &Made) -> CloneFlags {
-    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process cannot
+    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process
+    // cannot
     //         change its own PID.
-    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare name.
-    // NEWUTS: a host name of its own.
+    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare
+    // name. NEWUTS: a host name of its own.
     let always = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     // NEWNET, NEWIPC: unless it joins those of another container, or of the host.
     always | made.network.namespace() | made.ipc.namespace()
@@ -60,8 +62,8 @@ fn namespaces(made: &Made) -> CloneFlags {
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
 fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<Infallible> {
     let cli = made.plan.cli;
-    // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies with it.
-    // First this, then wait: the second line notices a parent that died before the first line.
+    // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies
+    // with it. First this, then wait: the second line notices a parent that died before the first line.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
@@ -88,8 +90,8 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;
-    // Before the container names a path: through /proc/self/fd/N a path could lead to the host, if this process
-    // still has a folder of the host open (CVE-2024-21626).
+    // Before the container names a path: through /proc/self/fd/N a path could lead to the host, if this
+    // process still has a folder of the host open (CVE-2024-21626).
     parent.close_all_others()?;
     filesystem::enter_workdir(&made.plan.workdir)?;
     if cli.root.read_only {

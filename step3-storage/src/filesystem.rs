@@ -14,33 +14,34 @@ use nix::mount::{MntFlags, MsFlags};
 
 /// Cuts the link between the host's mounts and their copies in this namespace.
 ///
-/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this, the
-/// container's /proc and /dev would appear on the host, in the root's folder, and stay there.
+/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this,
+/// the container's /proc and /dev would appear on the host, in the root's folder, and stay there.
 pub fn make_mounts_private() -> Result<()> {
     mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
 }
 
-/// In the child, while the host's is in sight: makes a proc filesystem, which shows the PID namespace of the process that
-/// makes it. In a user namespace, which step 4 has, the kernel gives nobody one who does not see one already.
+/// In the child, while the host's is in sight: makes a proc filesystem, which shows the PID namespace of the
+/// process that makes it. In a user namespace, which step 4 has, the kernel gives nobody one who does not see
+/// one already.
 pub fn open_proc() -> Result<Detached> {
     Detached::filesystem("proc", false)
 }
 
-/// The same with the kernel's own view of itself: among much else, the links of the network namespace of the process that
-/// makes it. Read-only, as most of it is the host's.
+/// The same with the kernel's own view of itself: among much else, the links of the network namespace of the
+/// process that makes it. Read-only, as most of it is the host's.
 pub fn open_sys() -> Result<Detached> {
     Detached::filesystem("sysfs", true)
 }
 
 /// Makes the mount `root` the root of this mount namespace, and gives up the host's.
 ///
-/// chroot would only change where paths begin, and leave the host mounted, for a root process to climb back to. Here the
-/// host's root is unmounted from the namespace, so no path and no `..` of the container leads there. What this process still
-/// has open does, until it is closed.
+/// chroot would only change where paths begin, and leave the host mounted, for a root process to climb back
+/// to. Here the host's root is unmounted from the namespace, so no path and no `..` of the container leads
+/// there. What this process still has open does, until it is closed.
 pub fn enter_root(root: &Path) -> Result<()> {
     chdir(root)?;
-    // "." for both: no folder is needed in the new root to put the old one. It then lies on top of the new one, and is
-    // what "." means, until it is detached.
+    // "." for both: no folder is needed in the new root to put the old one. It then lies on top of the new
+    // one, and is what "." means, until it is detached.
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")
@@ -90,8 +91,8 @@ pub fn mount_sys(sys: Detached) -> Result<()> {
     sys.attach("/sys")
 }
 
-/// Mounts pseudo-terminals of the container's own: each devpts counts from 0, and shows only those opened by its
-/// `ptmx`.
+/// Mounts pseudo-terminals of the container's own: each devpts counts from 0, and shows only those opened by
+/// its `ptmx`.
 pub fn mount_pts() -> Result<()> {
     mkdir("/dev/pts", 0o755)?;
     // gid 5 is the group tty, in every distribution: who writes to another user's terminal must be in it.
@@ -100,8 +101,8 @@ pub fn mount_pts() -> Result<()> {
     symlink("pts/ptmx", "/dev/ptmx")
 }
 
-/// Makes the root read-only, and not what is mounted in it: a property of this one mount. A remount with MS_BIND
-/// changes it, and takes away each other flag of the mount that is not named again.
+/// Makes the root read-only, and not what is mounted in it: a property of this one mount. A remount with
+/// MS_BIND changes it, and takes away each other flag of the mount that is not named again.
 pub fn make_root_read_only() -> Result<()> {
     remount_read_only("/")
 }

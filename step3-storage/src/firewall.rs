@@ -1,8 +1,8 @@
 //! What may pass between containers and the world: address translation, published ports, and a few refusals.
 //!
-//! Kernel object: one nftables table, `inet congo`, with chains at the hooks through which a packet comes. The kernel
-//! replaces it as a whole, in one transaction, so it always fits all containers that live. See nft(8); where the hooks
-//! are: "Netfilter hooks" in the nftables wiki.
+//! Kernel object: one nftables table, `inet congo`, with chains at the hooks through which a packet comes.
+//! The kernel replaces it as a whole, in one transaction, so it always fits all containers that live. See
+//! nft(8); where the hooks are: "Netfilter hooks" in the nftables wiki.
 //!
 //! ```text
 //! from a link ─▶ prerouting ─┬─▶ (routing) ─▶ forward ─▶ postrouting ─▶ to a link
@@ -21,7 +21,8 @@ pub const TABLE: &str = "inet congo";
 
 /// Loads the rules that these bridges need: none, and no table, where there is no bridge.
 pub fn load(bridges: &[Bridge]) -> Result<()> {
-    // Made if it is not there, so that it can be removed; then all of it anew. nft sends it as one transaction.
+    // Made if it is not there, so that it can be removed; then all of it anew. nft sends it as one
+    // transaction.
     let mut rules = format!("table {TABLE}\ndelete table {TABLE}\n");
     if !bridges.is_empty() {
         rules += &format!("table {TABLE} {{\n");
@@ -38,17 +39,17 @@ pub fn load(bridges: &[Bridge]) -> Result<()> {
     nft::load(&rules)
 }
 
-/// A packet from a container to or from 127.0.0.1 must be forged: its own loopback would have got it. Without these rules
-/// it would reach the host's services that trust everybody on loopback (CVE-2020-8558 in Kubernetes): `route_localnet` has
-/// switched off the kernel's own refusal.
+/// A packet from a container to or from 127.0.0.1 must be forged: its own loopback would have got it. Without
+/// these rules it would reach the host's services that trust everybody on loopback (CVE-2020-8558 in
+/// Kubernetes): `route_localnet` has switched off the kernel's own refusal.
 fn forged(bridges: &[Bridge]) -> String {
     rules(bridges, |Bridge { name, .. }| {
         format!("iifname \"{name}\" ip daddr 127.0.0.0/8 drop\niifname \"{name}\" ip saddr 127.0.0.0/8 drop")
     })
 }
 
-/// Destination NAT: what goes to a published port of this host goes to the container instead. The kernel remembers the
-/// connection, and translates the answers back.
+/// Destination NAT: what goes to a published port of this host goes to the container instead. The kernel
+/// remembers the connection, and translates the answers back.
 fn published(bridges: &[Bridge]) -> String {
     let members = bridges.iter().flat_map(|bridge| &bridge.members);
     let rule = |member: &Member, port: &Publish| {
@@ -64,8 +65,8 @@ fn published(bridges: &[Bridge]) -> String {
     members.flat_map(|member| member.ports.iter().map(move |port| rule(member, port))).collect()
 }
 
-/// From elsewhere, other bridges included, only answers get to a container, and what is published. All else would need
-/// a route to the bridge's subnet, which a neighbour of the host can simply set.
+/// From elsewhere, other bridges included, only answers get to a container, and what is published. All else
+/// would need a route to the bridge's subnet, which a neighbour of the host can simply set.
 fn passing(bridges: &[Bridge]) -> String {
     rules(bridges, |Bridge { name, .. }| {
         format!(
@@ -76,7 +77,8 @@ fn passing(bridges: &[Bridge]) -> String {
     })
 }
 
-/// Source NAT: outside, nobody knows a way to the bridge's subnet, so a packet leaves with the host's address.
+/// Source NAT: outside, nobody knows a way to the bridge's subnet, so a packet leaves with the host's
+/// address.
 fn leaving(bridges: &[Bridge]) -> String {
     rules(bridges, |Bridge { name, subnet, .. }| {
         format!(

@@ -1,8 +1,9 @@
 //! A root of layers: many folders that nobody changes, and on top one that the container may soil.
 //!
-//! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is written goes to the
-//! writable layer, where the first change to a file copies it up, and a removal leaves a whiteout: a character device
-//! 0/0. Order: mounted where mounts are private, so that the host never sees it; then it becomes the root.
+//! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is
+//! written goes to the writable layer, where the first change to a file copies it up, and a removal leaves a
+//! whiteout: a character device 0/0. Order: mounted where mounts are private, so that the host never sees it;
+//! then it becomes the root.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 
 use std::fs;
@@ -76,7 +77,8 @@ impl Layers {
         self.writable().join("upper")
     }
 
-    /// The kernel prepares there what then appears in the writable layer at once. It must be on the same filesystem.
+    /// The kernel prepares there what then appears in the writable layer at once. It must be on the same
+    /// filesystem.
     fn work(&self) -> PathBuf {
         self.writable().join("work")
     }
@@ -92,8 +94,9 @@ impl Layers {
         if missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // What every container needs to mount on, and the root does not have, goes into a layer between the root and the
-        // writable one: the container has not added it, so it is no change, and nothing for an image.
+        // What every container needs to mount on, and the root does not have, goes into a layer between the
+        // root and the writable one: the container has not added it, so it is no change, and nothing for an
+        // image.
         let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
         mkdir(&points, 0o755)?;
         mkdir(&work, 0o755)?;
@@ -107,8 +110,8 @@ impl Layers {
 
     fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
         let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
-        // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not fit into the
-        // one page that mount(2) takes.
+        // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not
+        // fit into the one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
         let lower = self.lower.iter().map(PathBuf::as_path).chain(above);
         let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
@@ -120,7 +123,8 @@ impl Layers {
             lower_names.join(":"),
             name(&upper),
             name(&work),
-            // Off is what makes of a layer something that only this overlay can read. It may become an image's.
+            // Off is what makes of a layer something that only this overlay can read. It may become an
+            // image's.
             "redirect_dir=off,metacopy=off,index=off"
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
@@ -143,7 +147,8 @@ impl Layers {
         Ok(())
     }
 
-    /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists it.
+    /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists
+    /// it.
     pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
         changes(&self.lower, &self.upper())
     }

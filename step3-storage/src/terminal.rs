@@ -1,9 +1,10 @@
 //! A terminal of its own, in the place of the caller's.
 //!
-//! Kernel objects: a session, and a pseudo-terminal in the container's own devpts. Whoever may write to a terminal can
-//! change its settings, and even pretend that its user types (ioctl_tty(2), TIOCSTI): a container that has the caller's
-//! can so give orders to the caller's shell (CVE-2017-5226, in bubblewrap). Order: after /dev/pts is mounted, and as
-//! the last thing, for from here on what this process writes goes to the new terminal.
+//! Kernel objects: a session, and a pseudo-terminal in the container's own devpts. Whoever may write to a
+//! terminal can change its settings, and even pretend that its user types (ioctl_tty(2), TIOCSTI): a
+//! container that has the caller's can so give orders to the caller's shell (CVE-2017-5226, in bubblewrap).
+//! Order: after /dev/pts is mounted, and as the last thing, for from here on what this process writes goes to
+//! the new terminal.
 //! Man pages: pty(7), setsid(2), ioctl_tty(2), credentials(7).
 
 use common::Result;
@@ -13,11 +14,11 @@ use common::sys::open;
 use common::sys::pty::{open_main_end, open_terminal_of, set_controlling_terminal, setsid, use_as_stream};
 use nix::fcntl::OFlag;
 
-/// In the child: begins a new session, opens a pseudo-terminal if the caller has one, puts it in the place of the
-/// caller's, and sends its main end to the parent, which copies between the two.
+/// In the child: begins a new session, opens a pseudo-terminal if the caller has one, puts it in the place of
+/// the caller's, and sends its main end to the parent, which copies between the two.
 pub fn open_own(terminal: &Terminal, parent: &mut ChildEnd) -> Result<()> {
-    // A session without a terminal: /dev/tty leads to none, Ctrl-C at the caller's does not reach it, and `kill 0` hits
-    // nobody else.
+    // A session without a terminal: /dev/tty leads to none, Ctrl-C at the caller's does not reach it, and
+    // `kill 0` hits nobody else.
     setsid()?;
     let Terminal::Own(streams) = terminal else { return Ok(()) };
     for (number, stream) in streams.each.iter().enumerate() {
@@ -28,7 +29,8 @@ pub fn open_own(terminal: &Terminal, parent: &mut ChildEnd) -> Result<()> {
     if !streams.any() {
         return Ok(());
     }
-    // By our own ptmx: the terminal gets its name in the devpts of its main end, and `tty` looks for it in /dev/pts.
+    // By our own ptmx: the terminal gets its name in the devpts of its main end, and `tty` looks for it in
+    // /dev/pts.
     let main_end = open_main_end("/dev/pts/ptmx")?;
     let own = open_terminal_of(&main_end)?;
     streams.set_up(&own)?;

@@ -1,5 +1,5 @@
-//! What this step and the steps before it promise, tried against this step's binary; and that it does not yet do
-//! what later steps are about. The promises are in `checks`.
+//! What this step and the steps before it promise, tried against this step's binary; and that it does not yet
+//! do what later steps are about. The promises are in `checks`.
 
 use std::process::ExitCode;
 

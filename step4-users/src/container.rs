@@ -3,7 +3,8 @@
 //! The parent stays on the host: it makes the cgroup, clones the child into new namespaces, waits, cleans up.
 //! The child arranges its new world from within, and then becomes the command. It can do so because a
 //! namespace is a property of a process: what the child mounts or names is seen in its namespaces only.
-//! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7), cgroup_namespaces(7).
+//! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7),
+//! cgroup_namespaces(7).
 
 use std::convert::Infallible;
 
@@ -27,8 +28,8 @@ const KILLED: u8 = 128 + 9;
 /// The parent's side. Returns the command's exit status.
 ///
 /// # Errors
-/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child kills
-/// it, and dropping the cgroup removes it.
+/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child
+/// kills it, and dropping the cgroup removes it.
 pub fn run(cli: &Cli) -> Result<u8> {
     if cli.explain {
         explain::start()?;
@@ -56,10 +57,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
 /// The namespaces into which the parent clones the child.
 fn namespaces(made: &Made) -> CloneFlags {
-    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process cannot
+    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process
+    // cannot
     //         change its own PID.
-    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare name.
-    // NEWUTS: a host name of its own.
+    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare
+    // name. NEWUTS: a host name of its own.
     let always = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     // NEWNET, NEWIPC: unless it joins those of another container, or of the host.
     always | made.network.namespace() | made.ipc.namespace()
@@ -68,14 +70,14 @@ fn namespaces(made: &Made) -> CloneFlags {
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.
 fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<Infallible> {
     let cli = made.plan.cli;
-    // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies with it.
-    // First this, then wait: the second line notices a parent that died before the first line.
+    // The kernel kills this process when the parent dies. This process is PID 1, so the whole container dies
+    // with it. First this, then wait: the second line notices a parent that died before the first line.
     die_with_parent()?;
     parent.wait_for_go()?;
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     cgroup::join(&made.cgroup, parent)?;
-    // While the host's /proc is in sight, and before this process joins the user namespace of another container: its
-    // PID namespace does not belong to that.
+    // While the host's /proc is in sight, and before this process joins the user namespace of another
+    // container: its PID namespace does not belong to that.
     let proc = filesystem::open_proc()?;
     made.users.join(namespaces(made))?;
     // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
@@ -91,8 +93,8 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
         _ => filesystem::open_sys()?,
     };
     filesystem::enter_root(mounts.root)?;
-    // Until here the child has the caller's user id, which may be the only one that can enter the way to the root's
-    // folder. What the child makes from here on belongs to the container's root.
+    // Until here the child has the caller's user id, which may be the only one that can enter the way to the
+    // root's folder. What the child makes from here on belongs to the container's root.
     made.users.become_root()?;
     filesystem::mount_proc(proc)?;
     filesystem::mount_dev(mounts.devices)?;
@@ -105,8 +107,8 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;
-    // Before the container names a path: through /proc/self/fd/N a path could lead to the host, if this process
-    // still has a folder of the host open (CVE-2024-21626).
+    // Before the container names a path: through /proc/self/fd/N a path could lead to the host, if this
+    // process still has a folder of the host open (CVE-2024-21626).
     parent.close_all_others()?;
     filesystem::enter_workdir(&made.plan.workdir)?;
     if cli.root.read_only {
@@ -121,7 +123,8 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     process::exec(&made.plan.command, &environment)
 }
 
-/// In the child: gives up what the command must not have, and becomes its user. Returns the command's variables.
+/// In the child: gives up what the command must not have, and becomes its user. Returns the command's
+/// variables.
 fn give_up_rights(made: &Made, parent: &ChildEnd) -> Result<Environment> {
     let (plan, rights) = (&made.plan, &made.plan.rights);
     join_session_keyring()?;
@@ -134,7 +137,8 @@ fn give_up_rights(made: &Made, parent: &ChildEnd) -> Result<Environment> {
     capabilities::bound(&rights.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
-        // With the user id the kernel forgets the wish to die with the parent, and the parent may have died since.
+        // With the user id the kernel forgets the wish to die with the parent, and the parent may have died
+        // since.
         die_with_parent()?;
         parent.must_live()?;
     }

@@ -1,4 +1,5 @@
-//! The environment of the command: not the host's, which may hold passwords and paths that mean nothing inside.
+//! The environment of the command: not the host's, which may hold passwords and paths that mean nothing
+//! inside.
 //!
 //! No kernel object: execve(2) copies the variables into the new program's stack, where `/proc/PID/environ`
 //! shows them. See environ(7).
@@ -12,8 +13,8 @@ use common::values;
 
 use crate::cli::World;
 
-/// The command's variables: the defaults, then the image's, then those of the files, then those of the options. Where two have the
-/// same name, the later one counts.
+/// The command's variables: the defaults, then the image's, then those of the files, then those of the
+/// options. Where two have the same name, the later one counts.
 pub fn build(world: &World, image: &[(OsString, OsString)]) -> Result<Environment> {
     let mut environment = defaults(&world.hostname);
     environment.extend(image.iter().cloned());

@@ -1,10 +1,10 @@
-//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a bridge.
-//! An ordinary user's containers have a program in the place of the bridge.
+//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a
+//! bridge. An ordinary user's containers have a program in the place of the bridge.
 //!
-//! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix sockets all
-//! belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by mistake; the parent
-//! puts a link into it; the child, within, gives the link its address. All that before /sys is mounted, which shows the
-//! links of the namespace in which it is mounted.
+//! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix
+//! sockets all belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by
+//! mistake; the parent puts a link into it; the child, within, gives the link its address. All that before
+//! /sys is mounted, which shows the links of the namespace in which it is mounted.
 //! Man pages: network_namespaces(7), setns(2), rtnetlink(7). The bridge has a file of its own, `bridge.rs`.
 
 use std::net::Ipv4Addr;
@@ -39,7 +39,8 @@ pub enum Network {
 }
 
 impl Network {
-    /// In the parent: looks whether what is asked for can be had, and makes what must be there before the container.
+    /// In the parent: looks whether what is asked for can be had, and makes what must be there before the
+    /// container.
     pub fn prepare(options: &cli::Network, users: &UserNamespace, state: &Path) -> Result<Network> {
         if options.network != NetworkMode::Bridge && !users.is_ordinary() {
             // A container that joins a bridge does that anyway.
@@ -57,8 +58,9 @@ impl Network {
                     Network::Container(namespace)
                 }
             }
-            // A cable to the host would change the host's network, so only root may lay it. But a program of the user can read
-            // each packet from a tap device in the container, and say the same on the host, by sockets as any program has them.
+            // A cable to the host would change the host's network, so only root may lay it. But a program of
+            // the user can read each packet from a tap device in the container, and say the same on the host,
+            // by sockets as any program has them.
             NetworkMode::Bridge if users.is_ordinary() => {
                 let (named, subnet, ports) = (options.names_bridge(), options.subnet(), options.ports());
                 let network = UserNetwork::find(named, subnet, options.ip, ports, state)?;
@@ -76,7 +78,8 @@ impl Network {
         }
     }
 
-    /// In the parent, once the child is there: lays the cable. A link is moved by who sees it, which is the host.
+    /// In the parent, once the child is there: lays the cable. A link is moved by who sees it, which is the
+    /// host.
     pub fn connect(&self, child: Pid) -> Result<()> {
         match self {
             Network::Bridge(bridge) => bridge.connect(child),
@@ -84,7 +87,8 @@ impl Network {
         }
     }
 
-    /// In the parent, once the child is there: starts the program that speaks for it, until what is returned is dropped.
+    /// In the parent, once the child is there: starts the program that speaks for it, until what is returned
+    /// is dropped.
     pub fn speak(&self, child: Pid) -> Result<Option<Speaker>> {
         match self {
             Network::Spoken(network) => network.start(child).map(Some),

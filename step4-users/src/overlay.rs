@@ -1,10 +1,11 @@
 //! A root of layers: many folders that nobody changes, and on top one that the container may soil.
 //!
-//! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is written goes to the
-//! writable layer, where the first change to a file copies it up, and a removal leaves a whiteout: a character device
-//! 0/0. Order: mounted where mounts are private, so that the host never sees it; then it becomes the root.
-//! With a user namespace it is the parent who mounts it, in a mount namespace for this alone: root of the container may
-//! mount no layers that are the host's. The layers are mounted anew before, with the container's owners, or copied.
+//! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is
+//! written goes to the writable layer, where the first change to a file copies it up, and a removal leaves a
+//! whiteout: a character device 0/0. Order: mounted where mounts are private, so that the host never sees it;
+//! then it becomes the root. With a user namespace it is the parent who mounts it, in a mount namespace for
+//! this alone: root of the container may mount no layers that are the host's. The layers are mounted anew
+//! before, with the container's owners, or copied.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 //! On owners: mount_setattr(2), the kernel's filesystems/idmappings.
 
@@ -91,7 +92,8 @@ impl Layers {
         self.writable().join("upper")
     }
 
-    /// The kernel prepares there what then appears in the writable layer at once. It must be on the same filesystem.
+    /// The kernel prepares there what then appears in the writable layer at once. It must be on the same
+    /// filesystem.
     fn work(&self) -> PathBuf {
         self.writable().join("work")
     }
@@ -100,10 +102,12 @@ impl Layers {
         self.kept.as_ref().map_or(&self.folder.path, |kept| &kept.path)
     }
 
-    /// In the parent: mounts them as one, out of the host's sight, with their files' owners as the container has them.
+    /// In the parent: mounts them as one, out of the host's sight, with their files' owners as the container
+    /// has them.
     pub fn detached(&self, users: &UserNamespace) -> Result<Detached> {
         in_private_namespace(|| {
-            // With the caller's umask, other users of the container could not reach what is mounted on what this makes.
+            // With the caller's umask, other users of the container could not reach what is mounted on what
+            // this makes.
             umask(0o022);
             let (maps, namespace) = users.shift().unzip();
             if let Some(namespace) = namespace.filter(|_| !self.mounted.are_copies()) {
@@ -115,8 +119,8 @@ impl Layers {
         })
     }
 
-    /// Mounts each folder that has layers once more, over itself. In that mount, what is root's on the disk belongs to
-    /// the container's root, and so on.
+    /// Mounts each folder that has layers once more, over itself. In that mount, what is root's on the disk
+    /// belongs to the container's root, and so on.
     fn shift_owners(&self, namespace: &OwnedFd) -> Result<()> {
         // Most lie in the state folder: one mount for all of these.
         let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.home));
@@ -136,8 +140,9 @@ impl Layers {
         if missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // What every container needs to mount on, and the root does not have, goes into a layer between the root and the
-        // writable one: the container has not added it, so it is no change, and nothing for an image.
+        // What every container needs to mount on, and the root does not have, goes into a layer between the
+        // root and the writable one: the container has not added it, so it is no change, and nothing for an
+        // image.
         let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
         mkdir(&points, 0o755)?;
         mkdir(&work, 0o755)?;
@@ -151,8 +156,8 @@ impl Layers {
 
     fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
         let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
-        // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not fit into the
-        // one page that mount(2) takes.
+        // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not
+        // fit into the one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
         let lower = self.mounted.paths().iter().map(PathBuf::as_path).chain(above);
         let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
@@ -164,7 +169,8 @@ impl Layers {
             lower_names.join(":"),
             name(&upper),
             name(&work),
-            // Off is what makes of a layer something that only this overlay can read. It may become an image's.
+            // Off is what makes of a layer something that only this overlay can read. It may become an
+            // image's.
             Privilege::current().overlay_options()
         );
         // A device that an image brings along is no device here.
@@ -194,7 +200,8 @@ impl Layers {
         Ok(())
     }
 
-    /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists it.
+    /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists
+    /// it.
     pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
         changes(&self.lower, &self.upper())
     }

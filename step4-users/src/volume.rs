@@ -1,8 +1,9 @@
 //! Volumes: folders and files that are not part of the container's root, and outlive it.
 //!
-//! Kernel objects: bind mounts, and tmpfs for what must not last. Order: the sources are opened as mounts that are attached
-//! nowhere while the host is in sight, and attached when it is not any more: whatever links the container's root has, no
-//! path in it can lead to the host. Man pages: open_tree(2), move_mount(2), openat2(2), mount_setattr(2), tmpfs(5).
+//! Kernel objects: bind mounts, and tmpfs for what must not last. Order: the sources are opened as mounts
+//! that are attached nowhere while the host is in sight, and attached when it is not any more: whatever links
+//! the container's root has, no path in it can lead to the host. Man pages: open_tree(2), move_mount(2),
+//! openat2(2), mount_setattr(2), tmpfs(5).
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -27,7 +28,8 @@ pub enum Opened {
     Tmpfs(Tmpfs),
 }
 
-/// In the parent, for as long as it lives: locks the named volumes, each of which another runtime may be filling.
+/// In the parent, for as long as it lives: locks the named volumes, each of which another runtime may be
+/// filling.
 pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
     let names = mounts.iter().filter_map(|mount| match mount {
         Mount::Volume(Volume { source: Source::Named(name), .. }) => Some(name.as_str()),
@@ -36,8 +38,8 @@ pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
     Volumes::lock(state, names)
 }
 
-/// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child inherits them.
-/// Volumes without a name lie in the container's own `folder`.
+/// In the parent, with the host in sight: opens the sources, and makes those that may be made. The child
+/// inherits them. Volumes without a name lie in the container's own `folder`.
 pub fn open(mounts: &[Mount], named: &Volumes, folder: &Path, users: &UserNamespace) -> Result<Vec<Opened>> {
     let mounts = mounts.iter().enumerate();
     mounts
@@ -50,8 +52,8 @@ pub fn open(mounts: &[Mount], named: &Volumes, folder: &Path, users: &UserNamesp
                     // Nobody knows its name, so it goes with the container.
                     Source::Anonymous => OwnVolume::anonymous(folder, number)?,
                 };
-                // A volume of Congo's own holds root's files as root's on the disk, whatever ids the container has: the
-                // next container has others. A folder of the host keeps its owners.
+                // A volume of Congo's own holds root's files as root's on the disk, whatever ids the
+                // container has: the next container has others. A folder of the host keeps its owners.
                 let source = mount_own(&mut own, users.shift(), &volume.target)?;
                 prepare(volume, source).map(|source| Opened::Volume(volume.clone(), source, Some(own)))
             }
@@ -79,8 +81,8 @@ fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
     if volume.read_only {
         source.make_read_only()?;
     }
-    // There may be any device of the host in a folder, and with --userns host even root in here can make one. A volume that
-    // is a device itself was asked for.
+    // There may be any device of the host in a folder, and with --userns host even root in here can make one.
+    // A volume that is a device itself was asked for.
     if source.is_directory()? {
         source.forbid_devices()?;
     }
@@ -96,8 +98,8 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
             Opened::Volume(volume, source, own) => {
                 let kind = if source.is_directory()? { Kind::Directory } else { Kind::File };
                 let hides = path::open_beneath(&root, &volume.target).is_ok();
-                // By descriptor: between a look at a path and the mount, somebody who shares this root could put a link
-                // in its place (CVE-2021-30465).
+                // By descriptor: between a look at a path and the mount, somebody who shares this root could
+                // put a link in its place (CVE-2021-30465).
                 let target = path::make_beneath(&root, &volume.target, kind)?;
                 path::check_target(&root, &target, &volume.target)?;
                 match own {

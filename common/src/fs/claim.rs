@@ -1,11 +1,14 @@
-//! Claims: a locked file or folder is the proof that the process that made it lives. Its name says what it claims.
+//! Claims: a locked file or folder is the proof that the process that made it lives. Its name says what it
+//! claims.
 //!
-//! Kernel object: a lock on an open file, flock(2). The kernel releases it when its last holder ends, however that ends. So
-//! an entry whose lock is free was left by a process that was killed, and the next run may [`sweep`] it away.
+//! Kernel object: a lock on an open file, flock(2). The kernel releases it when its last holder ends, however
+//! that ends. So an entry whose lock is free was left by a process that was killed, and the next run may
+//! [`sweep`] it away.
 //!
-//! Between open(2) and flock(2) another process may remove the entry, and a third one may make a new one of that name. The
-//! lock then belongs to a file without a name. So each function here looks, once it has the lock, whether the locked file
-//! still has its name, and begins anew where it has not. Man pages: flock(2), open(2).
+//! Between open(2) and flock(2) another process may remove the entry, and a third one may make a new one of
+//! that name. The lock then belongs to a file without a name. So each function here looks, once it has the
+//! lock, whether the locked file still has its name, and begins anew where it has not. Man pages: flock(2),
+//! open(2).
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -38,14 +41,14 @@ pub(crate) enum Make {
 pub(crate) struct Claim {
     path: PathBuf,
     lock: Flock<File>,
-    /// The process that removes the entry when it drops the value, and how many folders above it, where they are empty.
-    /// A child has a copy of the value, and must leave the entry to its parent.
+    /// The process that removes the entry when it drops the value, and how many folders above it, where they
+    /// are empty. A child has a copy of the value, and must leave the entry to its parent.
     goes: Option<(u32, usize)>,
 }
 
 impl Claim {
-    /// Waits until no other process has a claim to `path`, and makes it where it is missing. The entry stays when the value
-    /// is dropped, unless [`going`](Claim::going) says otherwise.
+    /// Waits until no other process has a claim to `path`, and makes it where it is missing. The entry stays
+    /// when the value is dropped, unless [`going`](Claim::going) says otherwise.
     ///
     /// # Errors
     /// EACCES, EROFS, ENOSPC; ELOOP for a symbolic link; ENOLCK where the file system has no locks.
@@ -63,13 +66,14 @@ impl Claim {
         Claim::made(Some(make), path, FlockArg::LockShared).and_then(present(path))
     }
 
-    /// Claims what is there: `None` when nothing is, or, where `how` does not wait, when another process has a claim to it.
+    /// Claims what is there: `None` when nothing is, or, where `how` does not wait, when another process has
+    /// a claim to it.
     pub(crate) fn of(path: &Path, how: FlockArg) -> Result<Option<Claim>> {
         Claim::made(None, path, how)
     }
 
-    /// Claims a folder under a new name: `make` makes one and returns where it is. Until the folder is locked, another
-    /// process may take it for a dead one's and sweep it away; then `make` is called again.
+    /// Claims a folder under a new name: `make` makes one and returns where it is. Until the folder is
+    /// locked, another process may take it for a dead one's and sweep it away; then `make` is called again.
     pub(crate) fn new(mut make: impl FnMut() -> Result<PathBuf>) -> Result<Claim> {
         loop {
             let path = make()?;
@@ -107,8 +111,8 @@ impl Claim {
         }
     }
 
-    /// The same, where the entry goes when this process drops the last claim to it: a file, or a folder in which nothing is.
-    /// As many folders `above` go with it, where nothing else is in them.
+    /// The same, where the entry goes when this process drops the last claim to it: a file, or a folder in
+    /// which nothing is. As many folders `above` go with it, where nothing else is in them.
     pub(crate) fn going(mut self, above: usize) -> Claim {
         self.goes = Some((std::process::id(), above));
         self
@@ -124,9 +128,9 @@ impl Claim {
         self.goes.is_some_and(|(process, _)| process == std::process::id())
     }
 
-    /// Lets others share the claim. The kernel gives up the one kind of lock before it takes the other, so another process
-    /// may come in between and have it alone: then this function waits for that one, or, where `how` does not wait, returns
-    /// false, and the claim is lost.
+    /// Lets others share the claim. The kernel gives up the one kind of lock before it takes the other, so
+    /// another process may come in between and have it alone: then this function waits for that one, or,
+    /// where `how` does not wait, returns false, and the claim is lost.
     ///
     /// # Errors
     /// ENOLCK.
@@ -195,9 +199,9 @@ pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
     })
 }
 
-/// Removes what killed processes have left in `folder`: those entries of which `is_claim` knows the name, and whose lock is
-/// free. `remove` gets each one's path, locked until it returns. What it cannot remove stays, and that is told: it must not
-/// keep containers from running.
+/// Removes what killed processes have left in `folder`: those entries of which `is_claim` knows the name, and
+/// whose lock is free. `remove` gets each one's path, locked until it returns. What it cannot remove stays,
+/// and that is told: it must not keep containers from running.
 ///
 /// # Errors
 /// EACCES when the folder cannot be read. That it is not there is fine.
@@ -221,8 +225,8 @@ pub(crate) fn sweep(
     Ok(())
 }
 
-/// Makes a folder and those above it, for their owner only, also where others remove them when nothing is in them. Then it
-/// may be gone again before anything was put into it.
+/// Makes a folder and those above it, for their owner only, also where others remove them when nothing is in
+/// them. Then it may be gone again before anything was put into it.
 ///
 /// # Errors
 /// EACCES, EROFS, ENOSPC; EEXIST and ENOTDIR where something else has its name.
@@ -231,8 +235,8 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     let mut made = make();
     for _ in 1..TRIES {
         match made.as_ref().map_err(io::Error::kind) {
-            // NotFound: the one above it went after it was made. AlreadyExists: it was there for mkdir(2), and gone when
-            // the library looked at what it is.
+            // NotFound: the one above it went after it was made. AlreadyExists: it was there for mkdir(2),
+            // and gone when the library looked at what it is.
             Err(io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => made = make(),
             _ => break,
         }
@@ -240,8 +244,8 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     made
 }
 
-/// Opens what is at `path`, or makes a file there. Follows no link, and does not wait for the writer of a FIFO: others may
-/// be able to write to the folder in which it is.
+/// Opens what is at `path`, or makes a file there. Follows no link, and does not wait for the writer of a
+/// FIFO: others may be able to write to the folder in which it is.
 fn open(path: &Path, make: bool) -> io::Result<File> {
     // A file of our own for writing, too, because NFS grants no exclusive lock otherwise.
     let mut options = OpenOptions::new();
@@ -249,8 +253,8 @@ fn open(path: &Path, make: bool) -> io::Result<File> {
     options.open(path)
 }
 
-/// Locks an open file; `None` when another process has it, and `how` does not wait. Waits as flock(2) does: a signal that
-/// this process has not blocked ends it.
+/// Locks an open file; `None` when another process has it, and `how` does not wait. Waits as flock(2) does: a
+/// signal that this process has not blocked ends it.
 fn flock(file: File, path: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
     match Flock::lock(file, how) {
         Ok(lock) => {

@@ -1,9 +1,10 @@
 //! The newer mount calls (5.2): a mount as a descriptor, which is attached to a place later.
 //!
-//! Kernel object: a mount that is attached nowhere, until it is. So what is found by the host's paths can be put into a
-//! root in which they mean nothing. Order: copy while the source is in sight; make it read-only and set its propagation
-//! while nobody can reach it; attach. A kernel that cannot change what is attached nowhere (before 5.12) does so
-//! right after it is attached. Man pages: open_tree(2), move_mount(2), mount_setattr(2), setns(2).
+//! Kernel object: a mount that is attached nowhere, until it is. So what is found by the host's paths can be
+//! put into a root in which they mean nothing. Order: copy while the source is in sight; make it read-only
+//! and set its propagation while nobody can reach it; attach. A kernel that cannot change what is attached
+//! nowhere (before 5.12) does so right after it is attached. Man pages: open_tree(2), move_mount(2),
+//! mount_setattr(2), setns(2).
 
 mod attributes;
 pub(crate) mod mountinfo;
@@ -30,12 +31,13 @@ pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
 pub use private::in_private_namespace;
 
-/// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier or later.
+/// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier
+/// or later.
 #[cfg(feature = "idmap")]
 const IDMAPPED_LAYERS: (u32, u32) = (5, 19);
 
-/// Makes the attached mount at `path` read-only, and none that lies in it. All its other flags stay: mount(2) with
-/// MS_REMOUNT and MS_BIND replaces them, so they are read from mountinfo, and named again.
+/// Makes the attached mount at `path` read-only, and none that lies in it. All its other flags stay: mount(2)
+/// with MS_REMOUNT and MS_BIND replaces them, so they are read from mountinfo, and named again.
 ///
 /// # Errors
 /// EPERM; when `/proc` is not mounted.
@@ -45,8 +47,9 @@ pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
     attributes::remount(&opened, &mountinfo::of(&opened)?, MsFlags::MS_RDONLY)
 }
 
-/// Whether the folders `paths`, or those in which they will be made, can be shown with other owners, as the user namespace
-/// `userns` has them, and as layers of an overlay. Asks for each, as it is a matter of the file system.
+/// Whether the folders `paths`, or those in which they will be made, can be shown with other owners, as the
+/// user namespace `userns` has them, and as layers of an overlay. Asks for each, as it is a matter of the
+/// file system.
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_ADMIN`.
@@ -99,8 +102,9 @@ impl ContainerMounts {
     }
 
     /// Copies the directory at `path`, which begins at the container's root, as
-    /// [`copy_of_directory`](Detached::copy_of_directory). This process, which must have one thread, visits that container's
-    /// mount namespace for it, as the kernel copies mounts of the caller's namespace only. It comes back to `/`.
+    /// [`copy_of_directory`](Detached::copy_of_directory). This process, which must have one thread, visits
+    /// that container's mount namespace for it, as the kernel copies mounts of the caller's namespace only.
+    /// It comes back to `/`.
     ///
     /// # Errors
     /// ENOTDIR, ELOOP when a part of the path is no directory: a link could lead out of that container.
@@ -122,20 +126,20 @@ impl Detached {
         Detached { tree, later: Later::default() }
     }
 
-    /// Copies what is at `path`, a directory or a file, as a bind mount of it, with all that is mounted below. Follows
-    /// symbolic links, as the host sees them.
+    /// Copies what is at `path`, a directory or a file, as a bind mount of it, with all that is mounted
+    /// below. Follows symbolic links, as the host sees them.
     ///
     /// # Errors
-    /// ENOENT; EPERM without `CAP_SYS_ADMIN`; EINVAL when it must not be copied (MS_UNBINDABLE) or lies in another mount
-    /// namespace.
+    /// ENOENT; EPERM without `CAP_SYS_ADMIN`; EINVAL when it must not be copied (MS_UNBINDABLE) or lies in
+    /// another mount namespace.
     pub fn copy_of(path: &Path) -> Result<Detached> {
         copy_mounts(path)
             .map(Detached::new)
             .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
     }
 
-    /// Copies the mount of one device, as [`copy_of`](Detached::copy_of), if that is what is at `path`: character device
-    /// `major:minor`, and not something that somebody has put in its place.
+    /// Copies the mount of one device, as [`copy_of`](Detached::copy_of), if that is what is at `path`:
+    /// character device `major:minor`, and not something that somebody has put in its place.
     ///
     /// # Errors
     /// As [`copy_of`](Detached::copy_of); it is another file.
@@ -150,18 +154,19 @@ impl Detached {
         Err(Error::new(format!("{}: not the character device {major}:{minor}", path.display())).hint(HIDDEN))
     }
 
-    /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device, or run with
-    /// other rights. In a user namespace the kernel makes a proc or a sysfs only while another one is in sight that hides
-    /// nothing, so this has to come before the host is out of sight.
+    /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device,
+    /// or run with other rights. In a user namespace the kernel makes a proc or a sysfs only while another
+    /// one is in sight that hides nothing, so this has to come before the host is out of sight.
     ///
     /// # Errors
-    /// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of its own.
+    /// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of
+    /// its own.
     pub fn filesystem(kind: &str, read_only: bool) -> Result<Detached> {
         new_filesystem(kind, read_only).map(Detached::new)
     }
 
-    /// Copies the mount in which the directory `path` lies, as a bind mount of that directory alone, without what is
-    /// mounted below it. Follows no links.
+    /// Copies the mount in which the directory `path` lies, as a bind mount of that directory alone, without
+    /// what is mounted below it. Follows no links.
     ///
     /// # Errors
     /// ENOENT, EPERM without `CAP_SYS_ADMIN`.
@@ -193,7 +198,8 @@ impl Detached {
         copy_mount(directory, &format!("{path:?}")).map(Detached::new)
     }
 
-    /// Makes it the working directory: from there everything is found by relative paths, wherever it will be attached.
+    /// Makes it the working directory: from there everything is found by relative paths, wherever it will be
+    /// attached.
     ///
     /// # Errors
     /// ENOTDIR.
@@ -220,8 +226,8 @@ impl Detached {
         Ok(status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
     }
 
-    /// Makes it read-only, with all that is mounted below it: while it is attached nowhere, so that there is no moment
-    /// at which it could be written to. Before 5.12 the kernel changes attached mounts only, so
+    /// Makes it read-only, with all that is mounted below it: while it is attached nowhere, so that there is
+    /// no moment at which it could be written to. Before 5.12 the kernel changes attached mounts only, so
     /// [`attach_at`](Detached::attach_at) does it as its last act.
     ///
     /// # Errors
@@ -231,7 +237,8 @@ impl Detached {
         Ok(())
     }
 
-    /// Lets no device in it work, nor in what is mounted below it. Before 5.12 as [`make_read_only`](Detached::make_read_only).
+    /// Lets no device in it work, nor in what is mounted below it. Before 5.12 as
+    /// [`make_read_only`](Detached::make_read_only).
     ///
     /// # Errors
     /// EPERM without `CAP_SYS_ADMIN`.
@@ -246,12 +253,12 @@ impl Detached {
         (!self.later.read_only).then_some(self.tree)
     }
 
-    /// Shows its files with other owners: those that the user namespace `userns` has for them. What has user 0 on the disk
-    /// belongs to that namespace's root here, and what its root makes here gets user 0 on the disk. What is mounted below
-    /// stays as it is. See [`user_namespace`](crate::ids::idmap::user_namespace).
+    /// Shows its files with other owners: those that the user namespace `userns` has for them. What has user
+    /// 0 on the disk belongs to that namespace's root here, and what its root makes here gets user 0 on the
+    /// disk. What is mounted below stays as it is. See [`user_namespace`](crate::ids::idmap::user_namespace).
     ///
-    /// Returns whether that could be done: not before Linux 5.12, nor on each file system; nor twice. Then the tree is as it
-    /// was, and [`ShiftedLayers`](crate::ids::idmap::ShiftedLayers) are what remains.
+    /// Returns whether that could be done: not before Linux 5.12, nor on each file system; nor twice. Then
+    /// the tree is as it was, and [`ShiftedLayers`](crate::ids::idmap::ShiftedLayers) are what remains.
     ///
     /// # Errors
     /// EBADF and the like, for what is no user namespace.
@@ -281,9 +288,9 @@ impl Detached {
         ))
     }
 
-    /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC. The copy of a
-    /// shared mount is shared with the host, so this has to be done before anything is mounted in it. Before 5.12 as
-    /// [`make_read_only`](Detached::make_read_only).
+    /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC.
+    /// The copy of a shared mount is shared with the host, so this has to be done before anything is mounted
+    /// in it. Before 5.12 as [`make_read_only`](Detached::make_read_only).
     ///
     /// # Errors
     /// EINVAL for other flags.
@@ -301,12 +308,12 @@ impl Detached {
         self.attached().map(drop)
     }
 
-    /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put a link in
-    /// the place of a path that was looked at before.
+    /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put
+    /// a link in the place of a path that was looked at before.
     ///
     /// # Errors
-    /// EINVAL when one is a directory and the other is not, or the target is in another mount namespace; EPERM without
-    /// `CAP_SYS_ADMIN`.
+    /// EINVAL when one is a directory and the other is not, or the target is in another mount namespace;
+    /// EPERM without `CAP_SYS_ADMIN`.
     pub fn attach_at(self, target: &OwnedFd) -> Result<Attached> {
         mounts::attach_at(&self.tree, target)?;
         self.attached()
@@ -328,8 +335,9 @@ impl Detached {
     }
 }
 
-/// Refuses a propagation for the source at `path` that would come to nothing: a copy of a mount shares with the host only
-/// what that mount shares. Where nothing is yet, what counts is the folder in which it will be made.
+/// Refuses a propagation for the source at `path` that would come to nothing: a copy of a mount shares with
+/// the host only what that mount shares. Where nothing is yet, what counts is the folder in which it will be
+/// made.
 ///
 /// # Errors
 /// MS_SHARED for a mount that is not shared, MS_SLAVE for one that is neither shared nor a slave; EACCES.

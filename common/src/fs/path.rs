@@ -1,9 +1,10 @@
 //! Resolving a path beneath a root: what a container or an image has put there must not lead outside.
 //!
-//! A path that is looked at and then used is two lookups, and between them somebody may put a link in its place. So the
-//! result is a descriptor. openat2(2) of Linux 5.6 does all of it in the kernel; before it, and to make what is missing,
-//! this walks from name to name, opens each without following it, and follows links by hand, beneath the root. A walk
-//! goes up by going back to the directory that it came from, so it does not matter who moves that meanwhile.
+//! A path that is looked at and then used is two lookups, and between them somebody may put a link in its
+//! place. So the result is a descriptor. openat2(2) of Linux 5.6 does all of it in the kernel; before it, and
+//! to make what is missing, this walks from name to name, opens each without following it, and follows links
+//! by hand, beneath the root. A walk goes up by going back to the directory that it came from, so it does not
+//! matter who moves that meanwhile.
 //! Man pages: openat2(2), path_resolution(7), symlink(7), open(2) on O_PATH.
 
 #[cfg(test)]
@@ -39,8 +40,9 @@ const MAX_TRIES: usize = 64;
 /// Opens a name itself, whatever it is, and gives no right to read it.
 const ITSELF: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Opens `path` beneath the directory `root` (O_PATH). Symbolic links are followed as if `root` were `/`, so neither they
-/// nor `..` lead outside. Not followed are those of /proc that are none, such as `/proc/self/root`.
+/// Opens `path` beneath the directory `root` (O_PATH). Symbolic links are followed as if `root` were `/`, so
+/// neither they nor `..` lead outside. Not followed are those of /proc that are none, such as
+/// `/proc/self/root`.
 ///
 /// # Errors
 /// ENOENT, ENOTDIR; ELOOP when links lead in a circle.
@@ -54,8 +56,9 @@ pub fn open_beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// The same, and makes what is missing: directories on the way, and `what` at its end. Where a link leads to a place that
-/// is not there yet, it is made at that place. Modes are those of mkdir(1) and touch(1), less the umask.
+/// The same, and makes what is missing: directories on the way, and `what` at its end. Where a link leads to
+/// a place that is not there yet, it is made at that place. Modes are those of mkdir(1) and touch(1), less
+/// the umask.
 ///
 /// # Errors
 /// Those of [`open_beneath`]; EROFS; EISDIR or ENOTDIR when something else than `what` is there.
@@ -75,19 +78,20 @@ pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> 
     }
 }
 
-/// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if not, with the
-/// directories above it. Where `path` is a symbolic link, at the place to which it leads beneath the root: not through those
-/// of /proc, which lead to what this process has open.
+/// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if
+/// not, with the directories above it. Where `path` is a symbolic link, at the place to which it leads
+/// beneath the root: not through those of /proc, which lead to what this process has open.
 ///
 /// # Errors
-/// EROFS, EACCES, ENOTDIR; EISDIR when a directory is there; ELOOP when links lead in a circle, or through /proc.
+/// EROFS, EACCES, ENOTDIR; EISDIR when a directory is there; ELOOP when links lead in a circle, or through
+/// /proc.
 pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
     let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     make_beneath(&root, path.as_ref(), Kind::File).map(drop)
 }
 
-/// Refuses what must not be mounted over: the root itself, and the kernel's own views of itself in procfs and sysfs, by
-/// which the container, and what limits it, is judged. `named` is what the user wrote.
+/// Refuses what must not be mounted over: the root itself, and the kernel's own views of itself in procfs and
+/// sysfs, by which the container, and what limits it, is judged. `named` is what the user wrote.
 ///
 /// # Errors
 /// It is one of these.
@@ -203,7 +207,8 @@ impl Walk<'_> {
     }
 }
 
-/// Makes one name. That another process was faster is no error: what it made is opened as anything that was there.
+/// Makes one name. That another process was faster is no error: what it made is opened as anything that was
+/// there.
 fn make_in(directory: &OwnedFd, name: &OsStr, what: Kind) -> nix::Result<()> {
     let made = match what {
         Kind::Directory => mkdirat(directory, name, Mode::from_bits_truncate(0o755)),

@@ -1,7 +1,7 @@
 //! The kernel's settings in `/proc/sys`, by the names that sysctl(8) gives them: `net.ipv4.ip_forward`.
 //!
-//! What is below `net` belongs to the network namespace of the thread that reads or writes it. As in sysctl(8), a name
-//! may be written with `/` instead, for a link that has a dot in its own name:
+//! What is below `net` belongs to the network namespace of the thread that reads or writes it. As in
+//! sysctl(8), a name may be written with `/` instead, for a link that has a dot in its own name:
 //! `net/ipv4/conf/a.b/route_localnet`. See proc_sys_net(5), ip(7).
 
 use std::fs;
@@ -27,8 +27,8 @@ pub fn read(name: &str) -> Result<String> {
 /// Changes the setting.
 ///
 /// # Errors
-/// ENOENT when this kernel has no such setting, EINVAL when it does not take the value; EACCES or EROFS where the
-/// settings may not be changed, as in a container.
+/// ENOENT when this kernel has no such setting, EINVAL when it does not take the value; EACCES or EROFS where
+/// the settings may not be changed, as in a container.
 pub fn write(name: &str, value: &str) -> Result<()> {
     let path = path(name);
     write_value("sysctl(8), proc_sys(5)", &path, value)

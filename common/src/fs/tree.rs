@@ -1,8 +1,8 @@
 //! Copying and removing a tree of files as it is: to fill a volume with what the image has at its place.
 //!
-//! Kernel objects: directories, each opened once and then used by descriptor, so no link is ever followed. Order, for each
-//! file: owner, then extended attributes, then mode, then times, as each of them changes one that comes later: chown(2)
-//! takes the set-user-ID bit and `security.capability` away. Needs /proc.
+//! Kernel objects: directories, each opened once and then used by descriptor, so no link is ever followed.
+//! Order, for each file: owner, then extended attributes, then mode, then times, as each of them changes one
+//! that comes later: chown(2) takes the set-user-ID bit and `security.capability` away. Needs /proc.
 //! Man pages: openat(2), chown(2), xattr(7), utimensat(2), hier(7).
 
 mod remove;
@@ -35,9 +35,9 @@ pub(crate) use remove::{remove_all, remove_contents};
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Copies what the directory `from` has into the empty directory `to`, and gives that the owner, mode and times of `from`:
-/// files with their owners, modes, times and extended attributes, links as links, hard links among them as such, devices,
-/// pipes and sockets. What is mounted below is copied as if it belonged to it.
+/// Copies what the directory `from` has into the empty directory `to`, and gives that the owner, mode and
+/// times of `from`: files with their owners, modes, times and extended attributes, links as links, hard links
+/// among them as such, devices, pipes and sockets. What is mounted below is copied as if it belonged to it.
 ///
 /// # Errors
 /// ENOSPC, EROFS, EACCES; EPERM when devices or owners may not be made. What was copied until then remains.
@@ -57,8 +57,9 @@ pub fn copy_contents_at(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
 /// Who owns a file of a copy, by the user and group of the original. `None` when they have no place there.
 type Owners<'a> = &'a dyn Fn(u32, u32) -> Option<(u32, u32)>;
 
-/// Copies a layer of an overlay, with the overlay's own notes, for a container whose users are others on the host. A
-/// program with capabilities has them there only when they name that container's root: capabilities(7), "namespaced".
+/// Copies a layer of an overlay, with the overlay's own notes, for a container whose users are others on the
+/// host. A program with capabilities has them there only when they name that container's root:
+/// capabilities(7), "namespaced".
 ///
 /// # Errors
 /// As [`copy_contents`]; EOVERFLOW for a file whose owner has no place.
@@ -74,8 +75,9 @@ fn copy_with(from: &OwnedFd, to: &OwnedFd, owners: Option<Owners<'_>>) -> Result
     })
 }
 
-/// Gives the directory `to` the owner, mode, times and extended attributes of the directory `from`, and nothing that is in
-/// it. The root of an overlay looks like that of its uppermost layer: a new one must look like the layer below.
+/// Gives the directory `to` the owner, mode, times and extended attributes of the directory `from`, and
+/// nothing that is in it. The root of an overlay looks like that of its uppermost layer: a new one must look
+/// like the layer below.
 ///
 /// # Errors
 /// ENOENT, EPERM, EROFS.
@@ -91,19 +93,21 @@ pub fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute `trusted.overlay.opaque`,
-/// or `user.overlay.opaque` when the overlay was mounted in a user namespace.
+/// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute
+/// `trusted.overlay.opaque`, or `user.overlay.opaque` when the overlay was mounted in a user namespace.
 pub fn is_opaque(path: &Path) -> bool {
     ["trusted.overlay.opaque", "user.overlay.opaque"]
         .iter()
         .any(|name| xattr::get(path, name).is_ok_and(|it| it == b"y"))
 }
 
-/// Removes a directory with all that is in it, however deep, or a file. Follows no links; that nothing is there is fine. What
-/// an ordinary user's containers have made may belong to its subordinate ids: that is removed in a user namespace.
+/// Removes a directory with all that is in it, however deep, or a file. Follows no links; that nothing is
+/// there is fine. What an ordinary user's containers have made may belong to its subordinate ids: that is
+/// removed in a user namespace.
 ///
 /// # Errors
-/// EBUSY when something is mounted in it, or somebody goes on adding to it; EACCES, EROFS, EPERM for an immutable file.
+/// EBUSY when something is mounted in it, or somebody goes on adding to it; EACCES, EROFS, EPERM for an
+/// immutable file.
 pub fn remove_tree(path: &Path) -> Result<()> {
     match remove_all(path) {
         #[cfg(feature = "idmap")]

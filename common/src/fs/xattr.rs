@@ -1,7 +1,7 @@
 //! Extended attributes of a file, of the link itself where it is one.
 //!
-//! `security.capability` makes a program more than its owner allows, `system.posix_acl_*` are access lists, `user.*` is
-//! for everybody; `trusted.overlay.*` is how overlayfs notes whiteouts and opaque folders.
+//! `security.capability` makes a program more than its owner allows, `system.posix_acl_*` are access lists,
+//! `user.*` is for everybody; `trusted.overlay.*` is how overlayfs notes whiteouts and opaque folders.
 //! Man pages: xattr(7), listxattr(2), getxattr(2), setxattr(2).
 
 use std::ffi::{OsStr, OsString};
@@ -48,8 +48,8 @@ pub(crate) fn remove(path: &Path, name: impl AsRef<OsStr>) -> nix::Result<()> {
     xattr::remove(path, name).map_err(|error| errno(&error))
 }
 
-/// Gives `to` the attributes of `from`. Neither is followed when it is a link. A file system that has none of a kind gets
-/// none. With other `users` it is a layer that is copied, which needs the overlay's notes.
+/// Gives `to` the attributes of `from`. Neither is followed when it is a link. A file system that has none of
+/// a kind gets none. With other `users` it is a layer that is copied, which needs the overlay's notes.
 pub(crate) fn copy(from: &Path, to: &Path, users: Option<Users<'_>>) -> nix::Result<()> {
     for name in list(from)? {
         let bytes = name.as_bytes();
@@ -68,8 +68,9 @@ pub(crate) fn copy(from: &Path, to: &Path, users: Option<Users<'_>>) -> nix::Res
     Ok(())
 }
 
-/// Capabilities for the programs of another root: `struct vfs_ns_cap_data` of the kernel, version 3, which is version 2 with
-/// the id of that root behind it. Whose container that is, they are worth something in; anywhere else they are not.
+/// Capabilities for the programs of another root: `struct vfs_ns_cap_data` of the kernel, version 3, which is
+/// version 2 with the id of that root behind it. Whose container that is, they are worth something in;
+/// anywhere else they are not.
 fn of_root(mut value: Vec<u8>, users: Users<'_>) -> Option<Vec<u8>> {
     const VERSION_2: u8 = 2;
     const VERSION_3: u8 = 3;

@@ -1,9 +1,10 @@
 //! The folders in which a container's own data lies: its writable layer, what it keeps, and named volumes.
 //!
-//! Kernel objects: folders, each claimed by the runtime that uses it: see [`crate::fs`], `claim`. A container's folder whose
-//! runtime was killed is removed by the next one. In the state folder: `containers/ID/`, `kept/NAME/`,
-//! `volumes/NAME/_data`, and `told/NAME` for what need not be said again. All are for their owner only: programs in them may
-//! be set-user-ID, and other users of the host must not reach those. Man pages: flock(2), mkdir(2).
+//! Kernel objects: folders, each claimed by the runtime that uses it: see [`crate::fs`], `claim`. A
+//! container's folder whose runtime was killed is removed by the next one. In the state folder:
+//! `containers/ID/`, `kept/NAME/`, `volumes/NAME/_data`, and `told/NAME` for what need not be said again. All
+//! are for their owner only: programs in them may be set-user-ID, and other users of the host must not reach
+//! those. Man pages: flock(2), mkdir(2).
 
 #[cfg(test)]
 mod tests;
@@ -105,8 +106,9 @@ pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
     }
 }
 
-/// Tells a line on stderr, if it was never told from this state folder: for what is so on this host, and a container's
-/// stderr need not hear each time. `name` says which line it is; the file `told/NAME` remembers it.
+/// Tells a line on stderr, if it was never told from this state folder: for what is so on this host, and a
+/// container's stderr need not hear each time. `name` says which line it is; the file `told/NAME` remembers
+/// it.
 pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
     let told = make_folder(state, "told").and_then(|folder| {
         let path = folder.join(name);

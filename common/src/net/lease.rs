@@ -1,13 +1,15 @@
 //! Which bridges there are, which addresses on them are taken, and which of their runtimes still live.
 //!
-//! Kernel objects: folders and files, each claimed with a lock, flock(2). In the folder of [`run_dir`], each network
-//! namespace has a folder, `net-` and the inode of the namespace. In it each bridge has one, `congo0@10.44.0.0_16`; in that
-//! each address has a file with the published ports. Only the process that has claimed the namespace's folder may change the
-//! network. A runtime claims its address's file as long as it lives. So a file whose lock is free is a dead runtime's.
+//! Kernel objects: folders and files, each claimed with a lock, flock(2). In the folder of [`run_dir`], each
+//! network namespace has a folder, `net-` and the inode of the namespace. In it each bridge has one,
+//! `congo0@10.44.0.0_16`; in that each address has a file with the published ports. Only the process that has
+//! claimed the namespace's folder may change the network. A runtime claims its address's file as long as it
+//! lives. So a file whose lock is free is a dead runtime's.
 //!
-//! Order, to begin: [`Leases::lock`], [`Leases::bridges`] to sweep, [`Leases::take`]; then the links and rules; drop
-//! the `Leases`. To end: lock, remove the container's link, end the [`Lease`], [`Leases::bridges`] for the rules that
-//! remain, [`Leases::forget`] an empty bridge. `settle.rs` keeps to it. See flock(2), namespaces(7).
+//! Order, to begin: [`Leases::lock`], [`Leases::bridges`] to sweep, [`Leases::take`]; then the links and
+//! rules; drop the `Leases`. To end: lock, remove the container's link, end the [`Lease`],
+//! [`Leases::bridges`] for the rules that remain, [`Leases::forget`] an empty bridge. `settle.rs` keeps to
+//! it. See flock(2), namespaces(7).
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -29,13 +31,13 @@ use crate::values::{Publish, check_ip, container_addresses, publish};
 /// No bridge's folder, as it has no `@`.
 const FORWARDING: &str = "forwarding-was-off";
 
-/// The right to change this network namespace's bridges, and what is known about them. Dropped, it removes the files
-/// of the dead that [`bridges`](Leases::bridges) has told of, and its folder when that is empty.
+/// The right to change this network namespace's bridges, and what is known about them. Dropped, it removes
+/// the files of the dead that [`bridges`](Leases::bridges) has told of, and its folder when that is empty.
 #[derive(Debug)]
 pub struct Leases {
     folder: PathBuf,
-    /// Files that go with this value: not earlier, or what the dead have left would be forgotten if this process
-    /// were killed before it has removed that.
+    /// Files that go with this value: not earlier, or what the dead have left would be forgotten if this
+    /// process were killed before it has removed that.
     dead: RefCell<Vec<PathBuf>>,
     _claim: Claim,
 }
@@ -49,8 +51,8 @@ pub struct Bridge {
     pub subnet: Ipv4Net,
     /// The containers on it whose runtime lives, by address.
     pub members: Vec<Member>,
-    /// The addresses of those whose runtime was killed. Their link on the host may still be there, when another
-    /// process keeps their network namespace alive.
+    /// The addresses of those whose runtime was killed. Their link on the host may still be there, when
+    /// another process keeps their network namespace alive.
     pub dead: Vec<Ipv4Addr>,
 }
 
@@ -65,8 +67,8 @@ pub struct Member {
 
 /// An address that is this runtime's for as long as the value lives. Dropped, its file goes.
 ///
-/// But drop it while you hold a [`Leases`], and after the container's link is gone: from then on another container may get
-/// the address.
+/// But drop it while you hold a [`Leases`], and after the container's link is gone: from then on another
+/// container may get the address.
 #[derive(Debug)]
 pub struct Lease {
     address: Ipv4Addr,
@@ -105,13 +107,13 @@ impl Leases {
         Leases { folder: claim.path().to_owned(), dead: RefCell::default(), _claim: claim.going(1) }
     }
 
-    /// Takes an address on a bridge: the wanted one, or the lowest that is free. Records the bridge, if it is new, and
-    /// the published ports. Let [`bridges`](Leases::bridges) sweep before: a bridge that nobody uses any more
-    /// still counts.
+    /// Takes an address on a bridge: the wanted one, or the lowest that is free. Records the bridge, if it is
+    /// new, and the published ports. Let [`bridges`](Leases::bridges) sweep before: a bridge that nobody uses
+    /// any more still counts.
     ///
     /// # Errors
-    /// The address is none for a container or taken, no address is left, the bridge has another subnet, or another
-    /// bridge has a part of this one.
+    /// The address is none for a container or taken, no address is left, the bridge has another subnet, or
+    /// another bridge has a part of this one.
     pub fn take(
         &self,
         bridge: &str,
@@ -196,7 +198,8 @@ impl Leases {
         Ok(bridges)
     }
 
-    /// Lets the files of the dead stay: what they have left could not be removed, and the next run has to try again.
+    /// Lets the files of the dead stay: what they have left could not be removed, and the next run has to try
+    /// again.
     pub fn keep_dead(&self) {
         self.dead.borrow_mut().clear();
     }
@@ -222,8 +225,8 @@ impl Leases {
         Ok(())
     }
 
-    /// Whether forwarding (`net.ipv4.ip_forward`) was off before Congo switched it on. What was recorded before the
-    /// machine was started last is over: the kernel has begun anew since.
+    /// Whether forwarding (`net.ipv4.ip_forward`) was off before Congo switched it on. What was recorded
+    /// before the machine was started last is over: the kernel has begun anew since.
     pub fn forwarding_was_off(&self) -> bool {
         let recorded = fs::read_to_string(self.folder.join(FORWARDING));
         recorded.is_ok_and(|recorded| boot_id().is_ok_and(|boot| boot == recorded))
@@ -238,8 +241,8 @@ impl Leases {
         if yes { fs::write(&path, boot_id()?).at("write", &path) } else { remove_file(&path) }
     }
 
-    /// The names and subnets of the bridges. Both stand in the folder's name, so that a bridge is never recorded by
-    /// half.
+    /// The names and subnets of the bridges. Both stand in the folder's name, so that a bridge is never
+    /// recorded by half.
     fn recorded(&self) -> Result<Vec<(String, Ipv4Net)>> {
         let entries = fs::read_dir(&self.folder).at("read", &self.folder)?;
         let parse = |entry: fs::DirEntry| {
@@ -276,8 +279,8 @@ impl Lease {
         self.subnet
     }
 
-    /// Ends it as the death of the runtime would: the file stays, unlocked, and counts among the dead until what the
-    /// container has left is removed.
+    /// Ends it as the death of the runtime would: the file stays, unlocked, and counts among the dead until
+    /// what the container has left is removed.
     pub fn end(&mut self) {
         if let Some(mut claim) = self.claim.take() {
             claim.leave();

@@ -1,8 +1,8 @@
 //! Links, addresses and routes, as the program `ip` makes them: requests to the kernel over a netlink socket.
 //!
-//! Kernel objects: a socket of `AF_NETLINK`, which speaks to the network namespace of the thread that opened it,
-//! wherever the thread goes later. Each request waits for the kernel's answer, so what was asked for is there when the
-//! function returns.
+//! Kernel objects: a socket of `AF_NETLINK`, which speaks to the network namespace of the thread that opened
+//! it, wherever the thread goes later. Each request waits for the kernel's answer, so what was asked for is
+//! there when the function returns.
 //! See netlink(7), rtnetlink(7), veth(4); ip-link(8) and its neighbours for the same by hand.
 
 mod wire;
@@ -79,12 +79,12 @@ impl Netlink {
 
     /// Makes a bridge: a switch in the kernel, which is a link of this namespace as well.
     ///
-    /// With an Ethernet address of its own: a bridge without one takes the lowest of its ports', so each container
-    /// that comes or goes could change it, and the others would go on sending to the old one.
+    /// With an Ethernet address of its own: a bridge without one takes the lowest of its ports', so each
+    /// container that comes or goes could change it, and the others would go on sending to the old one.
     ///
     /// # Errors
-    /// EEXIST when the name is taken, EPERM without `CAP_NET_ADMIN` in the namespace, EOPNOTSUPP when the kernel has
-    /// no bridges.
+    /// EEXIST when the name is taken, EPERM without `CAP_NET_ADMIN` in the namespace, EOPNOTSUPP when the
+    /// kernel has no bridges.
     pub fn add_bridge(&mut self, name: &str) -> Result<()> {
         let mut link = LinkMessage::default();
         link.attributes = vec![
@@ -99,13 +99,14 @@ impl Netlink {
             .hint_if(Errno::EOPNOTSUPP, "this kernel has no bridges: modprobe bridge")
     }
 
-    /// Makes a veth pair, two links joined by a cable: one here, as a port of the bridge with this index; the other,
-    /// `peer`, in the network namespace of the process `pid`. Both are down. The peer's Ethernet address follows from
-    /// `name`: who comes next under this name must have the same, or its neighbours would go on sending to the old one.
+    /// Makes a veth pair, two links joined by a cable: one here, as a port of the bridge with this index; the
+    /// other, `peer`, in the network namespace of the process `pid`. Both are down. The peer's Ethernet
+    /// address follows from `name`: who comes next under this name must have the same, or its neighbours
+    /// would go on sending to the old one.
     ///
     /// # Errors
-    /// EEXIST when one of the names is taken, ESRCH when the process has ended, ENODEV without such a bridge, EPERM
-    /// without `CAP_NET_ADMIN` in both namespaces, EOPNOTSUPP when the kernel has no veth pairs.
+    /// EEXIST when one of the names is taken, ESRCH when the process has ended, ENODEV without such a bridge,
+    /// EPERM without `CAP_NET_ADMIN` in both namespaces, EOPNOTSUPP when the kernel has no veth pairs.
     pub fn add_veth(&mut self, name: &str, bridge: u32, peer: &str, pid: Pid) -> Result<()> {
         let mut other = LinkMessage::default();
         let address = ethernet_address(name);
@@ -137,7 +138,8 @@ impl Netlink {
     /// Gives a link an address, and with it a route to the subnet of this prefix.
     ///
     /// # Errors
-    /// EEXIST when it has the address, ENODEV without such a link, EPERM without `CAP_NET_ADMIN` in the namespace.
+    /// EEXIST when it has the address, ENODEV without such a link, EPERM without `CAP_NET_ADMIN` in the
+    /// namespace.
     pub fn add_address(&mut self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
         let subnet = subnet(address, prefix)?;
         let mut message = AddressMessage::default();
@@ -187,7 +189,8 @@ impl Netlink {
         self.change(what, RouteNetlinkMessage::NewLink(message), 0)
     }
 
-    /// Lets a bridge send a packet out of the port through which it came, which a bridge never does otherwise.
+    /// Lets a bridge send a packet out of the port through which it came, which a bridge never does
+    /// otherwise.
     ///
     /// # Errors
     /// ENODEV without such a link, EPERM without `CAP_NET_ADMIN` in the namespace.

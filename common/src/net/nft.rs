@@ -1,7 +1,7 @@
 //! The firewall's rules, through the program `nft`, which translates them for the kernel: nf_tables.
 //!
-//! Kernel objects: the tables of this network namespace. `nft -f` makes of a whole text one transaction: all of it
-//! holds from one packet to the next, or nothing of it. See nft(8).
+//! Kernel objects: the tables of this network namespace. `nft -f` makes of a whole text one transaction: all
+//! of it holds from one packet to the next, or nothing of it. See nft(8).
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -134,8 +134,8 @@ mod tests {
     /// A program that stands in for nft.
     fn script(folder: &Path, text: &str) -> PathBuf {
         let file = folder.join("nft");
-        // Not by this process: a child of another test could inherit the open file, and what is open for writing
-        // cannot be executed (ETXTBSY).
+        // Not by this process: a child of another test could inherit the open file, and what is open for
+        // writing cannot be executed (ETXTBSY).
         let shell = ["-c", "printf %s \"$1\" >\"$0\""];
         assert!(Command::new("sh").args(shell).arg(&file).arg(text).status().unwrap().success());
         fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();

@@ -13,17 +13,18 @@ use crate::sys::call;
 use crate::sys::error::{Hint, Result};
 use crate::values::{Protocol, Publish};
 
-/// Binds a socket to the host's side of a published port. Nobody listens on it; and without SO_REUSEADDR, no other
-/// socket can be bound there either.
+/// Binds a socket to the host's side of a published port. Nobody listens on it; and without SO_REUSEADDR, no
+/// other socket can be bound there either.
 ///
 /// # Errors
-/// EACCES for an ordinary user's low port, EADDRINUSE when somebody has it, EADDRNOTAVAIL when the address is none of this host's.
+/// EACCES for an ordinary user's low port, EADDRINUSE when somebody has it, EADDRNOTAVAIL when the address is
+/// none of this host's.
 pub fn reserve(port: &Publish) -> Result<OwnedFd> {
     bound(port, false)
 }
 
-/// Whether a server could have the port. As servers do, it passes over connections of one that has ended, which the kernel
-/// remembers for a minute.
+/// Whether a server could have the port. As servers do, it passes over connections of one that has ended,
+/// which the kernel remembers for a minute.
 ///
 /// # Errors
 /// Those of [`reserve`].

@@ -1,9 +1,11 @@
-//! When a bridge is made and unmade: for the first container on it and after the last one, also where runtimes were killed.
+//! When a bridge is made and unmade: for the first container on it and after the last one, also where
+//! runtimes were killed.
 //!
-//! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment. A [`Lease`] says
-//! which runtime lives. Before anything is made, the lease is there; and it ends only when all of its container's things are
-//! gone. So [`Leases::bridges`] can always tell what must be there, and `settle` makes it so: it removes the links of the
-//! dead and the bridges that nobody uses, makes what is missing, loads the rules, and switches forwarding.
+//! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment.
+//! A [`Lease`] says which runtime lives. Before anything is made, the lease is there; and it ends only when
+//! all of its container's things are gone. So [`Leases::bridges`] can always tell what must be there, and
+//! `settle` makes it so: it removes the links of the dead and the bridges that nobody uses, makes what is
+//! missing, loads the rules, and switches forwarding.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
 use std::net::Ipv4Addr;
@@ -21,8 +23,8 @@ use crate::values::Publish;
 /// Whether this kernel passes on packets that are not for itself.
 pub const FORWARDING: &str = "net.ipv4.ip_forward";
 
-/// How a step makes what containers on bridges need on the host. A runtime may be killed within each of these functions:
-/// the next one calls them again.
+/// How a step makes what containers on bridges need on the host. A runtime may be killed within each of these
+/// functions: the next one calls them again.
 #[derive(Debug)]
 pub struct Wiring {
     /// The table of all rules, as nft(8) names it: `inet congo`.
@@ -35,23 +37,25 @@ pub struct Wiring {
     pub forward: fn(bool) -> Result<()>,
 }
 
-/// A container's place on a bridge. Dropped, it is given back: the container's cable goes, and all that no other needs.
+/// A container's place on a bridge. Dropped, it is given back: the container's cable goes, and all that no
+/// other needs.
 #[derive(Debug)]
 pub struct Place {
     wiring: &'static Wiring,
     bridge: String,
     lease: Lease,
-    /// The host's ports that lead to this container: no other process gets them as long as these sockets are there.
+    /// The host's ports that lead to this container: no other process gets them as long as these sockets are
+    /// there.
     _ports: Vec<OwnedFd>,
 }
 
 impl Place {
-    /// Takes an address on a bridge, the wanted one or the lowest free one, and makes on the host what the container will
-    /// need there.
+    /// Takes an address on a bridge, the wanted one or the lowest free one, and makes on the host what the
+    /// container will need there.
     ///
     /// # Errors
-    /// A port is taken; nft is not installed; the table of rules or a link of the bridge's name is there and not from this
-    /// state folder; those of [`Leases::take`], and of the wiring.
+    /// A port is taken; nft is not installed; the table of rules or a link of the bridge's name is there and
+    /// not from this state folder; those of [`Leases::take`], and of the wiring.
     pub fn take(
         wiring: &'static Wiring,
         bridge: &str,
@@ -66,7 +70,8 @@ impl Place {
         settle_what_is_left(wiring, &leases)?;
         let recorded = leases.bridges()?;
         if recorded.is_empty() && nft::has_table(wiring.table)? {
-            // The rules are all of Congo's in this network namespace, and only one state folder can tell which.
+            // The rules are all of Congo's in this network namespace, and only one state folder can tell
+            // which.
             let what = format!("the table {} is there, and not from this state folder", wiring.table);
             let remedy = format!("if none does: nft delete table {}", wiring.table);
             return Err(Error::new(what)
@@ -81,7 +86,8 @@ impl Place {
         // From here on the drop gives back.
         let mut place = Place { wiring, bridge: bridge.to_owned(), lease, _ports: reserved };
         if let Err(error) = settle(wiring, &leases) {
-            // Here and not by the drop, which would wait for the lock, and could only tell the same once more.
+            // Here and not by the drop, which would wait for the lock, and could only tell the same once
+            // more.
             let _ = place.give_back(&leases);
             return Err(error);
         }
@@ -108,8 +114,8 @@ impl Place {
         host_end(self.address())
     }
 
-    /// Takes the cable away, and all that no other container needs. Only then the lease is over: should something fail, the
-    /// next run finds one that is dead, and tries again.
+    /// Takes the cable away, and all that no other container needs. Only then the lease is over: should
+    /// something fail, the next run finds one that is dead, and tries again.
     fn give_back(&mut self, leases: &Leases) -> Result<()> {
         let removed = Netlink::open().and_then(|mut netlink| netlink.delete_link(&self.host_end()));
         self.lease.end();
@@ -127,8 +133,8 @@ impl Drop for Place {
     }
 }
 
-/// Cleans up after runtimes that were killed. An error is told, as it must not keep a container from running that needs no
-/// bridge.
+/// Cleans up after runtimes that were killed. An error is told, as it must not keep a container from running
+/// that needs no bridge.
 pub fn sweep(wiring: &Wiring) {
     let swept = Leases::lock_if_any()
         .and_then(|leases| leases.map_or(Ok(()), |leases| settle_what_is_left(wiring, &leases)));
@@ -140,8 +146,8 @@ fn settle_what_is_left(wiring: &Wiring, leases: &Leases) -> Result<()> {
     if leases.bridges()?.iter().any(is_left) { settle(wiring, leases) } else { Ok(()) }
 }
 
-/// Makes bridges, forwarding and rules what the living leases need. Where it fails, the files of the dead stay, for the next
-/// run to try again.
+/// Makes bridges, forwarding and rules what the living leases need. Where it fails, the files of the dead
+/// stay, for the next run to try again.
 fn settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
     let settled = try_to_settle(wiring, leases);
     if settled.is_err() {

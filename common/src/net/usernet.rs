@@ -1,9 +1,10 @@
 //! A network for a container of an ordinary user, who can lay no cable to the host: a program speaks for it.
 //!
-//! Kernel objects: a tap device in the container's network namespace. What the container sends there, the program reads
-//! packet by packet, and does with sockets of its own on the host, as any program of this user may. The program is pasta(1), or
-//! else slirp4netns(1). Beside it there is a keeper, which ends it when the runtime ends, however that ends: it waits for
-//! the end of a socket of which only the runtime has the other side.
+//! Kernel objects: a tap device in the container's network namespace. What the container sends there, the
+//! program reads packet by packet, and does with sockets of its own on the host, as any program of this user
+//! may. The program is pasta(1), or else slirp4netns(1). Beside it there is a keeper, which ends it when the
+//! runtime ends, however that ends: it waits for the end of a socket of which only the runtime has the other
+//! side.
 //! Order: the namespace has its maps; start; the program is up when there is a route; "go".
 //! Man pages: network_namespaces(7), user_namespaces(7), /proc/PID/net/route in proc_pid_net(5).
 
@@ -55,13 +56,14 @@ pub struct Speaker {
 }
 
 impl UserNetwork {
-    /// Finds out how the container can speak to others: with `address`, or else the first one in `subnet` after the
-    /// gateway's; `ports` of the host will lead to it. Where neither program is installed, it is `None`: the container has
-    /// loopback only. The first container from this `state` folder for which that is so says so.
+    /// Finds out how the container can speak to others: with `address`, or else the first one in `subnet`
+    /// after the gateway's; `ports` of the host will lead to it. Where neither program is installed, it is
+    /// `None`: the container has loopback only. The first container from this `state` folder for which that
+    /// is so says so.
     ///
     /// # Errors
-    /// The user has named a bridge; a port that is taken, or is root's, or that no program can publish; an address that
-    /// slirp4netns does not give.
+    /// The user has named a bridge; a port that is taken, or is root's, or that no program can publish; an
+    /// address that slirp4netns does not give.
     pub fn find(
         names_bridge: bool,
         subnet: Ipv4Net,
@@ -104,8 +106,8 @@ impl UserNetwork {
         self.address
     }
 
-    /// Starts the program for the network namespace of `container`, which waits for its "go", and waits until it is up.
-    /// This process must have one thread.
+    /// Starts the program for the network namespace of `container`, which waits for its "go", and waits until
+    /// it is up. This process must have one thread.
     ///
     /// # Errors
     /// What the program complains of.
@@ -163,13 +165,13 @@ impl UserNetwork {
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         add(&["--foreground", "--quiet", "--config-net", "--ns-ifname", LINK]);
-        // Else pasta learns it from the first packet that the container sends, and who connects to a published port before
-        // that is not heard.
+        // Else pasta learns it from the first packet that the container sends, and who connects to a
+        // published port before that is not heard.
         add(&["--ns-mac-addr", &hardware_address(self.address)]);
         add(&["--address", &self.address.to_string(), "--netmask", &self.subnet.prefix_len().to_string()]);
         add(&["--gateway", &gateway(self.subnet).to_string()]);
-        // Without this, what the container sends to the gateway would reach the host's loopback, where services trust
-        // everybody; and without the next two, what it sends to its own.
+        // Without this, what the container sends to the gateway would reach the host's loopback, where
+        // services trust everybody; and without the next two, what it sends to its own.
         add(&["--no-map-gw", "--tcp-ns", "none", "--udp-ns", "none"]);
         // By default it would publish all that the container listens on.
         for (option, protocol) in [("--tcp-ports", Protocol::Tcp), ("--udp-ports", Protocol::Udp)] {

@@ -139,8 +139,8 @@ impl Work {
         let mut begin = OsString::from(".");
         begin.push(name);
         begin.push(".commit-");
-        // The unfinished layouts of killed runtimes lie beside the target. A layout that cannot be removed must
-        // not keep an image from being made.
+        // The unfinished layouts of killed runtimes lie beside the target. A layout that cannot be removed
+        // must not keep an image from being made.
         let is_work = |name: &OsStr| name.as_bytes().starts_with(begin.as_bytes());
         let _ = sweep(folder_of(path), is_work, remove_tree);
         begin.push(std::process::id().to_string());

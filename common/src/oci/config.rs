@@ -31,7 +31,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Says on stderr that the command runs as root, if the image names another user: for the steps without users.
+    /// Says on stderr that the command runs as root, if the image names another user: for the steps without
+    /// users.
     pub fn tell_other_user(&self) {
         let root = ["0", "root", "0:0", "root:root"];
         if let Some(user) = self.user.as_deref().filter(|user| !root.contains(user)) {

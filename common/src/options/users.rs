@@ -77,7 +77,8 @@ impl Users {
         Err(Error::new(what).hint(hint))
     }
 
-    /// The maps of `--uidmap` and `--gidmap`, or of the user that `--subuidname` names, if root gives one of them.
+    /// The maps of `--uidmap` and `--gidmap`, or of the user that `--subuidname` names, if root gives one of
+    /// them.
     ///
     /// # Errors
     /// Ranges that overlap; a user without subordinate ids.

@@ -38,7 +38,8 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Refuses two mounts for one place, a source of `--mount` that is missing, and `idmap` from an ordinary user.
+    /// Refuses two mounts for one place, a source of `--mount` that is missing, and `idmap` from an ordinary
+    /// user.
     ///
     /// # Errors
     /// One of these.

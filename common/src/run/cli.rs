@@ -8,9 +8,9 @@ use clap::error::ErrorKind;
 use crate::run::process::heed_children;
 use crate::sys::error::{Error, RUNTIME_FAILED, Result};
 
-/// The whole of a runtime's `main`: parses the command line into `C`, runs, and turns the outcome into an exit
-/// status. Errors go to stderr after the program's name, which is given, as clap would have to build all of its
-/// tables a second time to tell it.
+/// The whole of a runtime's `main`: parses the command line into `C`, runs, and turns the outcome into an
+/// exit status. Errors go to stderr after the program's name, which is given, as clap would have to build all
+/// of its tables a second time to tell it.
 pub fn main<C: Parser>(program: &str, run: impl FnOnce(&C) -> Result<u8>) -> ExitCode {
     let status = match C::try_parse() {
         Ok(cli) => heed_children().and_then(|()| run(&cli)),
@@ -28,7 +28,8 @@ pub fn main<C: Parser>(program: &str, run: impl FnOnce(&C) -> Result<u8>) -> Exi
         .into()
 }
 
-/// clap writes a paragraph with the usage. Its first line says it all; a tip, where there is one, is the hint.
+/// clap writes a paragraph with the usage. Its first line says it all; a tip, where there is one, is the
+/// hint.
 pub(crate) fn in_two_lines(error: &clap::Error, program: &str) -> Error {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n");

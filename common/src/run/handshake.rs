@@ -1,8 +1,9 @@
-//! The talk between the two sides of a start: "go" from the parent; from the child a descriptor, where one is waited
-//! for, and "failed at this" or silence.
+//! The talk between the two sides of a start: "go" from the parent; from the child a descriptor, where one is
+//! waited for, and "failed at this" or silence.
 //!
-//! A pair of connected unix sockets, one end for each side, both close-on-exec. So what the parent reads is empty
-//! exactly when the child's exec has worked, and the child reads the end of the file when the parent has died.
+//! A pair of connected unix sockets, one end for each side, both close-on-exec. So what the parent reads is
+//! empty exactly when the child's exec has worked, and the child reads the end of the file when the parent
+//! has died.
 //! See socketpair(2), unix(7).
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
@@ -73,8 +74,8 @@ impl ParentEnd {
         Ok(())
     }
 
-    /// Waits for the descriptor that the child sends by [`ChildEnd::send_descriptor`]. `None` when the child has failed
-    /// or ended instead.
+    /// Waits for the descriptor that the child sends by [`ChildEnd::send_descriptor`]. `None` when the child
+    /// has failed or ended instead.
     ///
     /// # Errors
     /// When this process has no descriptors left.
@@ -106,8 +107,8 @@ impl ParentEnd {
         Ok(descriptor)
     }
 
-    /// Reads what the child failed at. Called once the child has ended: the end of the file that exec makes is no
-    /// news that is worth waking up for, as every wake-up delays the start.
+    /// Reads what the child failed at. Called once the child has ended: the end of the file that exec makes
+    /// is no news that is worth waking up for, as every wake-up delays the start.
     ///
     /// # Errors
     /// What the child failed at, if it did not become the command.
@@ -119,8 +120,8 @@ impl ParentEnd {
 }
 
 impl ChildEnd {
-    /// Whether [`clone`](crate::run::process::clone) made this child in the cgroup v2 that the parent had asked for: then the
-    /// child need not move there.
+    /// Whether [`clone`](crate::run::process::clone) made this child in the cgroup v2 that the parent had
+    /// asked for: then the child need not move there.
     pub fn was_born_in_cgroup(&self) -> bool {
         self.born_in_cgroup
     }
@@ -145,8 +146,8 @@ impl ChildEnd {
         Ok(())
     }
 
-    /// Looks whether the parent still lives. After [`die_with_parent`](crate::sys::die_with_parent), there is no moment at
-    /// which its death could be missed.
+    /// Looks whether the parent still lives. After [`die_with_parent`](crate::sys::die_with_parent), there is
+    /// no moment at which its death could be missed.
     ///
     /// # Errors
     /// When it has died.
@@ -178,9 +179,9 @@ impl ChildEnd {
         .map(drop)
     }
 
-    /// Closes every descriptor above 2 but this one, which exec closes. Marked close-on-exec they would still be open when
-    /// the kernel looks up the command, and a path such as `/proc/self/fd/7/..` leads through them, out of any root. What
-    /// owns one of them must not be used or dropped any more.
+    /// Closes every descriptor above 2 but this one, which exec closes. Marked close-on-exec they would still
+    /// be open when the kernel looks up the command, and a path such as `/proc/self/fd/7/..` leads through
+    /// them, out of any root. What owns one of them must not be used or dropped any more.
     ///
     /// # Errors
     /// On kernels before 5.9, when `/proc` is not mounted.
@@ -190,7 +191,8 @@ impl ChildEnd {
 
     /// Tells the parent what failed. That the parent may be dead, too, is no further failure.
     pub(crate) fn failed(&mut self, error: &Error) {
-        // The kernel throws away what a socket holds when the other side leaves its own mail unread: read "go" first.
+        // The kernel throws away what a socket holds when the other side leaves its own mail unread: read
+        // "go" first.
         let _ = if self.may_go { Ok(()) } else { self.wait_for_go() };
         let _ = self.socket.write_all(&error.to_bytes());
     }

@@ -1,7 +1,7 @@
 //! The life of the container's first process: clone, signals while it runs, its exit status; and its exec.
 //!
-//! Order: [`Signals::block`], [`clone`], [`Child::go`], [`Child::attach`], [`Child::wait`]. The signals are blocked before
-//! the clone, so that not even a child that ends at once can end unseen.
+//! Order: [`Signals::block`], [`clone`], [`Child::go`], [`Child::attach`], [`Child::wait`]. The signals are
+//! blocked before the clone, so that not even a child that ends at once can end unseen.
 //! See clone(2), pid_namespaces(7), signal(7), execve(2).
 
 mod ended;
@@ -91,7 +91,8 @@ pub fn require_root() -> Result<()> {
         .hint("run it with sudo; step4-users needs no root"))
 }
 
-/// Undoes what a parent may have left, SIGCHLD ignored: then the kernel would throw away how a child has ended.
+/// Undoes what a parent may have left, SIGCHLD ignored: then the kernel would throw away how a child has
+/// ended.
 ///
 /// # Errors
 /// None that can be caused.
@@ -111,13 +112,13 @@ pub struct Child<'a> {
     ended: bool,
 }
 
-/// Makes a child in new namespaces, one for each flag, and lets it run `story`: its own side of the start, which
-/// ends in [`exec`]. What the story fails at reaches the parent's [`Child::wait`]. `terminal` says what the child gets of
-/// the caller's terminal.
+/// Makes a child in new namespaces, one for each flag, and lets it run `story`: its own side of the start,
+/// which ends in [`exec`]. What the story fails at reaches the parent's [`Child::wait`]. `terminal` says what
+/// the child gets of the caller's terminal.
 ///
-/// With `cgroup`, a directory of cgroup v2, the child is born in that cgroup where the kernel can do so (5.7);
-/// [`ChildEnd::was_born_in_cgroup`] tells it. Moving it there later costs milliseconds: the kernel waits until no CPU
-/// looks at the old state (an RCU grace period).
+/// With `cgroup`, a directory of cgroup v2, the child is born in that cgroup where the kernel can do so
+/// (5.7); [`ChildEnd::was_born_in_cgroup`] tells it. Moving it there later costs milliseconds: the kernel
+/// waits until no CPU looks at the old state (an RCU grace period).
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_ADMIN`, EAGAIN at a limit of processes, ENOSPC at a limit of namespaces, ENOMEM.
@@ -165,11 +166,12 @@ impl Child<'_> {
         self.stop_signal = signal.unwrap_or(Signal::SIGTERM);
     }
 
-    /// Takes the main end of the terminal that the child opens, if it is to have one, and begins to copy between it and
-    /// the caller's, which is raw from here on. Waits until the child has come so far.
+    /// Takes the main end of the terminal that the child opens, if it is to have one, and begins to copy
+    /// between it and the caller's, which is raw from here on. Waits until the child has come so far.
     ///
     /// # Errors
-    /// When there is no memory, or no descriptor, for it. What the child failed at, [`wait`](Child::wait) tells.
+    /// When there is no memory, or no descriptor, for it. What the child failed at, [`wait`](Child::wait)
+    /// tells.
     pub fn attach(&mut self) -> Result<()> {
         if let Terminal::Own(streams) = self.terminal
             && streams.any()

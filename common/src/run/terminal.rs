@@ -1,9 +1,12 @@
-//! The terminal of the runtime's caller, and what the container gets of it: all of it, or a terminal of its own.
+//! The terminal of the runtime's caller, and what the container gets of it: all of it, or a terminal of its
+//! own.
 //!
-//! Shared: the container's first process gets the caller's terminal, as a job of a shell does. Own: the container has
-//! a pseudo-terminal, and this module copies between its main end and the caller's terminal. Order: look before the
-//! clone; the rest is called by [`clone`](crate::run::process::clone), [`Child::attach`](crate::run::process::Child::attach) and
-//! [`Child::wait`](crate::run::process::Child::wait). Whatever happens, the caller's terminal is given back as it was.
+//! Shared: the container's first process gets the caller's terminal, as a job of a shell does. Own: the
+//! container has a pseudo-terminal, and this module copies between its main end and the caller's terminal.
+//! Order: look before the clone; the rest is called by [`clone`](crate::run::process::clone),
+//! [`Child::attach`](crate::run::process::Child::attach) and
+//! [`Child::wait`](crate::run::process::Child::wait). Whatever happens, the caller's terminal is given back
+//! as it was.
 //! Man pages: tty(4), pty(7), termios(3), credentials(7), tcsetpgrp(3).
 
 mod relay;
@@ -30,14 +33,14 @@ pub enum Terminal {
 }
 
 impl Terminal {
-    /// The container gets the caller's terminal. Whoever may write to a terminal may also pretend that its user types
-    /// (ioctl_tty(2), TIOCSTI): only for containers that are trusted.
+    /// The container gets the caller's terminal. Whoever may write to a terminal may also pretend that its
+    /// user types (ioctl_tty(2), TIOCSTI): only for containers that are trusted.
     pub fn shared() -> Terminal {
         Terminal::Shared(Shared::look())
     }
 
-    /// The container gets a terminal of its own wherever a stream of this process is one; with `tty`, for all three
-    /// streams. With `interactive`, keys are passed on even when stdout is no terminal.
+    /// The container gets a terminal of its own wherever a stream of this process is one; with `tty`, for all
+    /// three streams. With `interactive`, keys are passed on even when stdout is no terminal.
     ///
     /// # Errors
     /// When `tty` is asked for and stdin is no terminal: nobody could type.
@@ -51,11 +54,11 @@ impl Terminal {
     }
 }
 
-/// The settings of the caller's terminal and its foreground process group, which was ours. `None` when the container
-/// is not the only one that uses it, as in `step0-basic ls | less`.
+/// The settings of the caller's terminal and its foreground process group, which was ours. `None` when the
+/// container is not the only one that uses it, as in `step0-basic ls | less`.
 ///
-/// A shell with job control asks which process group has the terminal. Groups of the host have no number in the
-/// container, so it must be one of the container's own: the child becomes the leader of a new group. The
+/// A shell with job control asks which process group has the terminal. Groups of the host have no number in
+/// the container, so it must be one of the container's own: the child becomes the leader of a new group. The
 /// runtime joins it, or it would not hear of a Ctrl-C.
 #[derive(Debug)]
 pub struct Shared {
@@ -76,8 +79,8 @@ impl Shared {
         Shared { before: settings.map(|settings| (settings, own_group)), reaches_container: true }
     }
 
-    /// In the child: leaves our process group, where no terminal could cut it off for that. In our group, `kill 0` in
-    /// the container would hit whoever called us: groups know no PID namespaces.
+    /// In the child: leaves our process group, where no terminal could cut it off for that. In our group,
+    /// `kill 0` in the container would hit whoever called us: groups know no PID namespaces.
     pub(crate) fn leave_group(&self) {
         if !self.reaches_container {
             let itself = Pid::from_raw(0);
@@ -90,8 +93,8 @@ impl Shared {
         if self.before.is_none() {
             return;
         }
-        // Ctrl-Z stops no PID 1 that does not want it to. If it stopped us, the user would see a shell's prompt
-        // and a container that goes on.
+        // Ctrl-Z stops no PID 1 that does not want it to. If it stopped us, the user would see a shell's
+        // prompt and a container that goes on.
         let _ = SigSet::from(Signal::SIGTSTP).thread_block();
         let join = |pid| {
             call("setpgid(2)", || format!("setpgid({pid}, {child})"), || setpgid(Pid::from_raw(pid), child))
@@ -102,13 +105,13 @@ impl Shared {
         let _ = join(child.as_raw()).and_then(|()| foreground()).and_then(|()| join(0));
     }
 
-    /// Gives the terminal back to the user's own shell, in a state that it can work with: a shell in the container
-    /// may have died while another group had it, or in raw mode.
+    /// Gives the terminal back to the user's own shell, in a state that it can work with: a shell in the
+    /// container may have died while another group had it, or in raw mode.
     pub(crate) fn restore(&self) {
         if let Some((settings, group)) = &self.before {
             let stdin = io::stdin();
-            // The terminal may have been hung up meanwhile: then there is nothing to restore. If nobody else is
-            // left in the old group, and it was not ours to name, a new one does as well.
+            // The terminal may have been hung up meanwhile: then there is nothing to restore. If nobody else
+            // is left in the old group, and it was not ours to name, a new one does as well.
             let this = Pid::from_raw(0);
             let _ = setpgid(this, *group).or_else(|_| setpgid(this, this));
             let _ = tcsetpgrp(&stdin, getpgrp());
@@ -167,7 +170,8 @@ impl Streams {
             return Err(Error::new("-t, --tty: stdin is no terminal, so nobody could type")
                 .hint("leave -t out: then the streams are passed as they are"));
         }
-        // Where another program has the terminal, or shares it with us as in `… | less`, a key may be meant for that.
+        // Where another program has the terminal, or shares it with us as in `… | less`, a key may be meant
+        // for that.
         let in_front = tcgetpgrp(Caller::Stdin).is_ok_and(|group| group == getpgrp());
         let keys = in_front && (stdout || tty || interactive);
         let each = all.map(|stream| match stream {

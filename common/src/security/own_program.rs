@@ -1,8 +1,9 @@
 //! The file that this process executes, in a form in which nobody can change it.
 //!
-//! Kernel objects: `/proc/self/exe`; a mount of one file that is attached nowhere, read-only for good, as what is attached
-//! nowhere cannot be remounted by anybody; or, where the kernel cannot do that (before 5.12), a copy in memory with seals.
-//! A process keeps its program's mount for as long as it runs, so the way to get another one is exec.
+//! Kernel objects: `/proc/self/exe`; a mount of one file that is attached nowhere, read-only for good, as
+//! what is attached nowhere cannot be remounted by anybody; or, where the kernel cannot do that (before
+//! 5.12), a copy in memory with seals. A process keeps its program's mount for as long as it runs, so the way
+//! to get another one is exec.
 //! Man pages: proc_pid_exe(5), open_tree(2), mount_setattr(2), memfd_create(2), execveat(2).
 
 use std::convert::Infallible;

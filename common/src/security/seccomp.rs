@@ -1,9 +1,10 @@
 //! Seccomp: a program in the kernel that looks at each system call of a process before it is made.
 //!
-//! A [`Profile`] says what is allowed. It is built call by call, as step 4's `seccomp.rs` does, or read from a file in
-//! Docker's JSON format. Compiled for a set of capabilities and for this machine it is a [`Filter`]. The thread that loads
-//! a filter can never get rid of it, nor can what that thread starts.
-//! Man pages: seccomp(2), proc_pid_status(5) for `Seccomp`; kernel documentation: userspace-api/seccomp_filter.
+//! A [`Profile`] says what is allowed. It is built call by call, as step 4's `seccomp.rs` does, or read from
+//! a file in Docker's JSON format. Compiled for a set of capabilities and for this machine it is a
+//! [`Filter`]. The thread that loads a filter can never get rid of it, nor can what that thread starts.
+//! Man pages: seccomp(2), proc_pid_status(5) for `Seccomp`; kernel documentation:
+//! userspace-api/seccomp_filter.
 
 mod architecture;
 pub mod calls;
@@ -66,12 +67,14 @@ impl Profile {
         Profile { foreign: kills(), newer: kills(), default: kills(), flags: 0, rules: Vec::new() }
     }
 
-    /// What happens to a call of another ABI than the machine's own. A call of x32 fails with ENOSYS in any case.
+    /// What happens to a call of another ABI than the machine's own. A call of x32 fails with ENOSYS in any
+    /// case.
     pub fn other_abi(&mut self, action: Action) {
         self.foreign = action;
     }
 
-    /// What happens to a call with a greater number than all that the rules name: one that came later than they did.
+    /// What happens to a call with a greater number than all that the rules name: one that came later than
+    /// they did.
     pub fn newer_calls(&mut self, action: Action) {
         self.newer = action;
     }
@@ -81,13 +84,14 @@ impl Profile {
         self.default = action;
     }
 
-    /// Allows these calls, whatever their arguments are. Between two names is white space. A call that the machine does
-    /// not have is passed over.
+    /// Allows these calls, whatever their arguments are. Between two names is white space. A call that the
+    /// machine does not have is passed over.
     pub fn allow(&mut self, names: &str) {
         self.rules.push(Rule::new(names, Action::Allow, Vec::new()));
     }
 
-    /// Allows this call if the argument, of which the first is 0, compares so with the value, as numbers of 64 bits.
+    /// Allows this call if the argument, of which the first is 0, compares so with the value, as numbers of
+    /// 64 bits.
     ///
     /// # Panics
     /// A call has no more than six arguments.
@@ -105,15 +109,16 @@ impl Profile {
     /// Reads a profile in Docker's JSON format: `--security-opt seccomp=FILE`.
     ///
     /// # Errors
-    /// ENOENT, EACCES; what is no JSON; an action, operator, flag or errno that seccomp does not have, with its place.
+    /// ENOENT, EACCES; what is no JSON; an action, operator, flag or errno that seccomp does not have, with
+    /// its place.
     pub fn read(path: &Path) -> Result<Profile> {
         let name = format!("the seccomp profile {}", path.display());
         let text = std::fs::read_to_string(path).context(format_args!("reading {name}"))?;
         json::read(&text, &name)
     }
 
-    /// Compiles it for this kernel and a process whose bounding set is `capabilities`: what a capability makes possible, the
-    /// profile may allow to those that have it.
+    /// Compiles it for this kernel and a process whose bounding set is `capabilities`: what a capability
+    /// makes possible, the profile may allow to those that have it.
     ///
     /// # Errors
     /// On a machine that is neither x86_64 nor aarch64; when it has more instructions than the kernel takes.
@@ -133,12 +138,12 @@ impl Profile {
 }
 
 impl Filter {
-    /// Lays it on this thread, above those that it has: seccomp(2), `SECCOMP_SET_MODE_FILTER`. Of several filters the
-    /// strictest counts.
+    /// Lays it on this thread, above those that it has: seccomp(2), `SECCOMP_SET_MODE_FILTER`. Of several
+    /// filters the strictest counts.
     ///
     /// # Errors
-    /// EACCES with neither no_new_privs nor `CAP_SYS_ADMIN`; EINVAL from a kernel without seccomp filters; ENOMEM when
-    /// all filters of this thread have too many instructions.
+    /// EACCES with neither no_new_privs nor `CAP_SYS_ADMIN`; EINVAL from a kernel without seccomp filters;
+    /// ENOMEM when all filters of this thread have too many instructions.
     pub fn load(&self) -> Result<()> {
         set_seccomp_filter(&self.program, self.flags, &flag_names(self.flags))
             .hint_if(Errno::EACCES, "it takes no_new_privs, or CAP_SYS_ADMIN: seccomp(2)")
@@ -154,7 +159,8 @@ impl Filter {
     }
 }
 
-/// The flags that a profile can ask for. One for all threads (`TSYNC`) asks for nothing: a container has one yet.
+/// The flags that a profile can ask for. One for all threads (`TSYNC`) asks for nothing: a container has one
+/// yet.
 const FLAGS: [(&str, u32); 3] = [
     ("SECCOMP_FILTER_FLAG_TSYNC", 0),
     ("SECCOMP_FILTER_FLAG_LOG", libc::SECCOMP_FILTER_FLAG_LOG as u32),

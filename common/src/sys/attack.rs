@@ -1,8 +1,8 @@
-//! What an attacker in a container would ask of the kernel, for the checks: they try each attack on the step that is
-//! open to it, and on the step that is not.
+//! What an attacker in a container would ask of the kernel, for the checks: they try each attack on the step
+//! that is open to it, and on the step that is not.
 //!
-//! Safe functions around calls that `nix` does not have. No runtime uses them. Kernel objects: terminals, System V
-//! shared memory. Man pages: TIOCSTI(2const), shmget(2), shmctl(2), sysvipc(7).
+//! Safe functions around calls that `nix` does not have. No runtime uses them. Kernel objects: terminals,
+//! System V shared memory. Man pages: TIOCSTI(2const), shmget(2), shmctl(2), sysvipc(7).
 
 mod calls;
 mod every_call;

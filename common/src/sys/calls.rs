@@ -23,8 +23,8 @@ use nix::unistd::{Gid, Pid, Uid};
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::explain;
 
-/// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An empty
-/// `fstype` or `data` is passed as NULL.
+/// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An
+/// empty `fstype` or `data` is passed as NULL.
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_ADMIN` in the mount namespace's user namespace, ENOENT without a target, EBUSY,
@@ -62,8 +62,9 @@ pub fn chroot(path: &Path) -> Result<()> {
 /// pivot_root(2). With `"."` for both, the old root lies on top of the new one, until it is detached.
 ///
 /// # Errors
-/// EINVAL when `new` is not a mount of its own, when the mount above it or that of the root is shared, or when `put_old`
-/// does not lie beneath it; EBUSY when one of them is the root already; EPERM without `CAP_SYS_ADMIN`.
+/// EINVAL when `new` is not a mount of its own, when the mount above it or that of the root is shared, or
+/// when `put_old` does not lie beneath it; EBUSY when one of them is the root already; EPERM without
+/// `CAP_SYS_ADMIN`.
 pub fn pivot_root(new: &str, put_old: &str) -> Result<()> {
     call(
         "pivot_root(2)",
@@ -112,8 +113,8 @@ pub fn sethostname(name: &str) -> Result<()> {
     call("sethostname(2)", || format!("sethostname({name:?})"), || nix::unistd::sethostname(name))
 }
 
-/// Makes a directory with these permissions, less the umask: mkdir(2). One that is there already is fine, but not
-/// a symbolic link to one, which would lead what is mounted or made there to another place.
+/// Makes a directory with these permissions, less the umask: mkdir(2). One that is there already is fine, but
+/// not a symbolic link to one, which would lead what is mounted or made there to another place.
 ///
 /// # Errors
 /// ENOENT when its parent is not there, ENOTDIR, EACCES, EROFS; EEXIST when `path` is something else.
@@ -161,8 +162,8 @@ pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
     )
 }
 
-/// Writes a value to a file of the kernel's, such as those in `/proc` and in a cgroup: in one write(2), as the kernel
-/// takes no value in parts. `man` is the page about it.
+/// Writes a value to a file of the kernel's, such as those in `/proc` and in a cgroup: in one write(2), as
+/// the kernel takes no value in parts. `man` is the page about it.
 ///
 /// # Errors
 /// ENOENT when this kernel has no such file; what the kernel says of the value.
@@ -215,11 +216,12 @@ pub fn umask(mask: u32) {
     explain::line(format_args!("umask({mask:03o})"), format_args!("{:03o}", before.bits()), "umask(2)");
 }
 
-/// Limits a resource of this process and of those that it starts: setrlimit(2). `soft` holds, and may be raised
-/// up to `hard`; both in the unit of the resource.
+/// Limits a resource of this process and of those that it starts: setrlimit(2). `soft` holds, and may be
+/// raised up to `hard`; both in the unit of the resource.
 ///
 /// # Errors
-/// EPERM when `hard` would rise without `CAP_SYS_RESOURCE`, or above `/proc/sys/fs/nr_open` for RLIMIT_NOFILE.
+/// EPERM when `hard` would rise without `CAP_SYS_RESOURCE`, or above `/proc/sys/fs/nr_open` for
+/// RLIMIT_NOFILE.
 pub fn setrlimit(resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
     call(
         "setrlimit(2)",
@@ -228,8 +230,8 @@ pub fn setrlimit(resource: Resource, soft: rlim_t, hard: rlim_t) -> Result<()> {
     )
 }
 
-/// Asks the kernel to send SIGKILL to this process when the parent dies: prctl(2), `PR_SET_PDEATHSIG`. The kernel
-/// forgets it when the process changes its effective user or group, or executes a program that does.
+/// Asks the kernel to send SIGKILL to this process when the parent dies: prctl(2), `PR_SET_PDEATHSIG`. The
+/// kernel forgets it when the process changes its effective user or group, or executes a program that does.
 ///
 /// # Errors
 /// None that the arguments can cause.
@@ -250,8 +252,8 @@ impl Display for Limit {
     }
 }
 
-/// Lets another process, a child in a user namespace of its own, raise its limit of a resource up to `hard`: prlimit(2). What
-/// holds for it stays as it is.
+/// Lets another process, a child in a user namespace of its own, raise its limit of a resource up to `hard`:
+/// prlimit(2). What holds for it stays as it is.
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_RESOURCE`; ESRCH when it has ended.
@@ -277,7 +279,8 @@ pub fn allow_limit(process: Pid, resource: Resource, hard: rlim_t) -> Result<()>
     )
 }
 
-/// Sets the supplementary groups: setgroups(2). Where a user namespace may set none, to set none does nothing.
+/// Sets the supplementary groups: setgroups(2). Where a user namespace may set none, to set none does
+/// nothing.
 ///
 /// # Errors
 /// EPERM without `CAP_SETGID`, or in a user namespace that may not; EINVAL for a group that it does not have.
@@ -352,8 +355,8 @@ pub fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`. execve(2) then gives
-/// nobody more than he has, not even by a set-user-ID bit or a file's capabilities.
+/// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`.
+/// execve(2) then gives nobody more than he has, not even by a set-user-ID bit or a file's capabilities.
 ///
 /// # Errors
 /// None that the caller can cause.
@@ -365,8 +368,8 @@ pub fn set_no_new_privs() -> Result<()> {
     )
 }
 
-/// Keeps others of the same user from this process until it becomes another program: from its memory, by ptrace(2), and from
-/// what it has open. prctl(2), `PR_SET_DUMPABLE`.
+/// Keeps others of the same user from this process until it becomes another program: from its memory, by
+/// ptrace(2), and from what it has open. prctl(2), `PR_SET_DUMPABLE`.
 ///
 /// # Errors
 /// None that the caller can cause.

@@ -2,20 +2,22 @@
 //!
 //! # Why the child of a clone is PID 1
 //!
-//! A process keeps its PID for as long as it lives, because other processes know it by that number. So the kernel cannot
-//! move a running process into another PID namespace, where it would need another number. `CLONE_NEWPID` therefore acts on
-//! the child: the kernel makes an empty PID namespace and gives the child the first free number in it, which is 1. The child
-//! also gets a number in the namespace of its parent. `clone` returns that one to the parent; getpid(2) in the child says 1.
-//! unshare(2) with `CLONE_NEWPID` does not change this: the caller stays where it is, and its next child becomes PID 1.
+//! A process keeps its PID for as long as it lives, because other processes know it by that number. So the
+//! kernel cannot move a running process into another PID namespace, where it would need another number.
+//! `CLONE_NEWPID` therefore acts on the child: the kernel makes an empty PID namespace and gives the child
+//! the first free number in it, which is 1. The child also gets a number in the namespace of its parent.
+//! `clone` returns that one to the parent; getpid(2) in the child says 1. unshare(2) with `CLONE_NEWPID` does
+//! not change this: the caller stays where it is, and its next child becomes PID 1.
 //!
-//! Three rules of the kernel hold for PID 1. It becomes the parent of every orphan in its namespace. Signals from inside the
-//! namespace reach it only if it has a handler for them. When it ends, the kernel kills all other processes of the namespace.
-//! A container runtime relies on the third rule: to end the container, it ends PID 1.
+//! Three rules of the kernel hold for PID 1. It becomes the parent of every orphan in its namespace. Signals
+//! from inside the namespace reach it only if it has a handler for them. When it ends, the kernel kills all
+//! other processes of the namespace. A container runtime relies on the third rule: to end the container, it
+//! ends PID 1.
 //!
 //! # What clone does with its flags
 //!
-//! Without flags, `clone` makes a copy of the process that shares all namespaces with it. Each `CLONE_NEW…` flag takes one
-//! kind of namespace out of that sharing:
+//! Without flags, `clone` makes a copy of the process that shares all namespaces with it. Each `CLONE_NEW…`
+//! flag takes one kind of namespace out of that sharing:
 //!
 //! | flag | what the child begins with |
 //! | --- | --- |
@@ -26,10 +28,11 @@
 //! | `CLONE_NEWIPC` | no System V objects and no POSIX message queues |
 //! | `CLONE_NEWUSER` | no ids at all, until somebody writes `uid_map` and `gid_map`, but all capabilities |
 //!
-//! The kernel makes the user namespace first, whatever the order of the flags. The other new namespaces then belong to it,
-//! and so an ordinary user may make them. The lowest byte of the flags is no flag: it names the signal that tells the parent
-//! of the child's end, `SIGCHLD`. `CLONE_VM` is left out, so the child has its own copy of the memory. It continues in the
-//! same line of the program as its parent, as after fork(2); only the returned number differs.
+//! The kernel makes the user namespace first, whatever the order of the flags. The other new namespaces then
+//! belong to it, and so an ordinary user may make them. The lowest byte of the flags is no flag: it names the
+//! signal that tells the parent of the child's end, `SIGCHLD`. `CLONE_VM` is left out, so the child has its
+//! own copy of the memory. It continues in the same line of the program as its parent, as after fork(2); only
+//! the returned number differs.
 //!
 //! Man pages: clone(2), fork(2), namespaces(7), pid_namespaces(7), user_namespaces(7).
 
@@ -59,9 +62,11 @@ pub(crate) struct Cloned {
     pub(crate) in_cgroup: bool,
 }
 
-/// Makes a copy of this process, which must have one thread, in new namespaces, one for each flag. Returns in both processes.
+/// Makes a copy of this process, which must have one thread, in new namespaces, one for each flag. Returns in
+/// both processes.
 ///
-/// With `cgroup`, a directory of cgroup v2, the child is born in that cgroup where the kernel can do so (5.7).
+/// With `cgroup`, a directory of cgroup v2, the child is born in that cgroup where the kernel can do so
+/// (5.7).
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_ADMIN`, EAGAIN at a limit of processes, ENOSPC at a limit of namespaces, ENOMEM.
@@ -81,7 +86,8 @@ pub(crate) fn clone(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result
     Ok(cloned)
 }
 
-/// Makes a copy of this process, which must have one thread: fork(2). Returns the copy's pid, and `None` in the copy.
+/// Makes a copy of this process, which must have one thread: fork(2). Returns the copy's pid, and `None` in
+/// the copy.
 ///
 /// # Errors
 /// EAGAIN at a limit of processes, ENOMEM.
@@ -97,8 +103,8 @@ pub fn fork() -> Result<Option<Pid>> {
     Ok(child)
 }
 
-/// Ends this process at once: _exit(2). A copy of a process has no other way to end: destructors and buffers belong to the
-/// process of which it is a copy, and would do their work twice.
+/// Ends this process at once: _exit(2). A copy of a process has no other way to end: destructors and buffers
+/// belong to the process of which it is a copy, and would do their work twice.
 pub fn exit_now(status: u8) -> ! {
     // SAFETY: the call ends the process and touches none of its memory.
     unsafe { libc::_exit(status.into()) }
@@ -108,7 +114,8 @@ pub fn exit_now(status: u8) -> ! {
 fn tell(turn: Option<Turn>, child: Option<Pid>, line: impl Fn() -> String, man: &str) {
     match (turn, child) {
         (Some(turn), Some(child)) => turn.line(line(), child, man),
-        // The turn is the parent's, and this is the child's copy of it: to drop it would end the parent's turn.
+        // The turn is the parent's, and this is the child's copy of it: to drop it would end the parent's
+        // turn.
         (turn, None) => mem::forget(turn),
         (None, Some(_)) => {}
     }

@@ -1,7 +1,7 @@
 //! Which of the runtime's open files nobody else is to have.
 //!
-//! Kernel object: the table of open descriptors, of which each process has a copy, and which exec keeps but for those that
-//! are marked. Man pages: close_range(2), execve(2), proc_pid_fd(5).
+//! Kernel object: the table of open descriptors, of which each process has a copy, and which exec keeps but
+//! for those that are marked. Man pages: close_range(2), execve(2), proc_pid_fd(5).
 
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -12,8 +12,8 @@ use nix::libc;
 use super::call;
 use super::error::{Context, Result};
 
-/// Marks every descriptor above 2 close-on-exec, so that the command inherits only stdin, stdout and stderr. A
-/// descriptor of a host directory would be a way out of the container.
+/// Marks every descriptor above 2 close-on-exec, so that the command inherits only stdin, stdout and stderr.
+/// A descriptor of a host directory would be a way out of the container.
 ///
 /// # Errors
 /// On kernels before 5.11, when `/proc` is not mounted.
@@ -33,8 +33,8 @@ pub fn close_descriptors_on_exec() -> Result<()> {
     }
 }
 
-/// Closes every descriptor above 2, for a process that goes on without exec: its copies of the runtime's sockets, locks
-/// and directories. What owns one of them must not be used or dropped any more.
+/// Closes every descriptor above 2, for a process that goes on without exec: its copies of the runtime's
+/// sockets, locks and directories. What owns one of them must not be used or dropped any more.
 ///
 /// # Errors
 /// On kernels before 5.9, when `/proc` is not mounted.

@@ -103,15 +103,15 @@ impl Error {
     }
 }
 
-/// Writes a line to stderr, if somebody still reads it. `eprintln!` would panic when nobody does, and a runtime that
-/// panics leaves its cgroup behind.
+/// Writes a line to stderr, if somebody still reads it. `eprintln!` would panic when nobody does, and a
+/// runtime that panics leaves its cgroup behind.
 pub fn tell(line: fmt::Arguments<'_>) {
     // One write, or the lines of two runtimes would mix.
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// A path in one line: a newline in it would be taken for the next line, and what begins with an escape is an order to the
-/// terminal.
+/// A path in one line: a newline in it would be taken for the next line, and what begins with an escape is an
+/// order to the terminal.
 pub fn printable(path: &Path) -> String {
     let escape = |character: char| match character.is_control() {
         true => character.escape_default().to_string(),
@@ -159,8 +159,8 @@ pub(crate) fn errno(error: &io::Error) -> Errno {
 
 /// Says what was being done when a call of the standard library or of the kernel failed.
 pub trait Context<T> {
-    /// The error says `what: ERRNO: errno in words`. For `what` with arguments, `format_args!` formats nothing unless the
-    /// call has failed.
+    /// The error says `what: ERRNO: errno in words`. For `what` with arguments, `format_args!` formats
+    /// nothing unless the call has failed.
     ///
     /// # Errors
     /// The error of the call, with its context.

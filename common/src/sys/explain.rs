@@ -55,8 +55,8 @@ pub fn start() -> Result<()> {
     Ok(())
 }
 
-/// For a program that executes itself anew, with one line more: the variable by which its narration goes on. `None` when
-/// the narration is off.
+/// For a program that executes itself anew, with one line more: the variable by which its narration goes on.
+/// `None` when the narration is off.
 #[cfg(feature = "idmap")]
 pub(crate) fn hand_over() -> Option<(std::ffi::OsString, std::ffi::OsString)> {
     let lines = page()?.lines.load(Ordering::Relaxed) + 1;

@@ -1,8 +1,8 @@
 //! The kernel's keyrings: secrets that the kernel keeps for a user, a session or a process.
 //!
-//! No namespace separates them: a container inherits the session keyring of whoever starts it, with the keys in it, such as
-//! those of Kerberos or of encrypted file systems. Order: any time before the command; a new user namespace does not replace
-//! it. Man pages: keyrings(7), session-keyring(7), keyctl(2).
+//! No namespace separates them: a container inherits the session keyring of whoever starts it, with the keys
+//! in it, such as those of Kerberos or of encrypted file systems. Order: any time before the command; a new
+//! user namespace does not replace it. Man pages: keyrings(7), session-keyring(7), keyctl(2).
 
 use nix::errno::Errno;
 use nix::libc;
@@ -10,8 +10,8 @@ use nix::libc;
 use crate::sys::call;
 use crate::sys::error::{Hint, Result};
 
-/// Makes a new, empty session keyring without a name, and joins it: keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`. Returns its
-/// number.
+/// Makes a new, empty session keyring without a name, and joins it: keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`.
+/// Returns its number.
 ///
 /// # Errors
 /// ENOSYS from a kernel without keyrings: then there is none to share; EDQUOT when the user has too many.

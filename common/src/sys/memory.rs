@@ -6,8 +6,9 @@ use std::{fs, ptr};
 
 use super::error::{Context, Result};
 
-/// Writes zeroes over this process's arguments and variables, as they lie in its memory since its own exec, and `name` in
-/// their place: `/proc/PID/cmdline` and `/proc/PID/environ` show that memory. For a process that needs none of them any more.
+/// Writes zeroes over this process's arguments and variables, as they lie in its memory since its own exec,
+/// and `name` in their place: `/proc/PID/cmdline` and `/proc/PID/environ` show that memory. For a process
+/// that needs none of them any more.
 ///
 /// # Errors
 /// When `/proc` is not mounted.
@@ -21,8 +22,8 @@ pub fn wipe_arguments_and_environment(name: &str) -> Result<()> {
         if range[0] == 0 || range[1] <= range[0] {
             continue;
         }
-        // SAFETY: the kernel put the arguments, or the variables, between these addresses, on the stack above all frames; nobody in this
-        // process, which has one thread, holds a reference into them.
+        // SAFETY: the kernel put the arguments, or the variables, between these addresses, on the stack above
+        // all frames; nobody in this process, which has one thread, holds a reference into them.
         unsafe { ptr::write_bytes(range[0] as *mut u8, 0, range[1] - range[0]) };
         let length = name.len().min(range[1] - range[0] - 1);
         // SAFETY: within what was written just now.

@@ -1,7 +1,7 @@
 //! The newer mount calls, one function each: a mount is a descriptor before it is anywhere.
 //!
-//! open_tree(2), move_mount(2), fsopen(2), fsconfig(2) and fsmount(2) came with Linux 5.2, mount_setattr(2) with 5.12. The
-//! module [`fs::mount`](crate::fs::mount) says what they are good for.
+//! open_tree(2), move_mount(2), fsopen(2), fsconfig(2) and fsmount(2) came with Linux 5.2, mount_setattr(2)
+//! with 5.12. The module [`fs::mount`](crate::fs::mount) says what they are good for.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -16,10 +16,12 @@ use super::{call, names};
 
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
-/// Copies the mount in which `path` lies, with all that is mounted below: open_tree(2). The copy is attached nowhere.
+/// Copies the mount in which `path` lies, with all that is mounted below: open_tree(2). The copy is attached
+/// nowhere.
 ///
 /// # Errors
-/// ENOENT; EPERM without `CAP_SYS_ADMIN`; EINVAL when it must not be copied or lies in another mount namespace.
+/// ENOENT; EPERM without `CAP_SYS_ADMIN`; EINVAL when it must not be copied or lies in another mount
+/// namespace.
 pub(crate) fn copy_mounts(path: &Path) -> Result<OwnedFd> {
     call(
         "open_tree(2)",
@@ -28,8 +30,8 @@ pub(crate) fn copy_mounts(path: &Path) -> Result<OwnedFd> {
     )
 }
 
-/// Copies the mount of a directory that is open, without what is mounted below: open_tree(2). `named` is how the narration
-/// calls it.
+/// Copies the mount of a directory that is open, without what is mounted below: open_tree(2). `named` is how
+/// the narration calls it.
 ///
 /// # Errors
 /// As [`copy_mounts`].
@@ -57,8 +59,8 @@ pub(crate) fn attach(tree: &OwnedFd, target: &str) -> Result<()> {
 /// Attaches a mount at what is open: move_mount(2).
 ///
 /// # Errors
-/// EINVAL when one is a directory and the other is not, or the target is in another mount namespace; EPERM without
-/// `CAP_SYS_ADMIN`.
+/// EINVAL when one is a directory and the other is not, or the target is in another mount namespace; EPERM
+/// without `CAP_SYS_ADMIN`.
 pub(crate) fn attach_at(tree: &OwnedFd, target: &OwnedFd) -> Result<()> {
     let (from, to) = (tree.as_raw_fd(), target.as_raw_fd());
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -72,10 +74,12 @@ pub(crate) fn attach_at(tree: &OwnedFd, target: &OwnedFd) -> Result<()> {
     )
 }
 
-/// Makes a new filesystem of this kind, attached nowhere, with these attributes: fsopen(2), fsconfig(2), fsmount(2).
+/// Makes a new filesystem of this kind, attached nowhere, with these attributes: fsopen(2), fsconfig(2),
+/// fsmount(2).
 ///
 /// # Errors
-/// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of its own.
+/// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of its
+/// own.
 pub(crate) fn new_filesystem(kind: &str, read_only: bool) -> Result<OwnedFd> {
     let context = call(
         "fsopen(2)",
@@ -107,8 +111,9 @@ pub(crate) fn new_filesystem(kind: &str, read_only: bool) -> Result<OwnedFd> {
     )
 }
 
-/// Changes the attributes of a mount, attached or not, with `recursive` of the whole tree at once: mount_setattr(2). `what`
-/// is how the narration shows the attributes. `false` when this kernel has no such call.
+/// Changes the attributes of a mount, attached or not, with `recursive` of the whole tree at once:
+/// mount_setattr(2). `what` is how the narration shows the attributes. `false` when this kernel has no such
+/// call.
 ///
 /// # Errors
 /// EINVAL for what this mount cannot have; EPERM without `CAP_SYS_ADMIN`.
@@ -128,7 +133,8 @@ pub(crate) fn set_attributes(
         },
         || {
             let (call, attributes) = (libc::SYS_mount_setattr, &raw const attributes);
-            // SAFETY: the path is a NUL-terminated string, and the kernel reads `size` bytes of the structure.
+            // SAFETY: the path is a NUL-terminated string, and the kernel reads `size` bytes of the
+            // structure.
             Errno::result(unsafe { libc::syscall(call, at, c"".as_ptr(), flags, attributes, size) }).map(drop)
         },
     );

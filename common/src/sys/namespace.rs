@@ -1,7 +1,7 @@
 //! Joining the namespaces of another process: `--network container:PID`, `--ipc container:PID`.
 //!
-//! Kernel objects: the links in `/proc/PID/ns`. An open one keeps the namespace alive, so it is opened first, while
-//! nothing has been made yet and a wrong PID costs nothing, and entered later, by the child.
+//! Kernel objects: the links in `/proc/PID/ns`. An open one keeps the namespace alive, so it is opened first,
+//! while nothing has been made yet and a wrong PID costs nothing, and entered later, by the child.
 //! See namespaces(7), setns(2).
 
 use std::fs::File;
@@ -20,12 +20,12 @@ use nix::unistd::Uid;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::{call, names};
 
-/// Opens a namespace of the process `pid`; `kind` is its name in `/proc/PID/ns`, such as `net`. `option` is what the
-/// user wrote, for the error: `--network container:1234`.
+/// Opens a namespace of the process `pid`; `kind` is its name in `/proc/PID/ns`, such as `net`. `option` is
+/// what the user wrote, for the error: `--network container:1234`.
 ///
 /// # Errors
-/// ESRCH when there is no such process, or one that has ended and was not waited for yet; EACCES when it is another
-/// user's.
+/// ESRCH when there is no such process, or one that has ended and was not waited for yet; EACCES when it is
+/// another user's.
 pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{kind}");
     let opened = call(

@@ -1,8 +1,8 @@
 //! The system calls of a pseudo-terminal, one function each.
 //!
-//! Kernel object: a pair of ends. What is written to the *main* end (the kernel's "master") is what a user types; the
-//! other end is the terminal itself. Both belong to the devpts filesystem in which the main end was opened, and the
-//! terminal has its name there. Order: open the main end, unlock, open the terminal.
+//! Kernel object: a pair of ends. What is written to the *main* end (the kernel's "master") is what a user
+//! types; the other end is the terminal itself. Both belong to the devpts filesystem in which the main end
+//! was opened, and the terminal has its name there. Order: open the main end, unlock, open the terminal.
 //! Man pages: pty(7), ioctl_tty(2), setsid(2).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,7 +18,8 @@ use crate::sys::error::{Hint, Result};
 /// Rows and columns of a terminal.
 pub use rustix::termios::Winsize as WindowSize;
 
-/// Opens the main end of a new pseudo-terminal by the `ptmx` of a devpts filesystem, and unlocks the terminal.
+/// Opens the main end of a new pseudo-terminal by the `ptmx` of a devpts filesystem, and unlocks the
+/// terminal.
 ///
 /// # Errors
 /// ENOENT without that file, ENOSPC when all pseudo-terminals are in use: `/proc/sys/kernel/pty/max`.
@@ -33,7 +34,8 @@ pub fn open_main_end(ptmx: &str) -> Result<OwnedFd> {
     Ok(main)
 }
 
-/// Opens the terminal of a main end without its name, which somebody could have put something else behind (4.13).
+/// Opens the terminal of a main end without its name, which somebody could have put something else behind
+/// (4.13).
 ///
 /// # Errors
 /// EIO before it is unlocked.
@@ -56,7 +58,8 @@ pub fn setsid() -> Result<()> {
     call("setsid(2)", || "setsid()".into(), || nix::unistd::setsid().map(drop))
 }
 
-/// Makes `terminal` the one that this session's `/dev/tty` means and whose Ctrl-C it gets. Only a session's leader may.
+/// Makes `terminal` the one that this session's `/dev/tty` means and whose Ctrl-C it gets. Only a session's
+/// leader may.
 ///
 /// # Errors
 /// EPERM when this process leads no session, or either has a terminal or a session already.

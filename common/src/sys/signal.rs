@@ -1,7 +1,8 @@
 //! Signals: waiting for them, and what a process does about them.
 //!
-//! Kernel objects: for each process a mask of blocked signals, and for each signal an action. Both pass to a child, and
-//! through exec, except that a handler becomes the default action. Man pages: signal(7), sigwaitinfo(2), sigaction(2).
+//! Kernel objects: for each process a mask of blocked signals, and for each signal an action. Both pass to a
+//! child, and through exec, except that a handler becomes the default action. Man pages: signal(7),
+//! sigwaitinfo(2), sigaction(2).
 
 use std::{fs, mem, ptr};
 
@@ -13,8 +14,8 @@ use nix::unistd::Pid;
 use super::error::{Context, Error, Result};
 use super::explain;
 
-/// Waits for the next of these signals, which must be blocked, and says whether the kernel sent it: a terminal, say, of
-/// which somebody pressed Ctrl-C. sigwaitinfo(2).
+/// Waits for the next of these signals, which must be blocked, and says whether the kernel sent it: a
+/// terminal, say, of which somebody pressed Ctrl-C. sigwaitinfo(2).
 ///
 /// # Errors
 /// None that the arguments can cause.
@@ -55,7 +56,8 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Whether a process does something about a signal: it has a handler, or has it blocked in order to wait for it.
+/// Whether a process does something about a signal: it has a handler, or has it blocked in order to wait for
+/// it.
 pub(crate) fn heeds(process: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let bit = 1 << (signal as u64 - 1);
@@ -74,8 +76,8 @@ pub fn send(process: Pid, signal: Signal) {
     explain::line(format_args!("kill({process}, {signal})"), result, "kill(2), pid_namespaces(7)");
 }
 
-/// Lets the program get all signals. The runtime blocks SIGINT, SIGTERM and others, and a program that inherits that could
-/// be ended only with SIGKILL.
+/// Lets the program get all signals. The runtime blocks SIGINT, SIGTERM and others, and a program that
+/// inherits that could be ended only with SIGKILL.
 #[cfg(feature = "network")]
 pub(crate) fn unblock_in(command: &mut std::process::Command) {
     let unblock = || Ok(SigSet::empty().thread_set_mask()?);

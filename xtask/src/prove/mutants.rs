@@ -89,8 +89,8 @@ impl Mutant {
         )
     }
 
-    /// Applies it to a copy of the workspace. Returns the files as they were: the workspace itself may change while
-    /// its copies are at work.
+    /// Applies it to a copy of the workspace. Returns the files as they were: the workspace itself may change
+    /// while its copies are at work.
     pub(super) fn apply(&self, root: &Path) -> Result<Originals> {
         let mut originals = Originals(vec![]);
         for edit in &self.edits {

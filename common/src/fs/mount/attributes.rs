@@ -1,7 +1,8 @@
 //! Whether a tree of mounts may be written to, and with whom it shares later mounts: changed by descriptor.
 //!
-//! mount_setattr(2) of 5.12 changes a whole tree at once, all of it or nothing, attached or not. Older kernels change
-//! one mount with each mount(2), by path and only where it is attached: `/proc/self/fd/N` is the path of what is open.
+//! mount_setattr(2) of 5.12 changes a whole tree at once, all of it or nothing, attached or not. Older
+//! kernels change one mount with each mount(2), by path and only where it is attached: `/proc/self/fd/N` is
+//! the path of what is open.
 //! Man pages: mount_setattr(2), mount(2), proc_pid_mountinfo(5).
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -28,7 +29,8 @@ pub(super) fn forbid_devices(tree: &OwnedFd) -> Result<bool> {
     set(tree, true, "attr_set=MOUNT_ATTR_NODEV", |attributes| attributes.attr_set = libc::MOUNT_ATTR_NODEV)
 }
 
-/// Sets the propagation of the tree, or without MS_REC of its topmost mount. `false` when this kernel has no such call.
+/// Sets the propagation of the tree, or without MS_REC of its topmost mount. `false` when this kernel has no
+/// such call.
 pub(super) fn set_propagation(tree: &OwnedFd, flags: MsFlags) -> Result<bool> {
     let kind = flags.difference(MsFlags::MS_REC);
     let name = kind.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join("|");
@@ -47,7 +49,8 @@ pub(super) fn map_ids(tree: &OwnedFd, userns: &OwnedFd) -> Result<bool> {
         attributes.userns_fd = descriptor.cast_unsigned().into();
     });
     match result {
-        // EINVAL: not this kind of file system, or not in this kernel. EPERM: mapped already, or attached already.
+        // EINVAL: not this kind of file system, or not in this kernel. EPERM: mapped already, or attached
+        // already.
         Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EPERM)) => {
             Ok(false)
         }
@@ -107,7 +110,8 @@ fn kept_flags(options: &str) -> MsFlags {
     if strict { kept | MsFlags::MS_STRICTATIME } else { kept }
 }
 
-/// Opens a mount by its path, and makes sure that it is that mount: a folder on the way may have been renamed.
+/// Opens a mount by its path, and makes sure that it is that mount: a folder on the way may have been
+/// renamed.
 fn open_mount(wanted: &Mount) -> Result<OwnedFd> {
     let what = || format!("remount {}", wanted.point.display());
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -1,7 +1,7 @@
 //! Which mounts there are, and which lie below which: `/proc/thread-self/mountinfo`.
 //!
-//! Read as bytes, as a path may be any. A thread may have a mount namespace of its own, so its list is read and not that
-//! of the process. Man page: proc_pid_mountinfo(5).
+//! Read as bytes, as a path may be any. A thread may have a mount namespace of its own, so its list is read
+//! and not that of the process. Man page: proc_pid_mountinfo(5).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -57,7 +57,8 @@ pub(super) fn of_tree(open: &OwnedFd) -> Result<(Mount, Vec<Mount>)> {
     let Some(top) = rest.iter().position(|mount| mount.id == id).map(|index| rest.remove(index)) else {
         return Err(Error::new(format!("{LIST}: the mount {id} is not in it")));
     };
-    // A mount may have a lower number than the one in which it lies, when that was moved: so look until nothing is new.
+    // A mount may have a lower number than the one in which it lies, when that was moved: so look until
+    // nothing is new.
     let (mut tree, mut below) = (BTreeSet::from([id]), Vec::new());
     loop {
         let (found, others): (Vec<_>, Vec<_>) =
@@ -77,8 +78,8 @@ pub(crate) fn beneath(path: &Path) -> Result<Option<PathBuf>> {
     Ok(read()?.into_iter().map(|mount| mount.point).find(|point| point.starts_with(&real)))
 }
 
-/// The number of the mount in which an open file lies. Since 5.8 the kernel tells it for the asking. Before, it stands in a
-/// file that a process whose ids have changed may not read in a user namespace.
+/// The number of the mount in which an open file lies. Since 5.8 the kernel tells it for the asking. Before,
+/// it stands in a file that a process whose ids have changed may not read in a user namespace.
 pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
     if let Some(id) = mount_id(open) {
         return Ok(id);

@@ -12,7 +12,8 @@ use crate::testing::in_mount_namespace;
 
 const DATA: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// A source with another mount below it, and a place to attach it; the name has what mountinfo writes as numbers.
+/// A source with another mount below it, and a place to attach it; the name has what mountinfo writes as
+/// numbers.
 struct Folders {
     source: PathBuf,
     target: PathBuf,

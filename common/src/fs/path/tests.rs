@@ -182,8 +182,8 @@ fn what_is_missing_is_made_beneath_the_root() {
     assert_eq!((mode("x/y/z") & !0o755, mode("up") & !0o644), (0, 0));
 }
 
-/// Swaps a folder in the root and a link to a folder of the host, again and again, while another thread works: until that
-/// was outside, or the time is over.
+/// Swaps a folder in the root and a link to a folder of the host, again and again, while another thread
+/// works: until that was outside, or the time is over.
 fn while_somebody_swaps(seconds: f32, mut work: impl FnMut(&Home, &OwnedFd) -> bool) -> bool {
     let home = Home::new();
     for folder in ["folder", "folder/below"] {
@@ -302,7 +302,8 @@ fn a_path() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever the tree, both ways lead to the same place, or to none for the same reason; and what is made is there.
+    /// Whatever the tree, both ways lead to the same place, or to none for the same reason; and what is made
+    /// is there.
     #[test]
     fn both_ways_agree(
         entries in prop::collection::vec((a_path(), 0..3, a_path()), 0..14),

@@ -4,8 +4,9 @@
 //! then the loader's configuration, then its built-in directories. Not asked from ldd(1): it runs the
 //! program's loader, and knows only the host it runs on.
 //!
-//! Why not the crate `lddtree` (0.3)? It ignores the DT_RUNPATH of libraries. It follows links out of the host's
-//! root, and does not tell which links it has followed. It knows musl's rules only on a machine that has musl.
+//! Why not the crate `lddtree` (0.3)? It ignores the DT_RUNPATH of libraries. It follows links out of the
+//! host's root, and does not tell which links it has followed. It knows musl's rules only on a machine that
+//! has musl.
 //!
 //! Sources: elf(5), ld.so(8), ldconfig(8), the gABI chapter "Dynamic Linking", musl's manual.
 

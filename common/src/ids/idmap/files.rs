@@ -1,8 +1,9 @@
 //! Making files as a container's root, while still being the host's.
 //!
-//! Kernel object: the user and group for the file system (setfsuid(2)), beside the effective ones. An overlay remembers who
-//! mounted it, and works in its upper layer as that one. Where that layer lies on an idmapped mount, the host's own root is
-//! no user there at all, and the kernel makes the overlay read-only: EOVERFLOW, in its log only.
+//! Kernel object: the user and group for the file system (setfsuid(2)), beside the effective ones. An overlay
+//! remembers who mounted it, and works in its upper layer as that one. Where that layer lies on an idmapped
+//! mount, the host's own root is no user there at all, and the kernel makes the overlay read-only: EOVERFLOW,
+//! in its log only.
 //! Man pages: setfsuid(2), capabilities(7) on SECBIT_NO_SETUID_FIXUP.
 
 use nix::errno::Errno;
@@ -13,8 +14,8 @@ use super::IdMaps;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain;
 
-/// While `story` runs, this thread makes files as the root of these maps, with all its capabilities. Without maps it
-/// makes them as itself.
+/// While `story` runs, this thread makes files as the root of these maps, with all its capabilities. Without
+/// maps it makes them as itself.
 ///
 /// # Errors
 /// When the maps have no root, or this process is not the host's root; those of `story`.

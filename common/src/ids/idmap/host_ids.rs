@@ -1,12 +1,14 @@
 //! 65,536 ids of the host for one container, which no other container and no user of the host has.
 //!
-//! They lie between 0x7000_0000 and 0x7FFD_FFFF. Below, up to 0x6FFF_FFFF, systemd gives ids to its own containers, and
-//! distributions to users in `/etc/subuid`, from 100,000 on; above, systemd has ids for foreign images, and from 2^31 on
-//! programs count with a sign, and Podman has its own. So this is what systemd's list of ids calls unused.
+//! They lie between 0x7000_0000 and 0x7FFD_FFFF. Below, up to 0x6FFF_FFFF, systemd gives ids to its own
+//! containers, and distributions to users in `/etc/subuid`, from 100,000 on; above, systemd has ids for
+//! foreign images, and from 2^31 on programs count with a sign, and Podman has its own. So this is what
+//! systemd's list of ids calls unused.
 //!
-//! Kernel objects: a folder with a file for each range that is taken, claimed as long as its container's runtime lives. What
-//! Congo keeps on a disk does not have these ids (see mount_setattr(2), idmapped mounts), so a range can be given away again
-//! at once. What a container has left in a folder of the host, the next one with its range finds as its own.
+//! Kernel objects: a folder with a file for each range that is taken, claimed as long as its container's
+//! runtime lives. What Congo keeps on a disk does not have these ids (see mount_setattr(2), idmapped mounts),
+//! so a range can be given away again at once. What a container has left in a folder of the host, the next
+//! one with its range finds as its own.
 //! Source: systemd, "Users, Groups, UIDs and GIDs on systemd Systems". Man pages: flock(2), subuid(5).
 
 use std::fs;
@@ -30,8 +32,8 @@ const RUN: &str = "/run/congo";
 /// The range behind them.
 const SHARED: u32 = FIRST + RANGES * SIZE;
 
-/// A range that no other container gets for as long as the value lives. When the last one of its containers ends, its file
-/// goes.
+/// A range that no other container gets for as long as the value lives. When the last one of its containers
+/// ends, its file goes.
 #[derive(Debug)]
 pub struct HostIds {
     first: u32,
@@ -48,14 +50,14 @@ impl HostIds {
         take_from(Path::new(RUN), &taken_on_host()?)
     }
 
-    /// Keeps the range of another container, which this one is to share, from being given away when that one ends. `None` when
-    /// those ids are not Congo's to give, or that container has ended.
+    /// Keeps the range of another container, which this one is to share, from being given away when that one
+    /// ends. `None` when those ids are not Congo's to give, or that container has ended.
     pub fn share(maps: &IdMaps) -> Option<HostIds> {
         share_in(Path::new(RUN), maps)
     }
 
-    /// The maps of all containers whose files have their ids on the disk: the same each time, or the files would have to
-    /// be given to others at each start.
+    /// The maps of all containers whose files have their ids on the disk: the same each time, or the files
+    /// would have to be given to others at each start.
     ///
     /// # Errors
     /// The host has given them to somebody else.

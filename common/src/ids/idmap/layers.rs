@@ -88,9 +88,9 @@ impl ShiftedLayers {
     }
 }
 
-/// Mounts a volume of Congo's own, attached nowhere yet, for a container with other ids (`shift`). An idmapped mount
-/// shows root's files as those of the container's root. Where there are no idmapped mounts, a volume that is empty is
-/// given to that root for good. `target` is for the error.
+/// Mounts a volume of Congo's own, attached nowhere yet, for a container with other ids (`shift`). An
+/// idmapped mount shows root's files as those of the container's root. Where there are no idmapped mounts, a
+/// volume that is empty is given to that root for good. `target` is for the error.
 ///
 /// # Errors
 /// Without idmapped mounts, when the volume has files of other users.

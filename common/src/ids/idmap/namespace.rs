@@ -1,7 +1,9 @@
-//! Processes in new user namespaces: one that only lends its namespace, one that works there, and the container's own.
+//! Processes in new user namespaces: one that only lends its namespace, one that works there, and the
+//! container's own.
 //!
-//! Kernel objects: a user namespace, its maps, a socket between the two processes. The child makes the namespace and waits;
-//! the parent writes the maps; the child becomes user 0. It dies with the parent: when the socket ends.
+//! Kernel objects: a user namespace, its maps, a socket between the two processes. The child makes the
+//! namespace and waits; the parent writes the maps; the child becomes user 0. It dies with the parent: when
+//! the socket ends.
 //! Man pages: user_namespaces(7), unshare(2), setresuid(2), setgroups(2).
 
 use std::fs::File;
@@ -24,8 +26,8 @@ pub use crate::sys::namespace::owner_of;
 use crate::sys::namespace::{enter, parent_of};
 use crate::sys::{call, die_with_parent, unshare};
 
-/// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it. This process must
-/// have one thread.
+/// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it.
+/// This process must have one thread.
 ///
 /// # Errors
 /// Those of [`IdMaps::write`]; EPERM, ENOSPC where no user namespace may be made.
@@ -38,8 +40,8 @@ pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     Ok(namespace.into())
 }
 
-/// Runs `story` in a process of its own, as root of a new user namespace with these maps: for what an ordinary user may do
-/// to files of its subordinate ids only there. This process must have one thread.
+/// Runs `story` in a process of its own, as root of a new user namespace with these maps: for what an
+/// ordinary user may do to files of its subordinate ids only there. This process must have one thread.
 ///
 /// # Errors
 /// What the story fails at; those of [`IdMaps::write`]; EPERM, ENOSPC where no user namespace may be made.
@@ -62,9 +64,9 @@ pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
     in_user_namespace(&subordinate()?.unwrap_or_else(own), story)
 }
 
-/// Makes this process, an ordinary user's, root of a new user namespace, and gives it a mount namespace that belongs to
-/// that, which hears of what the host mounts. It must have one thread, and stays in both for good. `write_maps` writes the
-/// maps of the process that it is given.
+/// Makes this process, an ordinary user's, root of a new user namespace, and gives it a mount namespace that
+/// belongs to that, which hears of what the host mounts. It must have one thread, and stays in both for good.
+/// `write_maps` writes the maps of the process that it is given.
 ///
 /// # Errors
 /// As [`in_user_namespace`].
@@ -107,8 +109,8 @@ pub fn enter_own(write_maps: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
-/// Makes this process one of the user namespace around `namespace`, and gives it a mount namespace that belongs to that, as
-/// [`enter_own`] does. It must have one thread.
+/// Makes this process one of the user namespace around `namespace`, and gives it a mount namespace that
+/// belongs to that, as [`enter_own`] does. It must have one thread.
 ///
 /// # Errors
 /// EPERM when it is not another runtime's of the same user.
@@ -120,15 +122,17 @@ pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)
 }
 
-/// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children, are the host's
-/// root's. Before Linux 5.14 it cannot even read there itself in which mount a file lies that it has open.
+/// A process that has changed its user is closed: its files in `/proc`, among them the maps of its children,
+/// are the host's root's. Before Linux 5.14 it cannot even read there itself in which mount a file lies that
+/// it has open.
 fn stay_readable() -> Result<()> {
     nix::sys::prctl::set_dumpable(true).context("prctl(PR_SET_DUMPABLE, 1)")
 }
 
-/// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then its ids are
-/// those of before, which may be nobody's there. Takes away the wish to die with the parent: ask for that afterwards. The
-/// process stays open to others of its user, such as to itself: see [`set_not_dumpable`](crate::sys::set_not_dumpable).
+/// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then
+/// its ids are those of before, which may be nobody's there. Takes away the wish to die with the parent: ask
+/// for that afterwards. The process stays open to others of its user, such as to itself: see
+/// [`set_not_dumpable`](crate::sys::set_not_dumpable).
 ///
 /// # Errors
 /// EINVAL when the maps have no 0.

@@ -1,10 +1,11 @@
-//! What remains where the kernel or the file system has no idmapped mounts: a copy whose files belong to the container.
+//! What remains where the kernel or the file system has no idmapped mounts: a copy whose files belong to the
+//! container.
 //!
-//! It takes the time and the space of a copy, once for each state of a layer and each choice of ids. Kernel objects: files,
-//! claims on them (flock(2)), and the time of change of a file, which nobody can set. Order: claim the store, remove what
-//! nobody needs any more, copy beside, rename(2), claim the copy. So a copy under its name is whole, and stays while it is
-//! used. In the store, `WHOSE-STATE/` is a copy and the link `WHOSE` leads to its layer: WHOSE stands for the layer's path and
-//! the ids, STATE for the layer's files.
+//! It takes the time and the space of a copy, once for each state of a layer and each choice of ids. Kernel
+//! objects: files, claims on them (flock(2)), and the time of change of a file, which nobody can set. Order:
+//! claim the store, remove what nobody needs any more, copy beside, rename(2), claim the copy. So a copy
+//! under its name is whole, and stays while it is used. In the store, `WHOSE-STATE/` is a copy and the link
+//! `WHOSE` leads to its layer: WHOSE stands for the layer's path and the ids, STATE for the layer's files.
 //! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), inode(7), rename(2).
 
 use std::ffi::OsStr;
@@ -38,12 +39,13 @@ pub(super) struct ShiftedCopy {
     _claim: Claim,
 }
 
-/// The copies of these layers that belong to the container with these maps, in the folder `store`. Each is made if it is
-/// missing, or of an earlier state of its layer, and that is said. Must be the host's root.
+/// The copies of these layers that belong to the container with these maps, in the folder `store`. Each is
+/// made if it is missing, or of an earlier state of its layer, and that is said. Must be the host's root.
 ///
 /// # Errors
-/// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied; ENOSPC, EROFS;
-/// EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody (65534) either.
+/// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied;
+/// ENOSPC, EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody
+/// (65534) either.
 pub(super) fn shifted_copies<'a>(
     layers: impl Iterator<Item = &'a Path>,
     store: &Path,
@@ -99,8 +101,8 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
     Ok(ShiftedCopy { path: copy, _claim: claim })
 }
 
-/// Copies a writable layer whose files belong to the container with these maps, to the folder `to`, which it makes: with the
-/// ids that the container sees, as an image has them.
+/// Copies a writable layer whose files belong to the container with these maps, to the folder `to`, which it
+/// makes: with the ids that the container sees, as an image has them.
 ///
 /// # Errors
 /// ENOSPC, EROFS; EEXIST; EOVERFLOW for a file that is of none of the container's users.
@@ -110,8 +112,8 @@ pub(super) fn unshifted_copy(from: &Path, to: &Path, maps: &IdMaps) -> Result<()
     copy_to(&layer.into(), to, &owners)
 }
 
-/// Makes sure that a folder of Congo's own belongs to the container with these maps: an empty one is given to its root.
-/// `what` begins the error.
+/// Makes sure that a folder of Congo's own belongs to the container with these maps: an empty one is given to
+/// its root. `what` begins the error.
 ///
 /// # Errors
 /// It has files of others.
@@ -140,8 +142,9 @@ fn shifted(maps: &IdMaps, user: u32, group: u32) -> Option<(u32, u32)> {
     or_nobody(&maps.users, user).zip(or_nobody(&maps.groups, group))
 }
 
-/// Whether an entry of the store is of no use any more, once no container uses it: an unfinished copy, one of an earlier state
-/// of the layer `whose`, or one of a layer that is gone. To be asked while the store is claimed.
+/// Whether an entry of the store is of no use any more, once no container uses it: an unfinished copy, one of
+/// an earlier state of the layer `whose`, or one of a layer that is gone. To be asked while the store is
+/// claimed.
 fn is_left(store: &Path, name: &OsStr, whose: &str) -> bool {
     let name = name.to_string_lossy();
     let of_earlier_state = |of: &str| of == whose || !leads_to_layer(&store.join(of));

@@ -286,8 +286,8 @@ fn an_idmapped_mount_shows_other_owners() {
     });
 }
 
-/// The root of a container: an overlay of which all layers lie beneath one idmapped mount. On the disk they have the
-/// container's ids, whatever ids of the host it has this time.
+/// The root of a container: an overlay of which all layers lie beneath one idmapped mount. On the disk they
+/// have the container's ids, whatever ids of the host it has this time.
 #[test]
 fn an_overlay_whose_layers_are_all_idmapped() {
     on_tmpfs(|home| {

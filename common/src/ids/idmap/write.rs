@@ -1,7 +1,7 @@
 //! Writing the maps of a process in a new user namespace, from outside.
 //!
-//! May which process write which maps? That stands in step 4's `user_namespace.rs`; [`IdMaps::write`] follows it, for the
-//! helpers here.
+//! May which process write which maps? That stands in step 4's `user_namespace.rs`; [`IdMaps::write`] follows
+//! it, for the helpers here.
 //! Man pages: user_namespaces(7), newuidmap(1), subuid(5).
 
 use std::fmt::Display;
@@ -33,7 +33,8 @@ impl IdMaps {
     }
 }
 
-/// Writes `/proc/PID/uid_map`, `gid_map` or `setgroups`, each of which the kernel takes once and in one write.
+/// Writes `/proc/PID/uid_map`, `gid_map` or `setgroups`, each of which the kernel takes once and in one
+/// write.
 ///
 /// # Errors
 /// EPERM for ids that are not this user's, or a second time.
@@ -44,7 +45,8 @@ pub fn write_map(process: Pid, file: &str, text: impl Display) -> Result<()> {
         .hint_if(Errno::EPERM, refused)
 }
 
-/// Has newgidmap(1) and newuidmap(1) write the maps, which are set-user-ID root and ask `/etc/subgid` and `/etc/subuid`.
+/// Has newgidmap(1) and newuidmap(1) write the maps, which are set-user-ID root and ask `/etc/subgid` and
+/// `/etc/subuid`.
 ///
 /// # Errors
 /// They are not installed, or refuse.

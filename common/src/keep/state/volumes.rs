@@ -1,15 +1,18 @@
-//! Volumes of Congo's own: those with a name, which containers share, and those without, which go with their container.
+//! Volumes of Congo's own: those with a name, which containers share, and those without, which go with their
+//! container.
 //!
-//! Kernel object: for each container that uses a named volume, a lock on the volume's folder, flock(2), as long as it runs.
-//! A shared one is enough to use it. Only who has it alone may fill the volume, or remove what somebody who was killed at
-//! that has left: so nothing is ever removed that a container has written. One that comes meanwhile waits.
+//! Kernel object: for each container that uses a named volume, a lock on the volume's folder, flock(2), as
+//! long as it runs. A shared one is enough to use it. Only who has it alone may fill the volume, or remove
+//! what somebody who was killed at that has left: so nothing is ever removed that a container has written.
+//! One that comes meanwhile waits.
 //!
-//! In `volumes/NAME/` are `_data` and, since it was last found empty, `filling`: an empty file until it is certain what is in
-//! `_data`, and then one byte long. The parent makes and opens it; the child, who fills the volume, writes the byte by that
-//! descriptor. It needs no right to write beside `_data` for that, nor has to tell the parent, who may be dead by then.
+//! In `volumes/NAME/` are `_data` and, since it was last found empty, `filling`: an empty file until it is
+//! certain what is in `_data`, and then one byte long. The parent makes and opens it; the child, who fills
+//! the volume, writes the byte by that descriptor. It needs no right to write beside `_data` for that, nor
+//! has to tell the parent, who may be dead by then.
 //!
-//! Order: all locks, in the order of the names, so that no two containers wait for each other; and before signals are
-//! blocked, so that a waiting runtime can be ended. Man pages: flock(2), mkdir(2).
+//! Order: all locks, in the order of the names, so that no two containers wait for each other; and before
+//! signals are blocked, so that a waiting runtime can be ended. Man pages: flock(2), mkdir(2).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +47,8 @@ pub struct Volumes(BTreeMap<String, Locked>);
 struct Locked {
     data: PathBuf,
     claim: Arc<Claim>,
-    /// The open [`FILLING`] of a volume that is empty and nobody else's, until somebody takes it to fill the volume.
+    /// The open [`FILLING`] of a volume that is empty and nobody else's, until somebody takes it to fill the
+    /// volume.
     mark: RefCell<Option<File>>,
     /// Whether another container used it, too, when it was locked.
     shared: bool,
@@ -66,8 +70,8 @@ pub struct OwnVolume {
 }
 
 impl Volumes {
-    /// Locks the volumes of these names, and makes those that are missing. Waits while another runtime fills one of them;
-    /// a signal then ends this process as usual.
+    /// Locks the volumes of these names, and makes those that are missing. Waits while another runtime fills
+    /// one of them; a signal then ends this process as usual.
     ///
     /// # Errors
     /// EACCES, EROFS, ENOSPC.
@@ -115,7 +119,8 @@ impl Locked {
     }
 }
 
-/// Claims a volume's folder: alone, or, when others use it, as one of them. Returns the claim and whether there are others.
+/// Claims a volume's folder: alone, or, when others use it, as one of them. Returns the claim and whether
+/// there are others.
 fn alone_or_shared(folder: &Path) -> Result<(Claim, bool)> {
     loop {
         if let Some(claim) = Claim::take(Make::Folder, folder)? {
@@ -127,8 +132,9 @@ fn alone_or_shared(folder: &Path) -> Result<(Claim, bool)> {
             return Ok((claim, true));
         }
         drop(claim);
-        // That one has ended before the volume was filled. All who see that give it back, and one of them gets it alone. To
-        // wait for the lock instead would be to wait for the end of that one's container, if another one is faster.
+        // That one has ended before the volume was filled. All who see that give it back, and one of them
+        // gets it alone. To wait for the lock instead would be to wait for the end of that one's container,
+        // if another one is faster.
         thread::sleep(PAUSE);
     }
 }
@@ -137,7 +143,8 @@ fn is_half_filled(folder: &Path) -> bool {
     fs::metadata(folder.join(FILLING)).is_ok_and(|mark| mark.len() == 0)
 }
 
-/// Makes the folder of the data, with the mode of any directory in a root, whatever the umask, until it is filled from there.
+/// Makes the folder of the data, with the mode of any directory in a root, whatever the umask, until it is
+/// filled from there.
 fn make_data(path: &Path) -> Result<()> {
     match fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -149,8 +156,8 @@ fn open(data: &Path) -> Result<OwnedFd> {
     File::open(data).map(OwnedFd::from).at("open", data)
 }
 
-/// Makes a missing source folder of a volume, and those above it, and says so. It is for all users of the container, whatever
-/// the caller's umask.
+/// Makes a missing source folder of a volume, and those above it, and says so. It is for all users of the
+/// container, whatever the caller's umask.
 ///
 /// # Errors
 /// EACCES, EROFS, ENOSPC; ENOTDIR where a file is in the way.
@@ -184,8 +191,9 @@ impl OwnVolume {
 }
 
 impl OwnVolume {
-    /// Fills it with what the directory `from` has, if it is empty and only this container's, and lets other containers use
-    /// it. When that fails it is empty again. Works by descriptors, so the state folder may be out of sight; /proc may not.
+    /// Fills it with what the directory `from` has, if it is empty and only this container's, and lets other
+    /// containers use it. When that fails it is empty again. Works by descriptors, so the state folder may be
+    /// out of sight; /proc may not.
     ///
     /// # Errors
     /// Those of [`copy_contents`](crate::fs::tree::copy_contents).
@@ -196,7 +204,8 @@ impl OwnVolume {
         if self.may_be_filled
             && let Err(error) = copy_contents_at(from, &self.data)
         {
-            // A half would pass for the whole. Where even that fails, the next one does it, as nobody has written "done".
+            // A half would pass for the whole. Where even that fails, the next one does it, as nobody has
+            // written "done".
             remove_contents(&self.data).context(format_args!("{error}; and then empty the volume"))?;
             self.release()?;
             return Err(error);

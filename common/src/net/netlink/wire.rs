@@ -1,7 +1,9 @@
-//! How a request goes to the kernel and its answer comes back: messages with a header, a fixed part, and attributes.
+//! How a request goes to the kernel and its answer comes back: messages with a header, a fixed part, and
+//! attributes.
 //!
-//! Of an answer only what is needed is read, by hand: to take it apart altogether would fail on whatever a newer kernel
-//! adds or an older one lacks. An answer that says "error 0" means "done". See netlink(7), rtnetlink(7).
+//! Of an answer only what is needed is read, by hand: to take it apart altogether would fail on whatever a
+//! newer kernel adds or an older one lacks. An answer that says "error 0" means "done". See netlink(7),
+//! rtnetlink(7).
 
 use std::io;
 

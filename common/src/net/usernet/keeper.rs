@@ -1,7 +1,8 @@
 //! The process that starts the program, says when it is up, and ends it.
 //!
-//! Not the runtime itself: when that is killed, somebody must be left to end the program. A wish to die with the parent
-//! (PR_SET_PDEATHSIG) would be gone as soon as the program changes its user namespace, or a security module its domain.
+//! Not the runtime itself: when that is killed, somebody must be left to end the program. A wish to die with
+//! the parent (PR_SET_PDEATHSIG) would be gone as soon as the program changes its user namespace, or a
+//! security module its domain.
 //! Man pages: poll(2), setsid(2), slirp4netns(1), "API SOCKET".
 
 use std::fs;
@@ -154,7 +155,8 @@ impl Program {
     /// Why it has ended, in its own words: the last ones, as warnings come before.
     fn complaint(&self, network: &UserNetwork) -> Error {
         let text = String::from_utf8_lossy(&self.said);
-        // pasta's own trouble with a log that is not there; and slirp4netns's last word after the one that says why.
+        // pasta's own trouble with a log that is not there; and slirp4netns's last word after the one that
+        // says why.
         let more = |line: &str| line.contains("to syslog") || line.starts_with("child failed");
         let last = text.lines().rfind(|line| !line.trim().is_empty() && !more(line));
         let last = last.unwrap_or("it has ended without a word").trim();

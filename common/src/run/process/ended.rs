@@ -1,6 +1,7 @@
 //! How a process has ended.
 //!
-//! Kernel object: a process that has ended and for which nobody has waited yet, a zombie. It is still in `/proc`.
+//! Kernel object: a process that has ended and for which nobody has waited yet, a zombie. It is still in
+//! `/proc`.
 //! Man pages: wait(2), proc_pid_stat(5).
 
 use std::fs;
@@ -25,7 +26,8 @@ pub(super) fn shell_status(status: WaitStatus) -> Option<u8> {
     Some(code as u8)
 }
 
-/// Takes note of a child that has ended: its pid, and how it ended, as a shell tells it. `None` when none has.
+/// Takes note of a child that has ended: its pid, and how it ended, as a shell tells it. `None` when none
+/// has.
 ///
 /// # Errors
 /// None that can be caused.
@@ -37,8 +39,9 @@ pub fn reap_any() -> Result<Option<(Pid, u8)>> {
     }
 }
 
-/// The signal that has ended a copy of the runtime which was to become a command, as the error that it is. Its exit status
-/// alone could be the command's. But SIGKILL is somebody's wish, or the end of the memory, of which the cgroup tells.
+/// The signal that has ended a copy of the runtime which was to become a command, as the error that it is.
+/// Its exit status alone could be the command's. But SIGKILL is somebody's wish, or the end of the memory, of
+/// which the cgroup tells.
 pub(super) fn killed_before_exec(child: Pid) -> Option<Error> {
     // WNOWAIT: it stays a zombie.
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;

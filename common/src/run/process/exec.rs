@@ -45,9 +45,9 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallibl
     Err(exec_failed(&file, line(), errno))
 }
 
-/// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The standard
-/// library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head -1` in it would
-/// end with an error message.
+/// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The
+/// standard library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head
+/// -1` in it would end with an error message.
 fn default_signals() -> Result<()> {
     for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
         set_default(signal)?;

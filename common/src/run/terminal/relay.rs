@@ -1,9 +1,9 @@
 //! Between two terminals: keys from the caller's to the container's, and its screen the other way.
 //!
-//! Two threads copy, while the main thread waits for signals, which all threads have blocked. The caller's terminal is
-//! raw meanwhile: it passes each key as it is, and Ctrl-C becomes a signal in the container's terminal only.
-//! A process of its own puts the settings back should this one be killed. Order: the guard is forked before the
-//! threads are started. Man pages: pty(7), termios(3), poll(2).
+//! Two threads copy, while the main thread waits for signals, which all threads have blocked. The caller's
+//! terminal is raw meanwhile: it passes each key as it is, and Ctrl-C becomes a signal in the container's
+//! terminal only. A process of its own puts the settings back should this one be killed. Order: the guard is
+//! forked before the threads are started. Man pages: pty(7), termios(3), poll(2).
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -47,8 +47,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Begins to copy between `main`, the main end of the container's terminal, and the caller's. `first` is the
-    /// container's first process.
+    /// Begins to copy between `main`, the main end of the container's terminal, and the caller's. `first` is
+    /// the container's first process.
     pub(crate) fn start(main: OwnedFd, streams: &Streams, first: Pid) -> Result<Relay> {
         let main = Arc::new(File::from(main));
         let (stopped, stop) = io::pipe().context("pipe2(O_CLOEXEC)")?;
@@ -103,8 +103,8 @@ impl Screen {
         Screen { shown, ended }
     }
 
-    /// Waits for its end, as long as the caller's terminal goes on taking something: a write to one that nobody reads
-    /// never returns.
+    /// Waits for its end, as long as the caller's terminal goes on taking something: a write to one that
+    /// nobody reads never returns.
     fn wait(&self) {
         let mut before = None;
         while self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
@@ -125,7 +125,8 @@ fn wait(file: impl AsFd, stop: &PipeReader) -> (bool, bool) {
     (both[0].any().unwrap_or(true), both[1].any().unwrap_or(true))
 }
 
-/// Copies until no process has the container's terminal open any more; told to stop, until nothing is left to copy.
+/// Copies until no process has the container's terminal open any more; told to stop, until nothing is left to
+/// copy.
 fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64) {
     // Small, so that even a slow terminal takes one within the time for which its silence is borne.
     let mut buffer = [0; 1 << 12];
@@ -136,7 +137,8 @@ fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64
                 // EIO: the other end is closed.
                 Ok(0) | Err(_) => return,
                 Ok(count) => {
-                    // It fails when the caller's terminal is gone. The container must not wait for what it writes then.
+                    // It fails when the caller's terminal is gone. The container must not wait for what it
+                    // writes then.
                     let _ = write_all(to, &buffer[..count]);
                     shown.fetch_add(count as u64, Ordering::Relaxed);
                 }
@@ -147,8 +149,8 @@ fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64
     }
 }
 
-/// Copies keys. Who presses Ctrl-C in vain gets out by pressing it three times in a row, as without a terminal of the
-/// container's own.
+/// Copies keys. Who presses Ctrl-C in vain gets out by pressing it three times in a row, as without a
+/// terminal of the container's own.
 fn copy_keys(main: &File, stop: &PipeReader, first: Pid) {
     let mut interrupts = 0;
     let mut buffer = [0; 1 << 12];

@@ -1,4 +1,5 @@
-//! The five sets of a thread, as the kernel shows them. A thread has its own, so a test drops what it likes and ends.
+//! The five sets of a thread, as the kernel shows them. A thread has its own, so a test drops what it likes
+//! and ends.
 
 use std::fs;
 

@@ -12,7 +12,8 @@ use crate::security::capability::{Capability, Set};
 use crate::sys::{raw, set_no_new_privs};
 use crate::testing::skipped;
 
-/// The built-in profile is a lesson of the last step. It is tried here, where the machine is that runs a filter.
+/// The built-in profile is a lesson of the last step. It is tried here, where the machine is that runs a
+/// filter.
 #[path = "../../../../step4-users/src/seccomp.rs"]
 mod lesson;
 

@@ -1,7 +1,8 @@
 //! System calls that a container has no business to make.
 //!
-//! Each has arguments with which it does nothing wherever it is let through: pointers that are NULL, descriptors that are
-//! none, flags that do not exist. What could succeed makes something of this process only, and goes with it.
+//! Each has arguments with which it does nothing wherever it is let through: pointers that are NULL,
+//! descriptors that are none, flags that do not exist. What could succeed makes something of this process
+//! only, and goes with it.
 //! Man page: syscalls(2).
 
 use nix::errno::Errno;
@@ -49,15 +50,17 @@ const CALLS: &[Call] = &[
     ("socket(AF_PACKET)", libc::SYS_socket, [libc::AF_PACKET as u64, libc::SOCK_RAW as u64, 0, 0, 0]),
 ];
 
-/// Makes the call of this name, and returns what the kernel, or a filter before it, answers. `None` for another name.
+/// Makes the call of this name, and returns what the kernel, or a filter before it, answers. `None` for
+/// another name.
 pub fn attempt(name: &str) -> Option<nix::Result<()>> {
     let &(_, number, [a, b, c, d, e]) = CALLS.iter().find(|(known, ..)| *known == name)?;
-    // SAFETY: no call above has a pointer that is not NULL, shares memory with a new process, or changes this one's.
+    // SAFETY: no call above has a pointer that is not NULL, shares memory with a new process, or changes this
+    // one's.
     Some(Errno::result(unsafe { libc::syscall(number, a, b, c, d, e) }).map(drop))
 }
 
-/// Makes the call getpid of the 32-bit ABI of this machine, which has the number of another call in the 64-bit one. Where the
-/// kernel or a filter does not like it, a signal ends the process.
+/// Makes the call getpid of the 32-bit ABI of this machine, which has the number of another call in the
+/// 64-bit one. Where the kernel or a filter does not like it, a signal ends the process.
 #[cfg(target_arch = "x86_64")]
 pub fn call_32_bit() {
     // SAFETY: it has no arguments, and the kernel's entry keeps all registers but rax and these.
@@ -77,7 +80,8 @@ pub fn call_32_bit() {
 /// Becomes the tracer of a process, without stopping it, until this one ends: ptrace(2), `PTRACE_SEIZE`.
 ///
 /// # Errors
-/// EPERM for a process of somebody else, one that is not dumpable, or that has capabilities which the caller has not; ESRCH.
+/// EPERM for a process of somebody else, one that is not dumpable, or that has capabilities which the caller
+/// has not; ESRCH.
 pub fn trace(process: i32) -> nix::Result<()> {
     // SAFETY: neither address nor data is a pointer here: both are zero.
     Errno::result(unsafe { libc::ptrace(libc::PTRACE_SEIZE, process, 0_usize, 0_usize) }).map(drop)

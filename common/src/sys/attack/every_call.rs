@@ -1,7 +1,9 @@
-//! Which system calls a process may make: each is made once, with arguments that mean nothing, by a process that ends then.
+//! Which system calls a process may make: each is made once, with arguments that mean nothing, by a process
+//! that ends then.
 //!
-//! Every argument is -1: no address, no descriptor, no process, and no set of flags. So a call that gets through fails at
-//! once, and changes nothing. Those for which that does not hold are left out. Kernel objects: processes.
+//! Every argument is -1: no address, no descriptor, no process, and no set of flags. So a call that gets
+//! through fails at once, and changes nothing. Those for which that does not hold are left out. Kernel
+//! objects: processes.
 //! Man pages: syscalls(2), syscall(2), errno(3).
 
 use std::thread::sleep;
@@ -15,8 +17,9 @@ use nix::unistd::Pid;
 use crate::run::process;
 use crate::sys::error::Result;
 
-/// They end the caller, double it, wait for ever, write all disks, hang up a terminal or end the machine; three that the
-/// kernel makes by itself; and one of which only the first argument says something, see [`try_sockets`].
+/// They end the caller, double it, wait for ever, write all disks, hang up a terminal or end the machine;
+/// three that the kernel makes by itself; and one of which only the first argument says something, see
+/// [`try_sockets`].
 const LEFT_OUT: [&str; 12] = [
     "exit",
     "exit_group",
@@ -52,8 +55,9 @@ const FAMILIES: [(&str, libc::c_int); 13] = [
 /// One that waits has got through.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// What comes of each system call of this machine, by name: `ok`, the errno's name, the signal's name or `waits`. This
-/// process must have one thread, and be in namespaces of its own: a queue for messages may be left in them.
+/// What comes of each system call of this machine, by name: `ok`, the errno's name, the signal's name or
+/// `waits`. This process must have one thread, and be in namespaces of its own: a queue for messages may be
+/// left in them.
 ///
 /// # Errors
 /// EAGAIN where no process can be made.
@@ -67,8 +71,8 @@ pub fn try_system_calls() -> Result<Vec<(&'static str, String)>> {
     tried.map(|(name, number)| Ok((name, try_call(number, NOTHING)?))).collect()
 }
 
-/// What comes of asking for each kind of socket: EINVAL, as no type is given, where that is looked at. So none is made, and
-/// the kernel loads no module for it.
+/// What comes of asking for each kind of socket: EINVAL, as no type is given, where that is looked at. So
+/// none is made, and the kernel loads no module for it.
 ///
 /// # Errors
 /// EAGAIN where no process can be made.

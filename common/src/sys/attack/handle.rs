@@ -1,6 +1,7 @@
 //! File handles: numbers by which a file is opened without a path, and so without regard to anybody's root.
 //!
-//! Kernel object: a handle, which is mostly an inode's number, of a file system. Man page: open_by_handle_at(2).
+//! Kernel object: a handle, which is mostly an inode's number, of a file system. Man page:
+//! open_by_handle_at(2).
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -55,8 +56,8 @@ pub fn of(path: &Path) -> nix::Result<Handle> {
 /// Opens the file that has this handle, to read, on the file system on which `at` lies: open_by_handle_at(2).
 ///
 /// # Errors
-/// EPERM without `CAP_DAC_READ_SEARCH` in the first user namespace, or where a filter forbids it; ESTALE when there is no
-/// such file.
+/// EPERM without `CAP_DAC_READ_SEARCH` in the first user namespace, or where a filter forbids it; ESTALE when
+/// there is no such file.
 pub fn open(at: impl AsFd, handle: &Handle) -> nix::Result<OwnedFd> {
     let mut raw = Raw { length: handle.bytes.len() as libc::c_uint, kind: handle.kind, bytes: [0; LONGEST] };
     raw.bytes.get_mut(..handle.bytes.len()).ok_or(Errno::EINVAL)?.copy_from_slice(&handle.bytes);
