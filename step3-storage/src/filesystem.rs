@@ -21,8 +21,7 @@ pub fn make_mounts_private() -> Result<()> {
 }
 
 /// In the child, while the host's is in sight: makes a proc filesystem, which shows the PID namespace of the
-/// process that makes it. In a user namespace, which step 4 has, the kernel gives nobody one who does not see
-/// one already.
+/// process that makes it. In a user namespace (step 4) the kernel refuses it to a process that sees no other.
 pub fn open_proc() -> Result<Detached> {
     Detached::filesystem("proc", false)
 }

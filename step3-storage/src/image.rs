@@ -1,7 +1,7 @@
 //! What an image says about the container that is made of it, and how the command line overrules it.
 //!
-//! An image is a list of layers and a configuration. How both are stored is no lesson: `common::oci` reads
-//! it. Source: OCI image specification, config.md.
+//! An image is a list of layers and a configuration; `common::oci` reads both. Source: OCI image
+//! specification, config.md.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,7 @@ pub fn workdir(cli: &Cli, config: &Config) -> PathBuf {
 }
 
 /// All that is to be mounted: what the options ask for, and an anonymous volume for each place where the
-/// image wants one and nobody has put another. The shortest path first, so that one can be mounted in
-/// another.
+/// image wants one and no option mounts anything. The shortest path first: one can lie in another.
 pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
     let mut mounts = cli.volumes.all();
     for target in &config.volumes {

@@ -77,8 +77,7 @@ impl Layers {
         self.writable().join("upper")
     }
 
-    /// The kernel prepares there what then appears in the writable layer at once. It must be on the same
-    /// filesystem.
+    /// The kernel prepares changes there, for the writable layer: on the same filesystem, hence at once.
     fn work(&self) -> PathBuf {
         self.writable().join("work")
     }
@@ -94,9 +93,8 @@ impl Layers {
         if missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // What every container needs to mount on, and the root does not have, goes into a layer between the
-        // root and the writable one: the container has not added it, so it is no change, and nothing for an
-        // image.
+        // What every container needs to mount on, and the root lacks, goes into a layer between the root and
+        // the writable one. So it is no change of the container, and does not get into an image.
         let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
         mkdir(&points, 0o755)?;
         mkdir(&work, 0o755)?;
@@ -123,8 +121,7 @@ impl Layers {
             lower_names.join(":"),
             name(&upper),
             name(&work),
-            // Off is what makes of a layer something that only this overlay can read. It may become an
-            // image's.
+            // Off: the features that make a layer readable for this overlay only. It may become an image's.
             "redirect_dir=off,metacopy=off,index=off"
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
@@ -147,8 +144,7 @@ impl Layers {
         Ok(())
     }
 
-    /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists
-    /// it.
+    /// What the container has added (A), changed (C) and deleted (D), sorted by path, like `docker diff`.
     pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
         changes(&self.lower, &self.upper())
     }

@@ -25,8 +25,7 @@ pub enum Opened {
     Tmpfs(Tmpfs),
 }
 
-/// In the parent, for as long as it lives: locks the named volumes, each of which another runtime may be
-/// filling.
+/// In the parent, for as long as it lives: locks the named volumes. Another runtime may be filling one.
 pub fn lock(mounts: &[Mount], state: &Path) -> Result<Volumes> {
     let names = mounts.iter().filter_map(|mount| match mount {
         Mount::Volume(Volume { source: Source::Named(name), .. }) => Some(name.as_str()),

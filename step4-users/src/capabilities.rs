@@ -20,8 +20,7 @@ use common::security::capability::{self, Capabilities, Capability, Named, Set, n
 
 use crate::cli::Security;
 
-/// What Docker leaves to root: enough for packages, servers and `su`. None of it reaches the kernel's
-/// settings or another container.
+/// What Docker leaves to root: enough for packages, servers and `su`, and no kernel settings.
 const DOCKER: [Capability; 14] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,

@@ -10,7 +10,8 @@ use std::convert::Infallible;
 
 use common::oci::{Base, commit};
 use common::run::handshake::ChildEnd;
-use common::run::process::{self, Environment};
+use common::run::process;
+use common::run::process::Environment;
 use common::sys::keyring::join_session_keyring;
 use common::sys::{die_with_parent, set_no_new_privs, set_not_dumpable, sethostname, umask, unshare};
 use common::{Result, explain, printable, tell, values};
@@ -123,8 +124,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     process::exec(&made.plan.command, &environment)
 }
 
-/// In the child: gives up what the command must not have, and becomes its user. Returns the command's
-/// variables.
+/// In the child: gives up what the command must not have. Returns the command's variables.
 fn give_up_rights(made: &Made, parent: &ChildEnd) -> Result<Environment> {
     let (plan, rights) = (&made.plan, &made.plan.rights);
     join_session_keyring()?;
@@ -137,8 +137,7 @@ fn give_up_rights(made: &Made, parent: &ChildEnd) -> Result<Environment> {
     capabilities::bound(&rights.capabilities)?;
     if let Some(identity) = &identity {
         user::become_it(identity)?;
-        // With the user id the kernel forgets the wish to die with the parent, and the parent may have died
-        // since.
+        // With the user id the kernel forgets the wish to die with the parent, which may have died since.
         die_with_parent()?;
         parent.must_live()?;
     }

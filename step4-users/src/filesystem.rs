@@ -23,8 +23,7 @@ pub fn make_mounts_private() -> Result<()> {
 }
 
 /// In the child, while the host's is in sight: makes a proc filesystem, which shows the PID namespace of the
-/// process that makes it. In a user namespace, which step 4 has, the kernel gives nobody one who does not see
-/// one already.
+/// process that makes it. In a user namespace (step 4) the kernel refuses it to a process that sees no other.
 pub fn open_proc() -> Result<Detached> {
     Detached::filesystem("proc", false)
 }
@@ -35,8 +34,7 @@ pub fn open_sys() -> Result<Detached> {
     Detached::filesystem("sysfs", true)
 }
 
-/// The host's own, for a container in the host's network: only who is root of the network namespace's owner
-/// may make a sysfs that shows its links.
+/// The host's own, for its network: only root of the owner of a network namespace may make its sysfs.
 pub fn open_host_sys() -> Result<Detached> {
     let mut sys = Detached::copy_of(Path::new("/sys"))?;
     sys.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
@@ -44,9 +42,8 @@ pub fn open_host_sys() -> Result<Detached> {
     Ok(sys)
 }
 
-/// In the parent: the host's devices, as mounts. In a user namespace nobody makes a device, and one that lies
-/// on the disk does not work there. Read-only: that keeps their modes and owners, which are the host's, and
-/// does not keep anybody from writing to the device itself.
+/// In the parent: the host's devices, as mounts: in a user namespace nobody can make a device. Read-only
+/// keeps their modes and owners, which are the host's. A process can still write to the device itself.
 pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
     let open = |(path, number): &(&'static str, (u64, u64))| {
         let mut device = Detached::copy_of_device(Path::new(path), *number)?;

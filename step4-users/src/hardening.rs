@@ -66,8 +66,7 @@ pub fn hide() -> Result<()> {
     }
     for path in READ_ONLY.map(Path::new).into_iter().filter(|path| exists(path)) {
         mount(path, path, "", MsFlags::MS_BIND | MsFlags::MS_REC, "")?;
-        // A remount clears the flags that it does not name, and in a user namespace the kernel refuses to
-        // clear these.
+        // A remount clears each flag that it does not name. In a user namespace the kernel refuses that.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
         mount("none", path, "", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, "")?;
     }

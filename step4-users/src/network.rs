@@ -1,5 +1,6 @@
 //! Which network the container is in: its own with nobody else, the host's, another container's, or one on a
-//! bridge. An ordinary user's containers have a program in the place of the bridge.
+//! bridge.
+//! An ordinary user's containers have a program in the place of the bridge.
 //!
 //! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix
 //! sockets all belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by
@@ -87,8 +88,8 @@ impl Network {
         }
     }
 
-    /// In the parent, once the child is there: starts the program that speaks for it, until what is returned
-    /// is dropped.
+    /// In the parent, once there is a child: starts the program that speaks for it, until the result is
+    /// dropped.
     pub fn speak(&self, child: Pid) -> Result<Option<Speaker>> {
         match self {
             Network::Spoken(network) => network.start(child).map(Some),

@@ -3,9 +3,9 @@
 //! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is
 //! written goes to the writable layer, where the first change to a file copies it up, and a removal leaves a
 //! whiteout: a character device 0/0. Order: mounted where mounts are private, so that the host never sees it;
-//! then it becomes the root. With a user namespace it is the parent who mounts it, in a mount namespace for
-//! this alone: root of the container may mount no layers that are the host's. The layers are mounted anew
-//! before, with the container's owners, or copied.
+//! then it becomes the root.
+//! With a user namespace the parent mounts it, since the container's root may not mount layers of the host.
+//! Before that, the parent mounts the layers anew, with the container's owners, or copies them.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 //! On owners: mount_setattr(2), the kernel's filesystems/idmappings.
 
@@ -92,8 +92,7 @@ impl Layers {
         self.writable().join("upper")
     }
 
-    /// The kernel prepares there what then appears in the writable layer at once. It must be on the same
-    /// filesystem.
+    /// The kernel prepares changes there, for the writable layer: on the same filesystem, hence at once.
     fn work(&self) -> PathBuf {
         self.writable().join("work")
     }
@@ -102,12 +101,10 @@ impl Layers {
         self.kept.as_ref().map_or(&self.folder.path, |kept| &kept.path)
     }
 
-    /// In the parent: mounts them as one, out of the host's sight, with their files' owners as the container
-    /// has them.
+    /// In the parent: mounts them as one, out of the host's sight, with the owners that the container has.
     pub fn detached(&self, users: &UserNamespace) -> Result<Detached> {
         in_private_namespace(|| {
-            // With the caller's umask, other users of the container could not reach what is mounted on what
-            // this makes.
+            // With the caller's umask, other users of the container could not enter what is made here.
             umask(0o022);
             let (maps, namespace) = users.shift().unzip();
             if let Some(namespace) = namespace.filter(|_| !self.mounted.are_copies()) {
@@ -140,9 +137,8 @@ impl Layers {
         if missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // What every container needs to mount on, and the root does not have, goes into a layer between the
-        // root and the writable one: the container has not added it, so it is no change, and nothing for an
-        // image.
+        // What every container needs to mount on, and the root lacks, goes into a layer between the root and
+        // the writable one. So it is no change of the container, and does not get into an image.
         let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
         mkdir(&points, 0o755)?;
         mkdir(&work, 0o755)?;
@@ -169,8 +165,7 @@ impl Layers {
             lower_names.join(":"),
             name(&upper),
             name(&work),
-            // Off is what makes of a layer something that only this overlay can read. It may become an
-            // image's.
+            // Off: the features that make a layer readable for this overlay only. It may become an image's.
             Privilege::current().overlay_options()
         );
         // A device that an image brings along is no device here.
@@ -200,8 +195,7 @@ impl Layers {
         Ok(())
     }
 
-    /// What the container has added (A), changed (C) and deleted (D), sorted by path, as `docker diff` lists
-    /// it.
+    /// What the container has added (A), changed (C) and deleted (D), sorted by path, like `docker diff`.
     pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
         changes(&self.lower, &self.upper())
     }

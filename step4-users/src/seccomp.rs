@@ -1,11 +1,9 @@
 //! Which system calls the container may make at all.
 //!
 //! Kernel object: a filter, a small program that the kernel runs before each system call of the process and
-//! of all that it starts. Nothing can take the filter off again. Many holes in kernels were in calls that
-//! hardly any program needs.
-//! Order: the parent compiles the filter, while it can still read files. The child loads it as late as it
-//! can, as everything after that must do with the calls that are left; but before an init stays behind in the
-//! container.
+//! of all that it starts. Nothing can take it off. Most holes of kernels are in calls that few programs need.
+//! Order: the parent compiles the filter, while it can still read files. The child loads it late, as all that
+//! follows must do with the calls that are left; but before an init stays behind in the container.
 //! Man pages: seccomp(2), bpf(2), syscall(2), personality(2).
 
 use common::Result;
@@ -22,8 +20,7 @@ const NEW_NAMESPACES: u64 = 0x7E02_0000;
 /// some make an attack easier: ADDR_NO_RANDOMIZE puts everything in memory where it can be guessed.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
 
-/// In the parent: compiles the filter that is asked for. A container with a capability needs the calls that
-/// go with it.
+/// In the parent: compiles the filter that is asked for. A capability needs the calls that go with it.
 pub fn prepare(profile: &SeccompProfile, capabilities: &Capabilities) -> Result<Option<Filter>> {
     match profile {
         SeccompProfile::Unconfined => Ok(None),
@@ -35,11 +32,9 @@ pub fn prepare(profile: &SeccompProfile, capabilities: &Capabilities) -> Result<
 /// The filter of a container that asks for no other one: Docker's, in the order in which the program looks.
 pub fn built_in(capabilities: &Capabilities) -> Profile {
     let mut profile = Profile::new();
-    // Each ABI has other numbers. With those of a 32-bit program, every rule below would be about another
-    // call.
+    // Each ABI has other numbers: with those of a 32-bit program, each rule would mean another call.
     profile.other_abi(kills());
-    // A C library takes ENOSYS as "this kernel is older", and makes the older call. At EPERM it would give
-    // up.
+    // A C library takes ENOSYS as "this kernel is older", and makes the older call. At EPERM it gives up.
     profile.newer_calls(fails_with(Errno::ENOSYS));
     profile.other_calls(fails_with(Errno::EPERM));
     calls::EVERYBODY.iter().for_each(|names| profile.allow(names));
@@ -53,11 +48,9 @@ pub fn built_in(capabilities: &Capabilities) -> Profile {
         profile.allow(names);
     }
     if !capabilities.contains(&Capability::CAP_SYS_ADMIN) {
-        // In a namespace of its own, a process would have all capabilities over parts of the kernel with many
-        // holes.
+        // In a namespace of its own a process has all capabilities over parts of the kernel with many holes.
         profile.allow_if("clone", 0, Op::MaskedEq(NEW_NAMESPACES), 0);
-        // The flags of clone3 lie in memory, where a filter cannot look. At ENOSYS, C libraries call clone
-        // instead.
+        // The flags of clone3 lie in memory, where no filter can look. At ENOSYS, C libraries call clone.
         profile.refuse("clone3", fails_with(Errno::ENOSYS));
     }
     profile

@@ -48,11 +48,9 @@ pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Env
 
 /// In the child: becomes that user.
 pub fn become_it(identity: &Identity) -> Result<()> {
-    // `/dev/stdout` is a path, and opening it takes the right to. A pipe whose owner has no id in here stays
-    // as it is.
+    // `/dev/stdout` is a path, and opening it takes the right to. The pipe of a stranger stays as it is.
     let _ = give_streams(identity.uid, identity.gid);
-    // The kernel takes all capabilities from a process that changes from root to another user. Which of them
-    // go, the next step decides.
+    // The kernel takes all capabilities from a process that leaves root. The next step decides which go.
     keep_capabilities()?;
     setgroups(&identity.groups)?;
     setresgid(identity.gid)?;

@@ -3,8 +3,7 @@
 //! Kernel object: a user namespace, with a map from its ids to the host's. Its root may do everything to what
 //! belongs to the namespace, such as its mounts, its network and the files of its ids, and nothing to the
 //! host. Order: the clone makes it together with the other namespaces, which then belong to it. The parent
-//! writes the maps, from outside. The child becomes root. An ordinary user's runtime does all this for itself
-//! first; in there it goes on as root does.
+//! writes the maps. The child becomes root. An ordinary user's runtime does all this for itself first.
 //! Man pages: user_namespaces(7), subuid(5), newuidmap(1), mount_setattr(2).
 
 use std::os::fd::OwnedFd;
@@ -55,9 +54,8 @@ impl UserNamespace {
         Ok(UserNamespace::New(ids))
     }
 
-    /// Which of these namespaces the clone has to make. [`join`](Self::join) makes the others: they must
-    /// belong to a user namespace that the child joins first. A process cannot make a PID namespace for
-    /// itself.
+    /// Which of these namespaces the clone has to make. [`join`](Self::join) makes the others, within a user
+    /// namespace that the child joins first. A process cannot make a PID namespace for itself.
     pub fn at_birth(&self, namespaces: CloneFlags) -> CloneFlags {
         match self {
             UserNamespace::Host => namespaces,
@@ -80,8 +78,8 @@ impl UserNamespace {
         give_streams(user, group)
     }
 
-    /// In the child: joins the namespace of another container, and makes there the namespaces that are not
-    /// made yet.
+    /// In the child: joins the namespace of another container, and makes there the namespaces that are
+    /// missing.
     pub fn join(&self, namespaces: CloneFlags) -> Result<()> {
         let UserNamespace::Joined(ids) = self else { return Ok(()) };
         ids.namespace().map_or(Ok(()), |namespace| enter(namespace, CloneFlags::CLONE_NEWUSER))?;
@@ -109,8 +107,7 @@ impl UserNamespace {
         self.ids().is_none_or(|ids| ids.maps.groups.to_host(group).is_some())
     }
 
-    /// The maps, and the namespace as a descriptor for mounts, where files have other ids on the disk than in
-    /// the container.
+    /// The maps, and the namespace for mounts, where files have other ids on the disk than in the container.
     pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
         let ids = self.ids().filter(|ids| ids.are_shifted())?;
         Some((&ids.maps, ids.namespace()?))
@@ -124,16 +121,13 @@ impl UserNamespace {
     }
 }
 
-/// Writes the maps of a process that is in a new user namespace: `/proc/PID/uid_map` and `gid_map`. The
-/// kernel takes each once, and from a process outside of the namespace: the new root could else be any user
-/// of the host.
+/// Writes a new user namespace's maps: `/proc/PID/uid_map` and `gid_map`. The kernel takes each once, and
+/// from a process outside: the new root could else be any user of the host.
 fn write_maps(process: Pid, maps: &IdMaps) -> Result<()> {
-    // Root may write any ids, and so may the root of a user namespace that has them: with CAP_SETUID and
-    // CAP_SETGID.
+    // Root may write any ids, and so may the root of a user namespace that has them, with CAP_SETUID.
     if !geteuid().is_root() {
         if !maps.is_single() {
-            // Subordinate ids need the help of two set-user-ID programs, which look whether the user has
-            // them.
+            // Two set-user-ID programs write subordinate ids. They look whether the user has them.
             return newuidmap(process, maps);
         }
         // An ordinary user may map only its own two ids, and must give up setgroups(2) first. A group may
