@@ -147,6 +147,7 @@ impl Claim {
     }
 
     /// The open file.
+    #[cfg(any(test, feature = "network"))]
     pub(crate) fn file(&mut self) -> &mut File {
         &mut self.lock
     }
@@ -173,6 +174,7 @@ fn present(path: &Path) -> impl Fn(Option<Claim>) -> Result<Claim> + '_ {
 }
 
 /// Whether the process that made an entry lives.
+#[cfg(any(test, feature = "network"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Maker {
     Lives,
@@ -185,6 +187,7 @@ pub(crate) enum Maker {
 ///
 /// # Errors
 /// EACCES, ENOLCK.
+#[cfg(any(test, feature = "network"))]
 pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
     let file = match open(path, false) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Maker::Ended),
