@@ -3,8 +3,8 @@
 //! | phase | what it does | if it fails |
 //! | --- | --- | --- |
 //! | [`Plan::of`] | checks what the user asks for; makes nothing | there is nothing to undo |
-//! | [`Plan::ready`] | may take long, or wait; Ctrl-C still ends the runtime | the next run uses what is there |
-//! | [`Ready::make`] | what must be undone | each object undoes itself when it is dropped |
+//! | [`Plan::ready`] | may take long, or wait; Ctrl-C ends the runtime | the next run uses what is there |
+//! | [`Ready::make`] | makes what must be undone | each object undoes itself when it is dropped |
 
 use std::path::PathBuf;
 
@@ -26,14 +26,14 @@ pub struct Plan<'a> {
     pub environment: Environment,
 }
 
-/// The same, when nothing is left to wait for.
+/// The plan, when nothing is left that could take long.
 pub struct Ready<'a> {
     plan: Plan<'a>,
     root: PathBuf,
     terminal: Terminal,
 }
 
-/// The same, with the objects on the host that must be undone.
+/// The plan, with the objects that must be removed from the host when the container has ended.
 pub struct Made<'a> {
     pub plan: Plan<'a>,
     pub root: PathBuf,
@@ -43,7 +43,7 @@ pub struct Made<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Refuses what cannot be.
+    /// Checks the options. In this step there is nothing to refuse.
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         Ok(Plan { cli, environment: environment::defaults(HOSTNAME) })
     }

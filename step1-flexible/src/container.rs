@@ -1,6 +1,6 @@
 //! The story of a container, in kernel order: what the parent does, and what the child does.
 //!
-//! The parent stays on the host: it makes the cgroup, clones the child into new namespaces, waits, cleans up.
+//! The parent stays on the host: it prepares (`plan.rs`), clones the child, waits for it, and cleans up.
 //! The child arranges its new world from within, and then becomes the command. It can do so because a
 //! namespace is a property of a process: what the child mounts or names is seen in its namespaces only.
 //! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7).
@@ -24,8 +24,8 @@ const KILLED: u8 = 128 + 9;
 /// The parent's side. Returns the command's exit status.
 ///
 /// # Errors
-/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child
-/// kills it, and dropping the cgroup removes it.
+/// An option that cannot be had, or what the kernel refused to the parent or the child. Everything is then
+/// undone: dropping the child kills it, and dropping `made` removes what was made for it.
 pub fn run(cli: &Cli) -> Result<u8> {
     process::require_root()?;
     if cli.explain {
@@ -35,8 +35,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let ready = plan.ready()?;
     let made = ready.make()?;
 
-    let (flags, cgroup) = (namespaces(), made.cgroup.v2_directory());
-    let mut child = process::clone(flags, cgroup, &made.terminal, |parent| become_command(&made, parent))?;
+    let (flags, born_in) = (namespaces(), made.cgroup.v2_directory());
+    let mut child = process::clone(flags, born_in, &made.terminal, |parent| become_command(&made, parent))?;
     child.go()?;
     let status = child.wait(&made.signals)?;
     after(made, status)
@@ -44,11 +44,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
 /// The namespaces into which the parent clones the child.
 fn namespaces() -> CloneFlags {
-    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process
-    // cannot
-    //         change its own PID.
-    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare
-    // name. NEWUTS: a host name of its own.
+    // NEWPID: the child is PID 1 and sees no other processes. The parent asks for this namespace, since no
+    //         process can change its own PID.
+    // NEWNS:  a copy of the mounts that the child can change. The kernel's first namespace, hence the name.
+    // NEWUTS: a host name of its own.
     CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS
 }
 

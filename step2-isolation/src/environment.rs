@@ -27,7 +27,7 @@ pub fn build(world: &World) -> Result<Environment> {
     for (name, value) in world.env.iter().cloned() {
         match value.or_else(|| env::var_os(&name)) {
             Some(value) => environment.insert(name, value),
-            // As Docker does: the option says what is wanted, and the host says that it is not there.
+            // As Docker does: `--env NAME` passes on the host's value, and the host has none.
             None => environment.remove(&name),
         };
     }

@@ -81,7 +81,7 @@ pub fn mount_sys() -> Result<()> {
 /// its `ptmx`.
 pub fn mount_pts() -> Result<()> {
     mkdir("/dev/pts", 0o755)?;
-    // gid 5 is the group tty, in every distribution: who writes to another user's terminal must be in it.
+    // gid 5 is the group tty in every distribution. Only its members may write to other users' terminals.
     let options = "newinstance,ptmxmode=666,mode=620,gid=5";
     mount("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, options)?;
     symlink("pts/ptmx", "/dev/ptmx")

@@ -24,7 +24,8 @@ use crate::{cli, firewall};
 const CONTAINER_END: &str = "eth0";
 
 /// What must be on the host as long as containers are on bridges.
-pub const WIRING: Wiring = Wiring { table: firewall::TABLE, make, load: firewall::load, forward };
+pub const WIRING: Wiring =
+    Wiring { program: env!("CARGO_PKG_NAME"), table: firewall::TABLE, make, load: firewall::load, forward };
 
 /// A container's place on a bridge. Dropped, its cable goes, and all that no other container needs.
 pub struct Bridge(Place);
@@ -42,7 +43,7 @@ impl Bridge {
         let mut netlink = Netlink::open()?;
         let bridge = netlink.index(self.0.bridge()).hint_if(Errno::ENODEV, "somebody has removed it")?;
         let host_end = self.0.host_end();
-        // Of a container that was killed: the kernel takes its end away, and ours with it, but not at once.
+        // A killed container may have left a cable of this name. The kernel removes it, but not at once.
         netlink.delete_link(&host_end)?;
         netlink.add_veth(&host_end, bridge, CONTAINER_END, child)?;
         let host_end = netlink.index(&host_end)?;

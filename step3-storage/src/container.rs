@@ -1,6 +1,6 @@
 //! The story of a container, in kernel order: what the parent does, and what the child does.
 //!
-//! The parent stays on the host: it makes the cgroup, clones the child into new namespaces, waits, cleans up.
+//! The parent stays on the host: it prepares (`plan.rs`), clones the child, waits for it, and cleans up.
 //! The child arranges its new world from within, and then becomes the command. It can do so because a
 //! namespace is a property of a process: what the child mounts or names is seen in its namespaces only.
 //! Man pages: namespaces(7), clone(2), pid_namespaces(7), mount_namespaces(7), uts_namespaces(7),
@@ -25,8 +25,8 @@ const KILLED: u8 = 128 + 9;
 /// The parent's side. Returns the command's exit status.
 ///
 /// # Errors
-/// What the kernel refused, to the parent or to the child. Everything is undone then: dropping the child
-/// kills it, and dropping the cgroup removes it.
+/// An option that cannot be had, or what the kernel refused to the parent or the child. Everything is then
+/// undone: dropping the child kills it, and dropping `made` removes what was made for it.
 pub fn run(cli: &Cli) -> Result<u8> {
     process::require_root()?;
     if cli.explain {
@@ -36,9 +36,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let ready = plan.ready()?;
     let (made, mounts) = ready.make()?;
 
-    let (flags, cgroup) = (namespaces(&made), made.cgroup.v2_directory());
+    let (flags, born_in) = (namespaces(&made), made.cgroup.v2_directory());
     let mut child =
-        process::clone(flags, cgroup, &made.terminal, |parent| become_command(&made, mounts, parent))?;
+        process::clone(flags, born_in, &made.terminal, |parent| become_command(&made, mounts, parent))?;
     made.network.connect(child.pid())?;
     child.go()?;
     child.attach()?;
@@ -49,11 +49,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
 /// The namespaces into which the parent clones the child.
 fn namespaces(made: &Made) -> CloneFlags {
-    // NEWPID: the child is PID 1 and sees no other processes. The parent must ask for it, since a process
-    // cannot
-    //         change its own PID.
-    // NEWNS:  a copy of the mounts that the child can change. The first namespace of all, hence the bare
-    // name. NEWUTS: a host name of its own.
+    // NEWPID: the child is PID 1 and sees no other processes. The parent asks for this namespace, since no
+    //         process can change its own PID.
+    // NEWNS:  a copy of the mounts that the child can change. The kernel's first namespace, hence the name.
+    // NEWUTS: a host name of its own.
     let always = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     // NEWNET, NEWIPC: unless it joins those of another container, or of the host.
     always | made.network.namespace() | made.ipc.namespace()
@@ -69,7 +68,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     cgroup::join(&made.cgroup, parent)?;
     let proc = filesystem::open_proc()?;
-    // Only now: the cgroup in which a process is when it makes a cgroup namespace becomes the `/` of it.
+    // After the join: the cgroup of the process that makes a cgroup namespace becomes the namespace's `/`.
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     made.network.configure()?;
 
@@ -90,8 +89,8 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;
-    // Before the container names a path: through /proc/self/fd/N a path could lead to the host, if this
-    // process still has a folder of the host open (CVE-2024-21626).
+    // The next line enters a path that the container chose. If a folder of the host were still open here,
+    // /proc/self/fd/N would lead there (CVE-2024-21626).
     parent.close_all_others()?;
     filesystem::enter_workdir(&made.plan.workdir)?;
     if cli.root.read_only {

@@ -26,7 +26,7 @@ const PLACES: [&str; 2] = ["/dev/shm", "/dev/mqueue"];
 
 /// With whom the container shares memory and messages.
 pub enum Ipc {
-    /// With nobody. Its /dev/shm may have so many bytes.
+    /// With no other container. /dev/shm can hold this many bytes.
     Private(u64),
     /// With the host.
     Host,
@@ -44,7 +44,7 @@ impl Ipc {
                 let option = format!("--ipc container:{pid}");
                 let namespace = open_namespace(pid, "ipc", &option)?;
                 match is_own_namespace(&namespace, "ipc")? {
-                    // It shares the host's itself.
+                    // That container uses the host's namespace itself.
                     true => Ipc::Host,
                     false => Ipc::Container(namespace, ContainerMounts::open(pid, &option)?),
                 }
@@ -76,7 +76,7 @@ impl Ipc {
                 PLACES.into_iter().map(|path| Ok((path, mounts.copy(path)?))).collect::<Result<_>>()?
             }
         };
-        // Not every host's have ONLY_DATA.
+        // The host may have mounted its own without ONLY_DATA.
         shared.iter_mut().try_for_each(|(_, shared)| shared.forbid_devices())?;
         Ok(shared)
     }

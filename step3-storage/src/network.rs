@@ -46,7 +46,7 @@ impl Network {
             NetworkMode::Host => Network::Host,
             NetworkMode::Container(pid) => {
                 let namespace = open_namespace(pid, "net", &format!("--network container:{pid}"))?;
-                // It may be in the host's itself.
+                // That container may use the host's network.
                 if is_own_namespace(&namespace, "net")? {
                     Network::Host
                 } else {
@@ -65,8 +65,8 @@ impl Network {
         }
     }
 
-    /// In the parent, once the child is there: lays the cable. A link is moved by who sees it, which is the
-    /// host.
+    /// In the parent, once there is a child: lays the cable. The child could not: only a process in the
+    /// namespace where a link is can move it away.
     pub fn connect(&self, child: Pid) -> Result<()> {
         match self {
             Network::Bridge(bridge) => bridge.connect(child),

@@ -30,7 +30,7 @@ const MOUNT_POINTS: [(&str, Kind); 6] = [
     ("etc/resolv.conf", Kind::File),
 ];
 
-/// What overlayfs refuses.
+/// The hint where overlayfs refuses layers that overlap.
 const NO_OVERLAP: &str =
     "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one";
 
@@ -40,7 +40,7 @@ pub struct Layers {
     pub lower: Vec<PathBuf>,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
-    /// Where all that Congo keeps is.
+    /// The folder of the layers and containers that Congo makes.
     home: PathBuf,
     /// Where the writable layer is instead, when it is to stay.
     kept: Option<KeptFolder>,
@@ -54,7 +54,7 @@ impl Layers {
         let layers = Layers { lower, folder, home: home.to_owned(), kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
-                // What is kept must have its name only when it is as it should be.
+                // Under its own name only when it is complete: with `--keep`, the next run takes it as it is.
                 let new = path.with_extension("new");
                 mkdir(&new, 0o755)?;
                 // The root of an overlay has the owner, mode and time of its uppermost layer.
@@ -77,7 +77,7 @@ impl Layers {
         self.writable().join("upper")
     }
 
-    /// The kernel prepares changes there, for the writable layer: on the same filesystem, hence at once.
+    /// Where the kernel prepares a change, which one rename(2) then moves to the writable layer.
     fn work(&self) -> PathBuf {
         self.writable().join("work")
     }

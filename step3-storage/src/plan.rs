@@ -3,8 +3,8 @@
 //! | phase | what it does | if it fails |
 //! | --- | --- | --- |
 //! | [`Plan::of`] | checks what the user asks for; makes nothing | there is nothing to undo |
-//! | [`Plan::ready`] | may take long, or wait; Ctrl-C still ends the runtime | the next run uses what is there |
-//! | [`Ready::make`] | what must be undone | each object undoes itself when it is dropped |
+//! | [`Plan::ready`] | may take long, or wait; Ctrl-C ends the runtime | the next run uses what is there |
+//! | [`Ready::make`] | makes what must be undone | each object undoes itself when it is dropped |
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -36,21 +36,21 @@ pub struct Plan<'a> {
     mounts: Vec<Mount>,
 }
 
-/// The same, when nothing is left to wait for.
+/// The plan, when nothing is left that could take long.
 pub struct Ready<'a> {
     plan: Plan<'a>,
     state: PathBuf,
-    volumes: Volumes,
+    named: Volumes,
     lower: Vec<PathBuf>,
     terminal: Terminal,
     ipc: Ipc,
 }
 
-/// The same, with the objects on the host that must be undone.
+/// The plan, with the objects that must be removed from the host when the container has ended.
 pub struct Made<'a> {
     pub plan: Plan<'a>,
     pub layers: Layers,
-    _volumes: Volumes,
+    _named: Volumes,
     pub terminal: Terminal,
     pub ipc: Ipc,
     pub network: Network,
@@ -65,7 +65,7 @@ pub struct Mounts {
 }
 
 impl<'a> Plan<'a> {
-    /// Refuses what cannot be. Reads the files of the environment, which are the host's.
+    /// Refuses options that cannot be had. Reads files of the host, such as `--env-file`, and makes nothing.
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
         cli.network.check()?;
@@ -83,8 +83,8 @@ impl<'a> Plan<'a> {
     /// Waits for what may take long: the first run makes a root of the host's programs, or unpacks the image.
     pub fn ready(self) -> Result<Ready<'a>> {
         let state = rootfs::state_dir()?;
-        // Another runtime may be filling one of them, and this one waits until it has.
-        let volumes = volume::lock(&self.mounts, &state)?;
+        // Waits while another runtime fills one of the named volumes.
+        let named = volume::lock(&self.mounts, &state)?;
         // Lowest first: the root, then the layers that the user puts on top of it.
         let mut lower = match &self.image {
             Some(image) => image.unpack(&state)?,
@@ -94,14 +94,14 @@ impl<'a> Plan<'a> {
         // A terminal of the container's own, wherever the caller has one.
         let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty)?;
         let ipc = Ipc::prepare(&self.cli.ipc)?;
-        Ok(Ready { plan: self, state, volumes, lower, terminal, ipc })
+        Ok(Ready { plan: self, state, named, lower, terminal, ipc })
     }
 }
 
 impl<'a> Ready<'a> {
-    /// Makes what must be undone. Returns also the mounts, for the child to take along.
+    /// Makes what must be undone, and the mounts that the child takes along.
     pub fn make(self) -> Result<(Made<'a>, Mounts)> {
-        let Ready { plan, state, volumes, lower, terminal, ipc } = self;
+        let Ready { plan, state, named, lower, terminal, ipc } = self;
         // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
         let signals = Signals::block()?;
         let network = Network::prepare(&plan.cli.network)?;
@@ -109,8 +109,9 @@ impl<'a> Ready<'a> {
         // Before there is a process to limit: a process can outrun a limit that comes later.
         let cgroup = cgroup::create(&plan.cli.limits)?;
         let layers = Layers::make(&state, lower, plan.cli.root.keep.as_deref())?;
-        let opened = volume::open(&plan.mounts, &volumes, &layers.folder.path)?;
+        let opened = volume::open(&plan.mounts, &named, &layers.folder.path)?;
         let mounts = Mounts { volumes: opened };
-        Ok((Made { plan, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals }, mounts))
+        let made = Made { plan, layers, _named: named, terminal, ipc, network, files, cgroup, signals };
+        Ok((made, mounts))
     }
 }

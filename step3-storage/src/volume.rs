@@ -45,7 +45,7 @@ pub fn open(mounts: &[Mount], named: &Volumes, folder: &Path) -> Result<Vec<Open
                 let own = match &volume.source {
                     Source::Host(path) => return open_host(volume, path),
                     Source::Named(name) => named.open(name)?,
-                    // Nobody knows its name, so it goes with the container.
+                    // It has no name by which another run could find it, so it goes with the container.
                     Source::Anonymous => OwnVolume::anonymous(folder, number)?,
                 };
                 let source = Detached::copy_of(&own.path)?;
@@ -64,7 +64,7 @@ fn open_host(volume: &Volume, path: &Path) -> Result<Opened> {
     Ok(Opened::Volume(volume.clone(), prepare(volume, source)?, None))
 }
 
-/// While it is attached nowhere, there is no moment at which it could be written to, or share too much.
+/// Before the mount is attached: afterwards there would be a moment in which it is writable, or shared.
 fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
     source.set_propagation(volume.propagation.flags())?;
     if volume.read_only {

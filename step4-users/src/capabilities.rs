@@ -11,8 +11,8 @@
 //! | ambient | what a user other than root keeps over an exec |
 //!
 //! Order: the bounding set first, as dropping from it takes a capability itself. The other four come after
-//! the change of the user, which empties them. In a user namespace they count only for what that namespace
-//! owns.
+//! the change of the user, which empties the effective and the ambient set. In a user namespace, all five
+//! count only for objects that the namespace owns.
 //! Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const), PR_CAP_AMBIENT(2const).
 
 use common::Result;

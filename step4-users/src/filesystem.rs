@@ -117,8 +117,8 @@ pub fn mount_sys(sys: Detached) -> Result<()> {
 /// its `ptmx`.
 pub fn mount_pts(users: &UserNamespace) -> Result<()> {
     mkdir("/dev/pts", 0o755)?;
-    // gid 5 is the group tty, in every distribution: who writes to another user's terminal must be in it.
-    // A namespace with a single user has none.
+    // gid 5 is the group tty in every distribution. Only its members may write to other users' terminals.
+    // A namespace with a single user does not have that group.
     let options = match users.has_group(5) {
         true => "newinstance,ptmxmode=666,mode=620,gid=5",
         false => "newinstance,ptmxmode=666,mode=620",

@@ -25,7 +25,7 @@ const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv
 /// A file's path in the container, and its content.
 pub type File = (&'static str, String);
 
-/// In the parent, which sees the host's files: what the container's are to be.
+/// In the parent, which can still read the host's files: puts the three texts together.
 pub fn build(hostname: &str, options: &cli::Network, network: &Network) -> Result<[File; 3]> {
     Ok([
         ("/etc/hosts", hosts(hostname, options, network)?),
@@ -73,8 +73,8 @@ fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
 
 /// In the child, in its root, with /dev there: mounts them.
 pub fn mount_files(files: &[File], read_only: bool) -> Result<()> {
-    // In a tmpfs, so that they are gone with the container. Where it is mounted does not matter, as it is
-    // unmounted again: what keeps a filesystem alive are its mounts, and each file will be one.
+    // In a tmpfs, so that they are gone with the container. It is mounted anywhere, and unmounted at the end:
+    // a filesystem lives as long as one of its mounts, and each of the three files becomes a mount.
     let folder = Path::new("/dev/shm");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mkdir(folder, 0o1777)?;

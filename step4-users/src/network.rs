@@ -52,16 +52,15 @@ impl Network {
             NetworkMode::Host => Network::Host,
             NetworkMode::Container(pid) => {
                 let namespace = open_namespace(pid, "net", &format!("--network container:{pid}"))?;
-                // It may be in the host's itself.
+                // That container may use the host's network.
                 if is_own_namespace(&namespace, "net")? {
                     Network::Host
                 } else {
                     Network::Container(namespace)
                 }
             }
-            // A cable to the host would change the host's network, so only root may lay it. But a program of
-            // the user can read each packet from a tap device in the container, and say the same on the host,
-            // by sockets as any program has them.
+            // Only root may lay a cable to the host. A program of the user can instead read the container's
+            // packets from a tap device, and pass their content through sockets of the host.
             NetworkMode::Bridge if users.is_ordinary() => {
                 let (named, subnet, ports) = (options.names_bridge(), options.subnet(), options.ports());
                 let network = UserNetwork::find(named, subnet, options.ip, ports, state)?;
@@ -79,8 +78,8 @@ impl Network {
         }
     }
 
-    /// In the parent, once the child is there: lays the cable. A link is moved by who sees it, which is the
-    /// host.
+    /// In the parent, once there is a child: lays the cable. The child could not: only a process in the
+    /// namespace where a link is can move it away.
     pub fn connect(&self, child: Pid) -> Result<()> {
         match self {
             Network::Bridge(bridge) => bridge.connect(child),

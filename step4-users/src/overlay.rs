@@ -38,7 +38,7 @@ const MOUNT_POINTS: [(&str, Kind); 6] = [
     ("etc/resolv.conf", Kind::File),
 ];
 
-/// What overlayfs refuses.
+/// The hint where overlayfs refuses layers that overlap.
 const NO_OVERLAP: &str =
     "no --layer may lie in another one or in --rootfs, or be given twice; nor may CONGO_HOME lie in one";
 
@@ -50,7 +50,7 @@ pub struct Layers {
     mounted: ShiftedLayers,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
-    /// Where all that Congo keeps is.
+    /// The folder of the layers and containers that Congo makes.
     home: PathBuf,
     /// Where the writable layer is instead, when it is to stay.
     kept: Option<KeptFolder>,
@@ -66,7 +66,7 @@ impl Layers {
         let layers = Layers { lower, mounted, folder, home: home.to_owned(), kept };
         for path in [layers.root(), layers.upper(), layers.work()] {
             if !path.exists() {
-                // What is kept must have its name only when it is as it should be.
+                // Under its own name only when it is complete: with `--keep`, the next run takes it as it is.
                 let new = path.with_extension("new");
                 mkdir(&new, 0o755)?;
                 // The root of an overlay has the owner, mode and time of its uppermost layer.
@@ -92,7 +92,7 @@ impl Layers {
         self.writable().join("upper")
     }
 
-    /// The kernel prepares changes there, for the writable layer: on the same filesystem, hence at once.
+    /// Where the kernel prepares a change, which one rename(2) then moves to the writable layer.
     fn work(&self) -> PathBuf {
         self.writable().join("work")
     }
@@ -123,7 +123,7 @@ impl Layers {
         let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.home));
         for path in elsewhere.chain([&self.home]) {
             let mut shifted = Detached::copy_of(path)?;
-            // `make` has asked whether it can be done.
+            // `ShiftedLayers::of` has found out that this works here.
             shifted.map_ids(namespace)?;
             shifted.attach_at(&open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)?;
         }

@@ -3,8 +3,8 @@
 //! | phase | what it does | if it fails |
 //! | --- | --- | --- |
 //! | [`Plan::of`] | checks what the user asks for; makes nothing | there is nothing to undo |
-//! | [`Plan::ready`] | may take long, or wait; Ctrl-C still ends the runtime | the next run uses what is there |
-//! | [`Ready::make`] | what must be undone | each object undoes itself when it is dropped |
+//! | [`Plan::ready`] | may take long, or wait; Ctrl-C ends the runtime | the next run uses what is there |
+//! | [`Ready::make`] | makes what must be undone | each object undoes itself when it is dropped |
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -52,24 +52,24 @@ pub struct Rights {
     pub filter: Option<Filter>,
 }
 
-/// The same, when nothing is left to wait for.
+/// The plan, when nothing is left that could take long.
 pub struct Ready<'a> {
     plan: Plan<'a>,
     roots: PathBuf,
     state: PathBuf,
-    volumes: Volumes,
+    named: Volumes,
     users: UserNamespace,
     lower: Vec<PathBuf>,
     terminal: Terminal,
     ipc: Ipc,
 }
 
-/// The same, with the objects on the host that must be undone.
+/// The plan, with the objects that must be removed from the host when the container has ended.
 pub struct Made<'a> {
     pub plan: Plan<'a>,
     pub users: UserNamespace,
     pub layers: Layers,
-    _volumes: Volumes,
+    _named: Volumes,
     pub terminal: Terminal,
     pub ipc: Ipc,
     pub network: Network,
@@ -86,7 +86,7 @@ pub struct Mounts {
 }
 
 impl<'a> Plan<'a> {
-    /// Refuses what cannot be. Reads the files of the environment, which are the host's.
+    /// Refuses options that cannot be had. Reads files of the host, such as `--env-file`, and makes nothing.
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
         cli.network.check()?;
@@ -107,13 +107,17 @@ impl<'a> Plan<'a> {
     /// Waits for what may take long: the first run makes a root of the host's programs, or unpacks the image.
     pub fn ready(self) -> Result<Ready<'a>> {
         let state = rootfs::state_dir()?;
-        // Another runtime may be filling one of them, and this one waits until it has.
-        let volumes = volume::lock(&self.mounts, &state)?;
+        // Waits while another runtime fills one of the named volumes.
+        let named = volume::lock(&self.mounts, &state)?;
         let (world, layers) = (&self.cli.world, &self.cli.root.layers);
-        // Before anything is made that is to have an owner.
+        let roots = idmap::roots(self.cli.users.userns, &state);
+        // Before this process changes its ids: it then has the caller's groups no more, nor the caller's files.
+        if self.image.is_none() && world.rootfs.is_none() {
+            idmap::build_default_root(self.cli.users.userns, &roots)?;
+        }
+        // An ordinary user's runtime becomes root here. So files that it makes later belong to that root.
         let folders = [&state].into_iter().chain(&world.rootfs).chain(layers).map(PathBuf::as_path);
         let users = UserNamespace::prepare(&self.cli.users, &self.shared, &state, folders)?;
-        let roots = idmap::roots(self.cli.users.userns, &state);
         // Lowest first: the root, then the layers that the user puts on top of it.
         let mut lower = match &self.image {
             Some(image) => image.unpack(&roots)?,
@@ -123,7 +127,7 @@ impl<'a> Plan<'a> {
         // A terminal of the container's own, wherever the caller has one.
         let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty)?;
         let ipc = Ipc::prepare(&self.cli.ipc)?;
-        Ok(Ready { plan: self, roots, state, volumes, users, lower, terminal, ipc })
+        Ok(Ready { plan: self, roots, state, named, users, lower, terminal, ipc })
     }
 }
 
@@ -137,9 +141,9 @@ impl Rights {
 }
 
 impl<'a> Ready<'a> {
-    /// Makes what must be undone. Returns also the mounts, for the child to take along.
+    /// Makes what must be undone, and the mounts that the child takes along.
     pub fn make(self) -> Result<(Made<'a>, Mounts)> {
-        let Ready { plan, roots, state, volumes, users, lower, terminal, ipc } = self;
+        let Ready { plan, roots, state, named, users, lower, terminal, ipc } = self;
         // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
         let signals = Signals::block()?;
         let network = Network::prepare(&plan.cli.network, &users, &state)?;
@@ -148,11 +152,10 @@ impl<'a> Ready<'a> {
         let cgroup = cgroup::create(&plan.cli.limits, &users, &state)?;
         let devices = filesystem::open_devices()?;
         let layers = Layers::make(&roots, lower, plan.cli.root.keep.as_deref(), &users)?;
-        let opened = volume::open(&plan.mounts, &volumes, &layers.folder.path, &users)?;
+        let opened = volume::open(&plan.mounts, &named, &layers.folder.path, &users)?;
         let mounts = Mounts { root: layers.detached(&users)?, devices, volumes: opened };
-        Ok((
-            Made { plan, users, layers, _volumes: volumes, terminal, ipc, network, files, cgroup, signals },
-            mounts,
-        ))
+        let made =
+            Made { plan, users, layers, _named: named, terminal, ipc, network, files, cgroup, signals };
+        Ok((made, mounts))
     }
 }

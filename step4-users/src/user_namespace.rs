@@ -82,7 +82,7 @@ impl UserNamespace {
     /// missing.
     pub fn join(&self, namespaces: CloneFlags) -> Result<()> {
         let UserNamespace::Joined(ids) = self else { return Ok(()) };
-        ids.namespace().map_or(Ok(()), |namespace| enter(namespace, CloneFlags::CLONE_NEWUSER))?;
+        enter(ids.to_join()?, CloneFlags::CLONE_NEWUSER)?;
         unshare(namespaces - CloneFlags::CLONE_NEWPID)
     }
 
@@ -121,8 +121,8 @@ impl UserNamespace {
     }
 }
 
-/// Writes a new user namespace's maps: `/proc/PID/uid_map` and `gid_map`. The kernel takes each once, and
-/// from a process outside: the new root could else be any user of the host.
+/// Writes a new user namespace's maps: `/proc/PID/uid_map` and `gid_map`. The kernel takes each once, and by
+/// rights that the writer has outside: otherwise the new root could become any user of the host.
 fn write_maps(process: Pid, maps: &IdMaps) -> Result<()> {
     // Root may write any ids, and so may the root of a user namespace that has them, with CAP_SETUID.
     if !geteuid().is_root() {

@@ -48,7 +48,7 @@ pub fn open(mounts: &[Mount], named: &Volumes, folder: &Path, users: &UserNamesp
                 let mut own = match &volume.source {
                     Source::Host(path) => return open_host(volume, path, users),
                     Source::Named(name) => named.open(name)?,
-                    // Nobody knows its name, so it goes with the container.
+                    // It has no name by which another run could find it, so it goes with the container.
                     Source::Anonymous => OwnVolume::anonymous(folder, number)?,
                 };
                 // A volume of Congo's own holds root's files as root's on the disk, whatever ids the
@@ -74,7 +74,7 @@ fn open_host(volume: &Volume, path: &Path, users: &UserNamespace) -> Result<Open
     Ok(Opened::Volume(volume.clone(), prepare(volume, source)?, None))
 }
 
-/// While it is attached nowhere, there is no moment at which it could be written to, or share too much.
+/// Before the mount is attached: afterwards there would be a moment in which it is writable, or shared.
 fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
     source.set_propagation(volume.propagation.flags())?;
     if volume.read_only {

@@ -186,12 +186,13 @@ pub(crate) enum Maker {
 /// Whether the process that made the entry lives.
 ///
 /// # Errors
-/// EACCES, ENOLCK.
+/// ENOLCK.
 #[cfg(any(test, feature = "network"))]
 pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
     let file = match open(path, false) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Maker::Ended),
-        result => result.at("open", path)?,
+        // It is gone, or somebody else has put something there, such as a link, which is no claim.
+        Err(_) => return Ok(Maker::Ended),
+        Ok(file) => file,
     };
     // Shared, as two processes may ask at once.
     Ok(match flock(file, path, FlockArg::LockSharedNonblock)? {
@@ -220,21 +221,33 @@ pub(crate) fn sweep(
     let claims = entries.flatten().filter(|entry| is_claim(&entry.file_name())).map(|entry| entry.path());
     // A living one's lock is taken.
     let dead = claims.filter_map(|path| Claim::of(&path, FlockArg::LockExclusiveNonblock).ok().flatten());
-    for claim in dead.take(SWEPT_AT_ONCE) {
-        if let Err(error) = remove(claim.path()) {
-            tell(format_args!("congo: {error}, so what a killed runtime has left stays there"));
+    let mut removed = 0;
+    for claim in dead {
+        match remove(claim.path()) {
+            Ok(()) => removed += 1,
+            // It does not count: entries that cannot go must not keep others from being swept.
+            Err(error) => {
+                tell(format_args!("congo: {error}, so what a killed runtime has left stays there"));
+            }
+        }
+        if removed == SWEPT_AT_ONCE {
+            break;
         }
     }
     Ok(())
 }
 
-/// Makes a folder and those above it, for their owner only, also where others remove them when nothing is in
+/// Makes a folder, for its owner only, and those above it, also where others remove them when nothing is in
 /// them. Then it may be gone again before anything was put into it.
 ///
 /// # Errors
 /// EACCES, EROFS, ENOSPC; EEXIST and ENOTDIR where something else has its name.
 pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
-    let make = || DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let make = || {
+        // Those above may be anybody's, such as `/srv`: they get the mode that the caller's umask gives them.
+        folder.parent().map_or(Ok(()), fs::create_dir_all)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    };
     let mut made = make();
     for _ in 1..TRIES {
         match made.as_ref().map_err(io::Error::kind) {

@@ -23,7 +23,7 @@ use crate::sys::error::{Context, Error, Result};
 use crate::values::IdRange;
 
 pub use files::with_files_of;
-pub use found::{Ids, check_shared, roots};
+pub use found::{Ids, build_default_root, check_shared, roots};
 pub use host_ids::HostIds;
 pub use layers::{ShiftedLayers, mount_own};
 pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};

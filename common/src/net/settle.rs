@@ -27,6 +27,8 @@ pub const FORWARDING: &str = "net.ipv4.ip_forward";
 /// functions: the next one calls them again.
 #[derive(Debug)]
 pub struct Wiring {
+    /// The runtime's name, with which its errors begin.
+    pub program: &'static str,
     /// The table of all rules, as nft(8) names it: `inet congo`.
     pub table: &'static str,
     /// Makes what is missing of a bridge.
@@ -64,10 +66,10 @@ impl Place {
         ports: &[Publish],
     ) -> Result<Place> {
         nft::require()?;
-        let reserved = ports.iter().map(port::reserve).collect::<Result<_>>()?;
         let leases = Leases::lock()?;
-        // A bridge that nobody uses any more would still have its subnet.
+        // First: a bridge that nobody uses any more would still have its subnet.
         settle_what_is_left(wiring, &leases)?;
+        let reserved = ports.iter().map(port::reserve).collect::<Result<_>>()?;
         let recorded = leases.bridges()?;
         if recorded.is_empty() && nft::has_table(wiring.table)? {
             // The rules are all of Congo's in this network namespace, and only one state folder can tell
@@ -128,7 +130,7 @@ impl Drop for Place {
         if self.lease.is_held() {
             // The command has run, and its status is what counts.
             let left = Leases::lock().and_then(|leases| self.give_back(&leases));
-            left.unwrap_or_else(|error| error.report("congo"));
+            left.unwrap_or_else(|error| error.report(self.wiring.program));
         }
     }
 }
@@ -138,7 +140,7 @@ impl Drop for Place {
 pub fn sweep(wiring: &Wiring) {
     let swept = Leases::lock_if_any()
         .and_then(|leases| leases.map_or(Ok(()), |leases| settle_what_is_left(wiring, &leases)));
-    swept.unwrap_or_else(|error| error.report("congo"));
+    swept.unwrap_or_else(|error| error.report(wiring.program));
 }
 
 fn settle_what_is_left(wiring: &Wiring, leases: &Leases) -> Result<()> {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Pid, geteuid};
 
-use super::{HostIds, IdMaps, enter_own, enter_parent_of, own, owner_of, require};
+use super::{HostIds, IdMaps, enter_own, enter_parent_of, in_user_namespace, own, owner_of, require};
 use super::{keep_id, subordinate, user_namespace};
 use crate::fs::mount::can_map_ids;
+use crate::fs::rootfs;
 use crate::keep::state::tell_once;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::{is_own_namespace, is_same_namespace, open_namespace};
@@ -111,6 +112,14 @@ impl Ids {
         self.namespace.as_ref()
     }
 
+    /// The user namespace of the container that this one shares something with.
+    ///
+    /// # Errors
+    /// When there is no such namespace.
+    pub fn to_join(&self) -> Result<&OwnedFd> {
+        self.namespace().ok_or_else(|| Error::new("join a user namespace: it is not open"))
+    }
+
     /// Whether files have other ids on the disk than this process sees: so for root, whose containers have
     /// others.
     pub fn are_shifted(&self) -> bool {
@@ -151,5 +160,18 @@ pub fn roots(userns: Option<UsernsMode>, state: &Path) -> PathBuf {
     match userns {
         Some(UsernsMode::KeepId) => state.join("keep-id"),
         _ => state.to_owned(),
+    }
+}
+
+/// Builds the root that Congo makes of the host's programs, if it is not there. It belongs to its maker, and with
+/// `keep-id` that must be the container's root: a subordinate id of the caller.
+///
+/// # Errors
+/// Those of [`rootfs::default_root_in`] and [`in_user_namespace`].
+pub fn build_default_root(userns: Option<UsernsMode>, roots: &Path) -> Result<()> {
+    let build = || rootfs::default_root_in(roots).map(drop);
+    match userns {
+        Some(UsernsMode::KeepId) if !geteuid().is_root() => in_user_namespace(&require(keep_id()?)?, build),
+        _ => build(),
     }
 }
