@@ -245,7 +245,7 @@ pub(crate) fn sweep(
 pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     let make = || {
         // Those above may be anybody's, such as `/srv`: they get the mode that the caller's umask gives them.
-        folder.parent().map_or(Ok(()), fs::create_dir_all)?;
+        folder.parent().filter(|above| !above.exists()).map_or(Ok(()), fs::create_dir_all)?;
         DirBuilder::new().recursive(true).mode(0o700).create(folder)
     };
     let mut made = make();

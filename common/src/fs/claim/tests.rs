@@ -24,9 +24,7 @@ fn one_has_it_alone_or_many_share_it() {
         assert_eq!(maker_of(&path).unwrap(), Maker::Ended);
         let first = Claim::take(make, &path).unwrap().unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, if make == Make::File { 0o600 } else { 0o700 });
-        // The folder in which a file lies is Congo's own; those above a folder may be anybody's.
-        let is_own = path.parent().unwrap().metadata().unwrap().mode() & 0o777 == 0o700;
-        assert_eq!(is_own, make == Make::File);
+        assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
         assert!(Claim::take(make, &path).unwrap().is_none());
         assert_eq!(maker_of(&path).unwrap(), Maker::Lives);
         assert!(first.let_share(FlockArg::LockShared).unwrap());
@@ -64,6 +62,17 @@ fn the_last_one_takes_the_entry_with_it() {
         drop(second);
         fs::remove_dir_all(&above).unwrap();
     }
+}
+
+#[test]
+fn folders_above_are_made_as_any_other() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("above/own");
+    make_folder(&folder).unwrap();
+    let other = home.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+    assert_eq!((mode(folder.parent().unwrap()), mode(&folder)), (mode(&other), 0o700));
 }
 
 #[test]
