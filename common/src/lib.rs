@@ -1,18 +1,18 @@
 //! The plumbing of Congo: what the lessons need and no lesson is about.
 //!
-//! The modules are floors of a house. A file may use files of its own floor and of the floors below it.
+//! The modules are floors of a house: each builds mainly on those above it in this table.
 //!
 //! | floor | what it is for |
 //! | --- | --- |
-//! | [`sys`] | one function for each system call, the narration of `--explain`, the error type; all `unsafe` code |
-//! | [`run`] | the life of a process: a safe clone, the handshake, helpers, terminals, waiting, exec |
-//! | [`fs`] | paths beneath a root, mounts, trees of files, cgroup files, a root made from the host's programs |
-//! | [`keep`] | what outlives a process: state folders, locks, and sweeping after a dead runtime |
-//! | `ids` | user namespaces and the ids in them, users and groups (feature `idmap`) |
-//! | `security` | capabilities, seccomp filters, the runtime's own file (features `capability`, `seccomp`, `idmap`) |
-//! | `net` | links, addresses, firewall rules, leases, a network for ordinary users (feature `network`) |
-//! | `oci` | container images: their formats, the store of layers, a commit (feature `image`) |
+//! | [`sys`] | one function a system call, the narration of `--explain`, the error type; all `unsafe` code |
+//! | [`run`] | the life of a process: a safe clone, the handshake, terminals, waiting, exec |
+//! | [`fs`] | paths beneath a root, mounts, trees, claims and their sweep, cgroup files, the root from the host |
+//! | [`keep`] | what outlives a process: the folders of containers, kept layers, named volumes |
 //! | `values` | the grammar of the options' values (feature `values`) |
+//! | `ids` | user namespaces and the ids in them, users and groups (feature `idmap`) |
+//! | `security` | capabilities, seccomp filters, the runtime's own file |
+//! | `net` | links, addresses, rules, leases, a network for ordinary users (feature `network`) |
+//! | `oci` | container images: their formats, the store of layers, a commit (feature `image`) |
 //! | `options` | the groups of options, and the checks of each (feature `values`) |
 
 #![deny(unsafe_code)]

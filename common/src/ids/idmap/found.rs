@@ -60,7 +60,7 @@ impl Ids {
     /// process.
     ///
     /// # Errors
-    /// With `keep-id`, the user has no subordinate ids; those of [`enter_own`].
+    /// With `keep-id`, the user has no subordinate ids; those of `enter_own`.
     pub fn of_caller(
         userns: Option<UsernsMode>,
         state: &Path,

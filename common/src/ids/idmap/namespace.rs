@@ -30,7 +30,7 @@ use crate::sys::{call, die_with_parent, unshare};
 /// This process must have one thread.
 ///
 /// # Errors
-/// Those of [`IdMaps::write`]; EPERM, ENOSPC where no user namespace may be made.
+/// Those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     let helper = Helper::start(|| Ok(()))?;
     maps.write(helper.process)?;
@@ -44,7 +44,7 @@ pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
 /// ordinary user may do to files of its subordinate ids only there. This process must have one thread.
 ///
 /// # Errors
-/// What the story fails at; those of [`IdMaps::write`]; EPERM, ENOSPC where no user namespace may be made.
+/// What the story fails at; those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn in_user_namespace(maps: &IdMaps, story: impl FnOnce() -> Result<()>) -> Result<()> {
     let helper = Helper::start(|| {
         become_root()?;
