@@ -138,17 +138,24 @@ impl Layer {
         Layer { media_type: LAYER.into(), diff_id: digest(&blob), blob }
     }
 
+    /// In two members, as pigz and others write it.
     pub(crate) fn gzip(archive: Archive) -> io::Result<Layer> {
         let archive = archive.end();
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(&archive)?;
-        let blob = encoder.finish()?;
+        let (first, second) = archive.split_at(archive.len() / 2);
+        let compressed = |part| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(part).and_then(|()| encoder.finish())
+        };
+        let blob = [compressed(first)?, compressed(second)?].concat();
         Ok(Layer { media_type: format!("{LAYER}+gzip"), diff_id: digest(&archive), blob })
     }
 
+    /// In two frames, with one between them that is to be skipped.
     pub(crate) fn zstd(archive: Archive) -> io::Result<Layer> {
         let archive = archive.end();
-        let blob = zstd::encode_all(archive.as_slice(), 1)?;
+        let (first, second) = archive.split_at(archive.len() / 2);
+        let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        let blob = [zstd::encode_all(first, 1)?, skipped, zstd::encode_all(second, 1)?].concat();
         Ok(Layer { media_type: format!("{LAYER}+zstd"), diff_id: digest(&archive), blob })
     }
 }

@@ -85,6 +85,10 @@ fn whiteouts(subject: &Subject) -> Checked {
         .file("t/opaque/above", "middle")
         .file("t/opaque/.wh..wh..opq", "")
         .file("t/to-file", "middle")
+        // As buildah writes it: each file of the folder that is gone.
+        .file("t/to-file/.wh.x", "")
+        .file("t/not-there/.wh.x", "")
+        .hard_link("t/hard", "t/as-it-is/x")
         .file("t/.wh.to-folder", "")
         .folder("t/to-folder")
         .file("t/to-folder/y", "middle")
@@ -101,6 +105,7 @@ fn whiteouts(subject: &Subject) -> Checked {
             "as-it-is folder",
             "as-it-is/x file lower",
             "gone file upper",
+            "hard file lower",
             "opaque folder",
             "opaque/above file middle",
             "there-and-back folder",
@@ -202,6 +207,13 @@ fn names(subject: &Subject) -> Checked {
             ..Entry::default()
         })
         .file("short", "gnu")
+        .entry(&Entry {
+            kind: EntryType::GNULongLink,
+            name: b"././@LongLink",
+            data: format!("{}\0", "l".repeat(300)).as_bytes(),
+            ..Entry::default()
+        })
+        .symlink("t/link", "short")
         .entry(&Entry { name: b"t/not-utf8-\xff\xfe", data: b"x", ..Entry::default() })
         .record("GNU.sparse.major", b"1")
         .record("GNU.sparse.minor", b"0")
@@ -213,6 +225,8 @@ fn names(subject: &Subject) -> Checked {
         let text = |name: &str| fs::read_to_string(root.join(name.trim_start_matches("t/")));
         expect("the file with the long name", "long", text(&long)?.as_str())?;
         expect("the file with GNU's long name", "gnu", text(&gnu)?.as_str())?;
+        let link = fs::read_link(root.join("link"))?;
+        expect("the link with GNU's long target", "l".repeat(300), link.display().to_string())?;
         let name = root.join(OsStr::from_bytes(b"not-utf8-\xff\xfe"));
         ensure(name.is_file(), || Failure::new("the file whose name is no UTF-8", "none"))?;
         let mut holes = vec![0; 1_000_000];

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -148,28 +147,12 @@ fn reason<'a>(built: &'a Built, name: &str) -> Option<&'a str> {
     built.left_out.iter().find(|(left_out, _)| left_out == name).map(|(_, reason)| reason.as_str())
 }
 
-/// Makes a root from this machine; returns its folder too, with which it goes.
-fn of_this_host() -> (TempDir, PathBuf, Built) {
+#[test]
+fn a_root_shares_nothing_with_the_host_and_hides_nothing_from_a_user() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
     let built = build(Path::new("/"), &SEARCH.map(Path::new), &root).unwrap();
-    (folder, root, built)
-}
-
-#[test]
-fn the_root_of_this_host_runs_its_programs() {
-    let (_folder, root, built) = of_this_host();
-    let script = "set -e; id -un; ls -l / >/tmp/out; awk 'BEGIN { print 6 * 7 }'; seq 3 | xargs echo; \
-                  echo abc | sed s/b/B/; env true; sort /etc/passwd | head -n 1; cd /root && pwd";
-    let nobody = "nobody:x:65534:65534:nobody:/nonexistent:/bin/false";
-    prints(&root, script, &format!("root\n42\n1 2 3\naBc\n{nobody}\n/root\n"));
     assert!(built.programs > 50, "{built:?}");
-    assert!(is_whole(&root));
-}
-
-#[test]
-fn a_root_shares_nothing_with_the_host_and_hides_nothing_from_a_user() {
-    let (_folder, root, _) = of_this_host();
     for path in walk(&root) {
         let metadata = fs::symlink_metadata(&path).unwrap();
         let on_host = Path::new("/").join(path.strip_prefix(&root).unwrap());
@@ -534,22 +517,6 @@ fn who_needs_no_library_gets_none_and_a_missing_one_is_named() {
 }
 
 #[test]
-fn of_eight_first_runs_at_once_one_builds_and_all_succeed() {
-    let folder = tempfile::tempdir().unwrap();
-    let rootfs = folder.path().join("state/rootfs");
-    let fake = Fake::with_shell(true);
-    let search = [Path::new("/bin")];
-    let run = || install(fake.folder.path(), &search, &rootfs).unwrap();
-    let built: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
-    });
-    assert_eq!(built.len(), 1);
-    assert!(is_whole(&rootfs.join(NAME)));
-    assert_eq!(names(&rootfs), [".host.lock", "host"].map(str::to_owned).into());
-}
-
-#[test]
 fn a_damaged_root_is_built_anew_unless_something_is_mounted_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let rootfs = folder.path().join("with space");
@@ -658,37 +625,6 @@ fn the_first_run_says_one_line_and_the_second_nothing() {
     }
     fs::remove_file(state.path().join("rootfs/host/bin/sh")).unwrap();
     assert!(run().contains(", as its /bin/sh was gone"));
-}
-
-#[test]
-fn a_killed_build_leaves_no_half_root_and_the_next_one_sweeps() {
-    let state = tempfile::tempdir().unwrap();
-    let rootfs = state.path().join("rootfs");
-    let unfinished = || names(&rootfs).iter().any(|name| name.starts_with(".host.building-"));
-    let start = Instant::now();
-    let whole = of_this_host();
-    // The moments of death are spread over a build, and a bit beyond.
-    let step = start.elapsed() / 10;
-    let mut left_over = 0;
-    for moment in 0..14 {
-        let mut process = child(state.path()).spawn().unwrap();
-        let start = Instant::now();
-        while !(rootfs.exists() && unfinished()) && process.try_wait().unwrap().is_none() {
-            assert!(start.elapsed() < Duration::from_secs(60));
-            std::thread::yield_now();
-        }
-        std::thread::sleep(step * moment);
-        process.kill().unwrap();
-        process.wait().unwrap();
-        left_over += usize::from(unfinished());
-        if rootfs.join("host").exists() {
-            assert_eq!(walk(&rootfs.join("host")).len(), walk(&whole.1).len(), "half a root");
-            fs::remove_dir_all(rootfs.join("host")).unwrap();
-        }
-    }
-    assert!(left_over > 0, "no build was killed half-way");
-    assert!(child(state.path()).status().unwrap().success());
-    assert_eq!(names(&rootfs), [".host.lock", "host"].map(str::to_owned).into());
 }
 
 #[test]
