@@ -19,8 +19,6 @@ pub(crate) mod memory;
 pub(crate) mod mounts;
 pub mod namespace;
 pub mod pty;
-#[cfg(test)]
-pub(crate) mod raw;
 pub(crate) mod signal;
 
 pub use calls::*;

@@ -2,10 +2,13 @@
 //! share mounts. open_tree(2), mount_setattr(2), mount_namespaces(7), tmpfs(5).
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::mkfifo;
 
 use super::bad_input::refused;
 use crate::container::Container;
@@ -252,7 +255,7 @@ fn filled_exactly(subject: &Subject) -> Checked {
     for below in ["data", "data/private", "data/sticky"] {
         fs::create_dir(layer.join(below))?;
     }
-    for file in ["setuid", "private/of-somebody", "linked"] {
+    for file in ["setuid", "private/of-somebody", "linked", "a\nname \\ with \"everything\""] {
         fs::write(data.join(file), file)?;
     }
     chown(data.join("private/of-somebody"), Some(1234), Some(5678))?;
@@ -262,6 +265,14 @@ fn filled_exactly(subject: &Subject) -> Checked {
     }
     fs::hard_link(data.join("linked"), data.join("sticky/other-name"))?;
     symlink("/nowhere", data.join("link"))?;
+    lchown(data.join("link"), Some(99), Some(100))?;
+    mkfifo(&data.join("pipe"), Mode::S_IRWXU)?;
+    drop(UnixListener::bind(data.join("socket"))?);
+    mknod(&data.join("device"), SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3))?;
+    // cap_net_raw=ep, as capabilities(7), "File capabilities", has it.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    xattr::set(data.join("setuid"), "security.capability", &capability)?;
+    xattr::set(data.join("link"), "trusted.checked", b"of the link itself")?;
     xattr::set(data.join("private"), "trusted.checked", b"\0of a folder\xff")?;
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(86400);
     fs::File::open(data.join("sticky"))?.set_modified(time)?;

@@ -41,16 +41,7 @@ const DIRECTORY: OFlag =
 ///
 /// # Errors
 /// ENOSPC, EROFS, EACCES; EPERM when devices or owners may not be made. What was copied until then remains.
-pub fn copy_contents(from: &OwnedFd, to: &Path) -> Result<()> {
-    let opened = open(to, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty()).at("open", to)?;
-    copy_contents_at(from, &opened)
-}
-
-/// The same, where `to` is open: its path may be out of sight.
-///
-/// # Errors
-/// As [`copy_contents`].
-pub fn copy_contents_at(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+pub fn copy_contents(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     copy_with(from, to, None)
 }
 

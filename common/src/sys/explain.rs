@@ -63,11 +63,6 @@ pub(crate) fn hand_over() -> Option<(std::ffi::OsString, std::ffi::OsString)> {
     Some((LINES.into(), lines.to_string().into()))
 }
 
-/// Whether `--explain` was asked for.
-pub fn enabled() -> bool {
-    page().is_some()
-}
-
 /// From here on, lines of this process are the child's.
 pub(crate) fn become_child() {
     IS_CHILD.store(true, Ordering::Relaxed);

@@ -30,7 +30,7 @@ use nix::fcntl::FlockArg;
 
 use super::make_folder;
 use crate::fs::claim::{Claim, Make};
-use crate::fs::tree::{copy_contents_at, is_empty, remove_contents, remove_tree};
+use crate::fs::tree::{copy_contents, is_empty, remove_contents, remove_tree};
 use crate::sys::error::{Context, Error, Result, printable, tell};
 
 /// In a volume's folder: whether the volume is being filled.
@@ -202,7 +202,7 @@ impl OwnVolume {
             tell(format_args!("congo: the volume {name} is empty, but in use, so it is not filled"));
         }
         if self.may_be_filled
-            && let Err(error) = copy_contents_at(from, &self.data)
+            && let Err(error) = copy_contents(from, &self.data)
         {
             // A half would pass for the whole. Where even that fails, the next one does it, as nobody has
             // written "done".
