@@ -40,21 +40,13 @@ impl OtherProcess {
         taken.expect("the other process takes something")
     }
 
-    pub(crate) fn end(mut self) {
-        drop(self.0.stdin.take());
-        // What it still prints must not be lost, or it would end with a broken pipe.
-        let _ = std::io::copy(self.0.stdout.as_mut().unwrap(), &mut std::io::sink());
-        assert!(self.0.wait().unwrap().success());
-    }
-
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 }
 
-/// In an [`OtherProcess`]: takes something in the folder, tells what, and holds it until it is told to end,
-/// or killed.
+/// In an [`OtherProcess`]: takes something in the folder, tells what, and holds it until it is killed.
 pub(crate) fn other_process<T>(take: impl FnOnce(&Path) -> (String, T)) {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let (what, _taken) = take(&folder);
@@ -93,60 +85,4 @@ fn in_namespace(flag: CloneFlags, name: &str, test: impl FnOnce() + Send + 'stat
         Ok(false) => skipped(&format!("it needs a {name} namespace, for which one must be root")),
         Err(panic) => std::panic::resume_unwind(panic),
     }
-}
-
-/// The version of the kernel: (6, 1).
-#[cfg(feature = "idmap")]
-pub(crate) fn kernel() -> (u32, u32) {
-    let name = nix::sys::utsname::uname().unwrap();
-    let mut numbers = name
-        .release()
-        .to_str()
-        .unwrap()
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|number| number.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
-}
-
-/// Runs a part of a test in a process of its own as an ordinary user, nobody.
-#[cfg(feature = "idmap")]
-pub(crate) fn as_user(test: impl FnOnce()) {
-    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-    let (user, group) = (Uid::from_raw(65534), Gid::from_raw(65534));
-    let Some(child) = crate::sys::clone::fork().unwrap() else {
-        let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            setgroups(&[]).unwrap();
-            setresgid(group, group, group).unwrap();
-            setresuid(user, user, user).unwrap();
-            // As a process that was this user's from its exec on: else its files in /proc would be root's.
-            nix::sys::prctl::set_dumpable(true).unwrap();
-            test();
-        }));
-        if let Err(panic) = &passed {
-            // What the test harness has captured goes with this process.
-            tell(format_args!("{}", panic.downcast_ref::<String>().map_or("failed", String::as_str)));
-        }
-        crate::sys::clone::exit_now(passed.is_err().into());
-    };
-    let status = nix::sys::wait::waitpid(child, None).unwrap();
-    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0), "as an ordinary user");
-}
-
-/// Runs a test in a mount namespace in which `/etc/subuid` and `/etc/subgid` have this text.
-#[cfg(feature = "idmap")]
-pub(crate) fn with_lists(text: &'static str, test: impl FnOnce(&Path) + Send + 'static) {
-    if !["newuidmap", "newgidmap"].iter().all(|name| Path::new("/usr/bin").join(name).exists()) {
-        return skipped("it needs newuidmap and newgidmap: the package uidmap");
-    }
-    if !["subuid", "subgid"].iter().all(|name| Path::new("/etc").join(name).exists()) {
-        return skipped("it needs /etc/subuid and /etc/subgid to mount over: touch them");
-    }
-    in_mount_namespace(move |home| {
-        let list = home.join("list");
-        std::fs::write(&list, text).unwrap();
-        for place in ["/etc/subuid", "/etc/subgid"] {
-            mount(Some(&list), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-        }
-        test(home);
-    });
 }

@@ -29,7 +29,7 @@ fn a_tree_is_removed_and_its_links_are_not_followed() {
     symlink(&other, tree.join("link")).unwrap();
     if nix::unistd::geteuid().is_root() {
         // As the overlay's work folder is.
-        fs::set_permissions(tree.join("work/work"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("work/work"), fs::Permissions::from_mode(0o0)).unwrap();
     }
     remove_tree(&tree).unwrap();
     assert!(!tree.exists());

@@ -1,22 +1,20 @@
-//! Maps by themselves; and what the kernel makes of them, in namespaces of the tests' own.
+//! Maps by themselves, and copies of layers for other owners.
 
-use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, SFlag, mknod};
-use nix::unistd::{getgid, getuid};
 use proptest::prelude::*;
 
 use super::shifted::{shifted_copies, shifted_copy, unshifted_copy};
 use super::subordinate::{Line, around, in_a_row, parse};
 use super::*;
-use crate::fs::mount::{Detached, in_private_namespace};
+use crate::fs::mount::in_private_namespace;
 use crate::fs::xattr;
 use crate::sys::mount;
-use crate::testing::{as_user, in_mount_namespace, kernel, skipped, with_lists};
+use crate::testing::in_mount_namespace;
 use crate::values::id_range;
 
 const HOST: u32 = 0x7000_0000;
@@ -147,26 +145,6 @@ proptest! {
 }
 
 #[test]
-fn the_kernel_takes_the_maps() {
-    in_mount_namespace(|home| {
-        let file = home.join("file");
-        let maps =
-            IdMaps { users: map(&["0:70000:3", "5:80000:1"]).unwrap(), groups: IdMap::of(0, 90_000, 10) };
-        fs::set_permissions(home, PermissionsExt::from_mode(0o777)).unwrap();
-        in_user_namespace(&maps, || {
-            assert_eq!((getuid().as_raw(), getgid().as_raw()), (0, 0));
-            fs::write(&file, "").unwrap();
-            chown(&file, Some(5), Some(9)).unwrap();
-            assert!(chown(&file, Some(4), None).is_err(), "an id that has no place");
-            Ok(())
-        })
-        .unwrap();
-        let there = fs::metadata(&file).unwrap();
-        assert_eq!((there.uid(), there.gid()), (80_000, 90_009));
-    });
-}
-
-#[test]
 fn what_fails_in_a_user_namespace_is_told() {
     in_mount_namespace(|_| {
         let error = in_user_namespace(&maps(), || Err(Error::new("x").hint("y"))).unwrap_err();
@@ -177,154 +155,9 @@ fn what_fails_in_a_user_namespace_is_told() {
     });
 }
 
-#[test]
-fn an_ordinary_user_alone() {
-    in_mount_namespace(|home| {
-        fs::set_permissions(home, PermissionsExt::from_mode(0o777)).unwrap();
-        as_user(|| {
-            assert!(own().is_single());
-            in_user_namespace(&own(), || {
-                assert_eq!(getuid().as_raw(), 0);
-                assert_eq!(fs::read_to_string("/proc/self/setgroups").unwrap(), "deny\n");
-                fs::write(home.join("file"), "").unwrap();
-                assert!(chown(home.join("file"), Some(1), None).is_err());
-                Ok(())
-            })
-            .unwrap();
-            // Nobody may take another's ids.
-            let error = in_user_namespace(&IdMaps::from_zero(0, 1), || Ok(())).unwrap_err();
-            assert_eq!(error.errno(), Some(nix::errno::Errno::EPERM), "{error}");
-        });
-        let there = fs::metadata(home.join("file")).unwrap();
-        assert_eq!((there.uid(), there.gid()), (65534, 65534));
-    });
-}
-
-#[test]
-fn an_ordinary_user_with_subordinate_ids() {
-    with_lists("other:400000:5\n65534:500000:10\nbad\n", |home| {
-        let folder = home.join("folder");
-        fs::create_dir(&folder).unwrap();
-        for open in [home, &folder] {
-            fs::set_permissions(open, PermissionsExt::from_mode(0o777)).unwrap();
-        }
-        as_user(|| {
-            let maps = subordinate().unwrap().expect("the list has the user");
-            assert_eq!(ranges(&maps.users), "0:65534:1, 1:500000:10");
-            in_user_namespace(&maps, || {
-                fs::write(folder.join("root"), "").unwrap();
-                fs::write(folder.join("other"), "").unwrap();
-                chown(folder.join("other"), Some(3), Some(10)).unwrap();
-                Ok(())
-            })
-            .unwrap();
-            let more = IdMaps { users: IdMap::of(0, 500_000, 11), groups: IdMap::of(0, 500_000, 10) };
-            let error = in_user_namespace(&more, || Ok(())).unwrap_err().to_string();
-            assert!(error.starts_with("newuidmap ") && error.contains("0:500000:11"), "{error}");
-        });
-        let owner = |name| fs::metadata(folder.join(name)).map(|there| (there.uid(), there.gid())).unwrap();
-        assert_eq!((owner("root"), owner("other")), ((65534, 65534), (500_002, 500_009)));
-        let error = subordinate_of("nobody-at-all").unwrap_err();
-        assert!(error.to_string().starts_with("--subuidname nobody-at-all: /etc/subuid"), "{error}");
-        assert_eq!(ranges(&subordinate_of("other").unwrap().users), "0:400000:5");
-    });
-}
-
-#[test]
-fn an_ordinary_user_builds_a_root_from_the_host() {
-    in_mount_namespace(|home| {
-        fs::set_permissions(home, PermissionsExt::from_mode(0o777)).unwrap();
-        let root = home.join("root");
-        as_user(|| {
-            let search = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"].map(Path::new);
-            crate::fs::rootfs::build(Path::new("/"), &search, &root).unwrap();
-            in_own_namespace(|| {
-                assert_eq!(owner(&root.join("bin/sh")), (0, 0));
-                Ok(())
-            })
-            .unwrap();
-        });
-        assert!(root.join("bin/sh").is_file());
-    });
-}
-
 fn owner(path: &Path) -> (u32, u32) {
     let there = fs::symlink_metadata(path).unwrap();
     (there.uid(), there.gid())
-}
-
-/// A file system that the kernel can show with other ids: tmpfs, since 6.3.
-fn on_tmpfs(test: impl FnOnce(&Path) + Send + 'static) {
-    if kernel() < (6, 3) {
-        return skipped("it needs idmapped mounts of a tmpfs: Linux 6.3");
-    }
-    in_mount_namespace(move |home| {
-        mount("tmpfs", home, "tmpfs", MsFlags::empty(), "size=4m").unwrap();
-        test(home);
-    });
-}
-
-#[test]
-fn an_idmapped_mount_shows_other_owners() {
-    on_tmpfs(|home| {
-        let [from, to] = ["from", "to"].map(|name| home.join(name));
-        fs::create_dir(&from).unwrap();
-        fs::create_dir(&to).unwrap();
-        fs::write(from.join("file"), "").unwrap();
-        chown(from.join("file"), Some(5), Some(6)).unwrap();
-        let namespace = user_namespace(&maps()).unwrap();
-        let mut tree = Detached::copy_of(&from).unwrap();
-        assert!(tree.map_ids(&namespace).unwrap());
-        assert!(!tree.map_ids(&namespace).unwrap(), "only once");
-        tree.attach(to.to_str().unwrap()).unwrap();
-        assert_eq!(owner(&to.join("file")), (HOST + 5, HOST + 6));
-        assert_eq!(owner(&from.join("file")), (5, 6));
-        // It is no file system for that.
-        assert!(!Detached::copy_of(Path::new("/proc")).unwrap().map_ids(&namespace).unwrap());
-        let no_namespace: OwnedFd = File::open("/").unwrap().into();
-        assert!(Detached::copy_of(&from).unwrap().map_ids(&no_namespace).is_ok_and(|mapped| !mapped));
-    });
-}
-
-/// The root of a container: an overlay of which all layers lie beneath one idmapped mount. On the disk they
-/// have the container's ids, whatever ids of the host it has this time.
-#[test]
-fn an_overlay_whose_layers_are_all_idmapped() {
-    on_tmpfs(|home| {
-        for folder in ["layer", "layer/removed", "upper", "work", "store", "root"] {
-            fs::create_dir(home.join(folder)).unwrap();
-        }
-        fs::write(home.join("layer/file"), "old").unwrap();
-        chown(home.join("layer/file"), Some(7), Some(8)).unwrap();
-        let root = home.join("root");
-        let overlay = in_private_namespace(|| {
-            let mut store = Detached::copy_of(home)?;
-            assert!(store.map_ids(&user_namespace(&maps())?)?);
-            let at = home.join("store");
-            store.attach(at.to_str().unwrap())?;
-            let at = at.display();
-            let options = format!("lowerdir={at}/layer,upperdir={at}/upper,workdir={at}/work");
-            with_files_of(Some(&maps()), || mount("overlay", &root, "overlay", MsFlags::empty(), &options))?;
-            Detached::copy_of(&root)
-        })
-        .unwrap();
-        assert!(fs::read_dir(&root).unwrap().next().is_none(), "nobody sees it before it is attached");
-        overlay.attach(root.to_str().unwrap()).unwrap();
-        assert_eq!(owner(&root.join("file")), (HOST + 7, HOST + 8));
-        in_user_namespace(&maps(), || {
-            assert_eq!(owner(&root.join("file")), (7, 8));
-            fs::write(root.join("file"), "new").unwrap();
-            fs::write(root.join("added"), "").unwrap();
-            chown(root.join("added"), Some(9), Some(9)).unwrap();
-            fs::remove_dir(root.join("removed")).unwrap();
-            Ok(())
-        })
-        .unwrap();
-        let upper = home.join("upper");
-        assert_eq!((owner(&upper.join("file")), owner(&upper.join("added"))), ((7, 8), (9, 9)));
-        assert!(fs::symlink_metadata(upper.join("removed")).unwrap().file_type().is_char_device());
-        assert_eq!(fs::read_to_string(home.join("layer/file")).unwrap(), "old");
-    });
 }
 
 #[test]

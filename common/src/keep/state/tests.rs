@@ -1,4 +1,4 @@
-//! Folders of this process, of others at once, and of one that is killed.
+//! Folders and volumes of this process and of others at once.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -14,20 +14,7 @@ use nix::sys::stat::Mode;
 use super::*;
 use crate::fs::tree::is_empty;
 use crate::sys::mount;
-use crate::testing::{OtherProcess, in_mount_namespace, other_process};
-
-/// Takes a folder, a kept one and a volume that it does not fill.
-#[test]
-#[ignore = "a part of other tests, which start it"]
-fn of_another_process() {
-    other_process(|state| {
-        let (folder, kept) = (ContainerFolder::create(state).unwrap(), kept(state, "layer").unwrap());
-        let volumes = Volumes::lock(state, ["data"]).unwrap();
-        // As when it is killed while it fills.
-        fs::write(volumes.open("data").unwrap().path.join("half"), "").unwrap();
-        (folder.path.display().to_string(), (folder, kept, volumes))
-    });
-}
+use crate::testing::in_mount_namespace;
 
 fn containers(state: &Path) -> Vec<PathBuf> {
     fs::read_dir(state.join("containers")).unwrap().map(|entry| entry.unwrap().path()).collect()
@@ -54,25 +41,6 @@ fn a_folder_lives_as_long_as_its_runtime() {
     assert_eq!(containers(&state), std::slice::from_ref(&other.path));
     other.remove().unwrap();
     assert_eq!(containers(&state), [] as [PathBuf; 0]);
-}
-
-#[test]
-fn what_a_killed_runtime_has_left() {
-    let home = tempfile::tempdir().unwrap();
-    let state = home.path();
-    let mut child = OtherProcess::start(concat!(module_path!(), "::of_another_process"), state);
-    let folder = PathBuf::from(child.taken());
-    fs::create_dir_all(folder.join("upper/etc")).unwrap();
-    drop(ContainerFolder::create(state).unwrap());
-    assert!(folder.exists(), "it lives");
-    let error = kept(state, "layer").unwrap_err();
-    assert_eq!(error.to_string(), "--keep layer: another container uses it");
-    kept(state, "other").unwrap();
-    child.kill();
-    let own = ContainerFolder::create(state).unwrap();
-    assert_eq!(containers(state), std::slice::from_ref(&own.path));
-    kept(state, "layer").unwrap();
-    assert_eq!(files_of(state), [] as [&str; 0]);
 }
 
 #[test]
@@ -163,23 +131,6 @@ fn a_volume_is_filled_once() {
 }
 
 #[test]
-fn a_volume_that_somebody_uses_is_neither_filled_nor_emptied() {
-    let home = tempfile::tempdir().unwrap();
-    let image = image(home.path());
-    let first = Volumes::lock(home.path(), ["data"]).unwrap();
-    let volume = first.open("data").unwrap();
-    let path = volume.path.clone();
-    volume.release().unwrap();
-    let second = Volumes::lock(home.path(), ["data"]).unwrap();
-    second.open("data").unwrap().fill(&image).unwrap();
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-    fs::write(path.join("own"), "").unwrap();
-    assert_eq!(files_of(home.path()), ["own"]);
-    drop((first, second));
-    assert_eq!(files_of(home.path()), ["own"]);
-}
-
-#[test]
 fn who_waits_for_a_volume_does_not_wait_for_a_container_to_end() {
     let home = tempfile::tempdir().unwrap();
     let state = home.path();
@@ -205,23 +156,6 @@ fn who_waits_for_a_volume_does_not_wait_for_a_container_to_end() {
 }
 
 #[test]
-fn a_volume_that_cannot_be_filled_is_empty_again() {
-    let home = tempfile::tempdir().unwrap();
-    let image = image(home.path());
-    let volumes = Volumes::lock(home.path(), ["data"]).unwrap();
-    let volume = volumes.open("data").unwrap();
-    let path = volume.path.clone();
-    // Something that is in the way makes the copy fail.
-    fs::create_dir(path.join("sub")).unwrap();
-    assert_eq!(volume.fill(&image).unwrap_err().errno(), Some(Errno::EEXIST));
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-    // At once, and not by the one who comes next: that may be one who does not fill it.
-    fs::write(path.join("own"), "").unwrap();
-    drop(volumes);
-    assert_eq!(files_of(home.path()), ["own"]);
-}
-
-#[test]
 fn a_volume_at_two_places_is_filled_once() {
     let home = tempfile::tempdir().unwrap();
     let image = image(home.path());
@@ -232,18 +166,6 @@ fn a_volume_at_two_places_is_filled_once() {
     second.fill(&image).unwrap();
     drop(volumes);
     assert_eq!(files_of(home.path()).len(), 0);
-}
-
-#[test]
-fn a_volume_without_a_name_is_filled_too() {
-    let home = tempfile::tempdir().unwrap();
-    let image = image(home.path());
-    let volume = OwnVolume::anonymous(home.path(), 3).unwrap();
-    let path = volume.path.clone();
-    assert_eq!(mode(&path), 0o755);
-    volume.fill(&image).unwrap();
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 51);
-    assert_ne!(OwnVolume::anonymous(home.path(), 4).unwrap().path, path);
 }
 
 #[test]

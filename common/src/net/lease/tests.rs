@@ -130,23 +130,6 @@ fn forwarding_is_remembered_until_the_machine_starts_anew() {
 }
 
 #[test]
-fn fifty_at_once_have_fifty_addresses() {
-    let home = tempfile::tempdir().unwrap();
-    let run = home.path().join("run");
-    let mut children: Vec<_> = (0..50).map(|_| start(&run)).collect();
-    let mut addresses: Vec<_> = children.iter_mut().map(|child| address(child).to_bits() & 0xff).collect();
-    addresses.sort_unstable();
-    assert_eq!(addresses, (2..52).collect::<Vec<_>>());
-    let leases = Leases::lock_in(&run).unwrap();
-    assert_eq!(leases.bridges().unwrap()[0].members.len(), 50);
-    children.into_iter().for_each(OtherProcess::end);
-    assert_eq!(leases.bridges().unwrap()[0].members, Vec::<Member>::new());
-    leases.forget("congo0").unwrap();
-    drop(leases);
-    assert!(!run.exists());
-}
-
-#[test]
 fn what_a_killed_runtime_left_is_told_and_swept() {
     let home = tempfile::tempdir().unwrap();
     let run = home.path().join("run");

@@ -8,7 +8,6 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::wire::uninterrupted;
 use super::*;
-use crate::sys::namespace::{enter, open_namespace};
 use crate::testing::in_network_namespace;
 
 /// A process in a network namespace of its own, into which a peer can go. It ends with the value.
@@ -24,11 +23,6 @@ impl Elsewhere {
 
     fn pid(&self) -> Pid {
         Pid::from_raw(self.0.id().cast_signed())
-    }
-
-    fn enter(&self) {
-        let namespace = open_namespace(self.pid().as_raw(), "net", "test").unwrap();
-        enter(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
     }
 }
 
@@ -100,40 +94,6 @@ fn a_bridge_keeps_its_ethernet_address() {
                 .unwrap();
             assert_eq!(address().as_ref(), Some(&before));
         }
-    });
-}
-
-#[test]
-fn a_veth_pair_joins_two_namespaces() {
-    in_network_namespace(|| {
-        let container = Elsewhere::start();
-        let mut netlink = Netlink::open().unwrap();
-        netlink.add_bridge("congo0").unwrap();
-        let bridge = netlink.index_of("congo0").unwrap().unwrap();
-        netlink.add_address(bridge, [10, 44, 0, 1].into(), 16).unwrap();
-        netlink.set_up(bridge).unwrap();
-        netlink.add_veth("veth0a2c0002", bridge, "eth0", container.pid()).unwrap();
-        let host_end = netlink.index_of("veth0a2c0002").unwrap().unwrap();
-        netlink.set_up(host_end).unwrap();
-        assert_eq!(netlink.index_of("eth0"), Ok(None));
-        assert!(ip("link show dev veth0a2c0002").contains("master congo0"));
-        let error = netlink.add_veth("veth0a2c0002", bridge, "eth1", container.pid()).unwrap_err();
-        assert_eq!(error.errno(), Some(Errno::EEXIST), "{error}");
-
-        container.enter();
-        let mut inside = Netlink::open().unwrap();
-        let eth0 = inside.index_of("eth0").unwrap().unwrap();
-        let error = inside.add_default_route([10, 44, 0, 1].into()).unwrap_err();
-        assert_eq!(error.errno(), Some(Errno::ENETUNREACH), "{error}");
-        inside.add_address(eth0, [10, 44, 0, 2].into(), 16).unwrap();
-        inside.set_up(eth0).unwrap();
-        inside.add_default_route([10, 44, 0, 1].into()).unwrap();
-        let route = ip("-4 route show default");
-        assert!(route.starts_with("default via 10.44.0.1 dev eth0"), "{route}");
-
-        // The socket is still in the other namespace.
-        netlink.delete_link("veth0a2c0002").unwrap();
-        assert_eq!(inside.index_of("eth0"), Ok(None));
     });
 }
 
