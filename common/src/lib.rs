@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | [`sys`] | one function a system call, the narration of `--explain`, the error type; all `unsafe` code |
 //! | [`run`] | the life of a process: a safe clone, the handshake, terminals, waiting, exec |
-//! | [`fs`] | paths beneath a root, mounts, trees, claims and their sweep, cgroup files, the root from the host |
+//! | [`fs`] | paths beneath a root, mounts, trees, claims, cgroup files, the root from the host |
 //! | [`keep`] | what outlives a process: the folders of containers, kept layers, named volumes |
 //! | `values` | the grammar of the options' values (feature `values`) |
 //! | `ids` | user namespaces and the ids in them, users and groups (feature `idmap`) |

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod handshake;
+pub mod helper;
 pub mod process;
 #[cfg(any(feature = "idmap", feature = "network"))]
 pub(crate) mod program;

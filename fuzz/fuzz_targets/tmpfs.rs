@@ -16,7 +16,8 @@ fuzz_target!(|input: &[u8]| {
     };
     shared::check_target(&read.target);
     // mount(2) takes a page of options, and no comma of a user's may end one.
-    assert!(read.options.split(',').all(|it| it.is_empty() || it.starts_with("size=") || it.starts_with("mode=")));
+    let known = |it: &str| it.is_empty() || it.starts_with("size=") || it.starts_with("mode=");
+    assert!(read.options.split(',').all(known));
     let mut words = vec![if read.read_only { "ro" } else { "rw" }, "exec", "suid", "dev"];
     words.extend(read.flags.iter_names().filter_map(|(name, _)| match name {
         "MS_NOEXEC" => Some("noexec"),

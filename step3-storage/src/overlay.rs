@@ -129,7 +129,8 @@ impl Layers {
             .hint_if(Errno::ELOOP, NO_OVERLAP)
             .hint_if(
                 Errno::EINVAL,
-                "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",
+                "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or \
+                 tmpfs",
             )
     }
 

@@ -171,11 +171,16 @@ impl Layers {
         // A device that an image brings along is no device here.
         mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
-            .hint_if(Errno::EPERM, "an ordinary user may mount one from Linux 5.11 on: take a newer kernel, or be root")
+            .hint_if(
+                Errno::EPERM,
+                "an ordinary user may mount one from Linux 5.11 on: take a newer kernel, \
+                or be root",
+            )
             .hint_if(Errno::ELOOP, NO_OVERLAP)
             .hint_if(
                 Errno::EINVAL,
-                "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or tmpfs",
+                "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or \
+                 tmpfs",
             )
     }
 

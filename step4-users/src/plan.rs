@@ -111,7 +111,7 @@ impl<'a> Plan<'a> {
         let named = volume::lock(&self.mounts, &state)?;
         let (world, layers) = (&self.cli.world, &self.cli.root.layers);
         let roots = idmap::roots(self.cli.users.userns, &state);
-        // Before this process changes its ids: it then has the caller's groups no more, nor the caller's files.
+        // Before this process changes its ids: then it no longer has the caller's groups and files.
         if self.image.is_none() && world.rootfs.is_none() {
             idmap::build_default_root(self.cli.users.userns, &roots)?;
         }

@@ -376,7 +376,9 @@ impl Yard {
                     "user": { "uid": 0, "gid": 0 },
                     "args": command,
                     "cwd": "/",
-                    "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"],
+                    "env": [
+                        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+                    ],
                 },
                 "root": { "path": self.root },
                 "hostname": "congo",

@@ -89,7 +89,8 @@ fn follow_links(book: &Path, workspace: &Path) -> Result<Vec<String>> {
             let link = &link[1];
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             if path.contains(':') {
-                continue; // Another site: its links are not ours to keep, and a test must not need the network.
+                // Another site: its links are not ours to keep, and a test must not need the network.
+                continue;
             }
             let target = if path.is_empty() { page.clone() } else { resolve(page, path) };
             let name = page.strip_prefix(book).unwrap_or(page).display();

@@ -200,7 +200,8 @@ fn check(args: &Args) -> Result<ExitCode> {
 
     if args.json {
         let summary = json!({
-            "step": step.name, "binary": subject.binary(), "passed": passed, "failed": failed, "skipped": skipped,
+            "step": step.name, "binary": subject.binary(), "passed": passed,
+            "failed": failed, "skipped": skipped,
             "checks": results,
         });
         println!("{summary:#}");

@@ -419,7 +419,8 @@ mod tests {
 
     const CGROUP: &str = "//! Limits.\n\nuse std::fs;\n\n/// The limits.\npub struct Limits;\n\nimpl Limits \
                           {\n    \
-                          /// Writes them.\n    fn write(&self) {\n        fs::write(\"a\", \"b\").ok();\n    }\n\n    \
+                          /// Writes them.\n    \
+                          fn write(&self) {\n        fs::write(\"a\", \"b\").ok();\n    }\n\n    \
                           fn read(&self) {}\n}\n\nfn create() {}\n";
 
     /// Two steps that differ in `change`, and the README of the later one; gives what drifted.

@@ -40,10 +40,12 @@ pub struct Args {
     #[arg(long)]
     user: bool,
     /// Give the command up after so many seconds [default: 300]
-    #[arg(long, value_name = "SECONDS", requires = "command", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", requires = "command")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
     /// The guest's memory, in which its files lie too
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..))]
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(value_parser = clap::value_parser!(u32).range(256..))]
     memory: u32,
     /// A program of yours, which the guest gets on its PATH together with its shared libraries, or a script
     #[arg(long, value_name = "FILE")]

@@ -26,12 +26,16 @@ struct Line {
 
 impl Line {
     fn parse(line: &str) -> Result<Line, Failure> {
-        let malformed =
-            || Failure::new("`NUMBER parent|child CALL(ARGUMENTS) = RESULT [MAN PAGE]`", format!("{line:?}"));
+        let malformed = || {
+            Failure::new(
+                "`NUMBER parent|child|helper CALL(ARGUMENTS) = RESULT [MAN PAGE]`",
+                format!("{line:?}"),
+            )
+        };
         let (number, rest) = line.trim_start().split_once(' ').ok_or_else(malformed)?;
         let (who, call) = rest.trim_start().split_once(' ').ok_or_else(malformed)?;
         let is_complete = call.contains('(') && call.contains(") = ") && call.trim_end().ends_with(")]");
-        ensure(is_complete && ["parent", "child"].contains(&who), malformed)?;
+        ensure(is_complete && ["parent", "child", "helper"].contains(&who), malformed)?;
         let number = number.parse().map_err(|_| malformed())?;
         Ok(Line { number, who: who.into(), call: call.trim().into() })
     }

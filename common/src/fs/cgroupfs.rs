@@ -32,8 +32,8 @@ use crate::sys::{call, write_value};
 const PREFIX: &str = "congo-";
 
 /// How a user who is not root gets a part of cgroup v2.
-const DELEGATE: &str = "run as root, or where systemd gives you a part of them: systemd-run --user --scope -p Delegate=yes \
-                        COMMAND";
+const DELEGATE: &str = "run as root, or where systemd gives you a part of them: \
+                        systemd-run --user --scope -p Delegate=yes COMMAND";
 
 /// How long a cgroup's last process may take to go away. A killed one is gone in microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -248,7 +248,8 @@ impl Directory {
         let file = self.path.with_file_name("cgroup.subtree_control");
         write(&file, controllers).hint_if(Errno::ENOENT, DELEGATE).hint_if(
             Errno::EBUSY,
-            "this cgroup has processes of its own, so it cannot pass controllers on: move them into a child of it",
+            "this cgroup has processes of its own, so it cannot pass controllers on: move them into a child \
+             of it",
         )
     }
 }
@@ -358,8 +359,9 @@ impl Error {
             Some(Errno::EROFS) => self.hint("it is mounted read-only, as in a container: run outside of it"),
             _ if version == Version::V2 => self.hint(DELEGATE),
             _ => self.hint(
-                "in cgroup v1 they are root's. With v2, by systemd.unified_cgroup_hierarchy=1 on the kernel's command line, \
-                 systemd gives you some: systemd-run --user --scope -p Delegate=yes COMMAND",
+                "in cgroup v1 they are root's. With v2, by systemd.unified_cgroup_hierarchy=1 on the \
+                 kernel's command line, systemd gives you some: \
+                 systemd-run --user --scope -p Delegate=yes COMMAND",
             ),
         }
     }
@@ -367,7 +369,8 @@ impl Error {
 
 fn no_controller(controller: &str) -> Error {
     Error::new(format!("cgroup controller \"{controller}\": not available")).hint(format!(
-        "no cgroup hierarchy here has it; see /proc/cgroups, and cgroup_disable={controller} on the kernel's command line"
+        "no cgroup hierarchy here has it; see /proc/cgroups, and cgroup_disable={controller} on the kernel's \
+         command line"
     ))
 }
 

@@ -26,6 +26,7 @@ pub use files::with_files_of;
 pub use found::{Ids, build_default_root, check_shared, roots};
 pub use host_ids::HostIds;
 pub use layers::{ShiftedLayers, mount_own};
+pub(crate) use namespace::start_in_user_namespace;
 pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};
 use namespace::{enter_own, enter_parent_of, owner_of};
 pub use shifted::give;

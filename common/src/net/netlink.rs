@@ -126,7 +126,8 @@ impl Netlink {
         ];
         let what = || {
             format!(
-                "RTM_NEWLINK(name {name:?}, kind veth, master {bridge}, peer {{name {peer:?}, address {}, netns of {pid}}})",
+                "RTM_NEWLINK(name {name:?}, kind veth, master {bridge}, peer {{name {peer:?}, address {}, \
+                 netns of {pid}}})",
                 colons(address)
             )
         };

@@ -179,7 +179,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = script(
             folder.path(),
-            "#!/bin/sh\nwhile read -r l; do case $l in SigBlk*) echo $l >&2; esac; done < /proc/self/status\n",
+            "#!/bin/sh\nwhile read -r l; do case $l in SigBlk*) echo $l >&2; esac; done < \
+             /proc/self/status\n",
         );
         std::thread::spawn(move || {
             [Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD]
@@ -201,7 +202,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = script(
             folder.path(),
-            "#!/bin/sh\nexec <&-\necho 'x:1:1-2: Error: Operation not permitted' >&2\necho more >&2\nexit 1\n",
+            "#!/bin/sh\nexec <&-\necho 'x:1:1-2: Error: Operation not permitted' >&2\necho more >&2\nexit \
+             1\n",
         );
         let output = run(&program, &"add table inet congo\n".repeat(10_000)).unwrap();
         let error = refused(&output);

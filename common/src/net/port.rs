@@ -50,7 +50,8 @@ fn bound(port: &Publish, reuse: bool) -> Result<OwnedFd> {
     )
     .hint_if(
         Errno::EACCES,
-        "ports below net.ipv4.ip_unprivileged_port_start, which is 1024 by default, are root's: choose a higher one",
+        "ports below net.ipv4.ip_unprivileged_port_start, which is 1024 by default, are root's: choose a \
+         higher one",
     )
     .hint_if(
         Errno::EADDRINUSE,

@@ -10,21 +10,18 @@
 
 mod keeper;
 
-use std::io::Read;
-use std::net::{Ipv4Addr, Shutdown};
-use std::os::unix::net::UnixStream;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use nix::errno::Errno;
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::explain;
 use crate::keep::state::tell_once;
 use crate::net::port;
-use crate::run::{process, program};
-use crate::sys::error::{Context, Error, Result};
+use crate::run::helper::Helper;
+use crate::run::program;
+use crate::sys::error::{Error, Result};
 use crate::values::{Protocol, Publish, gateway};
 
 /// How the link is called in the container, as that of a cable.
@@ -48,12 +45,9 @@ pub struct UserNetwork {
     ports: Vec<Publish>,
 }
 
-/// The program at work. Dropped, it is ended.
+/// The program at work. Dropped, it is ended, and nothing of it is there any more.
 #[derive(Debug)]
-pub struct Speaker {
-    keeper: Pid,
-    socket: UnixStream,
-}
+pub struct Speaker(#[expect(dead_code, reason = "held for its drop")] Helper);
 
 impl UserNetwork {
     /// Finds out how the container can speak to others: with `address`, or else the first one in `subnet`
@@ -83,7 +77,8 @@ impl UserNetwork {
                 return Err(Error::new("--publish: neither pasta nor slirp4netns is installed")
                     .hint("an ordinary user needs one of them: install the package passt"));
             }
-            let line = "congo: neither pasta (package passt) nor slirp4netns is installed, so a user's containers have loopback only";
+            let line = "congo: neither pasta (package passt) nor slirp4netns is installed, so a user's \
+                containers have loopback only";
             tell_once(state, "no-network", format_args!("{line}"));
             return Ok(None);
         };
@@ -112,21 +107,16 @@ impl UserNetwork {
     /// # Errors
     /// What the program complains of.
     pub fn start(&self, container: Pid) -> Result<Speaker> {
-        let (ours, theirs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
-        let Some(keeper) = process::fork()? else {
-            drop(ours);
-            keeper::keep(self, container, theirs);
-        };
-        drop(theirs);
-        let mut speaker = Speaker { keeper, socket: ours };
-        let up = speaker.wait_until_up();
+        let doing = "keeping the container's network";
+        let mut keeper = Helper::start(doing, |runtime| keeper::keep(self, container, runtime))?;
+        let up = keeper.wait_until_ready();
         let result = if up.is_ok() { "up" } else { "failed" };
         explain::line(
             format_args!("{} {}", self.name(), self.arguments(container).join(" ")),
             result,
             self.page(),
         );
-        up.map(|()| speaker)
+        up.map(|()| Speaker(keeper))
     }
 
     fn name(&self) -> &'static str {
@@ -197,30 +187,6 @@ fn after(address: Ipv4Addr, number: u32) -> Ipv4Addr {
 fn hardware_address(address: Ipv4Addr) -> String {
     let [a, b, c, d] = address.octets();
     format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
-}
-
-impl Speaker {
-    fn wait_until_up(&mut self) -> Result<()> {
-        let mut first = [0];
-        let read = self.socket.read(&mut first);
-        match read.context("waiting for the container's network")? {
-            1 if first == [keeper::UP] => Ok(()),
-            0 => Err(Error::new("the process that keeps the container's network ended too early")),
-            _ => {
-                let mut message = first.to_vec();
-                let _ = self.socket.read_to_end(&mut message);
-                Err(Error::from_bytes(&message))
-            }
-        }
-    }
-}
-
-impl Drop for Speaker {
-    fn drop(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Both);
-        // So that nothing of it is there any more when the runtime has ended.
-        while waitpid(self.keeper, None) == Err(Errno::EINTR) {}
-    }
 }
 
 #[cfg(test)]

@@ -12,11 +12,9 @@
 //! kernel.
 
 use std::fs::{self, File, Permissions};
-use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -24,8 +22,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 use super::apply::{Limits, Tree};
 use super::digest::Digest;
@@ -35,9 +31,8 @@ use super::source::Blob;
 use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::tree::{copy_attributes, remove_tree};
 use crate::ids::privilege::Privilege;
-use crate::run::process;
+use crate::run::helper::Helper;
 use crate::sys;
-use crate::sys::clone::exit_now;
 use crate::sys::error::{Context, Error, Result, tell};
 
 /// What the name of an unfinished layer begins with.
@@ -164,35 +159,14 @@ impl Work<'_> {
             .source
             .find(&self.layer.member)?
             .ok_or_else(|| Error::new(format!("{}: it is gone", self.name())))?;
-        let (mut parents, mut childs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
-        let Some(child) = process::fork()? else {
-            drop(parents);
-            // A panic must not unwind into the parent's code, which would run twice.
-            let result =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.in_child(unfinished, blob)));
-            let _ = match result {
-                Ok(Ok(bytes)) => childs.write_all(format!("+{bytes}").as_bytes()),
-                Ok(Err(error)) => childs.write_all(&error.to_bytes()),
-                Err(_) => Ok(()),
-            };
-            exit_now(0);
-        };
-        drop(childs);
-        let mut message = Vec::new();
-        let read = parents.read_to_end(&mut message);
-        let status = wait(child)?;
-        read.context("reading what became of a layer")?;
-        match message.split_first() {
-            Some((b'+', bytes)) => Ok(String::from_utf8_lossy(bytes).parse().unwrap_or_default()),
-            Some(_) => Err(Error::from_bytes(&message)),
-            None => {
-                Err(Error::new(format!("{}: the process that unpacked it ended: {status:?}", self.name())))
-            }
-        }
+        let helper = Helper::start("unpacking a layer", |parent| {
+            self.in_helper(unfinished, blob).map(|bytes| parent.answer(bytes.to_string()))
+        })?;
+        let bytes = helper.finish()?;
+        Ok(String::from_utf8_lossy(&bytes).parse().unwrap_or_default())
     }
 
-    /// What the forked process does.
-    fn in_child(&self, unfinished: &Path, blob: Blob) -> Result<u64> {
+    fn in_helper(&self, unfinished: &Path, blob: Blob) -> Result<u64> {
         let parent = nix::unistd::getppid();
         sys::die_with_parent()?;
         if nix::unistd::getppid() != parent {
@@ -308,15 +282,6 @@ fn overlay_options(lower: &[File], upper: &File, work: &File) -> String {
 fn identity(path: &Path) -> Result<(u64, u64)> {
     let there = fs::metadata(path).at("read", path)?;
     Ok((there.dev(), there.ino()))
-}
-
-fn wait(child: Pid) -> Result<WaitStatus> {
-    loop {
-        match waitpid(child, None) {
-            Err(Errno::EINTR) => {}
-            result => return result.context("waitpid"),
-        }
-    }
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {

@@ -80,30 +80,8 @@ impl ParentEnd {
     /// # Errors
     /// When this process has no descriptors left.
     pub fn receive_descriptor(&mut self) -> Result<Option<OwnedFd>> {
-        let mut byte = [0];
-        let mut space = [MaybeUninit::uninit(); SPACE];
-        let (count, descriptor) = loop {
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut data = [IoSliceMut::new(&mut byte)];
-            // Close-on-exec from the first moment on.
-            match recvmsg(&self.socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                result => {
-                    let count = result.context("recvmsg(socket)")?.bytes;
-                    let descriptor = control.drain().find_map(|message| match message {
-                        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-                        _ => None,
-                    });
-                    break (count, descriptor);
-                }
-            }
-        };
-        match &descriptor {
-            Some(descriptor) => {
-                explain::line("recvmsg(socket, SCM_RIGHTS)", descriptor.as_raw_fd(), "unix(7)");
-            }
-            None => self.begun.extend_from_slice(&byte[..count]),
-        }
+        let (descriptor, begun) = receive_descriptor(&self.socket)?;
+        self.begun.extend(begun);
         Ok(descriptor)
     }
 
@@ -165,18 +143,7 @@ impl ChildEnd {
     /// # Errors
     /// When the parent has died.
     pub fn send_descriptor(&mut self, descriptor: impl AsFd) -> Result<()> {
-        call(
-            "unix(7)",
-            || "sendmsg(socket, SCM_RIGHTS)".into(),
-            || {
-                let (descriptors, mut space) = ([descriptor.as_fd()], [MaybeUninit::uninit(); SPACE]);
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                control.push(SendAncillaryMessage::ScmRights(&descriptors));
-                // The kernel sends control data with at least one byte.
-                sendmsg(&self.socket, &[IoSlice::new(b"d")], &mut control, SendFlags::empty())
-            },
-        )
-        .map(drop)
+        send_descriptor(&self.socket, descriptor)
     }
 
     /// Closes every descriptor above 2 but this one, which exec closes. Marked close-on-exec they would still
@@ -196,10 +163,43 @@ impl ChildEnd {
         let _ = if self.may_go { Ok(()) } else { self.wait_for_go() };
         let _ = self.socket.write_all(&error.to_bytes());
     }
+}
 
-    /// The same where no "go" is sent.
-    #[cfg(feature = "idmap")]
-    pub(crate) fn failed_alone(&mut self, error: &Error) {
-        let _ = self.socket.write_all(&error.to_bytes());
+/// Sends a copy of a descriptor to the process at the other end.
+pub(super) fn send_descriptor(socket: &UnixStream, descriptor: impl AsFd) -> Result<()> {
+    call(
+        "unix(7)",
+        || "sendmsg(socket, SCM_RIGHTS)".into(),
+        || {
+            let (descriptors, mut space) = ([descriptor.as_fd()], [MaybeUninit::uninit(); SPACE]);
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            // The kernel sends control data with at least one byte.
+            sendmsg(socket, &[IoSlice::new(b"d")], &mut control, SendFlags::empty())
+        },
+    )
+    .map(drop)
+}
+
+/// Waits for a descriptor from the process at the other end. Without one, the second value is the byte that
+/// came in its place, the first of another message; at the end of the file it is empty.
+pub(super) fn receive_descriptor(socket: &UnixStream) -> Result<(Option<OwnedFd>, Vec<u8>)> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut data = [IoSliceMut::new(&mut byte)];
+        // Close-on-exec from the first moment on.
+        let count = match recvmsg(socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => result.context("recvmsg(socket)")?.bytes,
+        };
+        let descriptor = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let Some(descriptor) = descriptor else { return Ok((None, byte[..count].to_vec())) };
+        explain::line("recvmsg(socket, SCM_RIGHTS)", descriptor.as_raw_fd(), "unix(7)");
+        return Ok((Some(descriptor), Vec::new()));
     }
 }

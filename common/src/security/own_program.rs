@@ -24,8 +24,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::explain;
 use crate::fs::mount::Detached;
-use crate::ids::idmap::{in_user_namespace, own};
-use crate::run::handshake;
+use crate::ids::idmap::{own, start_in_user_namespace};
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::{call, unshare};
 
@@ -91,9 +90,7 @@ fn mount_of(path: &Path) -> Result<Option<OwnedFd>> {
 }
 
 fn mount_in_user_namespace() -> Result<Option<OwnedFd>> {
-    let (mut parents, mut childs) = handshake::pair()?;
-    in_user_namespace(&own(), move || {
-        explain::become_child();
+    let helper = start_in_user_namespace(&own(), |parent| {
         unshare(CloneFlags::CLONE_NEWNS)?;
         // By its path: the link leads to a mount of the other namespace, which may not be copied here.
         let path = fs::read_link(EXE).at("readlink", EXE)?;
@@ -102,11 +99,11 @@ fn mount_in_user_namespace() -> Result<Option<OwnedFd>> {
             return Err(Error::new(format!("{}: another file than {EXE}", path.display())));
         }
         match mount_of(&path)? {
-            Some(mount) => childs.send_descriptor(mount),
+            Some(mount) => parent.send(mount),
             None => Ok(()),
         }
     })?;
-    parents.receive_descriptor()
+    helper.descriptor()
 }
 
 /// Seals are for ever, and hold for everybody.

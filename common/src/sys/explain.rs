@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,7 +19,9 @@ struct Page {
 }
 
 static PAGE: AtomicPtr<Page> = AtomicPtr::new(ptr::null_mut());
-static IS_CHILD: AtomicBool = AtomicBool::new(false);
+/// Which of [`ACTORS`] this process is.
+static ACTOR: AtomicU8 = AtomicU8::new(0);
+const ACTORS: [&str; 3] = ["parent", "child", "helper"];
 
 /// In which variable a program that executes itself anew tells how many lines it has told.
 const LINES: &str = "CONGO_EXPLAINED_LINES";
@@ -65,7 +67,12 @@ pub(crate) fn hand_over() -> Option<(std::ffi::OsString, std::ffi::OsString)> {
 
 /// From here on, lines of this process are the child's.
 pub(crate) fn become_child() {
-    IS_CHILD.store(true, Ordering::Relaxed);
+    ACTOR.store(1, Ordering::Relaxed);
+}
+
+/// From here on, lines of this process are a helper's.
+pub(crate) fn become_helper() {
+    ACTOR.store(2, Ordering::Relaxed);
 }
 
 /// From here on this process tells nothing: it is no part of the story.
@@ -99,7 +106,7 @@ impl Turn {
 
     pub(crate) fn line(self, call: impl Display, result: impl Display, man: &str) {
         let number = self.0.lines.fetch_add(1, Ordering::Relaxed) + 1;
-        let who = if IS_CHILD.load(Ordering::Relaxed) { "child" } else { "parent" };
+        let who = ACTORS[usize::from(ACTOR.load(Ordering::Relaxed))];
         // One write, so that the container's own output cannot land within a line. Nothing can be done when
         // stderr is closed.
         let text = format!("{number:3} {who:6}  {call} = {result}  [{man}]\n");

@@ -37,8 +37,10 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
         // The file is missing, but what the user named is the process.
         Some(Errno::ENOENT | Errno::ESRCH) => Error::from_errno(option, Errno::ESRCH)
             .hint("expected the PID of a process that runs, as the host numbers it"),
-        Some(errno) => Error::from_errno(format!("{option}: open {path}"), errno)
-            .hint("its namespaces may be opened by root, or by its own user; those of an --init by root only: take the PID of its command"),
+        Some(errno) => Error::from_errno(format!("{option}: open {path}"), errno).hint(
+            "its namespaces may be opened by root, or by its own user; those of an --init by root \
+                only: take the PID of its command",
+        ),
         None => error,
     })
 }

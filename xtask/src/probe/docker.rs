@@ -135,7 +135,10 @@ mod tests {
 
     #[test]
     fn only_rules_that_hold_here_are_passed_on() {
-        let rule = |name: &str, only: Value, not: Value| json!({ "names": [name], "action": "SCMP_ACT_ALLOW", "includes": only, "excludes": not });
+        fn rule(name: &str, includes: Value, excludes: Value) -> Value {
+            let action = "SCMP_ACT_ALLOW";
+            json!({ "names": [name], "action": action, "includes": includes, "excludes": excludes })
+        }
         let profile = json!({ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
             rule("always", json!({}), json!({})),
             rule("chroot", json!({ "caps": ["CAP_SYS_CHROOT"] }), json!({})),

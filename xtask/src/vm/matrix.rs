@@ -101,7 +101,8 @@ pub struct Args {
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: Option<u8>,
     /// Give a guest up after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 }
 
@@ -287,8 +288,10 @@ mod tests {
 
     const REPORT: &str = r#"{ "step": "step0-basic", "passed": 1, "checks": [
         { "id": "a", "sentence": "A.", "result": { "outcome": "passed" } },
-        { "id": "b", "sentence": "B.", "result": { "outcome": "skipped", "reason": "this kernel does not count swap for cgroups" } },
-        { "id": "c", "sentence": "C.", "result": { "outcome": "failed", "expected": "x", "found": "y", "left_behind": false } }
+        { "id": "b", "sentence": "B.", "result": { "outcome": "skipped", "reason":
+            "this kernel does not count swap for cgroups" } },
+        { "id": "c", "sentence": "C.", "result": { "outcome": "failed", "expected": "x", "found": "y",
+            "left_behind": false } }
     ] }"#;
 
     #[test]

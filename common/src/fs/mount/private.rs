@@ -6,18 +6,11 @@
 //! the one who mounts the overlay.
 //! Man pages: mount_namespaces(7), unix(7) on SCM_RIGHTS, open_tree(2).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::sys::wait::waitpid;
 
 use super::Detached;
-use crate::explain;
-use crate::run::handshake;
-use crate::run::process;
-use crate::sys::clone::exit_now;
+use crate::run::helper::Helper;
 use crate::sys::error::{Error, Result};
 use crate::sys::{mount, unshare};
 
@@ -27,28 +20,12 @@ use crate::sys::{mount, unshare};
 /// # Errors
 /// What `build` fails at; EPERM without `CAP_SYS_ADMIN`.
 pub fn in_private_namespace(build: impl FnOnce() -> Result<Detached>) -> Result<Detached> {
-    let (mut parents, mut childs) = handshake::pair()?;
-    let Some(child) = process::fork()? else {
-        drop(parents);
-        explain::become_child();
-        // A panic must not unwind into the parent's code, which would run twice.
-        let built = catch_unwind(AssertUnwindSafe(|| {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
-            build().and_then(|built| childs.send_descriptor(&built.tree))
-        }));
-        if let Ok(Err(error)) = built {
-            childs.failed_alone(&error);
-        }
-        exit_now(0);
-    };
-    drop(childs);
-    let received = parents.receive_descriptor();
-    let failure = parents.failure();
-    while waitpid(child, None) == Err(Errno::EINTR) {}
-    failure?;
-    match received? {
-        Some(tree) => Ok(Detached::new(tree)),
-        None => Err(Error::new("the process that mounts the root ended too early")),
-    }
+    let doing = "mounting in a namespace of its own";
+    let helper = Helper::start(doing, |parent| {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
+        parent.send(build()?.tree)
+    })?;
+    let tree = helper.descriptor()?;
+    tree.map(Detached::new).ok_or_else(|| Error::new(format!("{doing}: no mount was made")))
 }

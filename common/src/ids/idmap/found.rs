@@ -69,7 +69,8 @@ impl Ids {
         let maps = match userns {
             Some(UsernsMode::KeepId) => require(keep_id()?)?,
             _ => subordinate()?.unwrap_or_else(|| {
-                let line = "no subordinate ids (/etc/subuid, /etc/subgid; package uidmap), so containers have one user: root, you";
+                let line = "no subordinate ids (/etc/subuid, /etc/subgid; package uidmap), so containers \
+                    have one user: root, you";
                 tell_once(state, "no-ids", format_args!("congo: {line}"));
                 own()
             }),
@@ -163,8 +164,8 @@ pub fn roots(userns: Option<UsernsMode>, state: &Path) -> PathBuf {
     }
 }
 
-/// Builds the root that Congo makes of the host's programs, if it is not there. It belongs to its maker, and with
-/// `keep-id` that must be the container's root: a subordinate id of the caller.
+/// Builds the root that Congo makes of the host's programs, if it is not there. It belongs to its maker, and
+/// with `keep-id` that must be the container's root: a subordinate id of the caller.
 ///
 /// # Errors
 /// Those of [`rootfs::default_root_in`] and [`in_user_namespace`].

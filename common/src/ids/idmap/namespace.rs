@@ -7,21 +7,16 @@
 //! Man pages: user_namespaces(7), unshare(2), setresuid(2), setgroups(2).
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::{IdMaps, own, subordinate};
 use crate::ids::privilege::Privilege;
-use crate::run::process;
-use crate::sys::clone::exit_now;
-use crate::sys::error::{Context, Error, Hint, Result};
+use crate::run::helper::{Helper, HelperEnd};
+use crate::sys::error::{Context, Hint, Result};
 pub use crate::sys::namespace::owner_of;
 use crate::sys::namespace::{enter, parent_of};
 use crate::sys::{call, die_with_parent, unshare};
@@ -32,10 +27,10 @@ use crate::sys::{call, die_with_parent, unshare};
 /// # Errors
 /// Those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
-    let helper = Helper::start(|| Ok(()))?;
-    maps.write(helper.process)?;
-    let path = format!("/proc/{}/ns/user", helper.process);
-    let namespace = File::open(&path).context(format_args!("open {path}"))?;
+    let mut helper = mapped(maps, |_| Ok(()))?;
+    let path = format!("/proc/{}/ns/user", helper.process());
+    let namespace = File::open(&path).at("open", &path)?;
+    helper.go();
     helper.finish()?;
     Ok(namespace.into())
 }
@@ -46,14 +41,22 @@ pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
 /// # Errors
 /// What the story fails at; those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn in_user_namespace(maps: &IdMaps, story: impl FnOnce() -> Result<()>) -> Result<()> {
-    let helper = Helper::start(|| {
+    start_in_user_namespace(maps, |_| story())?.finish().map(drop)
+}
+
+/// The same, without waiting for the end of the story, which can send a descriptor.
+pub(crate) fn start_in_user_namespace(
+    maps: &IdMaps,
+    story: impl FnOnce(&mut HelperEnd) -> Result<()>,
+) -> Result<Helper> {
+    let mut helper = mapped(maps, |parent| {
         become_root()?;
         // Not earlier: a change of ids takes it away.
         die_with_parent()?;
-        story()
+        story(parent)
     })?;
-    maps.write(helper.process)?;
-    helper.finish()
+    helper.go();
+    Ok(helper)
 }
 
 /// The same for an ordinary user, with the ids that it has: the subordinate ones too, if there are any.
@@ -72,39 +75,15 @@ pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
 /// As [`in_user_namespace`].
 pub fn enter_own(write_maps: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
     let runtime = Pid::this();
-    let (mut parents, mut childs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
-    // The maps are written from outside. So the process that stays outside is the child.
-    let Some(helper) = process::fork()? else {
-        drop(parents);
-        let mut go = [0];
-        let result = match childs.read_exact(&mut go) {
-            Ok(()) => write_maps(runtime),
-            Err(error) => Err(error).context("waiting for a user namespace"),
-        };
-        let _ = match result {
-            Ok(()) => childs.write_all(b"+"),
-            Err(error) => childs.write_all(&error.to_bytes()),
-        };
-        exit_now(0);
-    };
-    drop(childs);
-    let entered = unshare(CloneFlags::CLONE_NEWUSER);
-    let mut message = Vec::new();
-    if entered.is_ok() {
-        let _ = parents.write_all(b"g");
-        let _ = parents.read_to_end(&mut message);
-    }
-    drop(parents);
-    while waitpid(helper, None) == Err(Errno::EINTR) {}
-    entered?;
+    // The maps are written from outside. So the process that stays outside is the helper.
+    let mut helper = Helper::start("writing the maps of the user namespace", |parent| {
+        parent.wait_for_go()?;
+        write_maps(runtime)
+    })?;
+    unshare(CloneFlags::CLONE_NEWUSER)?;
     Privilege::became_root();
-    match message.as_slice() {
-        b"+" => {}
-        [] => {
-            return Err(Error::new("the process that writes the maps of the user namespace ended too early"));
-        }
-        _ => return Err(Error::from_bytes(&message)),
-    }
+    helper.go();
+    helper.finish()?;
     become_root()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
@@ -153,77 +132,17 @@ pub fn become_root() -> Result<()> {
     stay_readable()
 }
 
-/// A forked process in a new user namespace, which waits for its maps.
-struct Helper {
-    process: Pid,
-    socket: UnixStream,
-    ended: bool,
-}
-
-impl Helper {
-    fn start(story: impl FnOnce() -> Result<()>) -> Result<Helper> {
-        let (parents, mut childs) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
-        let Some(process) = process::fork()? else {
-            drop(parents);
-            // A panic must not unwind into the parent's code, which would run twice.
-            let result = catch_unwind(AssertUnwindSafe(|| child(&mut childs, story)));
-            let _ = match result {
-                Ok(Ok(())) => childs.write_all(b"+"),
-                Ok(Err(error)) => childs.write_all(&error.to_bytes()),
-                Err(_) => Ok(()),
-            };
-            exit_now(0);
-        };
-        drop(childs);
-        let mut helper = Helper { process, socket: parents, ended: false };
-        let mut ready = [0];
-        let begun = helper.socket.read_exact(&mut ready).is_ok() && ready == *b"r";
-        if begun { Ok(helper) } else { Err(helper.failure(&ready)) }
-    }
-
-    /// Lets it go on, and waits for its end.
-    fn finish(mut self) -> Result<()> {
-        let _ = self.socket.write_all(b"g");
-        let mut message = Vec::new();
-        let read = self.socket.read_to_end(&mut message);
-        self.wait();
-        read.context("reading from a process in a user namespace")?;
-        match message.as_slice() {
-            b"+" => Ok(()),
-            [] => Err(Error::new("a process in a user namespace ended too early")),
-            _ => Err(Error::from_bytes(&message)),
-        }
-    }
-
-    fn failure(&mut self, begun: &[u8]) -> Error {
-        let mut message = begun.to_vec();
-        let _ = self.socket.read_to_end(&mut message);
-        self.wait();
-        Error::from_bytes(&message)
-            .hint("user namespaces are switched off, or used up: see /proc/sys/user/max_user_namespaces")
-    }
-
-    fn wait(&mut self) {
-        self.ended = true;
-        while waitpid(self.process, None) == Err(Errno::EINTR) {}
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        if !self.ended {
-            // It reads the end of the socket instead of "go".
-            let _ = self.socket.shutdown(std::net::Shutdown::Both);
-            self.wait();
-        }
-    }
-}
-
-fn child(socket: &mut UnixStream, story: impl FnOnce() -> Result<()>) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWUSER)?;
-    let waiting = "waiting for the maps of a user namespace";
-    socket.write_all(b"r").context(waiting)?;
-    let mut go = [0];
-    socket.read_exact(&mut go).context(waiting)?;
-    story()
+/// A helper in a new user namespace with these maps. It waits for its "go", and then lets `story` run.
+fn mapped(maps: &IdMaps, story: impl FnOnce(&mut HelperEnd) -> Result<()>) -> Result<Helper> {
+    let mut helper = Helper::start("working in a user namespace", |parent| {
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        parent.ready()?;
+        parent.wait_for_go()?;
+        story(parent)
+    })?;
+    helper.wait_until_ready().map_err(|error| {
+        error.hint("user namespaces are switched off, or used up: see /proc/sys/user/max_user_namespaces")
+    })?;
+    maps.write(helper.process())?;
+    Ok(helper)
 }

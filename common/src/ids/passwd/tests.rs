@@ -10,7 +10,8 @@ use crate::values::user;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     # daemon:x:1:1::/:/bin/false\n\
-    bad:x:one:1::/bad:\nbad:x:1\nbad\n:x:1:1::/:\nbad:x:4294967296:1::/:\nbad:x:4294967295:1::/:\nbad:x:-1:1::/:\n\
+    bad:x:one:1::/bad:\nbad:x:1\nbad\n:x:1:1::/:\nbad:x:4294967296:1::/:\n\
+    bad:x:4294967295:1::/:\nbad:x:-1:1::/:\n\
     web:x:33:44:Web,,,:/var/www:/bin/false\r\n\
     web:x:99:99:second:/second:\n\
     twin:x:33:55::/twin:\n\

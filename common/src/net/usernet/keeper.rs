@@ -10,7 +10,6 @@ use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,15 +19,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, mkdtemp, setsid};
 
 use super::{Kind, LINK, UserNetwork};
-use crate::sys::clone::exit_now;
+use crate::run::helper::HelperEnd;
 use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::explain;
 use crate::sys::signal::unblock_in;
 use crate::values::{Protocol, Publish};
-
-/// What the keeper writes when the program is up.
-pub(super) const UP: u8 = b'+';
 
 /// How long a program may take to come up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,23 +34,14 @@ const PAUSE: u16 = 2;
 const KEPT: usize = 1 << 14;
 
 /// The keeper's life.
-pub(super) fn keep(network: &UserNetwork, container: Pid, mut socket: UnixStream) -> ! {
-    // A panic must not unwind into the parent's code, which would run twice.
-    let result = catch_unwind(AssertUnwindSafe(|| live(network, container, &mut socket)));
-    if let Ok(Err(error)) = result {
-        let _ = socket.write_all(&error.to_bytes());
-    }
-    exit_now(0);
-}
-
-fn live(network: &UserNetwork, container: Pid, socket: &mut UnixStream) -> Result<()> {
+pub(super) fn keep(network: &UserNetwork, container: Pid, runtime: &mut HelperEnd) -> Result<()> {
     explain::be_silent();
     // Not in the terminal's foreground: a Ctrl-C is the container's.
     let _ = setsid();
     // The runtime's locks, too, which must be free as soon as it is dead.
-    close_all_but(Some(socket.as_fd()))?;
+    close_all_but(Some(runtime.as_fd()))?;
     let mut program = Program::start(network, container)?;
-    let result = program.attend(network, container, socket);
+    let result = program.attend(network, container, runtime);
     let _ = program.child.kill();
     let _ = program.child.wait();
     result
@@ -84,7 +71,7 @@ impl Program {
     }
 
     /// Waits until the runtime has ended, or the program.
-    fn attend(&mut self, network: &UserNetwork, container: Pid, socket: &mut UnixStream) -> Result<()> {
+    fn attend(&mut self, network: &UserNetwork, container: Pid, runtime: &mut HelperEnd) -> Result<()> {
         let (begun, mut up) = (Instant::now(), false);
         let mut complaints = self.child.stderr.take();
         loop {
@@ -95,7 +82,7 @@ impl Program {
                 (_, false) => PollTimeout::from(PAUSE),
             };
             let (runtime_ended, has_said) = {
-                let mut waited = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                let mut waited = vec![PollFd::new(runtime.as_fd(), PollFlags::POLLIN)];
                 waited.extend(complaints.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
                 // Interrupted, it is asked again.
                 let _ = poll(&mut waited, pause);
@@ -123,7 +110,7 @@ impl Program {
             }
             if !up && has_route(container) && self.publish(network)? {
                 up = true;
-                let _ = socket.write_all(&[UP]);
+                runtime.ready()?;
             }
             if !up && begun.elapsed() > PATIENCE {
                 return Err(Error::new(format!(
@@ -198,12 +185,13 @@ impl Orders {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         };
-        let order = format!(
-            r#"{{"execute":"add_hostfwd","arguments":{{"proto":"{protocol}","host_addr":"{}","host_port":{},"guest_addr":"{to}","guest_port":{}}}}}"#,
+        let arguments = format!(
+            r#"{{"proto":"{protocol}","host_addr":"{}","host_port":{},"guest_addr":"{to}","guest_port":{}}}"#,
             port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED),
             port.host_port,
             port.container_port
         );
+        let order = format!(r#"{{"execute":"add_hostfwd","arguments":{arguments}}}"#);
         let ask = || -> io::Result<String> {
             let mut socket = UnixStream::connect(self.path())?;
             socket.set_read_timeout(Some(PATIENCE))?;

@@ -6,7 +6,7 @@
 //! forked before the threads are started. Man pages: pty(7), termios(3), poll(2).
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,12 +18,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
 use super::{Caller, Stream, Streams};
+use crate::run::helper::{Helper, HelperEnd};
 use crate::sys::call;
-use crate::sys::clone::fork;
 use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::pty::{set_window_size, window_size};
@@ -194,9 +193,8 @@ fn write_all(to: impl AsFd, mut bytes: &[u8]) -> nix::Result<()> {
 #[derive(Debug)]
 struct Raw {
     before: Termios,
-    guard: Pid,
-    /// The guard reads the other end: a byte means that all is well, an end without one that we were killed.
-    word: PipeWriter,
+    /// "Go" tells it that all is well, the end of its socket without that word that this process was killed.
+    guard: Helper,
 }
 
 impl Raw {
@@ -205,14 +203,12 @@ impl Raw {
         let before = tcgetattr(Caller::Stdin).map_err(doing)?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        let (heard, word) = io::pipe().context("pipe2(O_CLOEXEC)")?;
-        let Some(guard) = fork()? else {
-            drop(word);
-            guard(heard, &before, &raw);
-        };
-        drop(heard);
+        let guard = Helper::start("guarding the caller's terminal", |runtime| {
+            guard(runtime, &before, &raw);
+            Ok(())
+        })?;
         // From here on, the drop restores.
-        let begun = Raw { before, guard, word };
+        let begun = Raw { before, guard };
         call(
             "tcsetattr(3)",
             || "tcsetattr(0, TCSADRAIN, raw)".into(),
@@ -232,23 +228,21 @@ impl Drop for Raw {
             || "tcsetattr(0, TCSANOW, as before)".into(),
             || tcsetattr(Caller::Stdin, SetArg::TCSANOW, before),
         );
-        let _ = self.word.write_all(b"w");
-        let _ = waitpid(self.guard, None);
+        self.guard.go();
     }
 }
 
 /// The guard's whole life: it waits for the word, and restores the terminal if none comes.
-fn guard(mut heard: PipeReader, before: &Termios, raw: &Termios) -> ! {
+fn guard(runtime: &mut HelperEnd, before: &Termios, raw: &Termios) {
     // Whatever ends the runtime must not end its guard, too: neither a signal to its group, nor Ctrl-C.
     let _ = setsid();
     let _ = SigSet::all().thread_block();
     // Locks live as long as any descriptor of theirs, and this process outlives the runtime.
-    let _ = close_all_but(Some(heard.as_fd()));
-    let killed = heard.read(&mut [0]).is_ok_and(|count| count == 0);
+    let _ = close_all_but(Some(runtime.as_fd()));
+    let killed = runtime.wait_for_go().is_err();
     // Whoever has the terminal by now may have set it already.
     let is_raw = || tcgetattr(Caller::Stdin).is_ok_and(|now| now.local_flags == raw.local_flags);
     if killed && is_raw() {
         let _ = tcsetattr(Caller::Stdin, SetArg::TCSANOW, before);
     }
-    std::process::exit(0);
 }

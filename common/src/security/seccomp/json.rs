@@ -166,8 +166,8 @@ fn action(name: &str, errno_ret: Option<u32>) -> Result<Action, String> {
         "SCMP_ACT_NOTIFY" => return Err(NO_SUPERVISOR.into()),
         _ => {
             return Err(format!(
-                "unknown {name:?}; expected SCMP_ACT_ followed by one of ALLOW, LOG, ERRNO, TRACE, TRAP, KILL, \
-                 KILL_THREAD, KILL_PROCESS"
+                "unknown {name:?}; expected SCMP_ACT_ followed by one of ALLOW, LOG, ERRNO, TRACE, TRAP, \
+                 KILL, KILL_THREAD, KILL_PROCESS"
             ));
         }
     })

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::run::process;
+use crate::sys::clone::fork;
 use crate::sys::error::Result;
 
 /// They end the caller, double it, wait for ever, write all disks, hang up a terminal or end the machine;
@@ -84,7 +84,7 @@ pub fn try_sockets() -> Result<Vec<(&'static str, String)>> {
 const NOTHING: libc::c_long = -1;
 
 fn try_call(number: libc::c_long, first: libc::c_long) -> Result<String> {
-    let Some(child) = process::fork()? else {
+    let Some(child) = fork()? else {
         // SAFETY: no argument is a valid address, and a call that changes this process changes nothing else.
         let result = unsafe { libc::syscall(number, first, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING) };
         let status = if result == -1 { Errno::last_raw() } else { 0 };

@@ -240,7 +240,8 @@ fn several_conditions_and_several_rules() {
 #[test]
 fn a_profile_that_forbids_some_has_no_way_around() {
     let profile = read(
-        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount", "no_such_call"], "action": "SCMP_ACT_ERRNO"}]}"#,
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mount", "no_such_call"], "action": "SCMP_ACT_ERRNO"}]}"#,
     );
     let program = filter(&profile, Architecture::X86_64, (6, 12), &caps::all());
     let run = |number| run(&program, 0xC000_003E, number, [0; 6]);
