@@ -309,24 +309,43 @@ impl Outside {
     pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     /// The outside host's own address.
     pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    /// The same two on another cable, for a second one.
+    const OTHER: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2)];
 
     /// Makes it, with a route to 10.0.0.0/8 through the checks' host.
     ///
     /// # Errors
     /// When the kernel has no veth links.
     pub fn new() -> Result<Outside, Failure> {
+        Outside::on(Outside::HOST, Outside::ADDRESS)
+    }
+
+    /// Makes two on different cables, each with a route to the other through the checks' host. The address of
+    /// the second is 198.51.100.2.
+    ///
+    /// # Errors
+    /// When the kernel has no veth links.
+    pub fn two() -> Result<(Outside, Outside), Failure> {
+        let [host, address] = Outside::OTHER;
+        let (one, other) = (Outside::new()?, Outside::on(host, address)?);
+        one.network.run(|| Ok(netlink::add_route(Ipv4Addr::new(198, 51, 100, 0), 24, Outside::HOST)?))?;
+        other.network.run(|| Ok(netlink::add_route(Ipv4Addr::new(192, 0, 2, 0), 24, host)?))?;
+        Ok((one, other))
+    }
+
+    fn on(host: Ipv4Addr, address: Ipv4Addr) -> Result<Outside, Failure> {
         static NUMBER: AtomicU32 = AtomicU32::new(20_000);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let network = Network::new()?;
         let outside = Outside { link: format!("cable{number}"), network };
         let of_cable = |errno| Failure::new("a veth pair", errno);
         netlink::add_veth(&outside.link, "eth0", number, outside.network.0.as_fd()).map_err(of_cable)?;
-        netlink::add_address(number, Outside::HOST, 24)?;
+        netlink::add_address(number, host, 24)?;
         netlink::set_up(number, true)?;
         outside.network.run(|| {
-            netlink::add_address(number, Outside::ADDRESS, 24)?;
+            netlink::add_address(number, address, 24)?;
             netlink::set_up(number, true)?;
-            Ok(netlink::add_route(Ipv4Addr::new(10, 0, 0, 0), 8, Outside::HOST)?)
+            Ok(netlink::add_route(Ipv4Addr::new(10, 0, 0, 0), 8, host)?)
         })?;
         Ok(outside)
     }

@@ -19,19 +19,20 @@ use common::values::Publish;
 /// All of Congo's rules.
 pub const TABLE: &str = "inet congo";
 
-/// Loads the rules that these bridges need: none, and no table, where there is no bridge.
-pub fn load(bridges: &[Bridge]) -> Result<()> {
+/// Loads the rules that these bridges need: none, and no table, where there is no bridge. `host_routes` says
+/// whether the host passes packets on for others than containers, too.
+pub fn load(bridges: &[Bridge], host_routes: bool) -> Result<()> {
     // Made if it is not there, so that it can be removed; then all of it anew. nft sends it as one
     // transaction.
     let mut rules = format!("table {TABLE}\ndelete table {TABLE}\n");
     if !bridges.is_empty() {
         rules += &format!("table {TABLE} {{\n");
-        rules +=
-            &format!("chain forged {{ type filter hook prerouting priority raw;\n{}}}\n", forged(bridges));
+        rules += &format!("chain forged {{ type filter hook prerouting priority raw;\n{FORGED}}}\n");
         rules +=
             &format!("chain outside {{ type nat hook prerouting priority -100;\n{}}}\n", published(bridges));
         rules += &format!("chain inside {{ type nat hook output priority -100;\n{}}}\n", published(bridges));
-        rules += &format!("chain passing {{ type filter hook forward priority 0;\n{}}}\n", passing(bridges));
+        let passing = passing(bridges, host_routes);
+        rules += &format!("chain passing {{ type filter hook forward priority 0;\n{passing}}}\n");
         rules +=
             &format!("chain leaving {{ type nat hook postrouting priority 100;\n{}}}\n", leaving(bridges));
         rules += "}\n";
@@ -39,14 +40,13 @@ pub fn load(bridges: &[Bridge]) -> Result<()> {
     nft::load(&rules)
 }
 
-/// A packet from a container to or from 127.0.0.1 must be forged: its own loopback would have got it. Without
-/// these rules it would reach the host's services that trust everybody on loopback (CVE-2020-8558 in
-/// Kubernetes): `route_localnet` has switched off the kernel's own refusal.
-fn forged(bridges: &[Bridge]) -> String {
-    rules(bridges, |Bridge { name, .. }| {
-        format!("iifname \"{name}\" ip daddr 127.0.0.0/8 drop\niifname \"{name}\" ip saddr 127.0.0.0/8 drop")
-    })
-}
+/// A packet to or from 127.0.0.1 that any link but `lo` brings must be forged: the sender's own loopback
+/// would have got it. Without these rules a container would reach the host's services that trust everybody
+/// on loopback (CVE-2020-8558 in Kubernetes), as `route_localnet` has switched off the kernel's own refusal.
+/// A neighbour of the host would reach what is published on 127.0.0.1: the kernel refuses such a packet only
+/// after the destination NAT, and by then it has another address.
+const FORGED: &str =
+    "iifname != \"lo\" ip daddr 127.0.0.0/8 drop\niifname != \"lo\" ip saddr 127.0.0.0/8 drop\n";
 
 /// Destination NAT: what goes to a published port of this host goes to the container instead. The kernel
 /// remembers the connection, and translates the answers back.
@@ -66,15 +66,23 @@ fn published(bridges: &[Bridge]) -> String {
 }
 
 /// From elsewhere, other bridges included, only answers get to a container, and what is published. All else
-/// would need a route to the bridge's subnet, which a neighbour of the host can simply set.
-fn passing(bridges: &[Bridge]) -> String {
-    rules(bridges, |Bridge { name, .. }| {
+/// would need a route to the bridge's subnet, which a neighbour of the host can simply set. Where Congo has
+/// switched forwarding on, what concerns no bridge is dropped: the host was no router, and must not be one
+/// between its other networks now.
+fn passing(bridges: &[Bridge], host_routes: bool) -> String {
+    let mut passing = rules(bridges, |Bridge { name, .. }| {
         format!(
             "oifname \"{name}\" iifname != \"{name}\" ct state established,related accept\n\
              oifname \"{name}\" iifname != \"{name}\" ct status dnat accept\n\
              oifname \"{name}\" iifname != \"{name}\" drop"
         )
-    })
+    });
+    if !host_routes {
+        let names: Vec<_> = bridges.iter().map(|bridge| format!("\"{}\"", bridge.name)).collect();
+        let all = names.join(", ");
+        let _ = writeln!(passing, "meta nfproto ipv4 iifname != {{ {all} }} oifname != {{ {all} }} drop");
+    }
+    passing
 }
 
 /// Source NAT: outside, nobody knows a way to the bridge's subnet, so a packet leaves with the host's

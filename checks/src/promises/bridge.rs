@@ -74,6 +74,12 @@ pub(crate) const CHECKS: &[Check] = &[
         forwarding)
         .needs(&[Need::Bridge])
         .hint("Remember whether it was off: somebody else may have turned it on before."),
+    Check::since(2, "bridge.no-router",
+        "A container on a bridge does not make the host a router between its other networks; a host that is \
+         one stays one.", no_router)
+        .needs(&[Need::Bridge])
+        .hint("net.ipv4.ip_forward opens the way between all links. Who switches it on has to drop what \
+               neither comes from a bridge nor goes to one."),
 ];
 
 /// The default bridge.
@@ -320,6 +326,25 @@ fn forwarding(subject: &Subject) -> Checked {
         ensure(back, || {
             Failure::new(format!("net.ipv4.ip_forward is as before, {at_first}"), format!("{}", !at_first))
         })
+    });
+    network::set_forwarding(before)?;
+    result
+}
+
+fn no_router(subject: &Subject) -> Checked {
+    let (one, other) = Outside::two()?;
+    let listener = other.network.tcp("0.0.0.0:80")?;
+    let before = network::forwarding()?;
+    let result = [false, true].into_iter().try_for_each(|is_router| {
+        network::set_forwarding(is_router)?;
+        let member = Member::new(subject, &[])?;
+        let served = one.network.tcp("0.0.0.0:80")?;
+        member.network.reaches("192.0.2.2:80", &served)?;
+        match is_router {
+            false => one.network.does_not_reach("198.51.100.2:80")?,
+            true => one.network.reaches("198.51.100.2:80", &listener).map(drop)?,
+        }
+        member.end()
     });
     network::set_forwarding(before)?;
     result

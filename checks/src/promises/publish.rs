@@ -53,6 +53,12 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Bridge])
         .hint("CVE-2020-8558: route_localnet lets them in. Drop what comes from a bridge for 127.0.0.0/8, \
                unless it was the host who began."),
+    Check::since(2, "publish.loopback-is-private",
+        "What is published on 127.0.0.1 cannot be reached by a neighbour of the host that routes 127.0.0.0/8 \
+         there.", loopback_is_private)
+        .needs(&[Need::Bridge])
+        .hint("The kernel refuses such a packet after the destination NAT, which has changed the address by \
+               then. So drop, before it, what any link but lo brings for 127.0.0.0/8."),
 ];
 
 /// From where, and to which address, a published port must lead.
@@ -203,4 +209,15 @@ fn no_way_to_loopback(subject: &Subject) -> Checked {
     // And the host's own way to the published port still works.
     let listener = member.network.tcp("0.0.0.0:80")?;
     host.reaches("127.0.0.1:8080", &listener).map(|_| ())
+}
+
+fn loopback_is_private(subject: &Subject) -> Checked {
+    let outside = Outside::new()?;
+    let member = Member::new(subject, &["-p", "127.0.0.1:8080:80", "-p", "8081:80"])?;
+    let listener = member.network.tcp("0.0.0.0:80")?;
+    Network::of_host()?.reaches("127.0.0.1:8080", &listener)?;
+    outside.network.run(|| network::forge_loopback(Outside::HOST))?;
+    outside.network.does_not_reach("127.0.0.1:8080")?;
+    // The way is there: what is published on all addresses arrives.
+    outside.network.reaches("192.0.2.1:8081", &listener).map(|_| ())
 }

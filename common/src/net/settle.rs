@@ -33,8 +33,9 @@ pub struct Wiring {
     pub table: &'static str,
     /// Makes what is missing of a bridge.
     pub make: fn(&mut Netlink, &Bridge) -> Result<()>,
-    /// Loads the rules that these bridges need; none, and no table, where there is no bridge.
-    pub load: fn(&[Bridge]) -> Result<()>,
+    /// Loads the rules that these bridges need; none, and no table, where there is no bridge. The second
+    /// argument says whether the host forwards for others than containers, too.
+    pub load: fn(&[Bridge], bool) -> Result<()>,
     /// Switches forwarding on or off.
     pub forward: fn(bool) -> Result<()>,
 }
@@ -148,7 +149,7 @@ fn settle_what_is_left(wiring: &Wiring, leases: &Leases) -> Result<()> {
     if leases.bridges()?.iter().any(is_left) { settle(wiring, leases) } else { Ok(()) }
 }
 
-/// Makes bridges, forwarding and rules what the living leases need. Where it fails, the files of the dead
+/// Makes bridges, rules and forwarding what the living leases need. Where it fails, the files of the dead
 /// stay, for the next run to try again.
 fn settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
     let settled = try_to_settle(wiring, leases);
@@ -173,22 +174,21 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
     for bridge in &used {
         (wiring.make)(&mut netlink, bridge)?;
     }
-    (wiring.load)(&used)?;
-    forward(wiring, leases, !used.is_empty())?;
-    empty.iter().try_for_each(|bridge| leases.forget(&bridge.name))
-}
-
-/// Switches forwarding on for as long as there is a container that needs it.
-fn forward(wiring: &Wiring, leases: &Leases, needed: bool) -> Result<()> {
-    if needed && sysctl::read(FORWARDING)? != "1" {
-        // First, as this process may be killed between the two.
+    let needed = !used.is_empty();
+    let is_off = || Ok(sysctl::read(FORWARDING)? != "1");
+    if needed && is_off()? {
+        // First, as this process may be killed at any moment.
         leases.set_forwarding_was_off(true)?;
+    }
+    // Before forwarding is on, or the host would be everybody's router in between.
+    (wiring.load)(&used, !leases.forwarding_was_off())?;
+    if needed && is_off()? {
         (wiring.forward)(true)?;
     } else if !needed && leases.forwarding_was_off() {
         (wiring.forward)(false)?;
         leases.set_forwarding_was_off(false)?;
     }
-    Ok(())
+    empty.iter().try_for_each(|bridge| leases.forget(&bridge.name))
 }
 
 /// The container's address in hexadecimal, as the name of a link has at most 15 bytes.
