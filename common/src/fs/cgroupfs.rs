@@ -132,7 +132,10 @@ impl Cgroup {
         let (missing, there): (Vec<&str>, Vec<&str>) = controllers.iter().copied().partition(missing);
         if let Some(why) = why {
             let missing = missing.join(", ");
-            tell(format_args!("congo: containers of this user have no limit of {missing}: {why}"));
+            tell(format_args!(
+                "congo: containers of this user have no limit of {missing}: {}",
+                why.in_one_line()
+            ));
         }
         let left_out = missing.into_iter().map(str::to_owned).collect();
         let mut cgroup = Cgroup::create(&there)?;
@@ -388,22 +391,22 @@ fn could_have(controller: &str) -> Result<()> {
 }
 
 /// Removes the cgroups whose runtime is dead: those in `parent` whose lock is free, and what has the same
-/// name in the other hierarchies. Whatever cannot be removed is for the next run.
+/// name in the other hierarchies. Whatever cannot be removed is told, and is for the next run.
 fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
     // Exactly our form: somebody else may have a `congo-web.service`.
     let is_ours = |name: &OsStr| {
         let digits = name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
         digits.len() == 12 && digits.iter().all(u8::is_ascii_hexdigit)
     };
-    let _ = claim::sweep(parent, is_ours, |path| {
+    let swept = claim::sweep(parent, is_ours, |path| {
         let name = path.file_name().unwrap_or_default();
         let others = hierarchies.iter().filter_map(|hierarchy| Some(hierarchy.parent().ok()?.join(name)));
-        for directory in others.filter(|directory| directory != path && directory.exists()) {
-            let _ = remove(&directory, SWEEP_PATIENCE);
-        }
-        let _ = remove(path, SWEEP_PATIENCE);
-        Ok(())
+        let others = others.filter(|directory| directory != path && directory.exists());
+        // All of them, and only then the first failure. This one last: the next run looks for it.
+        let gone = others.map(|directory| remove(&directory, SWEEP_PATIENCE)).collect::<Vec<_>>();
+        gone.into_iter().collect::<Result<()>>().and_then(|()| remove(path, SWEEP_PATIENCE))
     });
+    swept.unwrap_or_else(|error| error.report("congo"));
 }
 
 /// Removes a cgroup's directory, those that a container's root has made in it, and kills what is in them.

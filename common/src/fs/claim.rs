@@ -17,16 +17,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
+use rustix::fs::FlockOperation;
 
-use crate::sys::error::{Context, Result, tell};
+use crate::sys::clone::generation;
+use crate::sys::error::{Context, Error, Hint, Result, printable, tell};
 use crate::sys::explain;
 
 /// How many dead entries one run removes: a container should not have to wait for more.
 pub(crate) const SWEPT_AT_ONCE: usize = 16;
 
-/// How often a folder is made that others remove at once: each time one of them must have ended just then.
+/// How often an entry is made that others remove at once: each time one of them must have ended just then.
 const TRIES: usize = 1000;
 
 /// What a claim is made of, where nothing has its name yet.
@@ -40,10 +41,12 @@ pub(crate) enum Make {
 #[derive(Debug)]
 pub(crate) struct Claim {
     path: PathBuf,
-    lock: Flock<File>,
-    /// The process that removes the entry when it drops the value, and how many folders above it, where they
-    /// are empty. A child has a copy of the value, and must leave the entry to its parent.
-    goes: Option<(u32, usize)>,
+    file: File,
+    /// Which process has locked it. A child has a copy of the value, and the same lock: it must leave lock
+    /// and entry to its parent. Pids cannot tell the two: in a container around us, both may be 1.
+    taker: u32,
+    /// Whether the entry goes with the value, and then how many folders above it, where they are empty.
+    goes: Option<usize>,
 }
 
 impl Claim {
@@ -53,31 +56,32 @@ impl Claim {
     /// # Errors
     /// EACCES, EROFS, ENOSPC; ELOOP for a symbolic link; ENOLCK where the file system has no locks.
     pub(crate) fn wait(make: Make, path: &Path) -> Result<Claim> {
-        Claim::made(Some(make), path, FlockArg::LockExclusive).and_then(present(path))
+        Claim::made(Some(make), path, FlockOperation::LockExclusive).and_then(present(path))
     }
 
     /// The same, without waiting: `None` when another process has a claim to `path`.
     pub(crate) fn take(make: Make, path: &Path) -> Result<Option<Claim>> {
-        Claim::made(Some(make), path, FlockArg::LockExclusiveNonblock)
+        Claim::made(Some(make), path, FlockOperation::NonBlockingLockExclusive)
     }
 
     /// Waits until no other process has `path` for itself, and has it together with all who share it.
     pub(crate) fn share(make: Make, path: &Path) -> Result<Claim> {
-        Claim::made(Some(make), path, FlockArg::LockShared).and_then(present(path))
+        Claim::made(Some(make), path, FlockOperation::LockShared).and_then(present(path))
     }
 
     /// Claims what is there: `None` when nothing is, or, where `how` does not wait, when another process has
     /// a claim to it.
-    pub(crate) fn of(path: &Path, how: FlockArg) -> Result<Option<Claim>> {
+    pub(crate) fn of(path: &Path, how: FlockOperation) -> Result<Option<Claim>> {
         Claim::made(None, path, how)
     }
 
     /// Claims a folder under a new name: `make` makes one and returns where it is. Until the folder is
     /// locked, another process may take it for a dead one's and sweep it away; then `make` is called again.
     pub(crate) fn new(mut make: impl FnMut() -> Result<PathBuf>) -> Result<Claim> {
-        loop {
-            let path = make()?;
-            match Claim::of(&path, FlockArg::LockExclusive) {
+        let mut path = PathBuf::new();
+        for _ in 0..TRIES {
+            path = make()?;
+            match Claim::of(&path, FlockOperation::LockExclusive) {
                 Ok(Some(claim)) => return Ok(claim),
                 Ok(None) => {}
                 Err(error) => {
@@ -86,10 +90,11 @@ impl Claim {
                 }
             }
         }
+        Err(removed_each_time(&path))
     }
 
-    fn made(make: Option<Make>, path: &Path, how: FlockArg) -> Result<Option<Claim>> {
-        loop {
+    fn made(make: Option<Make>, path: &Path, how: FlockOperation) -> Result<Option<Claim>> {
+        for _ in 0..TRIES {
             let folder =
                 if make == Some(Make::File) { path.parent() } else { Some(path).filter(|_| make.is_some()) };
             if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
@@ -99,22 +104,25 @@ impl Claim {
                 // Somebody removed it, or the folder in which it was, between two calls.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && make.is_some() => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                result => result.at("open", path)?,
+                result => result.at("open", path).hint_if(Errno::ELOOP, LINK)?,
             };
-            let Some(lock) = flock(file, path, how)? else { return Ok(None) };
-            if is_at(&lock, path) {
-                return Ok(Some(Claim { path: path.to_owned(), lock, goes: None }));
+            if !flock(&file, path, how)? {
+                return Ok(None);
+            }
+            if is_at(&file, path) {
+                return Ok(Some(Claim { path: path.to_owned(), file, taker: generation(), goes: None }));
             }
             if make.is_none() {
                 return Ok(None);
             }
         }
+        Err(removed_each_time(path))
     }
 
     /// The same, where the entry goes when this process drops the last claim to it: a file, or a folder in
     /// which nothing is. As many folders `above` go with it, where nothing else is in them.
     pub(crate) fn going(mut self, above: usize) -> Claim {
-        self.goes = Some((std::process::id(), above));
+        self.goes = Some(above);
         self
     }
 
@@ -125,20 +133,25 @@ impl Claim {
 
     /// Whether the entry goes when this value is dropped.
     pub(crate) fn goes(&self) -> bool {
-        self.goes.is_some_and(|(process, _)| process == std::process::id())
+        self.goes.is_some() && self.is_taker()
+    }
+
+    /// Whether this process has taken the lock, and not one of which it is a copy.
+    fn is_taker(&self) -> bool {
+        self.taker == generation()
     }
 
     /// Lets others share the claim. The kernel gives up the one kind of lock before it takes the other, so
     /// another process may come in between and have it alone: then this function waits for that one, or,
-    /// where `how` does not wait, returns false, and the claim is lost.
+    /// where `how` does not wait, the claim is lost. It is also lost when the other one has removed the
+    /// entry. Returns whether this process still has the claim.
+    ///
+    /// A process that has the entry out of sight, as after pivot_root(2), cannot tell that and gets `false`.
     ///
     /// # Errors
     /// ENOLCK.
-    pub(crate) fn let_share(&self, how: FlockArg) -> Result<bool> {
-        match self.lock.relock(how) {
-            Err(Errno::EWOULDBLOCK) => Ok(false),
-            result => result.at("share the lock of", &self.path).map(|()| true),
-        }
+    pub(crate) fn let_share(&self, how: FlockOperation) -> Result<bool> {
+        Ok(flock(&self.file, &self.path, how)? && is_at(&self.file, &self.path))
     }
 
     /// Where it is.
@@ -149,24 +162,40 @@ impl Claim {
     /// The open file.
     #[cfg(any(test, feature = "network"))]
     pub(crate) fn file(&mut self) -> &mut File {
-        &mut self.lock
+        &mut self.file
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let Some((process, above)) = self.goes else { return };
+        // The lock belongs to the open file, which a copy of this process shares: to unlock it there would
+        // unlock it here.
+        if !self.is_taker() {
+            return;
+        }
         // The last one removes it. The lock is still held, so nobody has taken it since.
-        if process == std::process::id()
-            && self.lock.relock(FlockArg::LockExclusiveNonblock).is_ok()
-            && is_at(&self.lock, &self.path)
+        if let Some(above) = self.goes
+            && rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && is_at(&self.file, &self.path)
         {
-            let is_folder = self.lock.metadata().is_ok_and(|there| there.is_dir());
+            let is_folder = self.file.metadata().is_ok_and(|there| there.is_dir());
             let gone = if is_folder { fs::remove_dir(&self.path) } else { fs::remove_file(&self.path) };
             let mut folders = self.path.ancestors().skip(1).take(above);
             let _ = gone.and_then(|()| folders.try_for_each(fs::remove_dir));
         }
+        // To close the file would not do: a copy of this process that still runs has it open, too.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
+}
+
+/// Why a claim can be no symbolic link, and what to do.
+const LINK: &str =
+    "Congo makes no symbolic link there, and follows none: find out who made it, and remove it";
+
+fn removed_each_time(path: &Path) -> Error {
+    let what =
+        format!("lock {}: {TRIES} times it was gone or replaced before it was locked", printable(path));
+    Error::new(what).hint("another program removes what is made there: end that program")
 }
 
 fn present(path: &Path) -> impl Fn(Option<Claim>) -> Result<Claim> + '_ {
@@ -186,49 +215,65 @@ pub(crate) enum Maker {
 /// Whether the process that made the entry lives.
 ///
 /// # Errors
-/// ENOLCK.
+/// ENOLCK, EACCES, EMFILE: whether it lives is then unknown.
 #[cfg(any(test, feature = "network"))]
 pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
     let file = match open(path, false) {
-        // It is gone, or somebody else has put something there, such as a link, which is no claim.
-        Err(_) => return Ok(Maker::Ended),
-        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Maker::Ended),
+        result => result.at("open", path).hint_if(Errno::ELOOP, LINK)?,
     };
     // Shared, as two processes may ask at once.
-    Ok(match flock(file, path, FlockArg::LockSharedNonblock)? {
-        None => Maker::Lives,
+    Ok(match flock(&file, path, FlockOperation::NonBlockingLockShared)? {
+        false => Maker::Lives,
         // Free, and still there: who ends just now removes the entry and then unlocks it.
-        Some(lock) if is_at(&lock, path) => Maker::Died,
-        Some(_) => Maker::Ended,
+        true if is_at(&file, path) => Maker::Died,
+        true => Maker::Ended,
     })
 }
 
 /// Removes what killed processes have left in `folder`: those entries of which `is_claim` knows the name, and
-/// whose lock is free. `remove` gets each one's path, locked until it returns. What it cannot remove stays,
-/// and that is told: it must not keep containers from running.
+/// whose lock is free. `remove` gets each one's path, locked until it returns. An entry that it cannot remove
+/// stays, and so does one that cannot be opened or locked. That is told: it must not keep containers from
+/// running.
 ///
 /// # Errors
-/// EACCES when the folder cannot be read. That it is not there is fine.
+/// EACCES, EIO when the folder cannot be read. That it is not there is fine.
 pub(crate) fn sweep(
     folder: &Path,
     is_claim: impl Fn(&OsStr) -> bool,
+    remove: impl FnMut(&Path) -> Result<()>,
+) -> Result<()> {
+    sweep_and_tell(folder, is_claim, remove, |error| {
+        tell(format_args!("congo: what a killed runtime may have left stays there: {}", error.in_one_line()));
+    })
+}
+
+fn sweep_and_tell(
+    folder: &Path,
+    is_claim: impl Fn(&OsStr) -> bool,
     mut remove: impl FnMut(&Path) -> Result<()>,
+    mut tell: impl FnMut(&Error),
 ) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.at("read", folder)?,
     };
-    let claims = entries.flatten().filter(|entry| is_claim(&entry.file_name())).map(|entry| entry.path());
-    // A living one's lock is taken.
-    let dead = claims.filter_map(|path| Claim::of(&path, FlockArg::LockExclusiveNonblock).ok().flatten());
     let mut removed = 0;
-    for claim in dead {
-        match remove(claim.path()) {
+    for entry in entries {
+        let entry = entry.at("read", folder)?;
+        if !is_claim(&entry.file_name()) {
+            continue;
+        }
+        let swept = match Claim::of(&entry.path(), FlockOperation::NonBlockingLockExclusive) {
+            // A living one's lock is taken. Or it has just removed the entry.
+            Ok(None) => continue,
+            Ok(Some(claim)) => remove(claim.path()),
+            Err(error) => Err(error),
+        };
+        match swept {
             Ok(()) => removed += 1,
             // It does not count: entries that cannot go must not keep others from being swept.
-            Err(error) => {
-                tell(format_args!("congo: {error}, so what a killed runtime has left stays there"));
-            }
+            Err(error) => tell(&error),
         }
         if removed == SWEPT_AT_ONCE {
             break;
@@ -269,26 +314,26 @@ fn open(path: &Path, make: bool) -> io::Result<File> {
     options.open(path)
 }
 
-/// Locks an open file; `None` when another process has it, and `how` does not wait. Waits as flock(2) does: a
-/// signal that this process has not blocked ends it.
-fn flock(file: File, path: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
-    match Flock::lock(file, how) {
-        Ok(lock) => {
+/// Locks an open file; `false` when another process has it, and `how` does not wait. Waits as flock(2) does:
+/// a signal that this process has not blocked ends it.
+fn flock(file: &File, path: &Path, how: FlockOperation) -> Result<bool> {
+    match rustix::fs::flock(file, how) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        result => {
+            result.at("lock", path)?;
             explain::line(format_args!("flock({path:?}, {})", name(how)), 0, "flock(2)");
-            Ok(Some(lock))
+            Ok(true)
         }
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno).at("lock", path),
     }
 }
 
-fn name(how: FlockArg) -> &'static str {
+fn name(how: FlockOperation) -> &'static str {
     match how {
-        FlockArg::LockExclusive => "LOCK_EX",
-        FlockArg::LockExclusiveNonblock => "LOCK_EX|LOCK_NB",
-        FlockArg::LockShared => "LOCK_SH",
-        FlockArg::LockSharedNonblock => "LOCK_SH|LOCK_NB",
-        _ => "LOCK_UN",
+        FlockOperation::LockExclusive => "LOCK_EX",
+        FlockOperation::NonBlockingLockExclusive => "LOCK_EX|LOCK_NB",
+        FlockOperation::LockShared => "LOCK_SH",
+        FlockOperation::NonBlockingLockShared => "LOCK_SH|LOCK_NB",
+        FlockOperation::Unlock | FlockOperation::NonBlockingUnlock => "LOCK_UN",
     }
 }
 

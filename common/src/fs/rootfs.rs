@@ -23,8 +23,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::fs::claim::{Claim, Make, make_folder, sweep};
-use crate::fs::mount::mounts_beneath;
-use crate::fs::tree::remove_tree;
+use crate::fs::tree::{nothing_mounted_in, remove_unmounted_tree};
 use crate::ids::privilege::Privilege;
 use crate::sys::error::{Context, Error, Result, tell};
 use build::set_mode;
@@ -199,7 +198,7 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
     nothing_mounted_in(&root)?;
     let unfinished = format!(".{NAME}.building-");
     // Nobody else builds now, so what is unfinished was left by a runtime that was killed.
-    sweep(folder, |name| name.as_bytes().starts_with(unfinished.as_bytes()), remove)?;
+    sweep(folder, |name| name.as_bytes().starts_with(unfinished.as_bytes()), remove_unmounted_tree)?;
     let pid = std::process::id();
     let building = folder.join(format!("{unfinished}{pid}"));
     let built = build(host, search, &building).and_then(|built| {
@@ -207,28 +206,14 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
             // Renamed first, as to remove it takes time, in which this process may be killed.
             let damaged = folder.join(format!("{unfinished}{pid}-damaged"));
             fs::rename(&root, &damaged).at("move", &root)?;
-            remove(&damaged)?;
+            remove_unmounted_tree(&damaged)?;
         }
         fs::rename(&building, &root).at("make", &root)?;
         Ok(built)
     });
     if built.is_err() {
         // The error that is already there says more than one about the clean-up.
-        _ = remove(&building);
+        _ = remove_unmounted_tree(&building);
     }
     built.map(Some)
-}
-
-/// Removes a root or what is left of one.
-fn remove(path: &Path) -> Result<()> {
-    nothing_mounted_in(path)?;
-    remove_tree(path)
-}
-
-/// Refuses to touch a root in which somebody has mounted something: to remove the root would empty that too.
-fn nothing_mounted_in(path: &Path) -> Result<()> {
-    let Some(mount) = mounts_beneath(path)? else { return Ok(()) };
-    let mount = mount.display();
-    Err(Error::new(format!("remove {}: something is mounted on {mount}", path.display()))
-        .hint(format!("umount {mount}")))
 }

@@ -28,6 +28,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 #[cfg(feature = "idmap")]
 use nix::unistd::geteuid;
 
+use crate::fs::mount::mounts_beneath;
 use crate::fs::xattr;
 use crate::sys::error::{Context, Error, Result, errno};
 pub(crate) use remove::{remove_all, remove_contents};
@@ -107,6 +108,26 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         }
         result => result.at("remove", path),
     }
+}
+
+/// The same, unless something is mounted there.
+///
+/// # Errors
+/// Those of [`remove_tree`] and [`nothing_mounted_in`].
+pub(crate) fn remove_unmounted_tree(path: &Path) -> Result<()> {
+    nothing_mounted_in(path)?;
+    remove_tree(path)
+}
+
+/// Refuses to remove a tree in which somebody has mounted something: what is mounted would be emptied, too.
+///
+/// # Errors
+/// Something is mounted there; the list of mounts cannot be read.
+pub(crate) fn nothing_mounted_in(path: &Path) -> Result<()> {
+    let Some(mount) = mounts_beneath(path)? else { return Ok(()) };
+    let mount = mount.display();
+    Err(Error::new(format!("remove {}: something is mounted on {mount}", path.display()))
+        .hint(format!("umount {mount}")))
 }
 
 /// Whether a directory is empty.

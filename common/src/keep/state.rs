@@ -19,8 +19,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::fs::claim::{Claim, Make, sweep};
-use crate::fs::mount::mounts_beneath;
-use crate::fs::tree::remove_tree;
+use crate::fs::tree::remove_unmounted_tree;
 use crate::sys::error::{Context, Error, Result, tell};
 pub use volumes::{OwnVolume, Volumes, make_source};
 
@@ -39,7 +38,7 @@ impl ContainerFolder {
     /// EACCES, EROFS, ENOSPC where no folder can be made.
     pub fn create(state: &Path) -> Result<Self> {
         let folder = make_folder(state, "containers")?;
-        sweep(&folder, |_| true, remove_folder)?;
+        sweep(&folder, |_| true, remove_unmounted_tree)?;
         let claim = Claim::new(|| {
             loop {
                 let path = folder.join(new_id()?);
@@ -71,16 +70,16 @@ impl ContainerFolder {
     pub fn remove(mut self) -> Result<()> {
         // Once is enough.
         self.claim.leave();
-        remove_folder(&self.path)
+        remove_unmounted_tree(&self.path)
     }
 }
 
 impl Drop for ContainerFolder {
     fn drop(&mut self) {
         if self.claim.goes()
-            && let Err(error) = remove_folder(&self.path)
+            && let Err(error) = remove_unmounted_tree(&self.path)
         {
-            tell(format_args!("congo: {error}"));
+            error.report("congo");
         }
     }
 }
@@ -118,17 +117,6 @@ pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
         Err(error) if error.errno() == Some(Errno::EEXIST) => {}
         // Rather twice than not at all.
         _ => tell(line),
-    }
-}
-
-/// Removes a container's folder, unless something is mounted there: to remove it would empty that, too.
-fn remove_folder(path: &Path) -> Result<()> {
-    match mounts_beneath(path)? {
-        Some(mount) => {
-            Err(Error::new(format!("remove {}: something is mounted on {}", path.display(), mount.display()))
-                .hint(format!("umount {}", mount.display())))
-        }
-        None => remove_tree(path),
     }
 }
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
-use nix::fcntl::FlockArg;
+use rustix::fs::FlockOperation;
 
 use crate::fs::claim::{Claim, Make, Maker, maker_of};
 use crate::fs::rootfs::run_dir;
@@ -98,7 +98,7 @@ impl Leases {
     }
 
     fn lock_if_any_in(run_dir: &Path) -> Result<Option<Leases>> {
-        let claim = Claim::of(&run_dir.join(namespace_name()?), FlockArg::LockExclusive)?;
+        let claim = Claim::of(&run_dir.join(namespace_name()?), FlockOperation::LockExclusive)?;
         Ok(claim.map(Leases::new))
     }
 
@@ -244,13 +244,13 @@ impl Leases {
     /// The names and subnets of the bridges. Both stand in the folder's name, so that a bridge is never
     /// recorded by half.
     fn recorded(&self) -> Result<Vec<(String, Ipv4Net)>> {
-        let entries = fs::read_dir(&self.folder).at("read", &self.folder)?;
+        let entries = entries(&self.folder)?;
         let parse = |entry: fs::DirEntry| {
             let folder = entry.file_name().into_string().ok()?;
             let (name, subnet) = folder.rsplit_once('@')?;
             Some((name.to_owned(), subnet.replace('_', "/").parse().ok()?))
         };
-        let mut bridges: Vec<_> = entries.flatten().filter_map(parse).collect();
+        let mut bridges: Vec<_> = entries.into_iter().filter_map(parse).collect();
         bridges.sort();
         Ok(bridges)
     }
@@ -293,10 +293,15 @@ impl Lease {
     }
 }
 
+/// What is in a folder. A bridge or an address that could not be read would be given to another container.
+fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+    fs::read_dir(folder).and_then(Iterator::collect).at("read", folder)
+}
+
 /// The addresses in a bridge's folder: of the living, and of the dead.
 fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> {
-    let entries = fs::read_dir(folder).at("read", folder)?;
-    let addresses = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let entries = entries(folder)?.into_iter();
+    let addresses = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let (mut living, mut dead) = (BTreeSet::new(), BTreeSet::new());
     for address in addresses {
         match maker_of(&folder.join(Ipv4Addr::to_string(&address)))? {

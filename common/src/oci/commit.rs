@@ -16,7 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, FlockArg, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use super::digest::{Digest, Summing};
@@ -269,7 +270,7 @@ impl Work {
     /// Moves everything into a layout that is there.
     fn join(&self, layout: &Path, descriptor: Descriptor, tag: &str) -> Result<()> {
         // Of two at once, the second adds to what the first has made.
-        let _claim = Claim::of(&layout.canonicalize().at("open", layout)?, FlockArg::LockExclusive)?;
+        let _claim = Claim::of(&layout.canonicalize().at("open", layout)?, FlockOperation::LockExclusive)?;
         let index = layout.join("index.json");
         let document = fs::read(&index).at("read", &index)?;
         let there: Index = parse(&document, || index.display().to_string())?;
@@ -277,7 +278,8 @@ impl Work {
         let from = self.folder.join("blobs/sha256");
         let blobs = layout.join("blobs/sha256");
         fs::create_dir_all(&blobs).at("make", &blobs)?;
-        for blob in fs::read_dir(&from).at("read", &from)?.flatten() {
+        for blob in fs::read_dir(&from).at("read", &from)? {
+            let blob = blob.at("read", &from)?;
             let to = blobs.join(blob.file_name());
             // One of this name has this content.
             if !to.exists() {

@@ -6,7 +6,6 @@
 
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write};
-use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::{fs, io};
@@ -166,19 +165,30 @@ pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
 /// the kernel takes no value in parts. `man` is the page about it.
 ///
 /// # Errors
-/// ENOENT when this kernel has no such file; what the kernel says of the value.
+/// ENOENT when this kernel has no such file; what the kernel says of the value; when it takes a part of it.
 pub fn write_value(man: &str, path: impl AsRef<Path>, value: &str) -> Result<()> {
     let path = path.as_ref();
     let open_and_write = || {
         // Without O_CREAT: a file that the kernel does not have must give ENOENT, not EACCES.
-        fs::OpenOptions::new().write(true).open(path)?.write(value.as_bytes())
+        write_at_once(&mut fs::OpenOptions::new().write(true).open(path)?, value.as_bytes())
     };
-    call(
-        man,
-        || format!("write({path:?}, {value:?})"),
-        || open_and_write().map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
-    )
-    .map(drop)
+    call(man, || format!("write({path:?}, {value:?})"), open_and_write).map(drop)
+}
+
+/// The kernel takes what comes in a second call for another value. So the rest of a value of which it has
+/// taken a part cannot be written.
+fn write_at_once(file: &mut impl io::Write, value: &[u8]) -> io::Result<usize> {
+    loop {
+        match file.write(value) {
+            // A signal came before anything was written.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(count) if count < value.len() => {
+                let what = format!("the kernel took {count} of {} bytes", value.len());
+                return Err(io::Error::new(io::ErrorKind::WriteZero, what));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Makes a character device with these permissions, less the umask: mknod(2).
@@ -389,17 +399,23 @@ pub(crate) fn call<T: Returned, E: Into<io::Error>>(
 ) -> Result<T> {
     // The turn is taken before the call, so that the other process cannot tell what follows from it first.
     let turn = explain::Turn::take();
-    let result = action().map_err(|error| Error::from_io(name_and_arguments(), &error.into()));
+    let result = action().map_err(E::into);
     if let Some(turn) = turn {
         match &result {
             Ok(value) => turn.line(name_and_arguments(), value.number(), man),
-            Err(error) => {
-                let errno = error.errno().unwrap_or(Errno::UnknownErrno);
-                turn.line(name_and_arguments(), format_args!("-1 {errno:?}"), man);
-            }
+            Err(error) => turn.line(name_and_arguments(), failed(error), man),
         }
     }
-    result
+    result.map_err(|error| Error::from_io(name_and_arguments(), &error))
+}
+
+/// What a call returned that failed, as strace would show it. An error that is not the kernel's has words
+/// only.
+fn failed(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => format!("-1 {:?}", Errno::from_raw(code)),
+        None => format!("-1 {error}"),
+    }
 }
 
 /// What a system call returned, as the number that strace would show.
@@ -408,12 +424,6 @@ pub(crate) trait Returned {
 }
 
 impl Returned for () {
-    fn number(&self) -> usize {
-        0
-    }
-}
-
-impl Returned for nix::fcntl::Flock<std::fs::File> {
     fn number(&self) -> usize {
         0
     }
@@ -462,4 +472,39 @@ pub(crate) fn list<T: AsRef<OsStr>>(items: &[T]) -> String {
         let _ = write!(text, "{}{:?}", if index == 0 { "" } else { ", " }, item.as_ref());
     }
     text + "]"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers each write with the next of these, the first one last.
+    struct Answers(Vec<io::Result<usize>>);
+
+    impl io::Write for Answers {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            self.0.pop().unwrap()
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_value_is_written_whole_or_not_at_all() {
+        let interrupted = || Err(io::ErrorKind::Interrupted.into());
+        let write = |answers| write_at_once(&mut Answers(answers), b"value");
+        assert_eq!(write(vec![Ok(5), interrupted(), interrupted()]).unwrap(), 5);
+        let short = write(vec![Ok(2), interrupted()]).unwrap_err();
+        assert_eq!(short.to_string(), "the kernel took 2 of 5 bytes");
+        let refused = write(vec![Err(Errno::EINVAL.into())]).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(Errno::EINVAL as i32));
+    }
+
+    #[test]
+    fn an_error_without_a_number_is_narrated_in_words() {
+        assert_eq!(failed(&Errno::EBUSY.into()), "-1 EBUSY");
+        assert_eq!(failed(&io::Error::other("no such device here")), "-1 no such device here");
+    }
 }

@@ -38,6 +38,7 @@
 
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -52,6 +53,14 @@ use super::names;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 const TOO_MANY: &str = "a limit of processes is reached: ulimit -u, pids.max, or kernel.pid_max";
+
+/// In a copy of a process, how many processes its memory has come from.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Tells a process from those of which it is a copy, also where both are PID 1 of their namespaces.
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
 
 /// What clone(2) has made, as either process sees it.
 #[derive(Debug)]
@@ -110,8 +119,11 @@ pub fn exit_now(status: u8) -> ! {
     unsafe { libc::_exit(status.into()) }
 }
 
-/// The parent tells of its child.
+/// The parent tells of its child, and the child counts itself.
 fn tell(turn: Option<Turn>, child: Option<Pid>, line: impl Fn() -> String, man: &str) {
+    if child.is_none() {
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
     match (turn, child) {
         (Some(turn), Some(child)) => turn.line(line(), child, man),
         // The turn is the parent's, and this is the child's copy of it: to drop it would end the parent's

@@ -4,6 +4,7 @@
 //! for those that are marked. Man pages: close_range(2), execve(2), proc_pid_fd(5).
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
@@ -83,7 +84,9 @@ fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> 
 /// The open descriptors above 2.
 fn open_descriptors() -> Result<Vec<RawFd>> {
     let what = "reading /proc/self/fd to close the descriptors above 2";
-    let entries = fs::read_dir("/proc/self/fd").context(what)?;
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // A descriptor that is not read would stay open.
+    let entries = fs::read_dir("/proc/self/fd").and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.context(what)?.into_iter();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(numbers.filter(|&descriptor| descriptor > 2).collect())
 }

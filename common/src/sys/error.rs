@@ -83,6 +83,12 @@ impl Error {
         }
     }
 
+    /// The error and its hint in one line, as a part of a longer message: `what: ERRNO: errno in words; hint`.
+    pub(crate) fn in_one_line(&self) -> String {
+        let what = shortened(&self.to_string());
+        self.hint.as_ref().map_or_else(|| what.clone(), |hint| format!("{what}; {hint}"))
+    }
+
     /// The error as bytes that cross the socket from the child to its parent.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let errno = self.errno.map_or(0, |errno| errno as i32);
@@ -211,6 +217,14 @@ mod tests {
     #[test]
     fn a_path_is_one_line() {
         assert_eq!(printable(Path::new("/ä b\n\u{1b}[31m")), "/ä b\\n\\u{1b}[31m");
+    }
+
+    #[test]
+    fn one_line_has_the_hint_too() {
+        let error = Error::from_errno("remove /x", Errno::EBUSY);
+        assert_eq!(error.in_one_line(), "remove /x: EBUSY: Device or resource busy");
+        let line = error.hint("umount /x").in_one_line();
+        assert_eq!(line, "remove /x: EBUSY: Device or resource busy; umount /x");
     }
 
     #[test]

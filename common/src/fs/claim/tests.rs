@@ -20,14 +20,17 @@ fn one_has_it_alone_or_many_share_it() {
     let home = tempfile::tempdir().unwrap();
     for make in [Make::File, Make::Folder] {
         let path = home.path().join(format!("run/{make:?}"));
-        assert!(Claim::of(&path, FlockArg::LockExclusiveNonblock).unwrap().is_none(), "nothing is there");
+        assert!(
+            Claim::of(&path, FlockOperation::NonBlockingLockExclusive).unwrap().is_none(),
+            "nothing is there"
+        );
         assert_eq!(maker_of(&path).unwrap(), Maker::Ended);
         let first = Claim::take(make, &path).unwrap().unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, if make == Make::File { 0o600 } else { 0o700 });
         assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
         assert!(Claim::take(make, &path).unwrap().is_none());
         assert_eq!(maker_of(&path).unwrap(), Maker::Lives);
-        assert!(first.let_share(FlockArg::LockShared).unwrap());
+        assert!(first.let_share(FlockOperation::LockShared).unwrap());
         let second = Claim::share(make, &path).unwrap();
         drop(first);
         assert!(Claim::take(make, &path).unwrap().is_none());
@@ -43,7 +46,7 @@ fn the_last_one_takes_the_entry_with_it() {
     for make in [Make::File, Make::Folder] {
         let path = above.join("claims/one");
         let first = Claim::take(make, &path).unwrap().unwrap().going(2);
-        assert!(first.let_share(FlockArg::LockShared).unwrap() && first.goes());
+        assert!(first.let_share(FlockOperation::LockShared).unwrap() && first.goes());
         let mut second = Claim::share(make, &path).unwrap().going(2);
         drop(first);
         assert!(path.exists(), "another one shares it");
@@ -62,6 +65,58 @@ fn the_last_one_takes_the_entry_with_it() {
         drop(second);
         fs::remove_dir_all(&above).unwrap();
     }
+}
+
+#[test]
+fn what_goes_while_its_lock_is_converted_is_lost() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("claim");
+    for how in [FlockOperation::LockShared, FlockOperation::NonBlockingLockShared] {
+        let claim = Claim::take(Make::File, &path).unwrap().unwrap();
+        // As a sweep does that has it alone, between the two locks of this one.
+        fs::remove_file(&path).unwrap();
+        assert!(!claim.let_share(how).unwrap());
+        let other = Claim::take(Make::File, &path).unwrap();
+        assert!(other.is_some() && !claim.let_share(how).unwrap(), "its name is another one's");
+    }
+}
+
+#[test]
+fn a_copy_of_the_process_leaves_the_claim_to_it() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("claim");
+    let claim = Claim::take(Make::File, &path).unwrap().unwrap().going(0);
+    let Some(child) = crate::sys::clone::fork().unwrap() else {
+        // Whatever its pid is: in a new PID namespace it may be the parent's.
+        drop(claim);
+        crate::sys::clone::exit_now(0);
+    };
+    nix::sys::wait::waitpid(child, None).unwrap();
+    assert_eq!(maker_of(&path).unwrap(), Maker::Lives);
+    // And a copy that lives keeps nothing locked that this process gives back.
+    let (mut parents, mut childs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let Some(child) = crate::sys::clone::fork().unwrap() else {
+        drop(parents);
+        let _ = io::Read::read(&mut childs, &mut [0]);
+        crate::sys::clone::exit_now(0);
+    };
+    drop(childs);
+    let mut claim = claim;
+    claim.leave();
+    drop(claim);
+    assert_eq!(maker_of(&path).unwrap(), Maker::Died);
+    io::Write::write_all(&mut parents, b"x").unwrap();
+    nix::sys::wait::waitpid(child, None).unwrap();
+}
+
+/// In /proc/self open(2) says ENOENT for a file that it cannot make, and so each time.
+#[test]
+fn what_can_never_be_claimed_is_an_error() {
+    let error = Claim::wait(Make::File, Path::new("/proc/self/no-such-file")).unwrap_err();
+    assert!(error.to_string().contains("1000 times"), "{error}");
+    let home = tempfile::tempdir().unwrap();
+    let error = Claim::new(|| Ok(home.path().join("never-made"))).unwrap_err();
+    assert!(error.to_string().contains("1000 times"), "{error}");
 }
 
 #[test]
@@ -139,8 +194,19 @@ fn a_sweep_removes_a_few_of_the_dead_and_nothing_else() {
     assert_eq!(names(&folder).len(), 5);
     sweep(&folder, is_claim, remove).unwrap();
     assert_eq!(names(&folder), ["another", "claim-00", "claim-link"]);
-    // A failure is told, and no error.
+    // A failure is told, and no error. So is what is no claim.
     drop(living);
-    sweep(&folder, is_claim, |path| fs::remove_dir(path).at("remove", path)).unwrap();
+    let mut told = Vec::new();
+    sweep_and_tell(
+        &folder,
+        is_claim,
+        |path| fs::remove_dir(path).at("remove", path),
+        |error| {
+            told.push((error.errno().unwrap(), error.in_one_line().contains("symbolic link")));
+        },
+    )
+    .unwrap();
+    told.sort_by_key(|told| told.1);
+    assert_eq!(told, [(Errno::ENOTDIR, false), (Errno::ELOOP, true)]);
     assert_eq!(names(&folder), ["another", "claim-00", "claim-link"]);
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -73,8 +74,14 @@ pub(super) fn of_tree(open: &OwnedFd) -> Result<(Mount, Vec<Mount>)> {
 }
 
 /// A mount below this path of the host, or on it.
+///
+/// # Errors
+/// EACCES, ELOOP where the path cannot be followed. That nothing is there is fine.
 pub(crate) fn beneath(path: &Path) -> Result<Option<PathBuf>> {
-    let Ok(real) = path.canonicalize() else { return Ok(None) };
+    let real = match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        real => real.at("follow", path)?,
+    };
     Ok(read()?.into_iter().map(|mount| mount.point).find(|point| point.starts_with(&real)))
 }
 
@@ -95,25 +102,39 @@ pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
 /// All mounts of this mount namespace.
 pub(crate) fn read() -> Result<Vec<Mount>> {
     let list = fs::read(LIST).context(format_args!("read {LIST}"))?;
-    Ok(list.split(|&byte| byte == b'\n').filter_map(parse).collect())
+    parse_all(&list)
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - …`
+/// A mount that is left out would pass for one that is not there, and a tree in which it lies for one that
+/// may be removed or is read-only. So a line that cannot be read is an error.
+fn parse_all(list: &[u8]) -> Result<Vec<Mount>> {
+    let lines = list.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let mount = |line: &[u8]| {
+        let unknown = || Error::new(format!("{LIST}: a line that is none of a mount: {}", text(line)));
+        parse(line).ok_or_else(unknown)
+    };
+    lines.map(mount).collect()
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`. The last two may be missing.
 pub(crate) fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
     let (root, point) = (unescape(fields.nth(1)?), unescape(fields.next()?));
-    let text = |field| String::from_utf8_lossy(field).into_owned();
     let options = text(fields.next()?);
     // Any number of fields, up to a dash.
     let tags: Vec<_> = fields.by_ref().take_while(|field| *field != b"-").collect();
     let kind = text(fields.next()?);
     // Between the two: the device or whatever the mount was made of.
-    let super_options = text(fields.nth(1)?);
+    let super_options = fields.nth(1).map(text).unwrap_or_default();
     let has = |tag: &[u8]| tags.iter().any(|field| field.starts_with(tag));
     let (shared, slave) = (has(b"shared:"), has(b"master:"));
     Some(Mount { id, parent, root, point, options, kind, super_options, shared, slave })
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
 }
 
 /// Space, tab, newline and backslash stand there as octal numbers.
@@ -145,6 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn no_line_is_lost() {
+        let list = b"36 35 98:0 / /a rw - ext3 /dev/root rw\n37 36 0:9 / /a/b rw - tmpfs\n";
+        assert_eq!(parse_all(list).unwrap().len(), 2);
+        for unknown in [&b"36 35\n"[..], b"36 x 98:0 / /a rw - ext3 /dev/root rw\n", b"36 35 98:0 / /a rw\n"]
+        {
+            assert!(parse_all(unknown).is_err());
+        }
+        assert!(beneath(Path::new("/proc/self/exe/below")).is_err(), "ENOTDIR");
+    }
+
+    #[test]
     fn a_line_is_read() {
         let line = b"36 35 98:0 / /a\\040b\\134c\\012\xff rw,noatime master:1 - ext3 /dev/root rw";
         let point = OsString::from_vec(b"/a b\\c\n\xff".to_vec()).into();
@@ -156,6 +188,10 @@ mod tests {
         let line = b"36 35 98:0 / /a rw shared:2 - ext3 master:1 rw";
         assert_eq!(parse(line).map(|mount| (mount.shared, mount.slave)), Some((true, false)));
         assert_eq!(parse(b""), None);
+        for short in [&b"36 35 98:0 / /a rw - ext3"[..], b"36 35 98:0 / /a rw - ext3 /dev/root"] {
+            let mount = parse(short).unwrap();
+            assert_eq!((mount.kind.as_str(), mount.super_options.as_str()), ("ext3", ""));
+        }
         assert_eq!(unescape(b"/x\\"), Path::new("/x\\"));
     }
 }

@@ -104,7 +104,7 @@ impl Ids {
             enter_parent_of(&namespace)?;
         }
         let maps = IdMaps::of_process(pid)?;
-        let taken = if shifted { HostIds::share(&maps) } else { None };
+        let taken = if shifted { HostIds::share(&maps)? } else { None };
         Ok(Ids { maps, namespace: Some(namespace), shifted, _taken: taken })
     }
 

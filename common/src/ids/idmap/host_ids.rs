@@ -14,7 +14,7 @@
 use std::fs;
 use std::path::Path;
 
-use nix::fcntl::FlockArg;
+use rustix::fs::FlockOperation;
 
 use super::IdMaps;
 use super::subordinate::{SUBGID, SUBUID, read};
@@ -52,7 +52,10 @@ impl HostIds {
 
     /// Keeps the range of another container, which this one is to share, from being given away when that one
     /// ends. `None` when those ids are not Congo's to give, or that container has ended.
-    pub fn share(maps: &IdMaps) -> Option<HostIds> {
+    ///
+    /// # Errors
+    /// The range cannot be locked: a third container could get it.
+    pub fn share(maps: &IdMaps) -> Result<Option<HostIds>> {
         share_in(Path::new(RUN), maps)
     }
 
@@ -89,11 +92,11 @@ fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
         .hint("end a container, or choose ids: --uidmap 0:HOST:SIZE --gidmap 0:HOST:SIZE"))
 }
 
-fn share_in(run_dir: &Path, maps: &IdMaps) -> Option<HostIds> {
-    let first = maps.users.to_host(0)?;
+fn share_in(run_dir: &Path, maps: &IdMaps) -> Result<Option<HostIds>> {
+    let Some(first) = maps.users.to_host(0) else { return Ok(None) };
     let path = run_dir.join("ids").join(first.to_string());
-    let claim = Claim::of(&path, FlockArg::LockSharedNonblock).ok()??;
-    Some(HostIds::new(first, claim))
+    let claim = Claim::of(&path, FlockOperation::NonBlockingLockShared)?;
+    Ok(claim.map(|claim| HostIds::new(first, claim)))
 }
 
 fn shared(taken: &[(u32, u32)]) -> Result<IdMaps> {
@@ -106,10 +109,10 @@ fn shared(taken: &[(u32, u32)]) -> Result<IdMaps> {
     Ok(IdMaps::from_zero(SHARED, SIZE))
 }
 
-/// `None` when another runtime has it.
+/// `None` when another runtime has it, or has swept its file away while this one shared the lock.
 fn try_range(folder: &Path, first: u32) -> Result<Option<HostIds>> {
     let Some(claim) = Claim::take(Make::File, &folder.join(first.to_string()))? else { return Ok(None) };
-    let shared = claim.let_share(FlockArg::LockSharedNonblock)?;
+    let shared = claim.let_share(FlockOperation::NonBlockingLockShared)?;
     Ok(shared.then(|| HostIds::new(first, claim)))
 }
 
@@ -150,12 +153,15 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let take = || take_from(run.path(), &[]).unwrap();
         let one = take();
-        let other = share_in(run.path(), &one.maps()).unwrap();
+        let other = share_in(run.path(), &one.maps()).unwrap().unwrap();
         drop(one);
         assert_eq!(take().first, FIRST + SIZE);
         drop(other);
         assert_eq!(take().first, FIRST);
-        assert!(share_in(run.path(), &IdMaps::from_zero(1000, SIZE)).is_none());
+        assert!(share_in(run.path(), &IdMaps::from_zero(1000, SIZE)).unwrap().is_none());
+        fs::create_dir_all(run.path().join("ids")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", run.path().join("ids/7")).unwrap();
+        assert!(share_in(run.path(), &IdMaps::from_zero(7, SIZE)).is_err(), "it would not be held");
     }
 
     #[test]

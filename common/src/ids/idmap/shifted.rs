@@ -17,7 +17,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::FlockArg;
+use rustix::fs::FlockOperation;
 
 use super::{IdMap, IdMaps};
 use crate::fs::claim::{Claim, Make, sweep};
@@ -97,7 +97,7 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
             maps.root()?.0
         ));
     }
-    let claim = Claim::of(&copy, FlockArg::LockShared)?.ok_or(Errno::ENOENT).at("open", &copy)?;
+    let claim = Claim::of(&copy, FlockOperation::LockShared)?.ok_or(Errno::ENOENT).at("open", &copy)?;
     Ok(ShiftedCopy { path: copy, _claim: claim })
 }
 
@@ -213,7 +213,7 @@ mod tests {
         fs::write(store.join(LOCK), "").unwrap();
         remember(&store.join("a"), &layer).unwrap();
         remember(&store.join("b"), &home.path().join("gone")).unwrap();
-        let used = Claim::of(&store.join("b-2"), FlockArg::LockShared).unwrap();
+        let used = Claim::of(&store.join("b-2"), FlockOperation::LockShared).unwrap();
         for (whose, left) in [("d", &[LOCK, "a", "a-1", "a-2", "b-2"][..]), ("a", &[LOCK, "a", "b-2"])] {
             sweep(&store, |name| is_left(&store, name, whose), |path| remove(&store, path)).unwrap();
             let entries =

@@ -37,12 +37,25 @@ impl IdMaps {
 /// write.
 ///
 /// # Errors
-/// EPERM for ids that are not this user's, or a second time.
+/// EPERM for ids that are not this user's, or a second time; EINVAL for ranges that overlap; ENOENT when the
+/// process has ended.
 pub fn write_map(process: Pid, file: &str, text: impl Display) -> Result<()> {
-    let refused =
-        "a map is written once, by who may be these users on the host: root, or for its own ids each user";
     write_value("user_namespaces(7)", format!("/proc/{process}/{file}"), &text.to_string())
-        .hint_if(Errno::EPERM, refused)
+        .hint_if(Errno::EPERM, refusal(file))
+        .hint_if(Errno::ENOENT, "the process has ended, or this kernel has no user namespaces")
+}
+
+/// Why the kernel refuses to write this file, though it is there.
+fn refusal(file: &str) -> &'static str {
+    match file {
+        "setgroups" => {
+            "deny is written before gid_map, and by the user that made the namespace: too late, or not yours"
+        }
+        "gid_map" => {
+            "it is written once: root may map any groups, a user only its own one, after deny in setgroups"
+        }
+        _ => "it is written once: root may map any users, a user only itself",
+    }
 }
 
 /// Has newgidmap(1) and newuidmap(1) write the maps, which are set-user-ID root and ask `/etc/subgid` and
@@ -79,4 +92,24 @@ fn ask(program: &str, list: &str, process: Pid, map: &IdMap) -> Result<()> {
     Err(Error::new(format!("{what}: {said}")).hint(format!(
         "{list} must give you these ids, in a line USER:FIRST:COUNT, and {program} must be set-user-ID root"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This process is in a user namespace whose files were all written long ago.
+    #[test]
+    fn each_file_has_its_own_hint() {
+        if !geteuid().is_root() {
+            return crate::testing::skipped("it needs root, who may open the files");
+        }
+        let mut hints = std::collections::BTreeSet::new();
+        for (file, text) in [("setgroups", "deny"), ("gid_map", "0 0 1"), ("uid_map", "0 0 1")] {
+            let error = write_map(Pid::this(), file, text).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EPERM), "{error}");
+            hints.insert(error.in_one_line().rsplit_once("; ").unwrap().1.to_owned());
+        }
+        assert_eq!(hints.len(), 3);
+    }
 }

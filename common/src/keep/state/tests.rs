@@ -12,7 +12,7 @@ use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
 use super::*;
-use crate::fs::tree::is_empty;
+use crate::fs::tree::{is_empty, remove_tree};
 use crate::sys::mount;
 use crate::testing::in_mount_namespace;
 

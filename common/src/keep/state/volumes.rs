@@ -26,7 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::FlockArg;
+use rustix::fs::FlockOperation;
 
 use super::make_folder;
 use crate::fs::claim::{Claim, Make};
@@ -111,8 +111,8 @@ impl Locked {
             remove_tree(&filling)?;
             if is_empty(&open(&data)?)? {
                 mark = Some(File::create(&filling).at("make", &filling)?);
-            } else {
-                claim.let_share(FlockArg::LockShared)?;
+            } else if !claim.let_share(FlockOperation::LockShared)? {
+                return Err(Errno::ENOENT).at("share the volume", &folder);
             }
         }
         Ok(Locked { data, claim: Arc::new(claim), mark: RefCell::new(mark), shared })
@@ -220,6 +220,7 @@ impl OwnVolume {
     pub fn release(self) -> Result<()> {
         let Some((claim, mut mark)) = self.filling else { return Ok(()) };
         mark.write_all(b"1").context("write that a volume is filled")?;
-        claim.let_share(FlockArg::LockShared).map(drop)
+        // The folder is out of sight here, so whether it still has its name cannot be told.
+        claim.let_share(FlockOperation::LockShared).map(drop)
     }
 }
