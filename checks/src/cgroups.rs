@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -51,12 +52,32 @@ struct Own {
 pub struct Cgroups(#[expect(dead_code, reason = "held for its drop")] Vec<Own>);
 
 impl Cgroups {
-    /// Makes them. A hierarchy in which none can be made stays as it is: no runtime can make one there
-    /// either.
+    /// Makes them. A hierarchy in which none can be made stays as it is. Where only root may write, or
+    /// nobody, no runtime can make one either. Any other reason is told: the checks go on, but what other
+    /// people's runtimes do in that hierarchy may disturb them.
     pub(crate) fn enter() -> Cgroups {
-        let hierarchies = kernel::hierarchies().unwrap_or_default();
-        Cgroups(hierarchies.iter().filter_map(|hierarchy| Own::enter(hierarchy).ok()).collect())
+        let hierarchies = kernel::hierarchies().unwrap_or_else(|failure| {
+            eprintln!("checks: no cgroups of their own: {}", failure.found);
+            Vec::new()
+        });
+        let mut own = Vec::new();
+        for hierarchy in &hierarchies {
+            match Own::enter(hierarchy) {
+                Ok(made) => own.push(made),
+                Err(error) if is_nobodys_to_write(&error) => {}
+                Err(error) => {
+                    eprintln!("checks: no cgroup of their own in {}: {error}", hierarchy.point.display());
+                }
+            }
+        }
+        Cgroups(own)
     }
+}
+
+/// Whether the hierarchy is root's, or mounted read-only, as in a container: mkdir(2), cgroups(7).
+fn is_nobodys_to_write(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }
 
 impl Own {
@@ -66,7 +87,8 @@ impl Own {
         let name = format!("{PREFIX}{}", std::process::id());
         let folder = hierarchy.point.join(&name);
         fs::create_dir(&folder)?;
-        let made = lock(&folder).ok_or_else(|| io::Error::other("swept by other checks"));
+        let made =
+            lock(&folder).and_then(|lock| lock.ok_or_else(|| io::Error::other("swept by other checks")));
         // From here on the drop removes it.
         let own = Own { top, name, _lock: made? };
         match hierarchy.v2 {
@@ -129,7 +151,7 @@ fn sweep(top: &Path) {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)) && path.is_dir()
     };
     for left in kernel::listing(top, 1).into_iter().filter(carries_name) {
-        if let Some(_lock) = lock(&left) {
+        if let Ok(Some(_lock)) = lock(&left) {
             // The deepest first: a cgroup with another one in it cannot be removed.
             for below in kernel::listing(&left, 4).into_iter().rev().filter(|path| path.is_dir()) {
                 let _ = fs::remove_dir(below);

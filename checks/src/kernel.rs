@@ -102,7 +102,7 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn mounts(self) -> Result<Vec<Mount>, Failure> {
-        Ok(Mount::parse(&self.read("mountinfo")?))
+        Mount::parse(&self.read("mountinfo")?)
     }
 
     /// The cgroup in which the process is.
@@ -243,8 +243,10 @@ pub struct Mount {
 }
 
 impl Mount {
-    fn parse(mountinfo: &str) -> Vec<Mount> {
-        mountinfo.lines().filter_map(Mount::parse_line).collect()
+    /// A line that nobody can read is a failure: a mount that is lost here would pass for none.
+    fn parse(mountinfo: &str) -> Result<Vec<Mount>, Failure> {
+        let unknown = |line: &str| Failure::new("lines of mountinfo as in proc_pid_mountinfo(5)", line);
+        mountinfo.lines().map(|line| Mount::parse_line(line).ok_or_else(|| unknown(line))).collect()
     }
 
     fn parse_line(line: &str) -> Option<Mount> {
@@ -257,7 +259,7 @@ impl Mount {
             options: (*mount.get(5)?).to_owned(),
             propagation: mount.get(6..)?.join(" "),
             kind: filesystem.next()?,
-            source: filesystem.next()?,
+            source: filesystem.next().unwrap_or_default(),
             filesystem_options: filesystem.next().unwrap_or_default(),
         })
     }
@@ -267,7 +269,7 @@ impl Mount {
     /// # Errors
     /// When there is no /proc.
     pub fn of_host() -> Result<Vec<Mount>, Failure> {
-        Ok(Mount::parse(&read(Process::this_thread().join("mountinfo"))?))
+        Mount::parse(&read(Process::this_thread().join("mountinfo"))?)
     }
 }
 
@@ -472,7 +474,8 @@ mod tests {
     fn a_mount_line_is_read_with_and_without_propagation() {
         let text = "31 23 0:28 / /cg rw,relatime shared:9 master:1 - tmpfs none rw,mode=755\n\
                     23 1 8:1 /sub / ro - ext4 /dev/sda1 rw\n";
-        let mounts = Mount::parse(text);
+        let mounts = Mount::parse(text).unwrap();
+        assert!(Mount::parse("31 23 0:28 / /cg rw\n").is_err());
         assert_eq!(mounts[0].propagation, "shared:9 master:1");
         assert_eq!((mounts[1].propagation.as_str(), mounts[1].root.as_str()), ("", "/sub"));
         assert_eq!(mounts[1].source, "/dev/sda1");

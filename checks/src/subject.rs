@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
@@ -53,7 +54,7 @@ impl Subject {
         sweep();
         let (folder, lock) = loop {
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-            let lock = lock(folder.path()).filter(|_| folder.path().exists());
+            let lock = lock(folder.path())?.filter(|_| folder.path().exists());
             // Without a lock, the sweep of other checks came in between.
             if let Some(lock) = lock {
                 break (folder, lock);
@@ -271,15 +272,26 @@ pub(crate) fn state_folder(home: &Path) -> BTreeSet<PathBuf> {
 fn sweep() {
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if is_ours && let Some(_lock) = lock(&entry.path()) {
+        if is_ours && let Ok(Some(_lock)) = lock(&entry.path()) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// Locks a folder, unless another process has locked it.
-pub(crate) fn lock(folder: &Path) -> Option<Flock<File>> {
-    Flock::lock(File::open(folder).ok()?, FlockArg::LockExclusiveNonblock).ok()
+/// Locks a folder; `None` when another process has locked or removed it.
+///
+/// # Errors
+/// EACCES, EMFILE, ENOLCK.
+pub(crate) fn lock(folder: &Path) -> io::Result<Option<Flock<File>>> {
+    let file = match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
 }
 
 impl Drop for Subject {
