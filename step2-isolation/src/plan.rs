@@ -50,6 +50,8 @@ impl<'a> Plan<'a> {
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
         cli.network.check()?;
+        cli.ipc.check()?;
+        cli.session.check()?;
         Ok(Plan { cli, environment: environment::build(&cli.world)? })
     }
 
@@ -57,7 +59,7 @@ impl<'a> Plan<'a> {
     pub fn ready(self) -> Result<Ready<'a>> {
         let root = self.cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
         // A terminal of the container's own, wherever the caller has one.
-        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty)?;
+        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty);
         let ipc = Ipc::prepare(&self.cli.ipc)?;
         Ok(Ready { plan: self, root, terminal, ipc })
     }

@@ -9,10 +9,10 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use common::Result;
 use common::fs::path::make_mount_point;
 use common::sys::{mkdir, mount, umount2, write_file};
 use common::values::{HostAddress, gateway};
-use common::{Error, Result};
 use nix::mount::{MntFlags, MsFlags};
 
 use crate::cli;
@@ -28,13 +28,13 @@ pub type File = (&'static str, String);
 /// In the parent, which can still read the host's files: puts the three texts together.
 pub fn build(hostname: &str, options: &cli::Network, network: &Network) -> Result<[File; 3]> {
     Ok([
-        ("/etc/hosts", hosts(hostname, options, network)?),
+        ("/etc/hosts", hosts(hostname, options, network)),
         ("/etc/hostname", format!("{hostname}\n")),
         ("/etc/resolv.conf", resolv_conf(&options.dns, network)?),
     ])
 }
 
-fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> Result<String> {
+fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> String {
     let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     // Programs ask for the address of their own host, and some wait long for an answer that does not come.
     let own = network.address().map_or("127.0.0.1".into(), |address| address.to_string());
@@ -42,15 +42,12 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> Result<St
     for (name, address) in &options.add_host {
         let address = match address {
             HostAddress::Ip(address) => *address,
-            HostAddress::Gateway if matches!(network, Network::Bridge(_)) => gateway(options.subnet()).into(),
-            HostAddress::Gateway => {
-                return Err(Error::new(format!("--add-host {name}:host-gateway: there is no gateway"))
-                    .hint("it goes with a bridge, which root has: --network bridge"));
-            }
+            // `Network::check` lets it pass only together with a bridge.
+            HostAddress::Gateway => gateway(options.subnet()).into(),
         };
         let _ = writeln!(hosts, "{address}\t{name}");
     }
-    Ok(hosts)
+    hosts
 }
 
 /// The nameservers asked for, or else the host's: all its lines, but for nameservers on its loopback, which

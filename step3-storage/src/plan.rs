@@ -69,6 +69,8 @@ impl<'a> Plan<'a> {
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
         cli.network.check()?;
+        cli.ipc.check()?;
+        cli.session.check()?;
         cli.volumes.check()?;
         cli.root.check()?;
         let image = cli.root.image.as_ref().map(Image::open).transpose()?;
@@ -92,7 +94,7 @@ impl<'a> Plan<'a> {
         };
         lower.extend(self.cli.root.layers.iter().cloned());
         // A terminal of the container's own, wherever the caller has one.
-        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty)?;
+        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty);
         let ipc = Ipc::prepare(&self.cli.ipc)?;
         Ok(Ready { plan: self, state, named, lower, terminal, ipc })
     }

@@ -90,6 +90,8 @@ impl<'a> Plan<'a> {
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
         cli.network.check()?;
+        cli.ipc.check()?;
+        cli.session.check()?;
         cli.volumes.check()?;
         let shared = cli.ipc.shared_with(&cli.network)?;
         cli.users.check(&shared)?;
@@ -125,7 +127,7 @@ impl<'a> Plan<'a> {
         };
         lower.extend(self.cli.root.layers.iter().cloned());
         // A terminal of the container's own, wherever the caller has one.
-        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty)?;
+        let terminal = Terminal::own(self.cli.session.interactive, self.cli.session.tty);
         let ipc = Ipc::prepare(&self.cli.ipc)?;
         Ok(Ready { plan: self, roots, state, named, users, lower, terminal, ipc })
     }

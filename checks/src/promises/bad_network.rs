@@ -124,6 +124,8 @@ fn needs_bridge(subject: &Subject) -> Checked {
         refused(subject, &[option, value, "true"], &[option, "--network bridge"])?;
         refused(subject, &["--network", "host", option, value, "true"], &[option, "--network bridge"])?;
     }
+    let gateway = "up.example:host-gateway";
+    refused(subject, &["--add-host", gateway, "true"], &["--add-host", gateway, "--network bridge"])?;
     Ok(())
 }
 

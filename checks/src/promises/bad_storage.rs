@@ -128,10 +128,13 @@ fn overlap(subject: &Subject) -> Checked {
     Ok(())
 }
 
+/// Greater than any PID can be: proc_sys_kernel(5), pid_max.
+const NOBODY: &str = "container:2147483647";
+
 fn nothing_made(subject: &Subject) -> Checked {
     let (path, text) = folder(subject, "nothing-made")?;
     let volume = format!("{text}/made:/mnt/it");
-    let bad: [&[&str]; 9] = [
+    let bad: [&[&str]; 13] = [
         &["--memory", "1k"],
         &["--layer", "/no/such"],
         &["--keep", "/"],
@@ -141,11 +144,17 @@ fn nothing_made(subject: &Subject) -> Checked {
         &["--tmpfs", "/mnt/it"],
         &["--env-file", "/no/such"],
         &["--image", "/no/such"],
+        &["-t"],
+        &["--ipc", NOBODY],
+        &["--network", NOBODY],
+        &["--add-host", "up.example:host-gateway"],
     ];
     for options in bad {
-        let arguments = [&["-v", &volume], options, &["true"]].concat();
+        let arguments = [&["-v", &volume, "-v", "never-made:/mnt/named"], options, &["true"]].concat();
         refused(subject, &arguments, &[])?;
         expect(format!("what is made with {options:?}"), 0, listing(&path, 1).len())?;
+        let named = subject.home().join("volumes/never-made").exists();
+        expect(format!("whether a named volume is made with {options:?}"), false, named)?;
     }
     Ok(())
 }

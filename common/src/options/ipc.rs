@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::Network;
 use crate::sys::error::{Error, Result};
+use crate::sys::namespace::check_namespace;
 use crate::values::{self, IpcMode, NetworkMode};
 
 /// With which container the container shares memory and messages.
@@ -28,6 +29,15 @@ pub struct Ipc {
 }
 
 impl Ipc {
+    /// Refuses the PID of no process.
+    ///
+    /// # Errors
+    /// There is none, or it is another user's.
+    pub fn check(&self) -> Result<()> {
+        let IpcMode::Container(pid) = self.ipc else { return Ok(()) };
+        check_namespace(pid, "ipc", &format!("--ipc container:{pid}"))
+    }
+
     /// The containers whose network or memory this one is to share: a PID of each, and the option that names
     /// it.
     ///

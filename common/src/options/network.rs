@@ -3,9 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use clap::Args;
+use nix::unistd::geteuid;
 
-use crate::sys::error::Result;
-use crate::values::{self, ExtraHost, Ipv4Net, NetworkMode, Publish, Published};
+use crate::sys::error::{Error, Result};
+use crate::sys::namespace::check_namespace;
+use crate::values::{self, ExtraHost, HostAddress, Ipv4Net, NetworkMode, Publish, Published};
 
 /// The bridge to join, where none is named.
 const BRIDGE: &str = "congo0";
@@ -55,8 +57,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Refuses options about a bridge without one, a port that is published twice, and an address that no
-    /// container can have.
+    /// Refuses options about a bridge without one, a port that is published twice, an address that no
+    /// container can have, the PID of no process, and a name for a gateway that there is not.
     ///
     /// # Errors
     /// One of these.
@@ -69,6 +71,16 @@ impl Network {
         ];
         values::check_bridge_options(self.network, &options)?;
         values::check_ports(&self.ports())?;
+        if let NetworkMode::Container(pid) = self.network {
+            check_namespace(pid, "net", &format!("--network container:{pid}"))?;
+        }
+        // The program that takes the place of an ordinary user's bridge gives the host no address there.
+        let has_gateway = self.network == NetworkMode::Bridge && geteuid().is_root();
+        let is_gateway = |host: &&ExtraHost| matches!(host.1, HostAddress::Gateway);
+        if let Some((name, _)) = self.add_host.iter().find(is_gateway).filter(|_| !has_gateway) {
+            return Err(Error::new(format!("--add-host {name}:host-gateway: there is no gateway"))
+                .hint("it goes with a bridge, which root has: --network bridge"));
+        }
         self.ip.map_or(Ok(()), |ip| values::check_ip(ip, self.subnet()))
     }
 

@@ -1,6 +1,10 @@
 //! The container's terminal and its PID 1.
 
+use std::io::{self, IsTerminal};
+
 use clap::Args;
+
+use crate::sys::error::{Error, Result};
 
 /// The container's terminal and its PID 1.
 #[derive(Debug, Args)]
@@ -17,4 +21,18 @@ pub struct Session {
     /// Let a small init be PID 1, which reaps orphans and forwards signals.
     #[arg(long)]
     pub init: bool,
+}
+
+impl Session {
+    /// Refuses `--tty` without a terminal at stdin: nobody could type.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check(&self) -> Result<()> {
+        if self.tty && !io::stdin().is_terminal() {
+            return Err(Error::new("-t, --tty: stdin is no terminal, so nobody could type")
+                .hint("leave -t out: then the streams are passed as they are"));
+        }
+        Ok(())
+    }
 }

@@ -19,7 +19,7 @@ use nix::sys::termios::{OutputFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getpgrp, setpgid, tcgetpgrp, tcsetpgrp};
 
 use crate::sys::call;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::Result;
 use crate::sys::pty::{WindowSize, set_window_size, window_size};
 pub(crate) use relay::Relay;
 
@@ -41,11 +41,8 @@ impl Terminal {
 
     /// The container gets a terminal of its own wherever a stream of this process is one; with `tty`, for all
     /// three streams. With `interactive`, keys are passed on even when stdout is no terminal.
-    ///
-    /// # Errors
-    /// When `tty` is asked for and stdin is no terminal: nobody could type.
-    pub fn own(interactive: bool, tty: bool) -> Result<Terminal> {
-        Streams::look(interactive, tty).map(Terminal::Own)
+    pub fn own(interactive: bool, tty: bool) -> Terminal {
+        Terminal::Own(Streams::look(interactive, tty))
     }
 
     /// Whether what the terminal sends, such as a Ctrl-C, reaches the container without our help.
@@ -162,14 +159,10 @@ impl AsFd for Caller {
 }
 
 impl Streams {
-    fn look(interactive: bool, tty: bool) -> Result<Streams> {
+    fn look(interactive: bool, tty: bool) -> Streams {
         let is_terminal = |stream: &Caller| nix::unistd::isatty(stream).unwrap_or(false);
         let all = [Caller::Stdin, Caller::Stdout, Caller::Stderr];
         let [stdin, stdout, _] = all.map(|stream| is_terminal(&stream));
-        if tty && !stdin {
-            return Err(Error::new("-t, --tty: stdin is no terminal, so nobody could type")
-                .hint("leave -t out: then the streams are passed as they are"));
-        }
         // Where another program has the terminal, or shares it with us as in `… | less`, a key may be meant
         // for that.
         let in_front = tcgetpgrp(Caller::Stdin).is_ok_and(|group| group == getpgrp());
@@ -181,7 +174,7 @@ impl Streams {
         });
         let caller = all.into_iter().find(is_terminal);
         let settings = caller.and_then(|caller| Some((tcgetattr(caller).ok()?, window_size(caller).ok()?)));
-        Ok(Streams { each, keys, caller, settings })
+        Streams { each, keys, caller, settings }
     }
 
     /// Whether the container has a terminal of its own.

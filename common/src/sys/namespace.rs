@@ -33,7 +33,21 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
         || format!("open({path:?}, O_RDONLY|O_CLOEXEC)"),
         || File::open(&path).map(OwnedFd::from),
     );
-    opened.map_err(|error| match error.errno() {
+    opened.map_err(|error| cannot_open(error, &path, option))
+}
+
+/// Refuses a PID whose namespace of this kind [`open_namespace`] could not open. Nothing is told of it: the
+/// namespace is opened later, when it is needed.
+///
+/// # Errors
+/// Those of [`open_namespace`].
+pub(crate) fn check_namespace(pid: i32, kind: &str, option: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    File::open(&path).at("open", &path).map(drop).map_err(|error| cannot_open(error, &path, option))
+}
+
+fn cannot_open(error: Error, path: &str, option: &str) -> Error {
+    match error.errno() {
         // The file is missing, but what the user named is the process.
         Some(Errno::ENOENT | Errno::ESRCH) => Error::from_errno(option, Errno::ESRCH)
             .hint("expected the PID of a process that runs, as the host numbers it"),
@@ -42,7 +56,7 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
                 only: take the PID of its command",
         ),
         None => error,
-    })
+    }
 }
 
 /// Moves this process, which must have one thread for some kinds, into the namespace: setns(2). `kind` guards
@@ -149,6 +163,8 @@ mod tests {
         let error = open_namespace(i32::MAX, "net", "--network container:2147483647").unwrap_err();
         assert_eq!(error.to_string(), "--network container:2147483647: ESRCH: No such process");
         assert_eq!(error.status(), 125);
+        assert_eq!(check_namespace(i32::MAX, "net", "--network container:2147483647"), Err(error));
+        check_namespace(std::process::id().cast_signed(), "net", "").unwrap();
     }
 
     #[test]
