@@ -83,7 +83,7 @@ impl Error {
         }
     }
 
-    /// The error and its hint in one line, as a part of a longer message: `what: ERRNO: errno in words; hint`.
+    /// The error and its hint in one line, for a longer message: `what: ERRNO: errno in words; hint`.
     pub(crate) fn in_one_line(&self) -> String {
         let what = shortened(&self.to_string());
         self.hint.as_ref().map_or_else(|| what.clone(), |hint| format!("{what}; {hint}"))
