@@ -1,8 +1,4 @@
-//! Users and groups: user namespaces with their maps of ids, the container's own list of users, and what root
-//! may do.
+//! Users and groups: user namespaces with their maps of ids, and the container's own list of users.
 
-#[cfg(feature = "idmap")]
 pub mod idmap;
-#[cfg(feature = "idmap")]
 pub mod passwd;
-pub mod privilege;

@@ -22,6 +22,7 @@
 extern crate self as common;
 
 pub mod fs;
+#[cfg(feature = "idmap")]
 pub mod ids;
 pub mod keep;
 #[cfg(feature = "network")]

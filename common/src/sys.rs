@@ -18,6 +18,7 @@ pub mod keyring;
 pub(crate) mod memory;
 pub(crate) mod mounts;
 pub mod namespace;
+pub mod privilege;
 pub mod pty;
 pub(crate) mod signal;
 

@@ -54,7 +54,7 @@ pub use path::{directory, workdir};
 #[cfg(feature = "network")]
 pub use publish::{Protocol, Publish, Published, check_ports, publish};
 #[cfg(feature = "capability")]
-pub use security::{SeccompProfile, Security, SecurityOption, capability, security_opt};
+pub use security::{Named, SeccompProfile, Security, SecurityOption, by_name, capability, security_opt};
 pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
 pub use tmpfs::{Tmpfs, tmpfs};
 pub use volume::{Propagation, Source, Volume, volume};

@@ -24,8 +24,8 @@ use nix::errno::Errno;
 
 use crate::fs::claim::{Claim, Make, make_folder, sweep};
 use crate::fs::tree::{nothing_mounted_in, remove_unmounted_tree};
-use crate::ids::privilege::Privilege;
 use crate::sys::error::{Context, Error, Result, tell};
+use crate::sys::privilege::Privilege;
 use build::set_mode;
 pub use build::{Built, build};
 pub use libraries::{Libraries, libraries};

@@ -29,7 +29,7 @@ use super::refusal::Refusal;
 use super::tar::{Entries, Entry, Kind};
 use crate::fs::tree::remove_all;
 use crate::fs::xattr;
-use crate::ids::privilege::Privilege;
+use crate::sys::privilege::Privilege;
 
 type Time = (i64, u32);
 

@@ -11,8 +11,8 @@ use nix::libc;
 
 use super::refusal::Refusal;
 use super::tar::Kind;
-use crate::ids::privilege::Privilege;
 use crate::sys::error::tell;
+use crate::sys::privilege::Privilege;
 
 /// How many parts were left out.
 #[derive(Debug)]

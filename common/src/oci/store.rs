@@ -30,10 +30,10 @@ use super::refusal::Refusal;
 use super::source::Blob;
 use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::tree::{copy_attributes, remove_tree};
-use crate::ids::privilege::Privilege;
 use crate::run::helper::Helper;
 use crate::sys;
 use crate::sys::error::{Context, Error, Result, tell};
+use crate::sys::privilege::Privilege;
 
 /// What the name of an unfinished layer begins with.
 const UNFINISHED: &str = ".unpacking-";

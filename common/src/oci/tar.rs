@@ -139,11 +139,6 @@ impl<R: Read> Entries<R> {
         }
     }
 
-    /// The reader behind, which stands somewhere after the last entry.
-    pub fn into_inner(self) -> R {
-        self.reader
-    }
-
     fn entry(&mut self, header: &[u8; BLOCK], mut extra: Extra) -> io::Result<Entry> {
         let mut name = extra.name.take().unwrap_or_else(|| name(header));
         let kind = match header[156] {

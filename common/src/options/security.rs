@@ -3,8 +3,7 @@
 use clap::Args;
 
 use super::bytes;
-use crate::security::capability::Named;
-use crate::values::{self, SecurityOption};
+use crate::values::{self, Named, SecurityOption};
 
 /// What the container may do.
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ pub use caps::{CapSet as Set, Capability};
 
 use crate::sys::error::{Error, Hint, Result};
 use crate::sys::{call, names};
+pub use crate::values::{Named, by_name};
 
 /// A set of capabilities.
 pub type Capabilities = caps::CapsHashSet;
@@ -24,26 +25,10 @@ pub type Capabilities = caps::CapsHashSet;
 const NOT_HELD: &str =
     "a process cannot give what it does not have itself: see CapPrm and CapBnd in /proc/self/status";
 
-/// What `--cap-add` and `--cap-drop` name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named {
-    /// `ALL`.
-    All,
-    /// One of them.
-    One(Capability),
-}
-
 /// Those of the list that are named one by one.
 pub fn named(list: &[Named]) -> Capabilities {
     let one = |it: &Named| if let Named::One(capability) = it { Some(*capability) } else { None };
     list.iter().filter_map(one).collect()
-}
-
-/// The capability of this name, in any case, with or without `CAP_`.
-pub fn by_name(name: &str) -> Option<Capability> {
-    let name = name.to_ascii_uppercase();
-    let bare = name.strip_prefix("CAP_").unwrap_or(&name);
-    format!("CAP_{bare}").parse().ok()
 }
 
 /// The bounding set of this thread: the most that it can have after an execve(2).

@@ -109,13 +109,6 @@ pub fn cpu_weight(shares: u64) -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpuset(String);
 
-impl Cpuset {
-    /// The list as it was given.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl fmt::Display for Cpuset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -216,7 +209,7 @@ mod tests {
         assert!(online >= std::thread::available_parallelism().unwrap().get() as u64, "{list}");
         assert_eq!(cpus(&online.to_string()), Ok(Cpus(online * NANOS_PER_CPU)));
         assert!(cpus(&(online + 1).to_string()).is_err());
-        assert_eq!(cpuset(&list).unwrap().as_str(), list);
+        assert_eq!(cpuset(&list).unwrap().to_string(), list);
         let expected = format!("not all of these CPUs are available; available: {list}");
         refused(cpuset, &expected, &["0-99999"]);
     }

@@ -7,8 +7,18 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use caps::Capability;
+
 use super::Invalid;
-use crate::security::capability::{Capability, Named, by_name};
+
+/// What `--cap-add` and `--cap-drop` name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// `ALL`.
+    All,
+    /// One of them.
+    One(Capability),
+}
 
 /// Reads a value of `--cap-add` or `--cap-drop`: `ALL`, or the name of a capability, with or without `CAP_`,
 /// in any case.
@@ -26,6 +36,13 @@ pub fn capability(text: &str) -> Result<Named, Invalid> {
         names.sort_unstable();
         format!("expected ALL or a capability\n\n  tip: one of {}", names.join(", ")).into()
     })
+}
+
+/// The capability of this name, in any case, with or without `CAP_`.
+pub fn by_name(name: &str) -> Option<Capability> {
+    let name = name.to_ascii_uppercase();
+    let bare = name.strip_prefix("CAP_").unwrap_or(&name);
+    format!("CAP_{bare}").parse().ok()
 }
 
 /// One `--security-opt`.

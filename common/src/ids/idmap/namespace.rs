@@ -14,11 +14,11 @@ use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::{IdMaps, own, subordinate};
-use crate::ids::privilege::Privilege;
 use crate::run::helper::{Helper, HelperEnd};
 use crate::sys::error::{Context, Hint, Result};
 pub use crate::sys::namespace::owner_of;
 use crate::sys::namespace::{enter, parent_of};
+use crate::sys::privilege::Privilege;
 use crate::sys::{call, die_with_parent, unshare};
 
 /// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it.
