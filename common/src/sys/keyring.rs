@@ -37,22 +37,3 @@ pub fn join_session_keyring() -> Result<usize> {
     .hint_if(Errno::EDQUOT, "too many keyrings of this user: /proc/sys/kernel/keys/maxkeys, /proc/key-users")
     .hint_if(Errno::EPERM, "a seccomp filter around this runtime forbids it, as in a container of Docker's")
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_has_its_own() {
-        // A thread has a session keyring of its own once it asks for one.
-        let serials = [(); 2].map(|()| std::thread::spawn(join_session_keyring).join().unwrap());
-        match serials {
-            [Ok(first), Ok(second)] => assert!(first > 0 && second > 0 && first != second),
-            [Err(error), _] | [_, Err(error)] => match error.errno() {
-                Some(Errno::ENOSYS) => crate::testing::skipped("this kernel has no keyrings"),
-                Some(Errno::EPERM) => crate::testing::skipped("a seccomp filter around it forbids keyctl(2)"),
-                _ => panic!("{error}"),
-            },
-        }
-    }
-}

@@ -41,6 +41,7 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// Those of [`open_namespace`].
+#[cfg(feature = "network")]
 pub(crate) fn check_namespace(pid: i32, kind: &str, option: &str) -> Result<()> {
     let path = format!("/proc/{pid}/ns/{kind}");
     File::open(&path).at("open", &path).map(drop).map_err(|error| cannot_open(error, &path, option))
@@ -133,39 +134,7 @@ pub(crate) fn parent_of(namespace: &OwnedFd) -> Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
-    use crate::testing::in_network_namespace;
-
-    fn inode(path: &str) -> u64 {
-        std::fs::metadata(path).unwrap().ino()
-    }
-
-    #[test]
-    fn the_namespace_of_another_process() {
-        in_network_namespace(|| {
-            let own = inode("/proc/thread-self/ns/net");
-            // The process, and this thread in it, are in two.
-            assert_ne!(own, inode("/proc/self/ns/net"));
-            let pid = std::process::id().cast_signed();
-            let namespace = open_namespace(pid, "net", "--network container:1").unwrap();
-            let error = enter(&namespace, CloneFlags::CLONE_NEWIPC).unwrap_err();
-            assert_eq!(error.errno(), Some(Errno::EINVAL));
-            assert_eq!(inode("/proc/thread-self/ns/net"), own);
-            enter(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            assert_eq!(inode("/proc/thread-self/ns/net"), inode("/proc/self/ns/net"));
-        });
-    }
-
-    #[test]
-    fn no_such_process() {
-        let error = open_namespace(i32::MAX, "net", "--network container:2147483647").unwrap_err();
-        assert_eq!(error.to_string(), "--network container:2147483647: ESRCH: No such process");
-        assert_eq!(error.status(), 125);
-        assert_eq!(check_namespace(i32::MAX, "net", "--network container:2147483647"), Err(error));
-        check_namespace(std::process::id().cast_signed(), "net", "").unwrap();
-    }
 
     #[test]
     fn a_process_that_has_ended_and_was_not_waited_for() {
