@@ -104,6 +104,13 @@ const STORIES: &[Story] = &[
         &["cve.2022-29162"],
     ),
     (
+        "CVE-2022-36109",
+        "Docker, later containerd, Podman and CRI-O: the user's group was not among the supplementary groups, \
+         so a setgid program shed it, and with it what a file forbids that group",
+        "the primary group is the first of the supplementary ones",
+        &["user.number", "user.name", "user.image"],
+    ),
+    (
         "CVE-2023-25809",
         "runc without root: a `/sys` bound from the host was read-only, the cgroups mounted below it were \
          not",

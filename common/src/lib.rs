@@ -41,5 +41,5 @@ mod testing;
 #[cfg(feature = "values")]
 pub mod values;
 
-pub use sys::error::{Context, Error, Hint, Result, printable, tell};
+pub use sys::error::{Context, Error, Hint, Result, tell};
 pub use sys::explain;

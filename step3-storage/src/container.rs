@@ -12,7 +12,7 @@ use common::oci::{Base, commit};
 use common::run::handshake::ChildEnd;
 use common::run::process;
 use common::sys::{die_with_parent, sethostname, umask, unshare};
-use common::{Result, explain, printable, tell, values};
+use common::{Result, explain, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
@@ -118,7 +118,7 @@ fn after(made: Made, status: u8) -> Result<u8> {
     }
     if cli.root.changes {
         for (kind, path) in made.layers.changes()? {
-            tell(format_args!("{kind} {}", printable(&path)));
+            tell(format_args!("{kind} {}", path.display()));
         }
     }
     if let Some(target) = &cli.root.commit {

@@ -127,11 +127,7 @@ impl Layers {
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
             .hint_if(Errno::ELOOP, NO_OVERLAP)
-            .hint_if(
-                Errno::EINVAL,
-                "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or \
-                 tmpfs",
-            )
+            .hint_if(Errno::EINVAL, "CONGO_HOME must lie where a writable layer can: ext4, xfs, tmpfs")
     }
 
     /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.

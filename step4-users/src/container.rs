@@ -14,7 +14,7 @@ use common::run::process;
 use common::run::process::Environment;
 use common::sys::keyring::join_session_keyring;
 use common::sys::{die_with_parent, set_no_new_privs, set_not_dumpable, sethostname, umask, unshare};
-use common::{Result, explain, printable, tell, values};
+use common::{Result, explain, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
@@ -163,7 +163,7 @@ fn after(made: Made, status: u8) -> Result<u8> {
     }
     if cli.root.changes {
         for (kind, path) in made.layers.changes()? {
-            tell(format_args!("{kind} {}", printable(&path)));
+            tell(format_args!("{kind} {}", path.display()));
         }
     }
     if let Some(target) = &cli.root.commit {

@@ -171,17 +171,9 @@ impl Layers {
         // A device that an image brings along is no device here.
         mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
-            .hint_if(
-                Errno::EPERM,
-                "an ordinary user may mount one from Linux 5.11 on: take a newer kernel, \
-                or be root",
-            )
+            .hint_if(Errno::EPERM, "without root, an overlay needs Linux 5.11 or later")
             .hint_if(Errno::ELOOP, NO_OVERLAP)
-            .hint_if(
-                Errno::EINVAL,
-                "CONGO_HOME must lie on a filesystem that can hold a writable layer, such as ext4, xfs or \
-                 tmpfs",
-            )
+            .hint_if(Errno::EINVAL, "CONGO_HOME must lie where a writable layer can: ext4, xfs, tmpfs")
     }
 
     /// The writable layer for an image: with the ids that the container sees.

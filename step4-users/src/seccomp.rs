@@ -12,8 +12,7 @@ use common::security::seccomp::{Filter, Op, Profile, calls, fails_with, kills};
 use common::values::SeccompProfile;
 use nix::errno::Errno;
 
-/// `CLONE_NEWNS`, and `NEWCGROUP`, `NEWUTS`, `NEWIPC`, `NEWUSER`, `NEWPID`, `NEWNET`: the flags of clone(2)
-/// that make new namespaces.
+/// Flags of clone(2): `CLONE_NEWNS`, `NEWCGROUP`, `NEWUTS`, `NEWIPC`, `NEWUSER`, `NEWPID`, `NEWNET`.
 const NEW_NAMESPACES: u64 = 0x7E02_0000;
 
 /// Linux, and Linux32 (8), each also as Linux 2.6 (0x20000); and the value that only asks. No other bit, as

@@ -52,7 +52,8 @@ pub fn become_it(identity: &Identity) -> Result<()> {
     let _ = give_streams(identity.uid, identity.gid);
     // The kernel takes all capabilities from a process that leaves root. The next step decides which go.
     keep_capabilities()?;
-    setgroups(&identity.groups)?;
+    // The primary one is among them, or a setgid program could shed the group (CVE-2022-36109).
+    setgroups(identity.gid, &identity.groups)?;
     setresgid(identity.gid)?;
     setresuid(identity.uid)
 }

@@ -95,12 +95,12 @@ fn group_add(subject: &Subject) -> Checked {
     fs::write(layer.join("etc/group"), "root:x:0:\nada:x:1002:\naudio:x:29:ada\nlp:x:7:\n44:x:8:\n")?;
     let path = layer.display().to_string();
     for (options, expected) in [
-        (&["--group-add", "44"][..], "user 0 group 0 and [44]"),
-        (&["--group-add", "44", "--group-add", "lp"], "user 0 group 0 and [7 44]"),
-        (&["--user", "1000:7", "--group-add", "audio"], "user 1000 group 7 and [29]"),
-        (&["--user", "ada", "--group-add", "lp"], "user 1001 group 1002 and [7 29]"),
-        (&["--user", "ada", "--group-add=65535"], "user 1001 group 1002 and [29 65535]"),
-        (&["--user", "ada"], "user 1001 group 1002 and [29]"),
+        (&["--group-add", "44"][..], "user 0 group 0 and [0 44]"),
+        (&["--group-add", "44", "--group-add", "lp"], "user 0 group 0 and [0 7 44]"),
+        (&["--user", "1000:7", "--group-add", "audio"], "user 1000 group 7 and [7 29]"),
+        (&["--user", "ada", "--group-add", "lp"], "user 1001 group 1002 and [7 29 1002]"),
+        (&["--user", "ada", "--group-add=65535"], "user 1001 group 1002 and [29 1002 65535]"),
+        (&["--user", "ada"], "user 1001 group 1002 and [29 1002]"),
     ] {
         let container = subject.hold(&[&["--layer", &path], options].concat())?;
         expect(format!("who it is with {options:?}"), expected, &ids(&container)?)?;

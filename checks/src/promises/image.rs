@@ -38,6 +38,10 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "image.tags",
         "The tag chooses the image, and an unknown one is refused with a list.", tags)
         .hint("The annotation org.opencontainers.image.ref.name in index.json."),
+    Check::since(3, "image.no-orders-to-the-terminal",
+        "What an image says of itself, its PATH and platform, has no order to the terminal in an error.",
+        no_orders)
+        .hint("Where errors are written, in one place: each control character as an escape."),
     Check::since(3, "image.platform",
         "Of an image for several machines, the one for this machine is run.", platform)
         .hint("An index in the index: take the manifest whose platform is this machine's."),
@@ -201,4 +205,24 @@ fn platform(subject: &Subject) -> Checked {
     let index = layout.document(INDEX, &json!({ "schemaVersion": 2, "manifests": others }))?;
     layout.add(index)?;
     refused(subject, &["--image", &layout.name()], &[architecture()])
+}
+
+fn no_orders(subject: &Subject) -> Checked {
+    let order = "\u{1b}]0;title\u{7}\u{9b}31m\r\nnext line";
+    let of_path = plain(subject, "orders-path", json!({ "Env": [format!("PATH=/{order}")] }))?;
+    let mut layout = Layout::new(subject, "orders-platform")?;
+    let mut manifest = saying(&layout, &base()?, "nothing")?;
+    manifest["platform"] = json!({ "os": order, "architecture": order });
+    layout.add(manifest)?;
+    for image in [of_path, layout.name()] {
+        let output = subject.run(&["--image", &image, "no-such-command"])?;
+        ensure(output.status != 0, || Failure::new("a refusal", "status 0"))?;
+        ensure(output.stderr.contains("title"), || Failure::new("what it says of itself", &output.stderr))?;
+        let lines: Vec<_> = output.stderr.lines().collect();
+        let is_order = |line: &&str| line.contains(char::is_control) || line.starts_with("next line");
+        ensure(!lines.iter().any(is_order), || {
+            Failure::new("no control character in an error", format!("{:?}", output.stderr))
+        })?;
+    }
+    Ok(())
 }

@@ -17,10 +17,10 @@ use crate::{Check, Checked, Failure, Subject, expect, inside};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "user.number",
-        "--user UID[:GID] is the user and the group, and no other group stays.", number)
+        "--user UID[:GID] is the user and the group, and no other group stays or is missing.", number)
         .needs(&[Need::Root])
         .hint("setgroups(2), setresgid(2), setresuid(2), in this order; a number that stands nowhere has \
-               the group 0."),
+               the group 0. The primary group is among the supplementary ones (CVE-2022-36109)."),
     Check::since(4, "user.name",
         "--user NAME has the ids, groups and home that the container's own files say.", name)
         .needs(&[Need::Root])
@@ -65,11 +65,11 @@ fn ids(container: &Container) -> Result<(u32, u32, Vec<u32>), Failure> {
 
 fn number(subject: &Subject) -> Checked {
     for (user, expected) in [
-        ("0", (0, 0, vec![])),
-        ("0:5", (0, 5, vec![])),
-        ("1000", (1000, 0, vec![])),
-        ("1000:1001", (1000, 1001, vec![])),
-        ("65535:65535", (65535, 65535, vec![])),
+        ("0", (0, 0, vec![0])),
+        ("0:5", (0, 5, vec![5])),
+        ("1000", (1000, 0, vec![0])),
+        ("1000:1001", (1000, 1001, vec![1001])),
+        ("65535:65535", (65535, 65535, vec![65535])),
     ] {
         let container = subject.hold(&["--user", user])?;
         expect(format!("the ids of --user {user}"), expected, ids(&container)?)?;
@@ -99,14 +99,14 @@ fn name(subject: &Subject) -> Checked {
 fn names(subject: &Subject) -> Checked {
     let root = subject.root()?;
     for (user, expected) in [
-        ("ada", (1001, 1002, vec![29, 44])),
+        ("ada", (1001, 1002, vec![29, 44, 1002])),
         // The same by number.
-        ("1001", (1001, 1002, vec![29, 44])),
-        ("ada:audio", (1001, 29, vec![])),
-        ("ada:3", (1001, 3, vec![])),
-        ("root", (0, 0, vec![44])),
+        ("1001", (1001, 1002, vec![29, 44, 1002])),
+        ("ada:audio", (1001, 29, vec![29])),
+        ("ada:3", (1001, 3, vec![3])),
+        ("root", (0, 0, vec![0, 44])),
         // Digits are a number, whoever has such a name.
-        ("12", (12, 0, vec![])),
+        ("12", (12, 0, vec![0])),
     ] {
         let container = subject.hold(&["--rootfs", root, "--user", user])?;
         expect(format!("the ids of --user {user}"), expected, ids(&container)?)?;
@@ -126,12 +126,12 @@ fn image(subject: &Subject) -> Checked {
         Ok(Layout::of(subject, "of-a-user", &config(json!({ "User": user })), &layers)?.name())
     };
     for (user, options, expected) in [
-        ("ada", &[][..], (1001, 1002, vec![29, 44])),
-        ("ada:lp", &[], (1001, 7, vec![])),
-        ("33", &[], (33, 0, vec![])),
+        ("ada", &[][..], (1001, 1002, vec![29, 44, 1002])),
+        ("ada:lp", &[], (1001, 7, vec![7])),
+        ("33", &[], (33, 0, vec![0])),
         ("", &[], (0, 0, vec![])),
-        ("ada", &["--user", "0"], (0, 0, vec![44])),
-        ("nobody-here", &["--user", "5:6"], (5, 6, vec![])),
+        ("ada", &["--user", "0"], (0, 0, vec![0, 44])),
+        ("nobody-here", &["--user", "5:6"], (5, 6, vec![6])),
     ] {
         let container = subject.hold(&[&["--image", &image(user)?], options].concat())?;
         expect(format!("the ids of User {user:?} with {options:?}"), expected, ids(&container)?)?;

@@ -21,7 +21,7 @@ use nix::libc;
 use rustix::fs::FlockOperation;
 
 use crate::sys::clone::generation;
-use crate::sys::error::{Context, Error, Hint, Result, printable, tell};
+use crate::sys::error::{Context, Error, Hint, Result, tell};
 use crate::sys::explain;
 
 /// How many dead entries one run removes: a container should not have to wait for more.
@@ -193,8 +193,7 @@ const LINK: &str =
     "Congo makes no symbolic link there, and follows none: find out who made it, and remove it";
 
 fn removed_each_time(path: &Path) -> Error {
-    let what =
-        format!("lock {}: {TRIES} times it was gone or replaced before it was locked", printable(path));
+    let what = format!("lock {}: {TRIES} times it was gone or replaced before it was locked", path.display());
     Error::new(what).hint("another program removes what is made there: end that program")
 }
 

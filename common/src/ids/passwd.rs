@@ -26,8 +26,8 @@ use crate::values::{NameOrId, User};
 
 /// How much of a file is read. A host with 100,000 users has 10 MiB.
 const MAX_BYTES: u64 = 16 << 20;
-/// As many groups as the kernel takes: NGROUPS_MAX.
-const MAX_GROUPS: usize = 65536;
+/// As many groups as the kernel takes, NGROUPS_MAX, beside the primary one.
+const MAX_GROUPS: usize = 65535;
 
 /// What a process becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Identity {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// Its supplementary groups.
+    /// Its supplementary groups, beside the primary one.
     pub groups: Vec<u32>,
     /// For `HOME`.
     pub home: PathBuf,

@@ -27,6 +27,7 @@ pub struct Users {
     #[arg(
         long = "gidmap",
         value_name = "CONTAINER:HOST:SIZE", allow_hyphen_values = true, requires = "uid_map",
+        conflicts_with_all = ["userns", "subordinate"],
         value_parser = values::id_range
     )]
     pub gid_map: Vec<IdRange>,

@@ -289,18 +289,19 @@ pub fn allow_limit(process: Pid, resource: Resource, hard: rlim_t) -> Result<()>
     )
 }
 
-/// Sets the supplementary groups: setgroups(2). Where a user namespace may set none, to set none does
-/// nothing.
+/// Sets the supplementary groups: setgroups(2). `primary` is one of them, and the first. Where a user
+/// namespace may set none, it does nothing unless there are `others`.
 ///
 /// # Errors
 /// EPERM without `CAP_SETGID`, or in a user namespace that may not; EINVAL for a group that it does not have.
-pub fn setgroups(groups: &[u32]) -> Result<()> {
+pub fn setgroups(primary: u32, others: &[u32]) -> Result<()> {
     // The price of a map that needed no help: user_namespaces(7).
     let denied = || fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
-    if groups.is_empty() && denied() {
+    if others.is_empty() && denied() {
         return Ok(());
     }
-    let groups: Vec<_> = groups.iter().map(|&group| Gid::from_raw(group)).collect();
+    let others = others.iter().filter(|&&group| group != primary);
+    let groups: Vec<_> = [&primary].into_iter().chain(others).map(|&group| Gid::from_raw(group)).collect();
     call("setgroups(2)", || format!("setgroups({groups:?})"), || nix::unistd::setgroups(&groups))
         .hint_if(Errno::EINVAL, NO_SUCH_ID)
         .hint_if(Errno::EPERM, "--user: without ids in /etc/subuid and /etc/subgid there is no other group")

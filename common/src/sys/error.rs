@@ -74,13 +74,11 @@ impl Error {
 
     /// Prints the error to stderr, in two lines at most, as `program: …`.
     pub fn report(&self, program: &str) {
-        let what = shortened(&self.to_string());
-        match self.hint.as_deref().or(self.errno.and_then(usual_cause)) {
-            Some(hint) => {
-                tell(format_args!("{program}: {what}\n{:width$}  {hint}", "", width = program.len()))
-            }
-            None => tell(format_args!("{program}: {what}")),
+        let mut lines = format!("{program}: {}\n", one_line(&shortened(&self.to_string())));
+        if let Some(hint) = self.hint.as_deref().or(self.errno.and_then(usual_cause)) {
+            lines += &format!("{:width$}  {}\n", "", one_line(hint), width = program.len());
         }
+        write_to_stderr(&lines);
     }
 
     /// The error and its hint in one line, for a longer message: `what: ERRNO: errno in words; hint`.
@@ -109,21 +107,30 @@ impl Error {
     }
 }
 
-/// Writes a line to stderr, if somebody still reads it. `eprintln!` would panic when nobody does, and a
-/// runtime that panics leaves its cgroup behind.
+/// Writes a line to stderr, if somebody still reads it.
 pub fn tell(line: fmt::Arguments<'_>) {
-    // One write, or the lines of two runtimes would mix.
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    write_to_stderr(&format!("{}\n", one_line(&line.to_string())));
 }
 
-/// A path in one line: a newline in it would be taken for the next line, and what begins with an escape is an
-/// order to the terminal.
-pub fn printable(path: &Path) -> String {
+/// The same while the caller's terminal is raw: then a newline alone does not go back to the first column.
+pub(crate) fn tell_raw(line: &str) {
+    write_to_stderr(&format!("{}\r\n", one_line(line)));
+}
+
+/// `eprintln!` would panic when nobody reads stderr any more, and a runtime that panics leaves its cgroup
+/// behind. One write, or the lines of two runtimes would mix.
+fn write_to_stderr(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// A text that may be anybody's, such as an image's, in one line: a newline in it would be taken for the next
+/// line, and what begins with an escape is an order to the terminal.
+pub(crate) fn one_line(text: &str) -> String {
     let escape = |character: char| match character.is_control() {
         true => character.escape_default().to_string(),
         false => character.to_string(),
     };
-    path.to_string_lossy().chars().map(escape).collect()
+    text.chars().map(escape).collect()
 }
 
 /// What most often causes an errno, where nobody knows better.
@@ -185,7 +192,7 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 
     fn at(self, verb: &str, path: impl AsRef<Path>) -> Result<T> {
-        self.map_err(|error| Error::from_io(format!("{verb} {}", printable(path.as_ref())), &error.into()))
+        self.map_err(|error| Error::from_io(format!("{verb} {}", path.as_ref().display()), &error.into()))
     }
 }
 
@@ -215,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_one_line() {
-        assert_eq!(printable(Path::new("/ä b\n\u{1b}[31m")), "/ä b\\n\\u{1b}[31m");
+    fn what_is_told_is_one_line_and_no_order_to_the_terminal() {
+        assert_eq!(one_line("/ä b\n\u{1b}[31m\r\u{9b}"), "/ä b\\n\\u{1b}[31m\\r\\u{9b}");
     }
 
     #[test]

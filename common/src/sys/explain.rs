@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Error, Result, one_line};
 
 struct Page {
     taken: AtomicBool,
@@ -109,7 +109,7 @@ impl Turn {
         let who = ACTORS[usize::from(ACTOR.load(Ordering::Relaxed))];
         // One write, so that the container's own output cannot land within a line. Nothing can be done when
         // stderr is closed.
-        let text = format!("{number:3} {who:6}  {call} = {result}  [{man}]\n");
+        let text = one_line(&format!("{number:3} {who:6}  {call} = {result}  [{man}]")) + "\n";
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
 }

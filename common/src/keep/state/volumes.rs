@@ -31,7 +31,7 @@ use rustix::fs::FlockOperation;
 use super::make_folder;
 use crate::fs::claim::{Claim, Make};
 use crate::fs::tree::{copy_contents, is_empty, remove_contents, remove_tree};
-use crate::sys::error::{Context, Error, Result, printable, tell};
+use crate::sys::error::{Context, Error, Result, tell};
 
 /// In a volume's folder: whether the volume is being filled.
 const FILLING: &str = "filling";
@@ -162,8 +162,8 @@ fn open(data: &Path) -> Result<OwnedFd> {
 /// # Errors
 /// EACCES, EROFS, ENOSPC; ENOTDIR where a file is in the way.
 pub fn make_source(path: &Path) -> Result<()> {
-    make_for_all(path).context(format_args!("--volume: make {}", printable(path)))?;
-    tell(format_args!("congo: made the folder {}, which was missing", printable(path)));
+    make_for_all(path).context(format_args!("--volume: make {}", path.display()))?;
+    tell(format_args!("congo: made the folder {}, which was missing", path.display()));
     Ok(())
 }
 

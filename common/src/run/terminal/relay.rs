@@ -24,7 +24,7 @@ use super::{Caller, Stream, Streams};
 use crate::run::helper::{Helper, HelperEnd};
 use crate::sys::call;
 use crate::sys::descriptors::close_all_but;
-use crate::sys::error::{Context, Error, Result, tell};
+use crate::sys::error::{Context, Error, Result, tell_raw};
 use crate::sys::pty::{set_window_size, window_size};
 use crate::sys::signal::heeds;
 
@@ -171,7 +171,7 @@ fn copy_keys(main: &File, stop: &PipeReader, first: Pid) {
         // A program that reads Ctrl-C as a key has switched the signal off.
         let is_signal = || tcgetattr(main).is_ok_and(|it| it.local_flags.contains(LocalFlags::ISIG));
         if interrupts >= 3 && is_signal() && !heeds(first, Signal::SIGINT) {
-            tell(format_args!("Ctrl-C three times: ending the container with SIGKILL\r"));
+            tell_raw("Ctrl-C three times: ending the container with SIGKILL");
             let _ = kill(first, Signal::SIGKILL);
             return;
         }
