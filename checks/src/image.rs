@@ -22,7 +22,7 @@ pub(crate) use programs::{Programs, base};
 use crate::container::{Container, Output};
 use crate::subject::state_folder;
 use crate::tree::{self, Tree};
-use crate::{Checked, Failure, Subject, ensure};
+use crate::{Failure, Subject};
 
 /// The media types of OCI.
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -352,12 +352,4 @@ impl<'a> Home<'a> {
     pub(crate) fn listing(&self) -> BTreeSet<PathBuf> {
         state_folder(&self.path)
     }
-}
-
-/// Fails unless both trees are the same.
-pub(crate) fn same(what: &str, first: &Tree, second: &Tree) -> Checked {
-    let differences: Vec<_> = tree::differences(first, second).iter().map(ToString::to_string).collect();
-    ensure(differences.is_empty(), || {
-        Failure::new(format!("{what}: the same tree"), format!("{:.900}", differences.join("; ")))
-    })
 }

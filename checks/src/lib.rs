@@ -143,6 +143,12 @@ impl Failure {
     pub fn new(expected: impl Display, found: impl Display) -> Self {
         Failure { expected: expected.to_string(), found: found.to_string(), left_behind: false }
     }
+
+    /// The same, of one case of several.
+    #[must_use]
+    pub fn of(self, case: impl Display) -> Self {
+        Failure { expected: format!("{case}: {}", self.expected), ..self }
+    }
 }
 
 impl From<std::io::Error> for Failure {

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::{Checked, Failure, ensure};
+
 /// The facts about all files of a folder, by path relative to it.
 pub type Tree = BTreeMap<PathBuf, Facts>;
 
@@ -183,6 +185,14 @@ pub fn differences(first: &Tree, second: &Tree) -> Vec<Difference> {
             second: second.cloned(),
         })
         .collect()
+}
+
+/// Fails unless both trees are the same.
+pub(crate) fn same(what: &str, first: &Tree, second: &Tree) -> Checked {
+    let differences: Vec<_> = differences(first, second).iter().map(ToString::to_string).collect();
+    ensure(differences.is_empty(), || {
+        Failure::new(format!("{what}: the same tree"), format!("{:.900}", differences.join("; ")))
+    })
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ pub(crate) const CHECKS: &[Check] = &[
 pub(super) fn refused(subject: &Subject, arguments: &[&str], words: &[&str]) -> Checked {
     error(&subject.run(arguments)?, 125, words).map_err(|failure| {
         let shown: Vec<_> = arguments.iter().map(|argument| format!("{argument:.40?}")).collect();
-        Failure { expected: format!("with {}: {}", shown.join(" "), failure.expected), ..failure }
+        failure.of(format_args!("with {}", shown.join(" ")))
     })
 }
 

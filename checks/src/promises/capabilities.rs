@@ -5,9 +5,9 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
+use super::init::find;
 use crate::container::Container;
-use crate::container::LIMIT;
-use crate::kernel::{Process, eventually, myself};
+use crate::kernel::{Process, myself};
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 
@@ -153,12 +153,7 @@ fn user_keeps(subject: &Subject) -> Checked {
 pub(super) fn with_init(subject: &Subject, options: &[&str]) -> Result<(Container, Process), Failure> {
     let container = subject.hold(&[&["--init"], options].concat())?;
     let first = container.first()?;
-    let mut command = None;
-    eventually(LIMIT, || {
-        command = first.descendants().into_iter().find(|it| it.command_line() == "cat");
-        command.is_some()
-    });
-    let command = command.ok_or_else(|| Failure::new("a command below PID 1", "none"))?;
+    let command = find(first, "cat")?;
     ensure(command != first, || Failure::new("an init as PID 1", "the command is"))?;
     Ok((container, command))
 }

@@ -107,10 +107,8 @@ fn memory_option(subject: &Subject) -> Checked {
         ("6m", 6 * MIB),
     ];
     for (text, bytes) in sizes {
-        memory(subject, &["--memory", text], bytes).map_err(|failure| Failure {
-            expected: format!("with --memory {text:?} {}", failure.expected),
-            ..failure
-        })?;
+        memory(subject, &["--memory", text], bytes)
+            .map_err(|failure| failure.of(format_args!("with --memory {text:?}")))?;
     }
     Ok(())
 }

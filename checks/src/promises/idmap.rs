@@ -12,6 +12,7 @@ use std::process::Stdio;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::bad_input::refused;
+use super::user_namespace::first_id;
 use super::volume::folder;
 use crate::container::Container;
 use crate::image::{Home, Programs};
@@ -106,6 +107,12 @@ fn fill(root: &Path) -> Checked {
     Ok(chown(root.join("t/somebodys"), Some(7), Some(8))?)
 }
 
+/// The host's id of the container's root, which is another.
+fn shifted(container: &Container) -> Result<u32, Failure> {
+    let host = first_id(container)?;
+    ensure(host > 0, || Failure::new("a user 0 that is not the host's", host)).map(|()| host)
+}
+
 fn root(subject: &Subject) -> Checked {
     // The copies stay in the state folder.
     let home = Home::new(subject, "without-idmap-home")?;
@@ -119,9 +126,7 @@ fn root(subject: &Subject) -> Checked {
             let mut container = Container::start(home.command(&words).stdin(Stdio::piped()))?;
             container.wait_for("ready")?;
             let first = container.first()?;
-            let map = first.read("uid_map")?;
-            let host: u32 = map.split_whitespace().nth(1).and_then(|it| it.parse().ok()).unwrap_or_default();
-            ensure(host > 0, || Failure::new("a user 0 that is not the host's", map.trim()))?;
+            let host = shifted(&container)?;
             expect(
                 "the host's owner of somebody's",
                 (host + 7, host + 8),
@@ -149,9 +154,7 @@ fn commit(subject: &Subject) -> Checked {
         let text = at.display().to_string();
         let options = ["--rootfs", &text, "--env", "PATH=/commands", "--commit", &out, "cat"];
         let container = home.hold(&options)?;
-        let (first, map) = (container.first()?, container.first()?.read("uid_map")?);
-        let host: u32 = map.split_whitespace().nth(1).and_then(|it| it.parse().ok()).unwrap_or_default();
-        ensure(host > 0, || Failure::new("a user 0 that is not the host's", map.trim()))?;
+        let (first, host) = (container.first()?, shifted(&container)?);
         for (name, user) in [("root/t/made", 0), ("root/t/roots", 3)] {
             fs::write(first.path(name), "made")?;
             chown(first.path(name), Some(host + user), Some(host + user))?;

@@ -10,7 +10,8 @@ use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use serde_json::{Value, json};
 
 use super::bad_input::refused;
-use crate::image::{Archive, Home, INDEX, Layer, Layout, architecture, base, config, same, saved};
+use crate::image::{Archive, Home, INDEX, Layer, Layout, architecture, base, config, saved};
+use crate::tree::same;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.

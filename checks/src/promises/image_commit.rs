@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use super::bad_input::error;
 use super::image_tools::{container_root, root, tool};
 use crate::container::Container;
-use crate::image::{Archive, Home, Layer, Layout, Programs, base, config, same};
+use crate::image::{Archive, Home, Layer, Layout, Programs, base, config};
 use crate::kernel::{eventually, listing};
+use crate::tree::same;
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
@@ -171,9 +172,7 @@ fn targets(subject: &Subject) -> Checked {
     for name in ["file", "file.tar", "folder", "none/image", "file/image"] {
         let out = folder.join(name).display().to_string();
         let output = subject.run(&["--image", &image, "--commit", &out, "sh", "-c", "echo ran"])?;
-        let told =
-            |failure: Failure| Failure { expected: format!("{name}: {}", failure.expected), ..failure };
-        error(&output, 125, &["--commit", name]).map_err(told)?;
+        error(&output, 125, &["--commit", name]).map_err(|failure| failure.of(name))?;
         expect(format!("{name}: what is in the folder"), &before, &listing(&folder, 3))?;
     }
     expect("the file", "mine", fs::read_to_string(folder.join("file"))?.as_str())

@@ -118,9 +118,7 @@ impl<'a> Trial<'a> {
         let (around, inside) = (self.around(), self.home.listing());
         for (case, image) in &self.images {
             let output = self.home.run(&["--image", image])?;
-            let told =
-                |failure: Failure| Failure { expected: format!("{case}: {}", failure.expected), ..failure };
-            error(&output, 125, &[]).map_err(told)?;
+            error(&output, 125, &[]).map_err(|failure| failure.of(case))?;
             expect(format!("{case}: what is in the state folder"), &inside, &self.home.listing())?;
             expect(format!("{case}: what is around it"), &around, &self.around())?;
             let content = fs::read_to_string(self.victim.join("file")).unwrap_or_default();

@@ -13,8 +13,8 @@ use std::path::Path;
 use serde_json::json;
 use tar::EntryType;
 
-use crate::image::{Archive, Entry, Home, Layer, Layout, MTIME, base, config, same};
-use crate::tree::Tree;
+use crate::image::{Archive, Entry, Home, Layer, Layout, MTIME, base, config};
+use crate::tree::{Tree, same};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.

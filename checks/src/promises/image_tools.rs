@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::container::Container;
-use crate::image::{Home, Programs, same};
-use crate::tree::{Tree, read_without};
+use crate::image::{Home, Programs};
+use crate::tree::{Tree, read_without, same};
 use crate::{Check, Checked, Failure, Need, Subject, ensure};
 
 #[rustfmt::skip] // It would give each argument a line of its own.

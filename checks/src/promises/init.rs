@@ -57,7 +57,7 @@ fn hold(subject: &Subject, script: &str) -> Result<(Container, Process), Failure
 }
 
 /// The container's process that was started as this.
-fn find(first: Process, command_line: &str) -> Result<Process, Failure> {
+pub(super) fn find(first: Process, command_line: &str) -> Result<Process, Failure> {
     let mut found = None;
     eventually(LIMIT, || {
         found = first.descendants().into_iter().find(|it| it.command_line() == command_line);

@@ -177,9 +177,7 @@ fn root_keeps_its_own(subject: &Subject) -> Checked {
 fn works(subject: &Subject, which: &str) -> Checked {
     let options = ["--hostname", "web", "--dns", "192.0.2.53", "--rootfs", subject.root()?];
     let output = subject.sh(&options, "cat /etc/hosts /etc/hostname /etc/resolv.conf")?;
-    let text = output
-        .ok()
-        .map_err(|failure| Failure { expected: format!("with {which}: {}", failure.expected), ..failure })?;
+    let text = output.ok().map_err(|failure| failure.of(format_args!("with {which}")))?;
     let all = ["localhost", "web", "nameserver 192.0.2.53"].iter().all(|word| text.contains(word));
     ensure(all, || {
         Failure::new(format!("with {which}, all three files for the container"), format!("{text:?}"))

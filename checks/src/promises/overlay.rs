@@ -17,7 +17,7 @@ use super::bad_input::error;
 use super::volume::folder;
 use crate::container::{Container, Output};
 use crate::kernel::listing;
-use crate::tree::{self, differences};
+use crate::tree::{self, same};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
@@ -123,9 +123,7 @@ fn layer_untouched(subject: &Subject) -> Checked {
     let run = subject.sh(&["--layer", &text], script)?;
     // The line says that it was done at all.
     expect("what the container makes of a file", "appendedmore", run.ok()?)?;
-    let found: Vec<_> =
-        differences(&before, &tree::read(&layer)?).iter().map(|difference| difference.to_string()).collect();
-    expect("what is different in the layer afterwards", Vec::<String>::new(), found)
+    same("the layer before and afterwards", &before, &tree::read(&layer)?)
 }
 
 /// What only an overlay can read: a name that is gone, and a folder that has nothing of those below.

@@ -121,10 +121,7 @@ fn none_of_the_host(subject: &Subject) -> Checked {
     for streams in ["< /dev/null", "> /dev/null", "2> /dev/null", "< /dev/null > /dev/null"] {
         let terminal = script(subject, &format!("\"$0\" sleep 1000 {streams}; exit 0"))?;
         terminal.until("sleep 1000", 'S')?;
-        have_none_of(&terminal).map_err(|failure| Failure {
-            expected: format!("with {streams}, {}", failure.expected),
-            ..failure
-        })?;
+        have_none_of(&terminal).map_err(|failure| failure.of(format_args!("with {streams}")))?;
     }
     Ok(())
 }

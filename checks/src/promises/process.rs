@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use super::init::find;
 use crate::container::LIMIT;
 use crate::kernel::eventually;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
@@ -51,12 +52,7 @@ fn own_only(subject: &Subject) -> Checked {
 fn adopts_orphans(subject: &Subject) -> Checked {
     let container = subject.hold_sh(&[], "(sleep 1000 &); echo ready; cat; :")?;
     let first = container.first()?;
-    let mut orphan = None;
-    eventually(LIMIT, || {
-        orphan = first.descendants().into_iter().find(|process| process.command_line() == "sleep 1000");
-        orphan.is_some()
-    });
-    let orphan = orphan.ok_or_else(|| Failure::new("the orphan lives on in the container", "it is gone"))?;
+    let orphan = find(first, "sleep 1000")?;
     expect("the orphan's parent", first.0.to_string(), orphan.status("PPid")?)?;
     orphan.end();
     // The `:` keeps the shell from becoming `cat`. It waits for that, and with the same call for every child

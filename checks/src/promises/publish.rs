@@ -88,10 +88,7 @@ impl Ways {
             ("the container itself", &self.publisher.network, GATEWAY),
             ("the container itself", &self.publisher.network, "192.0.2.1"),
         ] {
-            try_it(network, address).map_err(|failure| Failure {
-                expected: format!("from {who}, {}", failure.expected),
-                ..failure
-            })?;
+            try_it(network, address).map_err(|failure| failure.of(format_args!("from {who}")))?;
         }
         Ok(())
     }

@@ -74,9 +74,9 @@ fn proc_link(subject: &Subject) -> Checked {
             })?;
         }
     }
-    let same = tree::differences(&before, &tree::read(&fake)?).is_empty();
+    let after = tree::read(&fake)?;
     fs::remove_dir_all(&fake)?;
-    ensure(same, || Failure::new("the folder where the link leads as before", "another"))
+    tree::same("the folder where the link leads, before and afterwards", &before, &after)
 }
 
 fn dev_link(subject: &Subject) -> Checked {
@@ -93,11 +93,7 @@ fn dev_link(subject: &Subject) -> Checked {
             let options = [userns, &["--rootfs", subject.root()?]].concat();
             mounted_or_refused(&subject.sh(&options, "cat /proc/self/mountinfo")?, "tmpfs", "/dev")
         })?;
-        let found = tree::differences(&before, &tree::read(&outside)?);
-        ensure(found.is_empty(), || {
-            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-            Failure::new("the host's folder is as before", found.join(", "))
-        })?;
+        tree::same("the host\'s folder before and afterwards", &before, &tree::read(&outside)?)?;
     }
     Ok(())
 }
@@ -161,9 +157,7 @@ fn console_link(subject: &Subject) -> Checked {
         fs::remove_file(dev.join(name))?;
     }
     talked?;
-    ensure(tree::differences(&before, &tree::read(&outside)?).is_empty(), || {
-        Failure::new("the files where the links lead are as before", "they changed")
-    })
+    tree::same("the files where the links lead, before and afterwards", &before, &tree::read(&outside)?)
 }
 
 fn fake_proc(subject: &Subject) -> Checked {
@@ -200,10 +194,7 @@ fn fake_proc(subject: &Subject) -> Checked {
     {
         for option in [["-v", &format!("{source}:{target}")], ["--tmpfs", target]] {
             let run = subject.run(&[&option[..], &["true"]].concat())?;
-            run.status_is(125).map_err(|failure| Failure {
-                expected: format!("{} with {} at {target}", failure.expected, option[0]),
-                ..failure
-            })?;
+            run.status_is(125).map_err(|failure| failure.of(format_args!("{} at {target}", option[0])))?;
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use nix::unistd::mkfifo;
 use super::bad_input::refused;
 use crate::container::Container;
 use crate::kernel::{Mount, listing};
-use crate::tree::{self, differences};
+use crate::tree::{self, same};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
@@ -32,13 +32,19 @@ pub(crate) const CHECKS: &[Check] = &[
         "With :ro nothing can be written, not even to a mount below it.", read_only)
         .hint("mount_setattr(2) with AT_RECURSIVE."),
     Check::since(3, "volume.private",
-        "What is mounted on the host later does not appear in a volume, nor the other way round.", private)
+        "What is mounted on the host later does not appear in a volume, nor the other way round.", |it| {
+        appears(it, &["", ":private", ":rprivate"], (false, false))
+    })
         .hint("rprivate is Docker's default: the copy of a shared mount is shared, until you change that."),
     Check::since(3, "volume.rslave",
-        "With rslave what is mounted on the host later appears, and not the other way round.", rslave)
+        "With rslave what is mounted on the host later appears, and not the other way round.", |it| {
+        appears(it, &[":rslave", ":slave"], (true, false))
+    })
         .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts \
                private."),
-    Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", rshared)
+    Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", |it| {
+        appears(it, &[":rshared", ":ro,shared"], (true, true))
+    })
         // The kernel lets nothing out of a user namespace.
         .needs(&[Need::Root])
         .hint("MS_SHARED, as rslave."),
@@ -195,29 +201,12 @@ fn is_mounted(mounts: &[Mount], at: &Path) -> bool {
     mounts.iter().any(|mount| Path::new(&mount.point) == at)
 }
 
-fn private(subject: &Subject) -> Checked {
-    for propagation in ["", ":private", ":rprivate"] {
+/// Whether mounts appear, in the container and on the host, is for each of these propagations as expected.
+fn appears(subject: &Subject, propagations: &[&str], expected: (bool, bool)) -> Checked {
+    for propagation in propagations {
         let what =
             format!("with `{propagation}`, whether a mount appears in the container, and on the host,");
-        expect(what, (false, false), appear(subject, propagation)?)?;
-    }
-    Ok(())
-}
-
-fn rslave(subject: &Subject) -> Checked {
-    for propagation in [":rslave", ":slave"] {
-        let what =
-            format!("with `{propagation}`, whether a mount appears in the container, and on the host,");
-        expect(what, (true, false), appear(subject, propagation)?)?;
-    }
-    Ok(())
-}
-
-fn rshared(subject: &Subject) -> Checked {
-    for propagation in [":rshared", ":ro,shared"] {
-        let what =
-            format!("with `{propagation}`, whether a mount appears in the container, and on the host,");
-        expect(what, (true, true), appear(subject, propagation)?)?;
+        expect(what, expected, appear(subject, propagation)?)?;
     }
     Ok(())
 }
@@ -279,9 +268,7 @@ fn filled_exactly(subject: &Subject) -> Checked {
     let options = ["--layer", &text, "-v", "checked-exactly:/data"];
     let container = subject.hold(&[subject.as_host_root(), &options].concat())?;
     let found = tree::read(&container.first()?.path("root/data"))?;
-    let found = differences(&tree::read(&data)?, &found);
-    let found: Vec<_> = found.iter().map(|difference| difference.to_string()).collect();
-    expect("what is different in the volume", Vec::<String>::new(), found)
+    same("the folder of the layer and the volume", &tree::read(&data)?, &found)
 }
 
 fn filled_once(subject: &Subject) -> Checked {

@@ -142,10 +142,7 @@ fn refused(subject: &Subject) -> Checked {
             "true",
         ];
         let run = subject.run(&options)?;
-        run.status_is(125).map_err(|failure| Failure {
-            expected: format!("{} at {target}, a link to {to}", failure.expected),
-            ..failure
-        })?;
+        run.status_is(125).map_err(|failure| failure.of(format_args!("at {target}, a link to {to}")))?;
         ensure(before == (state(), Mount::of_host()?), || {
             Failure::new("the mounts and the state folder as before", "new ones")
         })?;
