@@ -18,7 +18,6 @@ use common::{Result, explain, tell, values};
 use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
-use crate::network::Network;
 use crate::plan::{Made, Mounts, Plan};
 use crate::{capabilities, hardening, seccomp, user};
 use crate::{cgroup, filesystem, init, names, rlimit, terminal, volume};
@@ -88,10 +87,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     umask(0o022);
     filesystem::make_mounts_private()?;
     let shared_memory = made.ipc.join()?;
-    let sys = match made.network {
-        Network::Host => filesystem::open_host_sys()?,
-        _ => filesystem::open_sys()?,
-    };
+    let sys = mounts.sys.map_or_else(filesystem::open_sys, Ok)?;
     filesystem::enter_root(mounts.root)?;
     // From here on the child makes files. They belong to the container's root, so the child becomes it.
     made.users.become_root()?;

@@ -34,9 +34,10 @@ pub fn open_sys() -> Result<Detached> {
     Detached::filesystem("sysfs", true)
 }
 
-/// The host's own, for its network: only root of the owner of a network namespace may make its sysfs.
+/// In the parent: the host's own, for its network, without the cgroups and all else that is mounted below.
+/// Only root of the owner of a network namespace may make its sysfs.
 pub fn open_host_sys() -> Result<Detached> {
-    let mut sys = Detached::copy_of(Path::new("/sys"))?;
+    let mut sys = Detached::copy_of_one(Path::new("/sys"))?;
     sys.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
     sys.make_read_only()?;
     Ok(sys)

@@ -82,6 +82,7 @@ pub struct Made<'a> {
 pub struct Mounts {
     pub root: Detached,
     pub devices: Vec<(&'static str, Detached)>,
+    pub sys: Option<Detached>,
     pub volumes: Vec<Opened>,
 }
 
@@ -155,7 +156,8 @@ impl<'a> Ready<'a> {
         let devices = filesystem::open_devices()?;
         let layers = Layers::make(&roots, lower, plan.cli.root.keep.as_deref(), &users)?;
         let opened = volume::open(&plan.mounts, &named, &layers.folder.path, &users)?;
-        let mounts = Mounts { root: layers.detached(&users)?, devices, volumes: opened };
+        let sys = matches!(network, Network::Host).then(filesystem::open_host_sys).transpose()?;
+        let mounts = Mounts { root: layers.detached(&users)?, devices, sys, volumes: opened };
         let made =
             Made { plan, users, layers, _named: named, terminal, ipc, network, files, cgroup, signals };
         Ok((made, mounts))

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use serde_json::json;
 
 use super::bad_input::error;
+use super::sysfs;
 use crate::container::Container;
 use crate::image::{Archive, Entry, Layer, Layout, base, config};
 use crate::kernel::Process;
@@ -54,6 +55,11 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.overlay",
         "The root is an overlay, or the error says which kernel has one for users.", overlay)
         .hint("Linux 5.11: the option userxattr."),
+    Check::since(4, "rootless.host-network",
+        "With the host's network /sys shows its links, and nothing that the host has mounted below it.",
+        host_network)
+        .needs(&[Need::UsersOverlay])
+        .hint("The kernel does not take the mounts of a user namespace apart: cover those below /sys."),
     Check::since(4, "rootless.limit-refused",
         "A limit that is asked for and cannot be had is refused, with what helps.", limit_refused)
         .needs(&[Need::UsersOverlay, Need::NoDelegation])
@@ -283,4 +289,10 @@ fn limit_delegated(subject: &Subject) -> Checked {
     container.output()?.ok()?;
     ensure(!folder.exists(), || Failure::new("the cgroup is gone", folder.display()))?;
     Ok(())
+}
+
+fn host_network(subject: &Subject) -> Checked {
+    let user = User::new(subject, "host-network")?;
+    let seen = user.run(&["--network", "host", "sh", "-c", sysfs::LOOK_BELOW])?;
+    expect("what /sys shows beside the link lo", sysfs::NOTHING_BELOW, seen.ok()?.trim())
 }

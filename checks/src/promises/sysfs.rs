@@ -15,7 +15,23 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Bridge])
         .hint("A sysfs shows the network namespace of the process that mounts it: the child must mount it, \
                after the clone."),
+    Check::since(2, "sys.host-network",
+        "With the host's network /sys shows its links, and nothing that the host has mounted below it.",
+        host_network)
+        .hint("Without AT_RECURSIVE: the host's cgroups, tracefs and more are mounted below /sys."),
 ];
+
+/// Lists what must not be seen below /sys, and a link that must.
+pub(super) const LOOK_BELOW: &str = "ls -A /sys/fs/cgroup /sys/kernel/debug /sys/kernel/tracing 2>/dev/null \
+                                     | grep -v : ; cat /sys/class/net/lo/address";
+
+/// What it prints where nothing is mounted there.
+pub(super) const NOTHING_BELOW: &str = "00:00:00:00:00:00";
+
+fn host_network(subject: &Subject) -> Checked {
+    let seen = subject.sh(&["--network", "host"], LOOK_BELOW)?;
+    expect("what /sys shows beside the link lo", NOTHING_BELOW, seen.ok()?.trim())
+}
 
 fn read_only(subject: &Subject) -> Checked {
     let container = subject.hold(&[])?;

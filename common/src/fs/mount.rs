@@ -80,6 +80,8 @@ struct Later {
     read_only: bool,
     no_devices: bool,
     propagation: Option<MsFlags>,
+    /// What is mounted below it has to be covered.
+    cover: bool,
 }
 
 /// What is mounted in a container, to be copied from there.
@@ -136,6 +138,26 @@ impl Detached {
         copy_mounts(path)
             .map(Detached::new)
             .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
+    }
+
+    /// Copies the mount of the directory at `path` without what is mounted below it. Follows symbolic links.
+    ///
+    /// The mounts that a user namespace has from outside are locked together, and the kernel refuses to take
+    /// one of them alone: it could show what another one hides. Then the copy has all of them, and
+    /// [`attach`](Detached::attach) covers each mount below with an empty filesystem.
+    ///
+    /// # Errors
+    /// As [`copy_of`](Detached::copy_of).
+    pub fn copy_of_one(path: &Path) -> Result<Detached> {
+        let directory = crate::sys::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)?;
+        match copy_mount(&directory, &format!("{path:?}")) {
+            Err(error) if error.errno() == Some(Errno::EINVAL) => {
+                let mut copy = Detached::copy_of(path)?;
+                copy.later.cover = true;
+                Ok(copy)
+            }
+            copied => copied.map(Detached::new),
+        }
     }
 
     /// Copies the mount of one device, as [`copy_of`](Detached::copy_of), if that is what is at `path`:
@@ -305,7 +327,9 @@ impl Detached {
     /// ENOENT, ENOTDIR, EPERM without `CAP_SYS_ADMIN`.
     pub fn attach(self, target: &str) -> Result<()> {
         mounts::attach(&self.tree, target)?;
-        self.attached().map(drop)
+        let cover = self.later.cover;
+        let attached = self.attached()?;
+        if cover { attributes::cover_each_below(&attached.0) } else { Ok(()) }
     }
 
     /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put

@@ -79,6 +79,15 @@ pub(super) fn remount_each(tree: &OwnedFd, with: MsFlags) -> Result<()> {
     below.iter().try_for_each(|mount| remount(&open_mount(mount)?, mount, with))
 }
 
+/// Mounts an empty filesystem, which nobody can write to, over each mount right below the topmost one of an
+/// attached tree. What is mounted below those is then out of reach, too.
+pub(super) fn cover_each_below(tree: &OwnedFd) -> Result<()> {
+    let (top, below) = mountinfo::of_tree(tree)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mut right_below = below.iter().filter(|mount| mount.parent == top.id);
+    right_below.try_for_each(|found| mount("tmpfs", &found.point, "tmpfs", flags, "mode=555,nr_inodes=2"))
+}
+
 /// The older way, for an attached tree.
 pub(super) fn remount_propagation(tree: &OwnedFd, flags: MsFlags) -> Result<()> {
     mount("none", path_of(tree), "", flags, "")

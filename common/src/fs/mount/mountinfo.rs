@@ -23,7 +23,7 @@ const LIST: &str = "/proc/thread-self/mountinfo";
 pub(crate) struct Mount {
     /// Its number in this list.
     pub(super) id: u64,
-    parent: u64,
+    pub(super) parent: u64,
     /// What part of the filesystem it shows: `/` for all of it.
     pub(crate) root: PathBuf,
     /// Where it is attached, as this process sees it.

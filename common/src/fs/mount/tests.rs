@@ -113,6 +113,7 @@ fn read_only_as_soon_as_it_is_attached() {
             read_only: true,
             no_devices: true,
             propagation: Some(MsFlags::MS_SLAVE | MsFlags::MS_REC),
+            cover: false,
         };
         tree.attach_at(&path_descriptor(&folders.target)).unwrap();
         folders.assert_read_only();
