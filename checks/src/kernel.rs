@@ -105,6 +105,15 @@ impl Process {
         Mount::parse(&self.read("mountinfo")?)
     }
 
+    /// The topmost mount that the process sees at this place.
+    ///
+    /// # Errors
+    /// When there is none, or the process is gone.
+    pub fn mount_at(self, point: &str) -> Result<Mount, Failure> {
+        let topmost = self.mounts()?.into_iter().rfind(|mount| mount.point == point);
+        topmost.ok_or_else(|| Failure::new(format!("a mount at {point}"), "none"))
+    }
+
     /// The cgroup in which the process is.
     ///
     /// # Errors
@@ -243,6 +252,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether it has this option of its own, such as `ro`.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|one| one == option)
+    }
+
     /// A line that nobody can read is a failure: a mount that is lost here would pass for none.
     fn parse(mountinfo: &str) -> Result<Vec<Mount>, Failure> {
         let unknown = |line: &str| Failure::new("lines of mountinfo as in proc_pid_mountinfo(5)", line);

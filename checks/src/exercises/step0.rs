@@ -2,7 +2,6 @@
 //! the UTS namespace. Man pages: tmpfs(5), cgroups(7), uts_namespaces(7).
 
 use super::Exercise;
-use crate::kernel::Mount;
 use crate::{Checked, Need, Subject, expect};
 
 pub(super) const EXERCISES: &[Exercise] = &[
@@ -37,9 +36,7 @@ pub(super) const EXERCISES: &[Exercise] = &[
 
 fn private_tmp(subject: &Subject) -> Checked {
     let container = subject.hold_sh(&[], "touch /tmp/first && stat -c %a /tmp && echo ready; cat")?;
-    let mounts = container.first()?.mounts()?;
-    let kind = mounts.iter().rfind(|mount: &&Mount| mount.point == "/tmp").map(|mount| mount.kind.as_str());
-    expect("the filesystem at /tmp", Some("tmpfs"), kind)?;
+    expect("the filesystem at /tmp", "tmpfs", &*container.first()?.mount_at("/tmp")?.kind)?;
     expect("the mode of /tmp", "1777", container.stdout().lines().next().unwrap_or_default())?;
     expect("what the next container finds in /tmp", "", subject.run(&["ls", "-A", "/tmp"])?.ok()?)
 }

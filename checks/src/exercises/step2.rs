@@ -2,7 +2,6 @@
 //! mounts. Man pages: rtnetlink(7), nft(8), console(4), cgroup_namespaces(7).
 
 use super::Exercise;
-use crate::kernel::Mount;
 use crate::network::{Network, Outside};
 use crate::terminal::Terminal;
 use crate::{Checked, Failure, Need, Subject, ensure, expect};
@@ -103,6 +102,7 @@ fn cgroup_view(subject: &Subject) -> Checked {
     expect("the memory limit that the container reads", Some("67108864"), container.stdout().lines().next())?;
     let mounts = container.first()?.mounts()?;
     let mut views = mounts.iter().filter(|mount| mount.kind.starts_with("cgroup"));
-    let read_only = |mount: &Mount| mount.options.split(',').any(|option| option == "ro");
-    ensure(views.all(read_only), || Failure::new("every mount of a cgroup hierarchy is ro", "one is not"))
+    ensure(views.all(|mount| mount.has("ro")), || {
+        Failure::new("every mount of a cgroup hierarchy is ro", "one is not")
+    })
 }

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::statvfs;
 
 use super::{Exercise, folder, is_refused};
-use crate::kernel::{Mount, listing};
+use crate::kernel::listing;
 use crate::{Checked, Failure, Subject, ensure, expect, tree};
 
 pub(super) const EXERCISES: &[Exercise] = &[
@@ -135,9 +135,7 @@ fn overlay_volume(subject: &Subject) -> Checked {
     let inside = fs::metadata(container.first()?.path("root/mnt/it"))?;
     let found = format!("{:o} {} {}", inside.mode() & 0o7777, inside.uid(), inside.gid());
     expect("mode, owner and group of the folder in the container", "1770 1000 1001", &found)?;
-    let mounts = container.first()?.mounts()?;
-    let kind = mounts.iter().rfind(|mount: &&Mount| mount.point == "/mnt/it").map(|it| it.kind.as_str());
-    expect("the filesystem at the target", Some("overlay"), kind)
+    expect("the filesystem at the target", "overlay", &*container.first()?.mount_at("/mnt/it")?.kind)
 }
 
 fn storage_size(subject: &Subject) -> Checked {

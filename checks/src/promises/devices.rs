@@ -147,9 +147,7 @@ fn pts(subject: &Subject) -> Checked {
     let listed = container.stdout();
     expect("what /dev/pts has before and after a terminal is opened", "ptmx\n0\nptmx\nready\n", &listed)?;
     let pts = container.first()?.path("root/dev/pts");
-    let mounts = container.first()?.mounts()?;
-    let kind = mounts.iter().rfind(|mount| mount.point == "/dev/pts").map(|mount| mount.kind.as_str());
-    expect("the filesystem at /dev/pts", Some("devpts"), kind)?;
+    expect("the filesystem at /dev/pts", "devpts", &*container.first()?.mount_at("/dev/pts")?.kind)?;
     let other = subject.hold(&[])?;
     for (whose, theirs) in
         [("the host's", "/dev/pts".into()), ("another container's", other.first()?.path("root/dev/pts"))]

@@ -66,9 +66,7 @@ fn host_untouched(subject: &Subject) -> Checked {
 }
 
 fn proc_is_own(subject: &Subject) -> Checked {
-    let mounts = subject.hold(&[])?.first()?.mounts()?;
-    let proc = mounts.iter().rfind(|mount| mount.point == "/proc").map(|mount| mount.kind.as_str());
-    expect("the filesystem at /proc", Some("proc"), proc)
+    expect("the filesystem at /proc", "proc", &*subject.hold(&[])?.first()?.mount_at("/proc")?.kind)
 }
 
 fn option(subject: &Subject) -> Checked {

@@ -101,11 +101,8 @@ fn volumes(subject: &Subject) -> Checked {
     let image = Layout::of(subject, "volumes", &config, &[base()?, layer])?.name();
     let options = ["--image", image.as_str()];
     let container = subject.hold(&options)?;
-    let mounts = container.first()?.mounts()?;
     for point in ["/data", "/none"] {
-        ensure(mounts.iter().any(|mount| mount.point == point), || {
-            Failure::new(format!("a mount at {point}"), "none in /proc/PID/mountinfo")
-        })?;
+        container.first()?.mount_at(point)?;
     }
     let inside = container.first()?.path("root/data/of-image");
     expect("what is in the volume", "filled", fs::read_to_string(inside)?.as_str())?;

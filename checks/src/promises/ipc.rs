@@ -80,9 +80,7 @@ fn queues(subject: &Subject) -> Checked {
     let container = container?;
     expect("what /dev/mqueue has at first", "ready\n", &container.stdout())?;
     let first = container.first()?;
-    let mounts = first.mounts()?;
-    let kind = mounts.iter().rfind(|mount| mount.point == "/dev/mqueue").map(|mount| mount.kind.as_str());
-    expect("the filesystem at /dev/mqueue", Some("mqueue"), kind)?;
+    expect("the filesystem at /dev/mqueue", "mqueue", &*first.mount_at("/dev/mqueue")?.kind)?;
     let opened = || Ok(opens("/inside", MQ_OFlag::empty()).is_ok());
     expect("whether the container's queue can be opened in its namespace", true, first.in_ipc(opened)?)?;
     expect("whether it can be opened on the host", false, opened()?)
@@ -93,13 +91,10 @@ fn shared_memory(subject: &Subject) -> Checked {
         subject.hold_sh(&[], "ls -A /dev/shm; echo x > /dev/shm/file || exit 1; echo ready; cat")?;
     expect("what /dev/shm has at first", "ready\n", &container.stdout())?;
     let first = container.first()?;
-    let mounts = first.mounts()?;
-    let mount = mounts.iter().rfind(|mount| mount.point == "/dev/shm");
-    let mount = mount.ok_or_else(|| Failure::new("a mount at /dev/shm", "none"))?;
+    let mount = first.mount_at("/dev/shm")?;
     expect("its type", "tmpfs", mount.kind.as_str())?;
     for option in ["rw", "nosuid", "nodev", "noexec"] {
-        let has = mount.options.split(',').any(|it| it == option);
-        ensure(has, || Failure::new(format!("/dev/shm is mounted {option}"), &mount.options))?;
+        ensure(mount.has(option), || Failure::new(format!("/dev/shm is mounted {option}"), &mount.options))?;
     }
     let shm = first.path("root/dev/shm");
     let found = nix::sys::statvfs::statvfs(&shm)?;
@@ -150,9 +145,8 @@ fn of_host(subject: &Subject) -> Checked {
     let mounts = first.mounts()?;
     for place in [SHARED_MEMORY, "/dev/mqueue"] {
         if let Some(mount) = mounts.iter().rfind(|mount| mount.point == place) {
-            let options = &mount.options;
-            ensure(options.split(',').any(|option| option == "nodev"), || {
-                Failure::new(format!("nodev on {place}, wherever it comes from"), options)
+            ensure(mount.has("nodev"), || {
+                Failure::new(format!("nodev on {place}, wherever it comes from"), &mount.options)
             })?;
         }
     }

@@ -300,9 +300,7 @@ fn read_only(subject: &Subject) -> Checked {
     let expected = "/made/for/it\n/dev/shm/x\n/dev/x\n/dev/null\n/mnt/it/x\n/mnt/memory/x";
     expect("where it is, and what it can write", expected, subject.sh(&options, script)?.ok()?)?;
     let options_of_root = |options: &[&str]| -> Result<BTreeSet<String>, Failure> {
-        let mounts = subject.hold(options)?.first()?.mounts()?;
-        let root = mounts.into_iter().find(|mount| mount.point == "/");
-        let root = root.ok_or_else(|| Failure::new("a mount at /", "none"))?;
+        let root = subject.hold(options)?.first()?.mount_at("/")?;
         Ok(root.options.split(',').map(str::to_owned).collect())
     };
     // Nothing else is another: a device in an image stays none.

@@ -241,9 +241,7 @@ fn overlay(subject: &Subject) -> Checked {
         return error(&user.run(&["true"])?, 125, &["overlay", "5.11"]);
     }
     let container = user.hold(&[])?;
-    let mounts = container.first()?.mounts()?;
-    let root = mounts.iter().rfind(|mount| mount.point == "/");
-    let root = root.ok_or_else(|| Failure::new("a mount at /", "none"))?;
+    let root = container.first()?.mount_at("/")?;
     expect("what is mounted at /", "overlay", root.kind.as_str())?;
     ensure(root.filesystem_options.contains("userxattr"), || {
         Failure::new("an overlay with userxattr", &root.filesystem_options)

@@ -231,7 +231,7 @@ fn writable_cgroup(subject: &Subject) -> Checked {
         let mounts: Vec<_> = container.first()?.mounts()?.into_iter().filter(of_kernel).collect();
         ensure(mounts.iter().any(|mount| mount.kind == "sysfs"), || Failure::new("a sysfs", "none"))?;
         for mount in mounts {
-            let read_only = mount.options.split(',').any(|option| option == "ro");
+            let read_only = mount.has("ro");
             ensure(read_only, || {
                 Failure::new(
                     format!("with {network:?}, {} at {} is ro", mount.kind, mount.point),

@@ -220,7 +220,7 @@ fn masked(subject: &Subject) -> Checked {
             let seen = fs::metadata(&at)?;
             let hidden = if seen.is_dir() {
                 let mount = mounts.iter().rfind(|mount: &&Mount| Path::new(&mount.point) == path);
-                let read_only = mount.is_some_and(|mount| mount.options.split(',').any(|it| it == "ro"));
+                let read_only = mount.is_some_and(|mount| mount.has("ro"));
                 read_only && fs::read_dir(&at)?.next().is_none()
             } else {
                 seen.file_type().is_char_device() && seen.rdev() == makedev(1, 3)
@@ -246,7 +246,7 @@ fn read_only(subject: &Subject) -> Checked {
     let mounts = container.first()?.mounts()?;
     for path in there(inside::READ_ONLY.map(PathBuf::from))? {
         let mount = mounts.iter().rfind(|mount: &&Mount| Path::new(&mount.point) == path);
-        let read_only = mount.is_some_and(|mount| mount.options.split(',').any(|it| it == "ro"));
+        let read_only = mount.is_some_and(|mount| mount.has("ro"));
         ensure(read_only, || Failure::new(format!("a read-only mount at {}", path.display()), "none"))?;
     }
     let script = format!("for f in {}; do (: >> $f) 2>/dev/null && echo $f; done; :", FILES.join(" "));

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::bridge::Member;
-use crate::kernel::Mount;
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
@@ -35,12 +34,9 @@ fn host_network(subject: &Subject) -> Checked {
 
 fn read_only(subject: &Subject) -> Checked {
     let container = subject.hold(&[])?;
-    let mounts = container.first()?.mounts()?;
-    let sys = mounts.iter().rfind(|mount: &&Mount| mount.point == "/sys");
-    let sys = sys.ok_or_else(|| Failure::new("a mount at /sys", "none"))?;
+    let sys = container.first()?.mount_at("/sys")?;
     expect("the filesystem at /sys", "sysfs", sys.kind.as_str())?;
-    let read_only = sys.options.split(',').any(|option| option == "ro");
-    ensure(read_only, || Failure::new("/sys is mounted ro", &sys.options))?;
+    ensure(sys.has("ro"), || Failure::new("/sys is mounted ro", &sys.options))?;
     // A file with which every host sends its own power state.
     // What it is already: where it can be written, nothing changes.
     let script =

@@ -294,8 +294,7 @@ fn filled_once(subject: &Subject) -> Checked {
 fn anonymous(subject: &Subject) -> Checked {
     let before = listing(&subject.home(), 4);
     let container = subject.hold(&["-v", "/etc"])?;
-    let mounts = container.first()?.mounts()?;
-    ensure(is_mounted(&mounts, Path::new("/etc")), || Failure::new("a mount at /etc", "none"))?;
+    container.first()?.mount_at("/etc")?;
     let filled = container.first()?.path("root/etc/group");
     ensure(filled.exists(), || Failure::new("what the root has in /etc is in the volume", "no /etc/group"))?;
     container.output()?.ok()?;
@@ -343,16 +342,13 @@ fn mount_missing(subject: &Subject) -> Checked {
 fn tmpfs(subject: &Subject) -> Checked {
     let container =
         subject.hold(&["--tmpfs", "/mnt/usual", "--tmpfs", "/mnt/own:size=1m,mode=0701,exec,ro"])?;
-    let mounts = container.first()?.mounts()?;
-    let find = |at: &str| mounts.iter().find(|mount| mount.point == at && mount.kind == "tmpfs").cloned();
-    let no = |at: &str| Failure::new(format!("a tmpfs at {at}"), "none");
-    let usual = find("/mnt/usual").ok_or_else(|| no("/mnt/usual"))?;
-    let own = find("/mnt/own").ok_or_else(|| no("/mnt/own"))?;
+    let [usual, own] = ["/mnt/usual", "/mnt/own"].map(|at| container.first()?.mount_at(at));
+    let (usual, own) = (usual?, own?);
+    expect("what is mounted at both", ["tmpfs"; 2], [usual.kind.as_str(), own.kind.as_str()])?;
     for option in ["nosuid", "nodev", "noexec", "rw"] {
-        let there = usual.options.split(',').any(|one| one == option);
-        ensure(there, || Failure::new(format!("{option} is the default"), &usual.options))?;
+        ensure(usual.has(option), || Failure::new(format!("{option} is the default"), &usual.options))?;
     }
-    let there = own.options.split(',').any(|one| one == "ro") && !own.options.contains("noexec");
+    let there = own.has("ro") && !own.options.contains("noexec");
     ensure(there, || Failure::new("`ro`, and `noexec` lifted", &own.options))?;
     ensure(own.filesystem_options.contains("size=1024k"), || {
         Failure::new("size=1024k", &own.filesystem_options)
