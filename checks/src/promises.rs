@@ -55,7 +55,7 @@ mod volume;
 mod volume_shared;
 mod volume_target;
 
-/// All checks: what everything else stands on comes first, since a learner sees the first failure.
+/// All checks. The basic promises come first, since a learner sees the first failure first.
 pub(crate) const ALL: &[&[Check]] = &[
     process::CHECKS,
     namespaces::CHECKS,
@@ -111,29 +111,29 @@ pub(crate) const ALL: &[&[Check]] = &[
     security_paths::CHECKS,
 ];
 
-/// The part of the ids before the dot, and what is promised there.
+/// The part of the ids before the dot, and the promise that its checks test.
 pub const SUBJECTS: &[(&str, &str)] = &[
-    ("pid", "The command is PID 1 and sees its own processes only"),
+    ("pid", "The command is PID 1 and sees only processes of its container"),
     ("namespace", "It has namespaces of its own"),
     ("hostname", "It has a host name of its own"),
     ("root", "It has a root filesystem of its own"),
-    ("overlay", "What it changes in its root goes with it, unless it is to stay"),
-    ("volume", "What is mounted into it stays, and leads nowhere else"),
+    ("overlay", "Its changes to the root end with it, unless the user keeps them"),
+    ("volume", "A volume outlives it, and shows only the files of its source"),
     ("image", "It runs an image, and becomes one"),
     ("mounts", "Its mounts stay its own"),
     ("proc", "It has a /proc of its own"),
     ("dev", "It has a minimal /dev"),
-    ("sys", "It has a /sys of its own, to read"),
-    ("userns", "Its users are nobody on the host"),
+    ("sys", "It has a read-only /sys of its own"),
+    ("userns", "Its users have no rights on the host"),
     ("user", "It runs as the user asked for"),
     ("cap", "It has the capabilities asked for, and no more"),
     ("seccomp", "It makes only the system calls that it needs"),
-    ("security", "What a container has no business to do is refused"),
-    ("cve", "It resists what other runtimes had to learn"),
+    ("security", "The kernel refuses it what no container needs"),
+    ("cve", "Attacks that worked on other runtimes fail"),
     ("ipc", "It talks to no process of the host through shared memory or queues"),
     ("network", "It has a network of its own"),
-    ("bridge", "Containers on a bridge reach whom they should, and nobody else"),
-    ("publish", "Published ports lead into it, and nothing else does"),
+    ("bridge", "Containers on a bridge reach each other and the outside, but no other bridge"),
+    ("publish", "Published ports lead into it, and no other ports do"),
     ("names", "It finds its own name, and others"),
     ("cgroup", "It is alone in a cgroup"),
     ("memory", "Memory is limited"),
@@ -149,11 +149,11 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("descriptor", "No descriptor leaks into it"),
     ("stream", "stdin, stdout and stderr pass unchanged"),
     ("terminal", "A terminal works, with job control"),
-    ("init", "An init as PID 1, for commands that are none"),
+    ("init", "A small init can be PID 1, for commands that are not written as one"),
     ("cli", "--help helps"),
-    ("explain", "--explain tells what is done, truthfully"),
+    ("explain", "--explain reports the actions that really happen"),
     ("bad", "Bad input is refused in two lines"),
-    ("many", "Many run at once"),
-    ("death", "It dies with the runtime, and nothing stays behind"),
-    ("rootless", "All of that without root"),
+    ("many", "Many containers run at once"),
+    ("death", "It dies with the runtime, and leaves nothing behind"),
+    ("rootless", "All of this works without root"),
 ];
