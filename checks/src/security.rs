@@ -1,13 +1,13 @@
-//! What other runtimes had to learn, and which checks show that it is learnt here: the table in step 4's
-//! README, and of `cargo xtask security`.
+//! Attacks that worked on other runtimes, and the checks that try them here: the table in step 4's README,
+//! and of `cargo xtask security`.
 //!
-//! Told from the advisories of runc, crun, Docker and others, and from the kernel's. Touches nothing.
+//! Sources: the advisories of runc, crun, Docker and others, and the kernel's. Touches nothing.
 
 use std::fmt::Write;
 
 use crate::{Check, all};
 
-/// The subjects of which each check is a row of its own, if no attack names it.
+/// A check of these subjects gets a row of its own in the table, if no attack names it.
 const SUBJECTS: [&str; 2] = ["cve", "security"];
 
 /// An attack.
@@ -19,12 +19,12 @@ pub struct Attack {
     pub there: String,
     /// What keeps it from happening here.
     pub here: String,
-    /// The checks that try it, or what it stands on.
+    /// The checks that try it, or that test the protections against it.
     pub checks: Vec<&'static str>,
 }
 
-/// All attacks, those with a number first, the oldest of them first. A check whose attack has no story is
-/// told by its sentence.
+/// All attacks, those with a number first, the oldest of them first. If an attack has no story, the sentence
+/// of its check stands for it.
 pub fn attacks() -> Vec<Attack> {
     let told = |&(name, there, here, checks): &Story| Attack {
         name: name.into(),
@@ -64,29 +64,30 @@ type Story = (&'static str, &'static str, &'static str, &'static [&'static str])
 const STORIES: &[Story] = &[
     (
         "CVE-2017-5226",
-        "bubblewrap: a program typed commands into the terminal that it shared with the caller's shell, by \
+        "bubblewrap: a program shared the terminal with the caller's shell, and typed commands into it, by \
          TIOCSTI",
         "a session and a pseudo-terminal of its own; no descriptor of the caller's terminal",
         &["terminal.no-pushed-keys", "terminal.none-of-the-host"],
     ),
     (
         "CVE-2019-5736",
-        "runc, LXC: a container had runc executed as `/proc/self/exe`, and wrote to that file, the host's \
-         runc",
+        "runc, LXC: a container made the runtime execute `/proc/self/exe`, and wrote to that file: the \
+         host's runc",
         "the runtime executes itself anew, from a read-only mount that is attached nowhere",
         &["cve.2019-5736", "cve.2019-5736-rootless"],
     ),
     (
         "CVE-2019-19921, CVE-2023-27561",
-        "runc: where `/proc` of an image was a link, procfs was mounted elsewhere, and what was written to \
-         `/proc` went nowhere",
+        "runc: `/proc` of an image was a link. procfs was then mounted elsewhere, and runc's writes to \
+         `/proc` had no effect",
         "a link at `/proc` is refused",
         &["cve.2019-19921"],
     ),
     (
         "CVE-2021-30465",
-        "runc: the target of a volume was looked up, exchanged for a link, and then mounted on, on the host",
-        "looked up and mounted on by one descriptor, when the host is out of sight",
+        "runc: it looked up a volume's target. Another process replaced the target by a link, and runc \
+         mounted on the host",
+        "one descriptor serves the look-up and the mount, when the host is out of sight",
         &["volume.race", "volume.target-links"],
     ),
     (
@@ -98,28 +99,30 @@ const STORIES: &[Story] = &[
     ),
     (
         "CVE-2022-24769, CVE-2022-29162",
-        "Docker, and later `runc exec`: the inheritable set was not empty, and a file with inheritable \
+        "Docker, and later `runc exec`: the inheritable set was not empty, so a file with inheritable \
          capabilities gave them to any user",
-        "the inheritable set is empty for root, and holds only what was added for another user",
+        "the inheritable set is empty for root; for another user it holds only the added capabilities",
         &["cve.2022-29162"],
     ),
     (
         "CVE-2022-36109",
-        "Docker, later containerd, Podman and CRI-O: the user's group was not among the supplementary groups, \
-         so a setgid program shed it, and with it what a file forbids that group",
+        "Docker, later containerd, Podman and CRI-O: the user's group was not among the supplementary \
+         groups. A setgid program left the group, and a file that forbids something to the group no longer \
+         did",
         "the primary group is the first of the supplementary ones",
         &["user.number", "user.name", "user.image"],
     ),
     (
         "CVE-2023-25809",
-        "runc without root: a `/sys` bound from the host was read-only, the cgroups mounted below it were \
-         not",
-        "read-only as a tree, before it is attached",
+        "runc without root: a `/sys` bound from the host was read-only, but the cgroups mounted below it \
+         were writable",
+        "the whole tree is read-only before it is attached",
         &["cve.2023-25809", "sys.read-only"],
     ),
     (
         "CVE-2024-21626",
-        "runc: a folder of the host was still open, and `/proc/self/fd/7` the working directory of an image",
+        "runc: a folder of the host was still open, and an image had `/proc/self/fd/7` as its working \
+         directory",
         "all descriptors are closed before a path of the container is used",
         &[
             "cve.2024-21626",
@@ -131,70 +134,72 @@ const STORIES: &[Story] = &[
     ),
     (
         "CVE-2024-45310",
-        "runc: while missing folders of a target were made, one was exchanged for a link, and the rest made \
-         on the host",
-        "made from descriptor to descriptor, when the host is out of sight",
+        "runc: it made the missing folders of a target. An attacker replaced one by a link, and runc made \
+         the rest on the host",
+        "each folder is made by the descriptor of the one above it, when the host is out of sight",
         &["cve.2024-45310"],
     ),
     (
         "CVE-2025-31133",
-        "runc: `/dev/null` was exchanged for a link, and what that named lay, writable, in the place of \
-         what was to be hidden",
-        "`/dev/null` is opened, seen to be device 1:3, and mounted by descriptor",
+        "runc: a link replaced `/dev/null`. The link's target then lay, writable, over the file that runc \
+         wanted to hide",
+        "the child opens `/dev/null`, checks that it is device 1:3, and mounts it by descriptor",
         &["cve.2025-31133"],
     ),
     (
         "CVE-2025-52565",
-        "runc: the same with the terminal, which was mounted at `/dev/console` before anything was hidden",
-        "no `/dev/console`; a `/dev` with nothing of the image; the terminal is opened without its name, \
+        "runc: the same attack on the terminal, which runc mounted at `/dev/console` before it had hidden \
+         anything",
+        "no `/dev/console`; no file of the image in `/dev`; the child opens the terminal without its name, \
          last of all",
         &["cve.2025-52565"],
     ),
     (
         "CVE-2025-52881",
-        "runc: what it wrote to files of `/proc` went to others, as a mount in a shared folder had replaced \
-         them",
+        "runc: a mount in a shared folder had replaced files of `/proc`, so runc wrote to other files",
         "the parent writes to the host's `/proc`; the child mounts by `/proc/self/fd` only, and nothing is \
          mounted over procfs",
         &["cve.2025-52881", "volume.refused"],
     ),
     (
         "CVE-2026-41579, CVE-2026-47766",
-        "runc, crun: where `/dev` of an image was a link, `ptmx` was removed and links were made in a \
+        "runc, crun: `/dev` of an image was a link. The runtime then removed `ptmx` and made links in a \
          folder of the host",
-        "`/dev` is touched when the host is out of sight; a link is refused",
+        "the child touches `/dev` only when the host is out of sight; a link is refused",
         &["cve.2026-41579", "root.hostile-links"],
     ),
     (
         "a file by its handle (\"Shocker\")",
-        "Docker before 1.0: open_by_handle_at opened any file of the disk of which the container had a part",
+        "Docker before 1.0: the container saw a part of a disk, and open_by_handle_at opened any file of \
+         that disk",
         "no CAP_DAC_READ_SEARCH, and a seccomp filter that refuses the call",
         &["cve.shocker", "security.file-handle"],
     ),
     (
         "options in a name",
-        "whoever mounts an overlay: a `:` or a `,` in the name of a folder begins another layer, or another \
-         option",
-        "layers are named by descriptor",
+        "any runtime that mounts an overlay: a `:` or a `,` in a folder's name begins another layer, or \
+         another option",
+        "the mount names layers by descriptor",
         &["cve.overlay-options", "overlay.odd-names"],
     ),
     (
         "a second chroot",
-        "whoever uses chroot: a root process climbs out",
+        "any runtime that uses chroot: a root process climbs out",
         "pivot_root, and the host unmounted",
         &["root.escape"],
     ),
     (
         "what the kernel tells",
-        "Docker: files of `/proc` and `/sys` told of the host, or changed it, and were hidden one after the \
-         other",
-        "Docker's list, to the last path",
+        "Docker: files of `/proc` and `/sys` told about the host, or changed it. They were hidden one after \
+         the other",
+        "the child hides Docker's whole list of paths",
         &["cve.masked-paths", "cve.read-only-paths"],
     ),
     (
         "the host's devices",
-        "whoever binds `/dev/null` from the host: root in the container changes its mode, for all",
-        "bound read-only, which does not keep anybody from using a device",
+        "any runtime that binds `/dev/null` from the host: root in the container changes its mode, for all \
+         processes",
+        "the device is bound read-only; that protects its mode, and every process can still use the device",
         &["dev.host-unchanged"],
     ),
 ];
