@@ -4,6 +4,7 @@
 //! v1.2.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
@@ -34,7 +35,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "SIGTERM to the runtime reaches the command as the image's StopSignal.", stop_signal)
         .hint("StopSignal of the config; other signals stay what they are."),
     Check::since(3, "image.formats",
-        "A layout folder, its archive and an archive of docker save give the same tree.", formats)
+        "A layout folder, its archive, compressed too, and one of docker save give the same tree.", formats)
         .hint("An archive with index.json is OCI's; one with only manifest.json is Docker's."),
     Check::since(3, "image.tags",
         "The tag chooses the image, and an unknown one is refused with a list.", tags)
@@ -72,6 +73,8 @@ fn command(subject: &Subject) -> Checked {
         json!({ "Entrypoint": ["sh", "-c", "echo \"entrypoint:$*\"", "sh"], "Cmd": ["cmd", "two words"] });
     let both = plain(subject, "command-both", both)?;
     let only = plain(subject, "command-only", json!({ "Cmd": ["sh", "-c", "echo cmd"] }))?;
+    let emptied =
+        plain(subject, "command-emptied", json!({ "Entrypoint": [""], "Cmd": ["sh", "-c", "echo cmd"] }))?;
     for (image, words, expected) in [
         (&both, &[][..], "entrypoint:cmd two words"),
         (&both, &["user", "x"], "entrypoint:user x"),
@@ -79,6 +82,7 @@ fn command(subject: &Subject) -> Checked {
         (&both, &["--entrypoint", "cat"], ""),
         (&both, &["--entrypoint", "sh", "--", "-c", "echo mine"], "mine"),
         (&both, &["--entrypoint", "", "sh", "-c", "echo none"], "none"),
+        (&emptied, &[], "cmd"),
         (&only, &[], "cmd"),
         (&only, &["sh", "-c", "echo user"], "user"),
         (&only, &["--entrypoint", "sh", "--", "-c", "echo mine"], "mine"),
@@ -97,7 +101,7 @@ fn workdir(subject: &Subject) -> Checked {
 
 fn volumes(subject: &Subject) -> Checked {
     let layer = Layer::plain(Archive::default().folder("data").file("data/of-image", "filled"));
-    let config = config(json!({ "Volumes": { "/data": {}, "/none": {} } }));
+    let config = config(json!({ "Volumes": { "/x/../data": {}, "/none": {} } }));
     let image = Layout::of(subject, "volumes", &config, &[base()?, layer])?.name();
     let options = ["--image", image.as_str()];
     let container = subject.hold(&options)?;
@@ -120,7 +124,7 @@ fn volumes(subject: &Subject) -> Checked {
 }
 
 fn stop_signal(subject: &Subject) -> Checked {
-    let image = plain(subject, "stop-signal", json!({ "StopSignal": "SIGUSR1" }))?;
+    let image = plain(subject, "stop-signal", json!({ "StopSignal": "usr1" }))?;
     let script = "for s in TERM USR1 INT; do trap \"echo got $s.\" $s; done
         sleep 1000 & echo ready; while :; do wait; done";
     let container = subject.hold_sh(&["--image", &image], script)?;
@@ -157,6 +161,14 @@ fn formats(subject: &Subject) -> Checked {
         names.iter().map(String::as_str).collect(),
     )?;
     trees[1..].iter().try_for_each(|(image, tree)| same(image, first, tree))?;
+    let plain = fs::read(&archive)?;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain)?;
+    for (end, compressed) in [("gz", gzip.finish()?), ("zst", zstd::encode_all(&plain[..], 1)?)] {
+        let file = format!("{archive}.{end}");
+        fs::write(&file, compressed)?;
+        subject.run(&["--image", &file])?.ok()?;
+    }
     subject.run(&["--image", &format!("{saved}:congo/checks:v1")])?.ok()?;
     subject.run(&["--image", &format!("{saved}:v1")])?.ok().map(drop)
 }

@@ -9,12 +9,12 @@
 //! changes the folder's time. See path_resolution(7), inode(7).
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -32,6 +32,9 @@ use crate::fs::xattr;
 use crate::sys::privilege::Privilege;
 
 type Time = (i64, u32);
+
+/// As many as the kernel follows in a path.
+const MAX_LINKS: usize = 40;
 
 /// How large a layer may become. A few kilobytes of gzip can be petabytes of zeroes.
 #[derive(Debug, Clone, Copy)]
@@ -147,29 +150,33 @@ impl<'a> Tree<'a> {
     /// Where a path of the archive lies, with links in it followed: one file has one path here, however it is
     /// called. Folders that are missing are made if `make` says so; the times of those above are noted.
     ///
-    /// Links of the layers below are followed, as `bin` may be one to `usr/bin`. A layer that makes a link
-    /// and then goes through it wants to write elsewhere than it says.
+    /// Links are followed beneath the root, those of the layers below and the layer's own alike, as `bin` may
+    /// be one to `usr/bin`. That one may come later in the archive.
     fn place(&mut self, path: &Path, make: bool) -> Result<PathBuf, Refusal> {
         let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(path.into()) };
-        let mut real = PathBuf::new();
-        for part in parent {
+        let (mut real, mut links) = (PathBuf::new(), 0);
+        // What is left of the way. The next part is the last one here.
+        let mut left: Vec<_> = parts(parent).collect();
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                real.pop();
+                continue;
+            }
             let next = real.join(part);
-            match self.made.get(&next) {
-                Some(Made::Symlink) => {
-                    let rule = "it goes through a symbolic link of the same layer";
-                    return Err(Refusal::from(format!("{rule}, {}", next.display())));
-                }
-                Some(Made::Folder(_) | Made::Below(_)) => {
-                    real = next;
-                    continue;
-                }
-                Some(Made::Other) | None => {}
+            if matches!(self.made.get(&next), Some(Made::Folder(_) | Made::Below(_))) {
+                real = next;
+                continue;
             }
             real = match fs::symlink_metadata(self.at(&next)) {
                 Ok(there) if there.is_dir() => next,
                 Ok(there) if there.is_symlink() => {
-                    let to = fs::canonicalize(self.at(&next))?;
-                    to.strip_prefix(self.root).map_err(|_| "a link that leads out of the root")?.into()
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Errno::ELOOP.into());
+                    }
+                    let to = fs::read_link(self.at(&next))?;
+                    left.extend(parts(&to));
+                    if to.is_absolute() { PathBuf::new() } else { real }
                 }
                 Ok(_) => return Err(Errno::ENOTDIR.into()),
                 Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
@@ -258,7 +265,7 @@ impl<'a> Tree<'a> {
 
     fn hard_link(&mut self, entry: &Entry, path: PathBuf, at: &Path) -> Result<(), Refusal> {
         let target =
-            name::from_root(&entry.link).map_err(|rule| Refusal::from(format!("a hard link to {rule}")))?;
+            name::normal(&entry.link).map_err(|rule| Refusal::from(format!("a hard link to {rule}")))?;
         let missing =
             || Refusal::from(format!("a hard link to {}, which is not in this image", target.display()));
         let existing = match self.place(&target, false) {
@@ -304,6 +311,12 @@ impl<'a> Tree<'a> {
         }
         Ok(())
     }
+}
+
+/// The names in a path, and its `..`, the last one first.
+fn parts(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+    let is_part = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
+    path.components().rev().filter(is_part).map(|part| part.as_os_str().to_owned())
 }
 
 /// Writes at a place of a file.

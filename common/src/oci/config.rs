@@ -3,7 +3,7 @@
 //! Source: OCI image specification, config.md, "Properties"; the names are those of Docker's.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -50,20 +50,34 @@ impl Config {
         let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.into(), value.into()));
         Config {
             env: said.env.iter().flatten().filter_map(pair).collect(),
-            entrypoint: words(&said.entrypoint),
+            // `ENTRYPOINT [""]` takes away that of the image below.
+            entrypoint: words(&said.entrypoint.clone().filter(|words| *words != [""])),
             cmd: words(&said.cmd),
             working_dir: not_empty(&said.working_dir).map(|path| absolute(&path)),
             user: not_empty(&said.user),
-            volumes: said.volumes.iter().flatten().map(|(path, _)| absolute(path)).collect(),
+            volumes: said.volumes.iter().flatten().map(|(path, _)| without_dots(&absolute(path))).collect(),
             stop_signal: not_empty(&said.stop_signal).and_then(|text| stop_signal(&text)),
         }
     }
 }
 
-/// A signal by its number, or its name with or without SIG.
+/// An absolute path without `.` and `..`, by its text alone.
+fn without_dots(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut real, part| {
+        match part {
+            Component::ParentDir => drop(real.pop()),
+            Component::CurDir => {}
+            part => real.push(part),
+        }
+        real
+    })
+}
+
+/// A signal by its number, or its name in any case, with or without SIG.
 fn stop_signal(text: &str) -> Option<Signal> {
     let by_number = || Signal::try_from(text.parse::<i32>().ok()?).ok();
-    let by_name = || format!("SIG{}", text.trim_start_matches("SIG")).parse().ok();
+    let name = text.to_ascii_uppercase();
+    let by_name = || format!("SIG{}", name.trim_start_matches("SIG")).parse().ok();
     let signal = by_number().or_else(by_name);
     if signal.is_none() {
         tell(format_args!(
@@ -79,7 +93,7 @@ mod tests {
 
     #[test]
     fn signals() {
-        for text in ["SIGQUIT", "QUIT", "3"] {
+        for text in ["SIGQUIT", "QUIT", "quit", "sigQuit", "3"] {
             assert_eq!(stop_signal(text), Some(Signal::SIGQUIT));
         }
         for text in ["SIGRTMIN+3", "0", "x", "-1"] {
@@ -94,11 +108,11 @@ mod tests {
         assert_eq!(read(&format!("{{{rootfs}}}")), Config::default());
         let nulls = r#""Env":null,"Entrypoint":null,"Cmd":null,"WorkingDir":"","User":"","Volumes":null"#;
         assert_eq!(read(&format!(r#"{{{rootfs},"config":{{{nulls}}}}}"#)), Config::default());
-        let some =
-            r#""Env":["A=b=c"],"Cmd":["x"],"WorkingDir":"srv","Volumes":{"/v":{}},"StopSignal":"SIGINT""#;
+        let some = r#""Env":["A=b=c"],"Cmd":["x"],"WorkingDir":"srv","Entrypoint":[""],"Volumes":{"/x/.././v":{}},"StopSignal":"SIGINT""#;
         let config = read(&format!(r#"{{{rootfs},"config":{{{some}}}}}"#));
         assert_eq!(config.env, [("A".into(), "b=c".into())]);
         assert_eq!((config.working_dir, config.volumes), (Some("/srv".into()), vec!["/v".into()]));
+        assert_eq!(config.entrypoint, Vec::<OsString>::new());
         assert_eq!((config.cmd, config.stop_signal), (vec!["x".into()], Some(Signal::SIGINT)));
     }
 }

@@ -1,10 +1,10 @@
 //! Where an image's bytes are: in a layout's folder, or in the members of an archive, which is never
 //! extracted.
 //!
-//! An archive is read through once, to learn where each member lies. Later the members are read in place. In
-//! an archive of
+//! An archive is read through once, to learn where each member lies. Later the members are read in place. One
+//! that is compressed as a whole is decompressed first, into a file without a name. In an archive of
 //! `docker save` a layer may be a link to the same layer of another image. Such a link is followed within the
-//! archive. See pread(2), tar(5).
+//! archive. See pread(2), tar(5), open(2) on O_TMPFILE.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -13,9 +13,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::stat::Mode;
 
+use super::apply::Limits;
 use super::digest::Digest;
+use super::layer::{Compression, decompress};
 use super::model::Descriptor;
 use super::name;
 use super::refusal::invalid;
@@ -28,6 +32,8 @@ const MAX_DOCUMENT: u64 = 4 << 20;
 const MAX_MEMBERS: usize = 100_000;
 /// As many as the kernel follows in a path.
 const MAX_LINKS: usize = 40;
+/// Where programs put temporary files that may be larger than the memory: hier(7).
+const LARGE_FILES: &str = "/var/tmp";
 
 /// A folder or an archive.
 #[derive(Debug)]
@@ -91,18 +97,16 @@ impl Source {
             return Ok(Source { path: path.into(), archive: None });
         }
         let file = open_file(path).at("open the image", path)?;
+        let file = match Compression::by_magic(first_bytes(&file)) {
+            Compression::None => file,
+            compression => decompressed(file, compression).at("decompress the image", path)?,
+        };
         let members = members(&file).map_err(|error| {
-            let compressed = matches!(
-                first_bytes(&file),
-                [0x1f, 0x8b, ..]
-                    | [0x28, 0xb5, 0x2f, 0xfd]
-                    | [b'B', b'Z', b'h', _]
-                    | [0xfd, b'7', b'z', b'X']
-            );
-            let hint = if compressed {
-                "it is compressed: decompress the archive first"
-            } else {
-                "expected a tar archive: of an OCI layout, or of docker save"
+            let hint = match first_bytes(&file) {
+                [b'B', b'Z', b'h', _] | [0xfd, b'7', b'z', b'X'] => {
+                    "it is compressed by bzip2 or xz: decompress it first, or use gzip or zstd"
+                }
+                _ => "expected a tar archive: of an OCI layout, or of docker save",
             };
             Error::from_io(format!("read the image {}: no tar archive", path.display()), &error).hint(hint)
         })?;
@@ -197,6 +201,19 @@ pub(super) fn wrong_digest(what: &str, is: Digest) -> Error {
 fn open_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("neither a folder nor a file")) }
+}
+
+/// What an archive that is compressed as a whole has in it, as a file without a name: members are read in
+/// place, which a compressed stream cannot do. The kernel removes the file with its last descriptor.
+fn decompressed(file: File, compression: Compression) -> io::Result<File> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let mut whole = File::from(nix::fcntl::open(LARGE_FILES, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    let limit = Limits::default().bytes;
+    let mut reader = decompress(compression, file)?.take(limit);
+    if io::copy(&mut reader, &mut whole)? == limit {
+        return Err(invalid(format!("it is larger than {limit} bytes")));
+    }
+    Ok(whole)
 }
 
 fn first_bytes(file: &File) -> [u8; 4] {

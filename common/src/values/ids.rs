@@ -91,15 +91,20 @@ pub fn subid_name(text: &str) -> Result<String, Invalid> {
     name_or_id(text).map(|_| text.to_owned())
 }
 
-/// Reads the value of `--user`: `NAME|UID[:GROUP|GID]`.
+/// Reads the value of `--user`: `NAME|UID[:GROUP|GID]`. As for Docker, `NAME:` is `NAME`, and `:GROUP` is root
+/// with that group.
 ///
 /// # Errors
-/// An empty part, or one that is neither a name nor the number of a user.
+/// Nothing at all, or a part that is neither a name nor the number of a user.
 pub fn user(text: &str) -> Result<User, Invalid> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let error = |_| Invalid::from(format!("NAME|UID[:GROUP|GID]: {NAME}"));
-    let group = group.map(name_or_id).transpose().map_err(error)?;
-    Ok(User { user: name_or_id(user).map_err(error)?, group })
+    let group = group.filter(|group| !group.is_empty()).map(name_or_id).transpose().map_err(error)?;
+    let user = match user {
+        "" if group.is_some() => NameOrId::Id(0),
+        user => name_or_id(user).map_err(error)?,
+    };
+    Ok(User { user, group })
 }
 
 /// Digits alone are a number, even if a user has such a name: the same option must not mean different users
@@ -154,6 +159,8 @@ mod tests {
             ("1000", id(1000), None),
             ("www-data:adm", name("www-data"), Some(name("adm"))),
             ("0:5", id(0), Some(id(5))),
+            (":5", id(0), Some(id(5))),
+            ("root:", name("root"), None),
             ("a.b_c$:007", name("a.b_c$"), Some(id(7))),
             ("4294967294", id(4_294_967_294), None),
             ("-1", name("-1"), None),
@@ -161,7 +168,7 @@ mod tests {
         ] {
             assert_eq!(user(text), Ok(User { user: wanted, group }), "{text:?}");
         }
-        let others = ["", ":", "a:", ":b", "a:b:c", "a b", "a\nb", "4294967295", "99999999999", "a/b", "a\0"];
+        let others = ["", ":", ":a b", "a:b:c", "a b", "a\nb", "4294967295", "99999999999", "a/b", "a\0"];
         refused(user, "NAME|UID[:GROUP|GID]: expected", &others);
         refused(user, "NAME|UID[:GROUP|GID]: expected", &[&"a".repeat(257)]);
     }
