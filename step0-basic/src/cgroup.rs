@@ -1,8 +1,8 @@
 //! How much the container may use: a control group, and the limits written into its files.
 //!
-//! Kernel object: a cgroup, which is a directory in a cgroup filesystem; making the directory makes the
-//! group, and its files are its settings. In v1 each controller has a hierarchy of its own, and the container
-//! a directory in each; in v2 one directory has the files of all. Order: make it, write the limits, only then
+//! Kernel object: a cgroup. It is a directory in a cgroup filesystem: making the directory makes the group,
+//! and its files are its settings. In v1 each controller has a hierarchy of its own, so the container has a
+//! directory in each. In v2 one directory has the files of all. Order: make it, write the limits, only then
 //! let a process in.
 //!
 //! | limit | cgroup v1 | cgroup v2 |
@@ -29,7 +29,7 @@ const MEMORY: u64 = 128 << 20;
 /// Processes, each of its threads counted as one.
 const PIDS: u64 = 64;
 
-/// Makes a cgroup with these limits and nobody in it.
+/// Makes a cgroup with these limits and no process in it.
 pub fn create() -> Result<Cgroup> {
     let cgroup = Cgroup::create(&["memory", "cpu", "pids"])?;
     pass_controllers_on(&cgroup)?;
@@ -39,9 +39,9 @@ pub fn create() -> Result<Cgroup> {
     Ok(cgroup)
 }
 
-/// In v2, a cgroup has the files of those controllers only that the cgroup above passes on. That one may have
-/// no process of its own ("no internal processes"): it would compete with whole groups. The topmost cgroup is
-/// an exception.
+/// In v2, a cgroup has only the files of controllers that the cgroup above passes on. The one above may then
+/// have no process of its own ("no internal processes"), as it would compete with whole groups. The topmost
+/// cgroup is an exception.
 fn pass_controllers_on(cgroup: &Cgroup) -> Result<()> {
     for v2 in cgroup.directories().iter().filter(|directory| directory.version == Version::V2) {
         let passed_on = v2.read_above("cgroup.subtree_control")?;
@@ -71,8 +71,8 @@ pub fn join(cgroup: &Cgroup, parent: &ChildEnd) -> Result<()> {
     Ok(())
 }
 
-/// At the limit, the kernel first takes back what it can, such as cached files, then it kills a process: the
-/// out-of-memory killer.
+/// At the limit, the kernel first frees memory, such as cached files. If it cannot free enough, its
+/// out-of-memory killer ends a process.
 fn limit_memory(cgroup: &Cgroup) -> Result<()> {
     match cgroup.version("memory") {
         Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", MEMORY),

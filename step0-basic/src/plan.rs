@@ -20,7 +20,7 @@ use crate::{cgroup, environment};
 /// The host name of every container.
 pub const HOSTNAME: &str = "congo";
 
-/// What the user asks for, checked.
+/// The user's options, checked.
 pub struct Plan<'a> {
     pub cli: &'a Cli,
     pub environment: Environment,
@@ -61,7 +61,7 @@ impl<'a> Ready<'a> {
     /// Makes what must be undone.
     pub fn make(self) -> Result<Made<'a>> {
         let Ready { plan, root, terminal } = self;
-        // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
+        // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.
         let signals = Signals::block()?;
         // Before there is a process to limit: a process can outrun a limit that comes later.
         let cgroup = cgroup::create()?;

@@ -1,4 +1,4 @@
-//! What a user can ask for. The groups of options stand in `common::options`.
+//! The options that a user can give. The groups of options stand in `common::options`.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ pub struct Cli {
     #[arg(long)]
     pub explain: bool,
 
-    /// What the container finds: its root, its name, its variables.
+    /// The container's surroundings: its root, its name, its variables.
     #[command(flatten)]
     pub world: World,
 

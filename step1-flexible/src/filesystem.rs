@@ -1,8 +1,8 @@
 //! What the container sees as `/`: mounts of its own, another root, and the two trees that make it usable.
 //!
 //! Kernel objects: the mount namespace that clone made, the root directory of the process, a proc and a tmpfs
-//! filesystem. Order: private first, or the host would get our mounts; then the root; then what is mounted in
-//! it, so that every path, and every symbolic link in it, is resolved inside.
+//! filesystem. Order: private first, or the host would get our mounts. Then the root. Then the mounts in it,
+//! so that every path, and every symbolic link in a path, is resolved inside.
 //! Man pages: mount_namespaces(7), mount(2), chroot(2), proc(5), tmpfs(5).
 
 use std::path::Path;
@@ -21,8 +21,8 @@ pub fn make_mounts_private() -> Result<()> {
 
 /// Makes `root` the place where absolute paths begin.
 ///
-/// chroot changes how paths are looked up, and nothing else: the host's files are still mounted, and a root
-/// process that knows how can climb out. Step 3 closes this way by pivot_root.
+/// chroot changes how paths are looked up, and nothing else. The host's files are still mounted, and a root
+/// process can climb out to them. Step 3 closes this way by pivot_root.
 pub fn enter_root(root: &Path) -> Result<()> {
     chroot(root)?;
     // chroot leaves the working directory where it was: outside. `cd ..` would walk through the host.
@@ -44,7 +44,7 @@ const DEVICES: [(&str, (u64, u64)); 6] = [
     ("/dev/full", (1, 7)),
     ("/dev/random", (1, 8)),
     ("/dev/urandom", (1, 9)),
-    // The terminal of whoever opens it, so it may be shared.
+    // It is the terminal of the process that opens it, so it may be shared.
     ("/dev/tty", (5, 0)),
 ];
 
@@ -60,9 +60,9 @@ pub fn mount_dev() -> Result<()> {
     for (path, number) in DEVICES {
         mknod(path, 0o666, number)?;
     }
-    // What a container's files get, as Docker has it, whatever the caller's umask was.
+    // Docker's umask for a container's files, whatever the caller's umask was.
     umask(0o022);
-    // A shell's `<(…)` and programs told to write to "/dev/stdout" need these.
+    // A shell's `<(…)` needs these, and a program that writes to "/dev/stdout".
     symlink("/proc/self/fd", "/dev/fd")?;
     symlink("/proc/self/fd/0", "/dev/stdin")?;
     symlink("/proc/self/fd/1", "/dev/stdout")?;

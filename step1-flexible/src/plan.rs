@@ -17,7 +17,7 @@ use common::run::terminal::Terminal;
 use crate::cli::Cli;
 use crate::{cgroup, environment};
 
-/// What the user asks for, checked.
+/// The user's options, checked.
 pub struct Plan<'a> {
     pub cli: &'a Cli,
     pub environment: Environment,
@@ -59,7 +59,7 @@ impl<'a> Ready<'a> {
     /// Makes what must be undone.
     pub fn make(self) -> Result<Made<'a>> {
         let Ready { plan, root, terminal } = self;
-        // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
+        // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.
         let signals = Signals::block()?;
         // Before there is a process to limit: a process can outrun a limit that comes later.
         let cgroup = cgroup::create(&plan.cli.limits)?;

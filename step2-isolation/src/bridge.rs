@@ -1,10 +1,10 @@
 //! A network of containers: a bridge on the host, and from each container a cable to it.
 //!
-//! Kernel objects: a bridge, which is a switch with an address for the host; a veth pair, which is a cable,
-//! one end in the container as `eth0`; a route; forwarding (the sysctl); and what `firewall.rs` adds. The
-//! runtime of a container holds a *lease*, a file that it has locked, on the container's address. The kernel
-//! unlocks the file when the runtime dies, however it dies, so `common::net::settle` can tell which bridges
-//! are needed. It calls the functions of [`WIRING`].
+//! Kernel objects: a bridge is a switch, with an address for the host. A veth pair is a cable, with one end
+//! in the container as `eth0`. A route, forwarding (the sysctl) and the rules of `firewall.rs` complete it.
+//! The runtime of a container holds a *lease*, a file that it has locked, on the container's address. The
+//! kernel unlocks the file when the runtime dies, however it dies, so `common::net::settle` can tell which
+//! bridges are needed. It calls the functions of [`WIRING`].
 //! Man pages: rtnetlink(7), veth(4), bridge(8), ip(7), flock(2).
 
 use std::net::Ipv4Addr;
@@ -27,7 +27,7 @@ const CONTAINER_END: &str = "eth0";
 pub const WIRING: Wiring =
     Wiring { program: env!("CARGO_PKG_NAME"), table: firewall::TABLE, make, load: firewall::load, forward };
 
-/// A container's place on a bridge. Dropped, its cable goes, and all that no other container needs.
+/// A container's place on a bridge. Dropping it removes its cable, and all that no other container needs.
 pub struct Bridge(Place);
 
 impl Bridge {
@@ -47,9 +47,8 @@ impl Bridge {
         netlink.delete_link(&host_end)?;
         netlink.add_veth(&host_end, bridge, CONTAINER_END, child)?;
         let host_end = netlink.index(&host_end)?;
-        // Where the kernel lets the firewall see bridged packets, too (br_netfilter), a container's call to
-        // its own published port is turned round within the bridge, and must leave by the port by which it
-        // came.
+        // With br_netfilter the firewall sees bridged packets, too. It then turns a container's call to its
+        // own published port round within the bridge. The call must leave by the port by which it came.
         netlink.set_hairpin(host_end)?;
         netlink.set_up(host_end)
     }
@@ -70,7 +69,7 @@ impl Bridge {
     }
 }
 
-/// Makes what is missing of a bridge: all of it, or what a killed runtime did not come to.
+/// Makes the missing parts of a bridge: all of it, or what a killed runtime has not reached.
 fn make(netlink: &mut Netlink, bridge: &lease::Bridge) -> Result<()> {
     let (name, gateway) = (&bridge.name, gateway(bridge.subnet));
     if netlink.index_of(name)?.is_none() {
@@ -80,11 +79,11 @@ fn make(netlink: &mut Netlink, bridge: &lease::Bridge) -> Result<()> {
     if netlink.addresses(link)?.iter().any(|address| address.addr() == gateway) {
         return Ok(());
     }
-    // A packet to a published port on 127.0.0.1 also comes from there. The kernel lets no such packet leave
-    // the machine, not even to a bridge, unless told so. The firewall takes care that none comes in.
+    // A packet to a published port on 127.0.0.1 also comes from there. Without this setting the kernel lets
+    // no such packet leave the machine, not even to a bridge. The firewall drops those that come in.
     sysctl::write(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
     netlink.set_up(link)?;
-    // Last: it says that the bridge is whole.
+    // Last: the address marks the bridge as whole.
     netlink.add_address(link, gateway, bridge.subnet.prefix_len())
 }
 

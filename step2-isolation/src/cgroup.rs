@@ -1,8 +1,8 @@
 //! How much the container may use: a control group, and the limits written into its files.
 //!
-//! Kernel object: a cgroup, which is a directory in a cgroup filesystem; making the directory makes the
-//! group, and its files are its settings. In v1 each controller has a hierarchy of its own, and the container
-//! a directory in each; in v2 one directory has the files of all. Order: make it, write the limits, only then
+//! Kernel object: a cgroup. It is a directory in a cgroup filesystem: making the directory makes the group,
+//! and its files are its settings. In v1 each controller has a hierarchy of its own, so the container has a
+//! directory in each. In v2 one directory has the files of all. Order: make it, write the limits, only then
 //! let a process in.
 //!
 //! | limit | cgroup v1 | cgroup v2 |
@@ -27,7 +27,7 @@ use crate::cli::Limits;
 /// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 
-/// Makes a cgroup with these limits and nobody in it.
+/// Makes a cgroup with these limits and no process in it.
 pub fn create(limits: &Limits) -> Result<Cgroup> {
     let mut controllers = vec!["memory", "cpu", "pids"];
     // Only when it is asked for: not every host has it, and each v1 hierarchy costs a directory.
@@ -45,9 +45,9 @@ pub fn create(limits: &Limits) -> Result<Cgroup> {
     Ok(cgroup)
 }
 
-/// In v2, a cgroup has the files of those controllers only that the cgroup above passes on. That one may have
-/// no process of its own ("no internal processes"): it would compete with whole groups. The topmost cgroup is
-/// an exception.
+/// In v2, a cgroup has only the files of controllers that the cgroup above passes on. The one above may then
+/// have no process of its own ("no internal processes"), as it would compete with whole groups. The topmost
+/// cgroup is an exception.
 fn pass_controllers_on(cgroup: &Cgroup) -> Result<()> {
     for v2 in cgroup.directories().iter().filter(|directory| directory.version == Version::V2) {
         let passed_on = v2.read_above("cgroup.subtree_control")?;
@@ -77,8 +77,8 @@ pub fn join(cgroup: &Cgroup, parent: &ChildEnd) -> Result<()> {
     Ok(())
 }
 
-/// At the limit, the kernel first takes back what it can, such as cached files, then it kills a process: the
-/// out-of-memory killer.
+/// At the limit, the kernel first frees memory, such as cached files. If it cannot free enough, its
+/// out-of-memory killer ends a process.
 fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     match cgroup.version("memory") {
         Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory()),
@@ -89,8 +89,8 @@ fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 /// Without a limit on swap, a container at its memory limit would go on in swap, and make the whole host
 /// slow.
 ///
-/// v1 counts memory and swap together, as the option does; so it must come after the memory limit, which it
-/// must not be below. v2 counts swap alone.
+/// v1 counts memory and swap together, as the option does. That limit must not be below the memory limit, so
+/// it is written later. v2 counts swap alone.
 fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     // Docker's default.
     let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory().saturating_mul(2)));

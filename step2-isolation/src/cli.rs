@@ -1,4 +1,4 @@
-//! What a user can ask for. The groups of options stand in `common::options`.
+//! The options that a user can give. The groups of options stand in `common::options`.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ pub struct Cli {
     #[arg(long)]
     pub explain: bool,
 
-    /// What the container finds: its root, its name, its variables.
+    /// The container's surroundings: its root, its name, its variables.
     #[command(flatten)]
     pub world: World,
 
@@ -21,11 +21,11 @@ pub struct Cli {
     #[command(flatten)]
     pub limits: Limits,
 
-    /// Which network it is in.
+    /// The network that it is in.
     #[command(flatten)]
     pub network: Network,
 
-    /// With which container it shares memory and messages.
+    /// The partner with which it shares memory and messages.
     #[command(flatten)]
     pub ipc: Ipc,
 

@@ -1,9 +1,9 @@
 //! A small init: a PID 1 that does nothing but what only PID 1 can do.
 //!
 //! PID 1 of a PID namespace is special. It gets only the signals that it has asked for, so `sleep` as PID 1
-//! ignores Ctrl-C and SIGTERM. It becomes the parent of every orphan, and must take note of its end, or it
-//! stays as a zombie and counts against the limit of processes. And with it, all others die. Few programs are
-//! written for that.
+//! ignores Ctrl-C and SIGTERM. It becomes the parent of every orphan, and must reap it. Otherwise the orphan
+//! stays as a zombie, and counts against the limit of processes. When PID 1 ends, all others die. Few
+//! programs are written for that.
 //! Man pages: pid_namespaces(7), wait(2), signal(7).
 
 use std::io::{Read, pipe};
@@ -19,27 +19,25 @@ use nix::fcntl::OFlag;
 use nix::sys::prctl::set_name;
 use nix::sys::signal::Signal;
 
-/// PID 1 stays behind in here, for good; what returns is its child, which goes on to become the command.
+/// PID 1 stays in this function, for good. Only its child returns, and goes on to become the command.
 pub fn stay_behind(signals: &Signals) -> Result<()> {
     let (mut given_up, last) = pipe().context("pipe")?;
     let Some(command) = fork()? else {
         drop(last);
-        // The command begins when PID 1 has given up what follows: the end of this pipe is the last that it
-        // closes.
+        // The command begins when PID 1 has given up all that follows. It closes the end of this pipe last.
         let _ = given_up.read(&mut [0]);
         return Ok(());
     };
-    // This process never becomes another program, so it must give up by itself what an exec would take. All
-    // that it has open the command can open, too, by /proc/1/fd: the caller's terminal, and the socket to the
-    // runtime.
+    // This process never becomes another program, so no exec closes its files. By /proc/1/fd the command
+    // could open them, too: the caller's terminal, and the socket to the runtime.
     let nothing = open("/dev/null", OFlag::O_RDWR)?;
     for stream in 0..3 {
         use_as_stream(&nothing, stream)?;
     }
-    // And by /proc/1/environ it could read the host's variables, and by /proc/1/cmdline what the runtime was
-    // asked for.
+    // By /proc/1/environ the command could read the host's variables, by /proc/1/cmdline the runtime's
+    // options.
     wipe_arguments_and_environment("init")?;
-    // So that `ps` tells what it is, without -f, too.
+    // So that `ps` shows that name, without -f, too.
     let _ = set_name(c"init");
     close_descriptors()?;
     loop {

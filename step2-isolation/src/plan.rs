@@ -19,7 +19,7 @@ use crate::ipc::Ipc;
 use crate::network::Network;
 use crate::{cgroup, environment, names};
 
-/// What the user asks for, checked.
+/// The user's options, checked.
 pub struct Plan<'a> {
     pub cli: &'a Cli,
     pub environment: Environment,
@@ -69,7 +69,7 @@ impl<'a> Ready<'a> {
     /// Makes what must be undone.
     pub fn make(self) -> Result<Made<'a>> {
         let Ready { plan, root, terminal, ipc } = self;
-        // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
+        // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.
         let signals = Signals::block()?;
         let network = Network::prepare(&plan.cli.network)?;
         let files = names::build(&plan.cli.world.hostname, &plan.cli.network, &network)?;

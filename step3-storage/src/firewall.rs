@@ -22,7 +22,7 @@ pub const TABLE: &str = "inet congo";
 /// Loads the rules that these bridges need: none, and no table, where there is no bridge. `host_routes` says
 /// whether the host passes packets on for others than containers, too.
 pub fn load(bridges: &[Bridge], host_routes: bool) -> Result<()> {
-    // Made if it is not there, so that it can be removed; then all of it anew. nft sends it as one
+    // The first line makes the table if it is missing, so that it can be removed. Then all of it anew, in one
     // transaction.
     let mut rules = format!("table {TABLE}\ndelete table {TABLE}\n");
     if !bridges.is_empty() {
@@ -41,21 +41,21 @@ pub fn load(bridges: &[Bridge], host_routes: bool) -> Result<()> {
 }
 
 /// A packet to or from 127.0.0.1 that any link but `lo` brings must be forged: the sender's own loopback
-/// would have got it. Without these rules a container would reach the host's services that trust everybody
-/// on loopback (CVE-2020-8558 in Kubernetes), as `route_localnet` has switched off the kernel's own refusal.
-/// A neighbour of the host would reach what is published on 127.0.0.1: the kernel refuses such a packet only
-/// after the destination NAT, and by then it has another address.
+/// would have got it. `route_localnet` has switched off the kernel's own refusal. Without these rules a
+/// container would reach the services that listen on the host's loopback (CVE-2020-8558 in Kubernetes). A
+/// neighbour of the host would reach ports that are published on 127.0.0.1 alone. The kernel refuses such a
+/// packet only after the destination NAT has changed its address.
 const FORGED: &str =
     "iifname != \"lo\" ip daddr 127.0.0.0/8 drop\niifname != \"lo\" ip saddr 127.0.0.0/8 drop\n";
 
-/// Destination NAT: what goes to a published port of this host goes to the container instead. The kernel
+/// Destination NAT: a packet for a published port of this host goes to the container instead. The kernel
 /// remembers the connection, and translates the answers back.
 fn published(bridges: &[Bridge]) -> String {
     let members = bridges.iter().flat_map(|bridge| &bridge.members);
     let rule = |member: &Member, port: &Publish| {
         let to_host = match port.host_ip {
             Some(address) => format!("ip daddr {address}"),
-            // Every address that this host has: it is not for others' traffic that passes through.
+            // Every address of this host: the rule leaves others' traffic that passes through.
             None => "fib daddr type local".into(),
         };
         let Publish { host_port, container_port, protocol, .. } = port;
@@ -65,10 +65,9 @@ fn published(bridges: &[Bridge]) -> String {
     members.flat_map(|member| member.ports.iter().map(move |port| rule(member, port))).collect()
 }
 
-/// From elsewhere, other bridges included, only answers get to a container, and what is published. All else
-/// would need a route to the bridge's subnet, which a neighbour of the host can simply set. Where Congo has
-/// switched forwarding on, what concerns no bridge is dropped: the host was no router, and must not be one
-/// between its other networks now.
+/// From elsewhere, other bridges included, a container gets only answers, and packets to published ports. For
+/// all else a neighbour of the host can simply set a route. If Congo has switched forwarding on, packets of
+/// no bridge are dropped: the host was no router between its other networks before, either.
 fn passing(bridges: &[Bridge], host_routes: bool) -> String {
     let mut passing = rules(bridges, |Bridge { name, .. }| {
         format!(
@@ -85,7 +84,7 @@ fn passing(bridges: &[Bridge], host_routes: bool) -> String {
     passing
 }
 
-/// Source NAT: outside, nobody knows a way to the bridge's subnet, so a packet leaves with the host's
+/// Source NAT: outside, no router knows a way to the bridge's subnet, so a packet leaves with the host's
 /// address.
 fn leaving(bridges: &[Bridge]) -> String {
     rules(bridges, |Bridge { name, subnet, .. }| {

@@ -1,9 +1,9 @@
 //! Memory and messages that processes share: System V IPC, POSIX message queues and POSIX shared memory.
 //!
-//! Kernel objects: an IPC namespace, which has the first two; the third are files in /dev/shm, a tmpfs, so
-//! who shares them has the same mount. Order: what is shared with somebody is found while the host's paths
-//! are in sight, and attached when /dev is there. Man pages: ipc_namespaces(7), mq_overview(7),
-//! shm_overview(7), open_tree(2).
+//! Kernel objects: an IPC namespace has the first two. The third are files in /dev/shm, a tmpfs: containers
+//! that share them have the same mount. Order: shared mounts are found while the host's paths are in sight,
+//! and attached when /dev is there. Man pages: ipc_namespaces(7), mq_overview(7), shm_overview(7),
+//! open_tree(2).
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -24,18 +24,18 @@ const ONLY_DATA: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsF
 /// Where programs find POSIX shared memory, and message queues.
 const PLACES: [&str; 2] = ["/dev/shm", "/dev/mqueue"];
 
-/// With whom the container shares memory and messages.
+/// The partner with which the container shares memory and messages.
 pub enum Ipc {
-    /// With no other container. /dev/shm can hold this many bytes.
+    /// No partner. /dev/shm can hold this many bytes.
     Private(u64),
-    /// With the host.
+    /// The host.
     Host,
-    /// With another container: its namespace, and where its files are.
+    /// Another container: its namespace, and where its files are.
     Container(OwnedFd, ContainerMounts),
 }
 
 impl Ipc {
-    /// In the parent: looks whether what is asked for is there.
+    /// In the parent: finds the partner that the options name.
     pub fn prepare(options: &cli::Ipc) -> Result<Ipc> {
         Ok(match options.ipc {
             IpcMode::Private => Ipc::Private(options.shm_size),
@@ -60,12 +60,12 @@ impl Ipc {
         }
     }
 
-    /// In the child, before it enters its root: joins the namespace, and returns what the other has at
-    /// `PLACES`, attached nowhere yet.
+    /// In the child, before it enters its root: joins the namespace, and returns copies of the partner's
+    /// mounts at `PLACES`, attached nowhere yet.
     pub fn join(&self) -> Result<Vec<(&'static str, Detached)>> {
         let mut shared: Vec<_> = match self {
             Ipc::Private(_) => Vec::new(),
-            // Not every host has the second one, and calls get by without it: mq_open(3).
+            // Not every host has the second one, and mq_open(3) works without it.
             Ipc::Host => PLACES
                 .into_iter()
                 .filter(|path| Path::new(path).is_dir())
@@ -81,7 +81,7 @@ impl Ipc {
         Ok(shared)
     }
 
-    /// In the child, when /dev is there: mounts what programs reach it by.
+    /// In the child, when /dev is there: mounts the places by which programs reach memory and messages.
     pub fn mount(&self, shared: Vec<(&str, Detached)>) -> Result<()> {
         mkdir("/dev/shm", 0o1777)?;
         mkdir("/dev/mqueue", 0o755)?;

@@ -1,4 +1,4 @@
-//! The files by which a container knows names: its own, its neighbours', and who resolves all others.
+//! The files by which a container knows names: its own, its neighbours', and its nameservers.
 //!
 //! Kernel objects: bind mounts of three files in a tmpfs over /etc/hosts, /etc/hostname and /etc/resolv.conf.
 //! So they are the container's own, while the root on disk, which others may use too, keeps what it has.
@@ -50,8 +50,8 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> String {
     hosts
 }
 
-/// The nameservers asked for, or else the host's: all its lines, but for nameservers on its loopback, which
-/// is not the container's.
+/// The nameservers of `--dns`, or else all lines of the host's file. Nameservers on the host's loopback are
+/// left out, as the container has another loopback.
 fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
     if !nameservers.is_empty() {
         return Ok(nameservers.iter().map(|address| format!("nameserver {address}\n")).collect());
@@ -68,10 +68,10 @@ fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
     Ok(texts.find(has_server).unwrap_or_default())
 }
 
-/// In the child, in its root, with /dev there: mounts them.
+/// In the child, in its root, with /dev there: mounts the files.
 pub fn mount_files(files: &[File], read_only: bool) -> Result<()> {
-    // In a tmpfs, so that they are gone with the container. It is mounted anywhere, and unmounted at the end:
-    // a filesystem lives as long as one of its mounts, and each of the three files becomes a mount.
+    // In a tmpfs, so that they are gone with the container. It is mounted anywhere, and unmounted at the end.
+    // A filesystem lives as long as one of its mounts, and each of the three files becomes a mount.
     let folder = Path::new("/dev/shm");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mkdir(folder, 0o1777)?;

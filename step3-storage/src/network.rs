@@ -1,10 +1,10 @@
-//! Which network the container is in: its own with nobody else, the host's, another container's, or one on a
-//! bridge.
+//! Which network the container is in: one of its own without a cable, the host's, another container's, or one
+//! on a bridge.
 //!
 //! Kernel object: a network namespace. Links, addresses, routes, firewall rules, ports and abstract unix
-//! sockets all belong to one. Order: the clone makes it, as a new process cannot be seen in the old one by
-//! mistake; the parent puts a link into it; the child, within, gives the link its address. All that before
-//! /sys is mounted, which shows the links of the namespace in which it is mounted.
+//! sockets all belong to one. Order: the clone makes it, so the child is never seen in the host's by mistake.
+//! The parent puts a link into it. The child, within, gives the link its address. /sys comes later, as it
+//! shows the links of the namespace in which it is mounted.
 //! Man pages: network_namespaces(7), setns(2), rtnetlink(7). The bridge has a file of its own, `bridge.rs`.
 
 use std::net::Ipv4Addr;
@@ -23,7 +23,7 @@ use crate::cli;
 
 /// The network that a container gets.
 pub enum Network {
-    /// A namespace in which nothing is but loopback.
+    /// A namespace with loopback alone.
     None,
     /// No namespace: the host's links and ports.
     Host,
@@ -34,11 +34,11 @@ pub enum Network {
 }
 
 impl Network {
-    /// In the parent: looks whether what is asked for can be had, and makes what must be there before the
-    /// container.
+    /// In the parent: checks that the container can have this network, and makes the parts that must be there
+    /// before the container.
     pub fn prepare(options: &cli::Network) -> Result<Network> {
         if options.network != NetworkMode::Bridge {
-            // A container that joins a bridge does that anyway.
+            // A container that joins a bridge sweeps anyway.
             settle::sweep(&bridge::WIRING);
         }
         Ok(match options.network {
@@ -74,7 +74,7 @@ impl Network {
         }
     }
 
-    /// In the child: brings up what is in its namespace.
+    /// In the child: brings up the links in its namespace.
     pub fn configure(&self) -> Result<()> {
         match self {
             Network::Host => Ok(()),

@@ -1,9 +1,9 @@
-//! A root of layers: many folders that nobody changes, and on top one that the container may soil.
+//! A root of layers: folders that no container changes, and on top one that the container may change.
 //!
-//! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is
-//! written goes to the writable layer, where the first change to a file copies it up, and a removal leaves a
-//! whiteout: a character device 0/0. Order: mounted where mounts are private, so that the host never sees it;
-//! then it becomes the root.
+//! Kernel object: an overlay filesystem. A read finds the file in the topmost layer that has it. A write goes
+//! to the writable layer. The first change to a file copies it up, and a removal leaves a whiteout: a
+//! character device 0/0. Order: mounted where mounts are private, so that the host never sees it; then it
+//! becomes the root.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 
 use std::fs;
@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
 
-/// Where something is mounted in every container.
+/// The places of the mounts that every container has.
 const MOUNT_POINTS: [(&str, Kind); 6] = [
     ("proc", Kind::Directory),
     ("dev", Kind::Directory),
@@ -93,8 +93,8 @@ impl Layers {
         if missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // What every container needs to mount on, and the root lacks, goes into a layer between the root and
-        // the writable one. So it is no change of the container, and does not get into an image.
+        // The mount points that the root lacks go into a layer between the root and the writable one. So they
+        // are no change of the container, and do not get into an image.
         let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
         mkdir(&points, 0o755)?;
         mkdir(&work, 0o755)?;
@@ -108,7 +108,7 @@ impl Layers {
 
     fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
         let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
-        // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not
+        // By descriptor: a `:` or `,` in a path would end it. With their whole paths, 128 layers would not
         // fit into the one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
         let lower = self.lower.iter().map(PathBuf::as_path).chain(above);
@@ -121,7 +121,7 @@ impl Layers {
             lower_names.join(":"),
             name(&upper),
             name(&work),
-            // Off: the features that make a layer readable for this overlay only. It may become an image's.
+            // Off: features that make a layer readable for this overlay only. An image may get the layer.
             "redirect_dir=off,metacopy=off,index=off"
         );
         mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
@@ -130,7 +130,7 @@ impl Layers {
             .hint_if(Errno::EINVAL, "CONGO_HOME must lie where a writable layer can: ext4, xfs, tmpfs")
     }
 
-    /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
+    /// Keeps the writable layer when no image could be made of it, and says how to go on with it.
     pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
             let name = self.folder.keep(&self.home)?;

@@ -1,10 +1,9 @@
 //! A terminal of its own, in the place of the caller's.
 //!
-//! Kernel objects: a session, and a pseudo-terminal in the container's own devpts. Whoever may write to a
-//! terminal can change its settings, and even pretend that its user types (ioctl_tty(2), TIOCSTI): a
-//! container that has the caller's can so give orders to the caller's shell (CVE-2017-5226, in bubblewrap).
-//! Order: after /dev/pts is mounted, and as the last thing, for from here on what this process writes goes to
-//! the new terminal.
+//! Kernel objects: a session, and a pseudo-terminal in the container's own devpts. A process that may write
+//! to a terminal can change its settings, and even pretend that its user types (ioctl_tty(2), TIOCSTI). With
+//! the caller's terminal, a container could command the caller's shell (CVE-2017-5226, in bubblewrap).
+//! Order: after /dev/pts is mounted, and last of all, as this process then writes to the new terminal.
 //! Man pages: pty(7), setsid(2), ioctl_tty(2), credentials(7).
 
 use common::Result;
@@ -14,8 +13,8 @@ use common::sys::open;
 use common::sys::pty::{open_main_end, open_terminal_of, set_controlling_terminal, setsid, use_as_stream};
 use nix::fcntl::OFlag;
 
-/// In the child: begins a new session, opens a pseudo-terminal if the caller has one, puts it in the place of
-/// the caller's, and sends its main end to the parent, which copies between the two.
+/// In the child: begins a new session. If the caller has a terminal, opens a pseudo-terminal in its place.
+/// The main end goes to the parent, which copies between the two.
 pub fn open_own(terminal: &Terminal, parent: &mut ChildEnd) -> Result<()> {
     // A session without a terminal: /dev/tty leads to none, Ctrl-C at the caller's does not reach it, and
     // `kill 0` hits nobody else.

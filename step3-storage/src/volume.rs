@@ -1,8 +1,8 @@
 //! Volumes: folders and files that are not part of the container's root, and outlive it.
 //!
 //! Kernel objects: bind mounts, and tmpfs for what must not last. Order: the sources are opened as mounts
-//! that are attached nowhere while the host is in sight, and attached when it is not any more: whatever links
-//! the container's root has, no path in it can lead to the host. Man pages: open_tree(2), move_mount(2),
+//! that are attached nowhere, while the host is in sight. They are attached when the host is out of sight. So
+//! no link in the container's root can lead a path to the host. Man pages: open_tree(2), move_mount(2),
 //! openat2(2), mount_setattr(2), tmpfs(5).
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use nix::mount::MsFlags;
 
 /// A volume whose source is open.
 pub enum Opened {
-    /// A mount that is attached nowhere yet; and what may be filled.
+    /// A mount that is attached nowhere yet; and Congo's own volume, which may be filled.
     Volume(Volume, Detached, Option<OwnVolume>),
     /// A tmpfs needs no source.
     Tmpfs(Tmpfs),
@@ -87,7 +87,7 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
                 let target = path::make_beneath(&root, &volume.target, kind)?;
                 path::check_target(&root, &target, &volume.target)?;
                 match own {
-                    // One that is empty begins with what it is about to hide.
+                    // An empty volume begins with the files that it is about to hide.
                     Some(own) if volume.copy && hides => own.fill(&target)?,
                     Some(own) => own.release()?,
                     None => {}

@@ -1,4 +1,4 @@
-//! What a user can ask for. The groups of options stand in `common::options`.
+//! The options that a user can give. The groups of options stand in `common::options`.
 
 use std::ffi::OsString;
 
@@ -15,7 +15,7 @@ pub struct Cli {
     #[arg(long)]
     pub explain: bool,
 
-    /// What the container finds: its root, its name, its variables.
+    /// The container's surroundings: its root, its name, its variables.
     #[command(flatten)]
     pub world: World,
 
@@ -23,11 +23,11 @@ pub struct Cli {
     #[command(flatten)]
     pub limits: Limits,
 
-    /// Which network it is in.
+    /// The network that it is in.
     #[command(flatten)]
     pub network: Network,
 
-    /// With which container it shares memory and messages.
+    /// The partner with which it shares memory and messages.
     #[command(flatten)]
     pub ipc: Ipc,
 
@@ -35,19 +35,19 @@ pub struct Cli {
     #[command(flatten)]
     pub session: Session,
 
-    /// Of which layers its root is made.
+    /// The layers of its root.
     #[command(flatten)]
     pub root: Root,
 
-    /// What is mounted in it.
+    /// The mounts in it.
     #[command(flatten)]
     pub volumes: Volumes,
 
-    /// Which users of the host its users are.
+    /// The host's ids of its users.
     #[command(flatten)]
     pub users: Users,
 
-    /// What it may do.
+    /// Its rights.
     #[command(flatten)]
     pub security: Security,
 

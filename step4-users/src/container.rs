@@ -76,7 +76,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     // While the host's /sys/fs/cgroup is still in sight, and before anything can use memory or fork.
     cgroup::join(&made.cgroup, parent)?;
     // While the host's /proc is in sight. And before this process joins another container's user namespace:
-    // that one has no rights over this PID namespace, and the kernel would refuse a proc for it.
+    // there it has no rights over this PID namespace, and the kernel would refuse a proc.
     let proc = filesystem::open_proc()?;
     made.users.join(namespaces(made))?;
     // After the join: the cgroup of the process that makes a cgroup namespace becomes the namespace's `/`.
@@ -140,7 +140,7 @@ fn give_up_rights(made: &Made, parent: &ChildEnd) -> Result<Environment> {
         set_no_new_privs()?;
         seccomp::load(rights.filter.as_ref())?;
     }
-    // A process that is in the container already may not look into this one, which is still the runtime.
+    // Another process of the container may not look into this one, which is still the runtime.
     set_not_dumpable()?;
     Ok(user::at_home(plan.environment.clone(), identity.as_ref()))
 }

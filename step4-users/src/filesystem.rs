@@ -1,8 +1,8 @@
 //! What the container sees as `/`: mounts of its own, another root, and the two trees that make it usable.
 //!
 //! Kernel objects: the mount namespace that clone made, the root directory of the process, a proc and a tmpfs
-//! filesystem. Order: private first, or the host would get our mounts; then the root; then what is mounted in
-//! it, so that every path, and every symbolic link in it, is resolved inside.
+//! filesystem. Order: private first, or the host would get our mounts. Then the root. Then the mounts in it,
+//! so that every path, and every symbolic link in a path, is resolved inside.
 //! Man pages: mount_namespaces(7), mount(2), pivot_root(2), proc(5), tmpfs(5).
 
 use std::path::Path;
@@ -23,19 +23,19 @@ pub fn make_mounts_private() -> Result<()> {
 }
 
 /// In the child, while the host's is in sight: makes a proc filesystem, which shows the PID namespace of the
-/// process that makes it. In a user namespace (step 4) the kernel refuses it to a process that sees no other.
+/// process that makes it. In a user namespace (step 4) the process must see a proc already.
 pub fn open_proc() -> Result<Detached> {
     Detached::filesystem("proc", false)
 }
 
-/// The same with the kernel's own view of itself: among much else, the links of the network namespace of the
-/// process that makes it. Read-only, as most of it is the host's.
+/// In the child, too: makes a sysfs, the kernel's own view of itself. It shows the links of the network
+/// namespace of the process that makes it. Read-only, as most of it is the host's.
 pub fn open_sys() -> Result<Detached> {
     Detached::filesystem("sysfs", true)
 }
 
-/// In the parent: the host's own, for its network, without the cgroups and all else that is mounted below.
-/// Only root of the owner of a network namespace may make its sysfs.
+/// In the parent: the host's sysfs, for a container in the host's network, without the mounts below it. Only
+/// root of the owner of a network namespace may make its sysfs.
 pub fn open_host_sys() -> Result<Detached> {
     let mut sys = Detached::copy_of_one(Path::new("/sys"))?;
     sys.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
@@ -59,10 +59,10 @@ pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
 ///
 /// chroot would only change where paths begin, and leave the host mounted, for a root process to climb back
 /// to. Here the host's root is unmounted from the namespace, so no path and no `..` of the container leads
-/// there. What this process still has open does, until it is closed.
+/// there. Only a file that this process still has open leads there, until it is closed.
 pub fn enter_root(root: Detached) -> Result<()> {
     root.enter()?;
-    // Over the host's root: the one path for which no right is needed.
+    // Over the host's root: for this path the process needs no right.
     root.attach("/")?;
     // "." for both: no folder is needed in the new root to put the old one. It then lies on top of the new
     // one, and is what "." means, until it is detached.
@@ -84,7 +84,7 @@ const DEVICES: [(&str, (u64, u64)); 6] = [
     ("/dev/full", (1, 7)),
     ("/dev/random", (1, 8)),
     ("/dev/urandom", (1, 9)),
-    // The terminal of whoever opens it, so it may be shared.
+    // It is the terminal of the process that opens it, so it may be shared.
     ("/dev/tty", (5, 0)),
 ];
 
@@ -99,9 +99,9 @@ pub fn mount_dev(devices: Vec<(&str, Detached)>) -> Result<()> {
         write_file(path, "")?;
         device.attach(path)?;
     }
-    // What a container's files get, as Docker has it, whatever the caller's umask was.
+    // Docker's umask for a container's files, whatever the caller's umask was.
     umask(0o022);
-    // A shell's `<(…)` and programs told to write to "/dev/stdout" need these.
+    // A shell's `<(…)` needs these, and a program that writes to "/dev/stdout".
     symlink("/proc/self/fd", "/dev/fd")?;
     symlink("/proc/self/fd/0", "/dev/stdin")?;
     symlink("/proc/self/fd/1", "/dev/stdout")?;

@@ -1,8 +1,8 @@
 //! What a container can still reach of the host: the runtime's own file, and parts of /proc and /sys.
 //!
-//! Kernel objects: the file that a process executes, /proc/self/exe; and mounts over files and folders that
-//! tell about the whole host, or even change it: its memory layout, its interrupts, its firmware. For most of
-//! them the kernel asks whether the process is root *of the host*, but not for all.
+//! Kernel objects: the file that a process executes, /proc/self/exe; and mounts over files and folders of
+//! /proc and /sys. These tell about the whole host, or even change it: memory layout, interrupts, firmware.
+//! For most of them the kernel asks whether the process is root *of the host*, but not for all.
 //! Order: the own file first of all. The masks come after the volumes, so that no volume lies over them, and
 //! before the capabilities go.
 //! Source: Docker's lists. Man pages: proc(5), mount(2).
@@ -17,7 +17,7 @@ use common::sys::{exists, mount, open};
 use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 
-/// What no process of the container may read.
+/// The files that no process of the container may read.
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -33,7 +33,7 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
 ];
 
-/// What no process of the container may write: sysctls, SysRq, the host's buses and interrupts.
+/// The files that no process of the container may write: sysctls, SysRq, the host's buses and interrupts.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Goes on as the same program, in a file that no container can change.
@@ -49,17 +49,17 @@ pub fn protect_own_program() -> Result<()> {
     own_program::execute(&own_program::read_only()?).map(|never| match never {})
 }
 
-/// Hides what is in the first list, and makes read-only what is in the second.
+/// Hides the files of the first list, and makes those of the second read-only.
 pub fn hide() -> Result<()> {
     let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
     let of_cpus = cpus.map(|cpu| cpu.path().join("thermal_throttle"));
     for path in MASKED.iter().map(PathBuf::from).chain(of_cpus) {
-        // Which of them there are depends on the kernel.
+        // Not every kernel has all of them.
         if path.is_dir() {
             mount("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")?;
         } else if exists(&path) {
             // By descriptor, and after a look at the device. A volume over /dev may have another file of that
-            // name, or a link to one: that file would lie here, to be read and written (CVE-2025-31133).
+            // name, or a link. That file would lie here, to be read and written (CVE-2025-31133).
             Detached::copy_of_device(Path::new("/dev/null"), (1, 3))?
                 .attach_at(&open(&path, OFlag::O_PATH)?)?;
         }

@@ -1,4 +1,4 @@
-//! What an image says about the container that is made of it, and how the command line overrules it.
+//! What an image says about its container, and which options override that.
 //!
 //! An image is a list of layers and a configuration; `common::oci` reads both. Source: OCI image
 //! specification, config.md.
@@ -30,8 +30,8 @@ pub fn workdir(cli: &Cli, config: &Config) -> PathBuf {
     chosen.cloned().unwrap_or_else(|| Path::new("/").to_owned())
 }
 
-/// All that is to be mounted: what the options ask for, and an anonymous volume for each place where the
-/// image wants one and no option mounts anything. The shortest path first: one can lie in another.
+/// All volumes: those of the options, and an anonymous one for each of the image's `Volumes` at which no
+/// option mounts anything. The shortest path first: one can lie in another.
 pub fn mounts(cli: &Cli, config: &Config) -> Vec<Mount> {
     let mut mounts = cli.volumes.all();
     for target in &config.volumes {

@@ -1,9 +1,9 @@
-//! A root of layers: many folders that nobody changes, and on top one that the container may soil.
+//! A root of layers: folders that no container changes, and on top one that the container may change.
 //!
-//! Kernel object: an overlay filesystem. What is read comes from the topmost layer that has it; what is
-//! written goes to the writable layer, where the first change to a file copies it up, and a removal leaves a
-//! whiteout: a character device 0/0. Order: mounted where mounts are private, so that the host never sees it;
-//! then it becomes the root.
+//! Kernel object: an overlay filesystem. A read finds the file in the topmost layer that has it. A write goes
+//! to the writable layer. The first change to a file copies it up, and a removal leaves a whiteout: a
+//! character device 0/0. Order: mounted where mounts are private, so that the host never sees it; then it
+//! becomes the root.
 //! With a user namespace the parent mounts it, since the container's root may not mount layers of the host.
 //! Before that, the parent mounts the layers anew, with the container's owners, or copies them.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
@@ -28,7 +28,7 @@ use nix::mount::{MntFlags, MsFlags};
 
 use crate::user_namespace::UserNamespace;
 
-/// Where something is mounted in every container.
+/// The places of the mounts that every container has.
 const MOUNT_POINTS: [(&str, Kind); 6] = [
     ("proc", Kind::Directory),
     ("dev", Kind::Directory),
@@ -101,7 +101,7 @@ impl Layers {
         self.kept.as_ref().map_or(&self.folder.path, |kept| &kept.path)
     }
 
-    /// In the parent: mounts them as one, out of the host's sight, with the owners that the container has.
+    /// In the parent: mounts the layers as one, out of the host's sight, with the container's owners.
     pub fn detached(&self, users: &UserNamespace) -> Result<Detached> {
         in_private_namespace(|| {
             // With the caller's umask, other users of the container could not enter what is made here.
@@ -116,10 +116,10 @@ impl Layers {
         })
     }
 
-    /// Mounts each folder that has layers once more, over itself. In that mount, what is root's on the disk
-    /// belongs to the container's root, and so on.
+    /// Mounts each folder that has layers once more, over itself. In that mount, root's files on the disk
+    /// belong to the container's root, and so on.
     fn shift_owners(&self, namespace: &OwnedFd) -> Result<()> {
-        // Most lie in the state folder: one mount for all of these.
+        // Most layers lie in the state folder: one mount for all of these.
         let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.home));
         for path in elsewhere.chain([&self.home]) {
             let mut shifted = Detached::copy_of(path)?;
@@ -130,15 +130,15 @@ impl Layers {
         Ok(())
     }
 
-    /// Mounts them as one.
+    /// Mounts the layers as one.
     fn mount(&self) -> Result<()> {
         let missing = |(path, _): &&(&str, Kind)| before(&self.lower, Path::new(path)).is_none();
         let missing: Vec<_> = MOUNT_POINTS.iter().filter(missing).collect();
         if missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // What every container needs to mount on, and the root lacks, goes into a layer between the root and
-        // the writable one. So it is no change of the container, and does not get into an image.
+        // The mount points that the root lacks go into a layer between the root and the writable one. So they
+        // are no change of the container, and do not get into an image.
         let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
         mkdir(&points, 0o755)?;
         mkdir(&work, 0o755)?;
@@ -152,7 +152,7 @@ impl Layers {
 
     fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
         let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
-        // By descriptor: a `:` or `,` in a path would end it, and with their whole paths 128 layers would not
+        // By descriptor: a `:` or `,` in a path would end it. With their whole paths, 128 layers would not
         // fit into the one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
         let lower = self.mounted.paths().iter().map(PathBuf::as_path).chain(above);
@@ -165,7 +165,7 @@ impl Layers {
             lower_names.join(":"),
             name(&upper),
             name(&work),
-            // Off: the features that make a layer readable for this overlay only. It may become an image's.
+            // Off: features that make a layer readable for this overlay only. An image may get the layer.
             Privilege::current().overlay_options()
         );
         // A device that an image brings along is no device here.
@@ -181,7 +181,7 @@ impl Layers {
         self.mounted.for_image(self.upper(), self.folder.path.join("unshifted"), users.shift())
     }
 
-    /// Keeps the writable layer, which could not be made into something else, and says how to go on with it.
+    /// Keeps the writable layer when no image could be made of it, and says how to go on with it.
     pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
             let name = self.folder.keep(&self.home)?;

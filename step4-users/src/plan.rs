@@ -31,7 +31,7 @@ use crate::volume::Opened;
 use crate::{capabilities, filesystem, seccomp, user};
 use crate::{cgroup, environment, image, names, volume};
 
-/// What the user asks for, checked.
+/// The user's options, checked.
 pub struct Plan<'a> {
     pub cli: &'a Cli,
     pub environment: Environment,
@@ -78,7 +78,7 @@ pub struct Made<'a> {
     pub signals: Signals,
 }
 
-/// What the child takes along from the host. It is not attached anywhere yet.
+/// The mounts that the child takes along from the host. None is attached anywhere yet.
 pub struct Mounts {
     pub root: Detached,
     pub devices: Vec<(&'static str, Detached)>,
@@ -147,7 +147,7 @@ impl<'a> Ready<'a> {
     /// Makes what must be undone, and the mounts that the child takes along.
     pub fn make(self) -> Result<(Made<'a>, Mounts)> {
         let Ready { plan, roots, state, named, users, lower, terminal, ipc } = self;
-        // First: from here on Ctrl-C is for the container. If it ended the runtime, nobody would clean up.
+        // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.
         let signals = Signals::block()?;
         let network = Network::prepare(&plan.cli.network, &users, &state)?;
         let files = names::build(&plan.cli.world.hostname, &plan.cli.network, &network)?;

@@ -48,11 +48,11 @@ pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Env
 
 /// In the child: becomes that user.
 pub fn become_it(identity: &Identity) -> Result<()> {
-    // `/dev/stdout` is a path, and opening it takes the right to. The pipe of a stranger stays as it is.
+    // `/dev/stdout` is a path, and opening it takes the right to. A pipe of another user stays as it is.
     let _ = give_streams(identity.uid, identity.gid);
     // The kernel takes all capabilities from a process that leaves root. The next step decides which go.
     keep_capabilities()?;
-    // The primary one is among them, or a setgid program could shed the group (CVE-2022-36109).
+    // The primary group is among them, or a setgid program could shed it (CVE-2022-36109).
     setgroups(identity.gid, &identity.groups)?;
     setresgid(identity.gid)?;
     setresuid(identity.uid)

@@ -1,9 +1,9 @@
-//! Which users of the host the container's users are: none that the host has given to anybody.
+//! The host's ids of the container's users: ids that the host has given to no user.
 //!
-//! Kernel object: a user namespace, with a map from its ids to the host's. Its root may do everything to what
-//! belongs to the namespace, such as its mounts, its network and the files of its ids, and nothing to the
-//! host. Order: the clone makes it together with the other namespaces, which then belong to it. The parent
-//! writes the maps. The child becomes root. An ordinary user's runtime does all this for itself first.
+//! Kernel object: a user namespace, with a map from its ids to the host's. Its root may do everything to
+//! objects of the namespace, such as its mounts, its network and the files of its ids. It may do nothing to
+//! the host. Order: the clone makes it together with the other namespaces, which then belong to it. The
+//! parent writes the maps. The child becomes root. An ordinary user's runtime does all this for itself first.
 //! Man pages: user_namespaces(7), subuid(5), newuidmap(1), mount_setattr(2).
 
 use std::os::fd::OwnedFd;

@@ -1,8 +1,8 @@
 //! Volumes: folders and files that are not part of the container's root, and outlive it.
 //!
 //! Kernel objects: bind mounts, and tmpfs for what must not last. Order: the sources are opened as mounts
-//! that are attached nowhere while the host is in sight, and attached when it is not any more: whatever links
-//! the container's root has, no path in it can lead to the host. Man pages: open_tree(2), move_mount(2),
+//! that are attached nowhere, while the host is in sight. They are attached when the host is out of sight. So
+//! no link in the container's root can lead a path to the host. Man pages: open_tree(2), move_mount(2),
 //! openat2(2), mount_setattr(2), tmpfs(5).
 
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::user_namespace::UserNamespace;
 
 /// A volume whose source is open.
 pub enum Opened {
-    /// A mount that is attached nowhere yet; and what may be filled.
+    /// A mount that is attached nowhere yet; and Congo's own volume, which may be filled.
     Volume(Volume, Detached, Option<OwnVolume>),
     /// A tmpfs needs no source.
     Tmpfs(Tmpfs),
@@ -51,8 +51,8 @@ pub fn open(mounts: &[Mount], named: &Volumes, folder: &Path, users: &UserNamesp
                     // It has no name by which another run could find it, so it goes with the container.
                     Source::Anonymous => OwnVolume::anonymous(folder, number)?,
                 };
-                // A volume of Congo's own holds root's files as root's on the disk, whatever ids the
-                // container has: the next container has others. A folder of the host keeps its owners.
+                // In a volume of Congo's own, the files of the container's root are root's on the disk. The
+                // next container has other ids. A folder of the host keeps its owners.
                 let source = mount_own(&mut own, users.shift(), &volume.target)?;
                 prepare(volume, source).map(|source| Opened::Volume(volume.clone(), source, Some(own)))
             }
@@ -80,8 +80,8 @@ fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
     if volume.read_only {
         source.make_read_only()?;
     }
-    // There may be any device of the host in a folder, and with --userns host even root in here can make one.
-    // A volume that is a device itself was asked for.
+    // A folder may hold any device of the host, and with --userns host even root in here can make one. A
+    // volume that is a device itself was asked for.
     if source.is_directory()? {
         source.forbid_devices()?;
     }
@@ -102,7 +102,7 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
                 let target = path::make_beneath(&root, &volume.target, kind)?;
                 path::check_target(&root, &target, &volume.target)?;
                 match own {
-                    // One that is empty begins with what it is about to hide.
+                    // An empty volume begins with the files that it is about to hide.
                     Some(own) if volume.copy && hides => own.fill(&target)?,
                     Some(own) => own.release()?,
                     None => {}
