@@ -46,6 +46,7 @@ mod security_calls;
 mod security_files;
 mod security_paths;
 mod signals;
+mod state;
 mod streams;
 mod sysfs;
 mod terminal;
@@ -105,6 +106,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     bad_security::CHECKS,
     concurrency::CHECKS,
     death::CHECKS,
+    state::CHECKS,
     rootless::CHECKS,
     rootless_network::CHECKS,
     security_files::CHECKS,

@@ -183,6 +183,19 @@ const STORIES: &[Story] = &[
         &["cve.overlay-options", "overlay.odd-names"],
     ),
     (
+        "locks of everybody",
+        "any runtime that waits for flock(2): another user who can open the file can hold its lock for ever",
+        "only root can open the files and folders that root's runtime locks; a blocked signal ends the wait",
+        &["many.private-locks", "signal.ends-waiting"],
+    ),
+    (
+        "a state folder of somebody else's",
+        "any runtime that cleans up as root: another user prepared its folder. A link in it leads root to \
+         other files, which root removes or overwrites",
+        "the folders must belong to root or the caller, and be writable for nobody else; no link is followed",
+        &["bad.state-folder"],
+    ),
+    (
         "a second chroot",
         "any runtime that uses chroot: a root process climbs out",
         "pivot_root, and the host unmounted",

@@ -5,6 +5,7 @@ pub mod cgroupfs;
 pub(crate) mod claim;
 pub mod mount;
 pub mod overlay;
+pub(crate) mod own;
 pub mod path;
 pub mod rootfs;
 pub mod sysctl;

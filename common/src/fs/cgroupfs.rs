@@ -269,8 +269,9 @@ impl Drop for Cgroup {
 fn make(path: &Path) -> Result<()> {
     call(
         "mkdir(2), cgroups(7)",
-        || format!("mkdir({path:?}, 0755)"),
-        || nix::unistd::mkdir(path, Mode::from_bits_truncate(0o755)),
+        || format!("mkdir({path:?}, 0700)"),
+        // Who can open it can lock it, and so keep this and later runtimes waiting.
+        || nix::unistd::mkdir(path, Mode::S_IRWXU),
     )
     .hint_if(Errno::EACCES, "control groups here belong to root: run as root")
     .hint_if(Errno::EROFS, "the cgroup filesystem is mounted read-only")

@@ -11,24 +11,33 @@
 //! open(2).
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::Signal;
 use rustix::fs::FlockOperation;
 
+use crate::fs::own::{self, Access, TRIES};
 use crate::sys::clone::generation;
 use crate::sys::error::{Context, Error, Hint, Result, tell};
 use crate::sys::explain;
+use crate::sys::signal::{blocked_endings, pending_of};
 
 /// How many dead entries one run removes: a container should not have to wait for more.
 pub(crate) const SWEPT_AT_ONCE: usize = 16;
 
-/// How often an entry is made that others remove at once: each time one of them must have ended just then.
-const TRIES: usize = 1000;
+/// Between two looks at a lock that another process has: at first, and in the end.
+const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+
+/// How long a wait goes on in spite of a signal. Other runtimes have a lock for milliseconds. One that ends
+/// needs it to clean up, also when the user has pressed Ctrl-C once more.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What a claim is made of, where nothing has its name yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +63,9 @@ impl Claim {
     /// when the value is dropped, unless [`going`](Claim::going) says otherwise.
     ///
     /// # Errors
-    /// EACCES, EROFS, ENOSPC; ELOOP for a symbolic link; ENOLCK where the file system has no locks.
+    /// EACCES, EROFS, ENOSPC; ELOOP for a symbolic link; ENOLCK where the file system has no locks; it
+    /// is another user's, or others may write to it. A signal that was to end this process, and is blocked,
+    /// ends the wait.
     pub(crate) fn wait(make: Make, path: &Path) -> Result<Claim> {
         Claim::made(Some(make), path, FlockOperation::LockExclusive).and_then(present(path))
     }
@@ -98,7 +109,7 @@ impl Claim {
             let folder =
                 if make == Some(Make::File) { path.parent() } else { Some(path).filter(|_| make.is_some()) };
             if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-                make_folder(folder).at("make", folder)?;
+                own::make(folder, Access::Owner.mode()).at("make", folder)?;
             }
             let file = match open(path, make == Some(Make::File)) {
                 // Somebody removed it, or the folder in which it was, between two calls.
@@ -106,6 +117,12 @@ impl Claim {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 result => result.at("open", path).hint_if(Errno::ELOOP, LINK)?,
             };
+            // Who can open it can lock it, and so keep us waiting.
+            match make {
+                Some(Make::File) => own::take(&file, path, 0o600)?,
+                Some(Make::Folder) => own::take(&file, path, Access::Owner.mode())?,
+                None => {}
+            }
             if !flock(&file, path, how)? {
                 return Ok(None);
             }
@@ -281,29 +298,6 @@ fn sweep_and_tell(
     Ok(())
 }
 
-/// Makes a folder, for its owner only, and those above it, also where others remove them when nothing is in
-/// them. Then it may be gone again before anything was put into it.
-///
-/// # Errors
-/// EACCES, EROFS, ENOSPC; EEXIST and ENOTDIR where something else has its name.
-pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
-    let make = || {
-        // Those above may be anybody's, such as `/srv`: they get the mode that the caller's umask gives them.
-        folder.parent().filter(|above| !above.exists()).map_or(Ok(()), fs::create_dir_all)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)
-    };
-    let mut made = make();
-    for _ in 1..TRIES {
-        match made.as_ref().map_err(io::Error::kind) {
-            // NotFound: the one above it went after it was made. AlreadyExists: it was there for mkdir(2),
-            // and gone when the library looked at what it is.
-            Err(io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => made = make(),
-            _ => break,
-        }
-    }
-    made
-}
-
 /// Opens what is at `path`, or makes a file there. Follows no link, and does not wait for the writer of a
 /// FIFO: others may be able to write to the folder in which it is.
 fn open(path: &Path, make: bool) -> io::Result<File> {
@@ -313,16 +307,54 @@ fn open(path: &Path, make: bool) -> io::Result<File> {
     options.open(path)
 }
 
-/// Locks an open file; `false` when another process has it, and `how` does not wait. Waits as flock(2) does:
-/// a signal that this process has not blocked ends it.
+/// Locks an open file; `false` when another process has it, and `how` does not wait. Waits until it is free,
+/// or a signal ends this process. Where such a signal is blocked, the wait ends with an error.
 fn flock(file: &File, path: &Path, how: FlockOperation) -> Result<bool> {
-    match rustix::fs::flock(file, how) {
+    let endings = blocked_endings();
+    let locked = match without_waiting(how) {
+        Some(how) if !endings.is_empty() => look_until_free(file, path, how, &endings)?,
+        _ => rustix::fs::flock(file, how),
+    };
+    match locked {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         result => {
             result.at("lock", path)?;
             explain::line(format_args!("flock({path:?}, {})", name(how)), 0, "flock(2)");
             Ok(true)
         }
+    }
+}
+
+/// The same operation without waiting; `None` for one that never waits.
+fn without_waiting(how: FlockOperation) -> Option<FlockOperation> {
+    match how {
+        FlockOperation::LockExclusive => Some(FlockOperation::NonBlockingLockExclusive),
+        FlockOperation::LockShared => Some(FlockOperation::NonBlockingLockShared),
+        _ => None,
+    }
+}
+
+/// Tries to lock a file again and again. In flock(2) itself the kernel would wait for ever, as no blocked
+/// signal ends it: whoever holds the lock could make this runtime one that only SIGKILL ends.
+fn look_until_free(
+    file: &File,
+    path: &Path,
+    how: FlockOperation,
+    endings: &[Signal],
+) -> Result<rustix::io::Result<()>> {
+    let (begun, [mut pause, longest]) = (Instant::now(), PAUSES);
+    loop {
+        let locked = rustix::fs::flock(file, how);
+        if locked != Err(rustix::io::Errno::WOULDBLOCK) {
+            return Ok(locked);
+        }
+        if let Some(signal) = pending_of(endings).filter(|_| begun.elapsed() > GRACE) {
+            let what = format!("interrupted by {signal} while waiting for the lock of {}", path.display());
+            let error = Error::new(what).hint("another process holds it: lslocks tells which one");
+            return Err(error.with_status(128 + signal as u8));
+        }
+        sleep(pause);
+        pause = (pause * 2).min(longest);
     }
 }
 

@@ -22,11 +22,11 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::fs::claim::{Claim, Make, make_folder, sweep};
+use crate::fs::claim::{Claim, Make, sweep};
+use crate::fs::own::{Access, check_own, own_folder, refuse_link};
 use crate::fs::tree::{nothing_mounted_in, remove_unmounted_tree};
 use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::privilege::Privilege;
-use build::set_mode;
 pub use build::{Built, build};
 pub use libraries::{Libraries, libraries};
 
@@ -55,9 +55,10 @@ const SEARCH: [&str; 9] = [
 ///
 /// # Errors
 ///
-/// When `CONGO_HOME` is not absolute, or a user has no home folder.
+/// When `CONGO_HOME` is not absolute, or a user has no home folder; it is a link, belongs to another user
+/// than root and the caller, or others may write to it.
 pub fn state_dir() -> Result<PathBuf> {
-    state_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
+    check_own(state_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())?)
 }
 
 fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
@@ -72,9 +73,14 @@ fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> R
 ///
 /// # Errors
 ///
-/// When `CONGO_HOME` is not absolute, or a user has no runtime folder.
+/// When `CONGO_HOME` is not absolute, or a user has no runtime folder; those of [`state_dir`].
 pub fn run_dir() -> Result<PathBuf> {
-    run_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())
+    let folder = run_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())?;
+    // Where that is a part of the state folder, what is above it counts, too.
+    if std::env::var_os("CONGO_HOME").is_some() {
+        state_dir()?;
+    }
+    check_own(folder)
 }
 
 fn run_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
@@ -131,8 +137,10 @@ pub fn default_root() -> Result<PathBuf> {
 ///
 /// Those of [`build()`]; no part of a root remains then.
 pub fn default_root_in(state: &Path) -> Result<PathBuf> {
-    let folder = state.join("rootfs");
+    check_own(state.to_owned())?;
+    let folder = check_own(state.join("rootfs"))?;
     let root = folder.join(NAME);
+    refuse_link(&root)?;
     if is_whole(&root) {
         return Ok(root);
     }
@@ -183,10 +191,7 @@ fn is_whole(root: &Path) -> bool {
 /// Puts a root under [`NAME`] into `folder`, unless a whole one is there.
 fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>> {
     for directory in [folder.parent().unwrap_or(folder), folder] {
-        if !directory.exists() {
-            make_folder(directory).at("make", directory)?;
-            set_mode(directory, 0o755)?;
-        }
+        own_folder(directory, Access::All)?;
     }
     let root = folder.join(NAME);
     // Waits until no other process builds.

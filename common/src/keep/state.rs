@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::fs::claim::{Claim, Make, sweep};
+use crate::fs::own::{Access, own_folder};
 use crate::fs::tree::remove_unmounted_tree;
 use crate::sys::error::{Context, Error, Result, tell};
 pub use volumes::{OwnVolume, Volumes, make_source};
@@ -120,14 +121,10 @@ pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
     }
 }
 
-/// Makes `state/name`, for its owner only, and the folders above it.
+/// Makes `state/name`, for its owner only, and the folders above it. Those that are there must be Congo's own.
 fn make_folder(state: &Path, name: &str) -> Result<PathBuf> {
-    if !state.exists() {
-        fs::create_dir_all(state).at("make", state)?;
-    }
-    let folder = state.join(name);
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-    made.at("make", &folder).map(|()| folder)
+    own_folder(state, Access::All)?;
+    own_folder(&state.join(name), Access::Owner)
 }
 
 /// Twelve digits that nobody can guess.

@@ -13,17 +13,19 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
+use nix::libc;
 use rustix::fs::FlockOperation;
 
 use crate::fs::claim::{Claim, Make, Maker, maker_of};
+use crate::fs::own::{Access, own_folder};
 use crate::fs::rootfs::run_dir;
 use crate::sys::error::{Context, Error, Result};
 use crate::values::{Publish, check_ip, container_addresses, publish};
@@ -94,6 +96,7 @@ impl Leases {
     }
 
     fn lock_in(run_dir: &Path) -> Result<Leases> {
+        own_folder(run_dir, Access::Owner)?;
         Claim::wait(Make::Folder, &run_dir.join(namespace_name()?)).map(Leases::new)
     }
 
@@ -135,7 +138,7 @@ impl Leases {
         wanted.map_or(Ok(()), |ip| check_ip(ip, subnet))?;
         let folder = self.bridge_folder(bridge, subnet);
         let is_new = !folder.exists();
-        fs::create_dir_all(&folder).at("make", &folder)?;
+        own_folder(&folder, Access::Owner)?;
         let lease = self.take_in(&folder, subnet, wanted, ports);
         if lease.is_err() && is_new {
             // Nobody would know of a bridge that was never made.
@@ -238,7 +241,13 @@ impl Leases {
     /// ENOSPC and the like.
     pub fn set_forwarding_was_off(&self, yes: bool) -> Result<()> {
         let path = self.folder.join(FORWARDING);
-        if yes { fs::write(&path, boot_id()?).at("write", &path) } else { remove_file(&path) }
+        if !yes {
+            return remove_file(&path);
+        }
+        let boot = boot_id()?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW);
+        options.open(&path).and_then(|mut file| file.write_all(boot.as_bytes())).at("write", &path)
     }
 
     /// The names and subnets of the bridges. Both stand in the folder's name, so that a bridge is never

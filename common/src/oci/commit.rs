@@ -7,9 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -146,7 +147,9 @@ impl Work {
         let _ = sweep(folder_of(path), is_work, remove_tree);
         begin.push(std::process::id().to_string());
         let beside = path.with_file_name(begin);
-        let claim = Claim::new(|| fs::create_dir(&beside).map(|()| beside.clone()).at("make", &beside))?;
+        // For its owner only: who can open it can lock it.
+        let make = || DirBuilder::new().mode(0o700).create(&beside).map(|()| beside.clone());
+        let claim = Claim::new(|| make().at("make", &beside))?;
         let folder = beside.join("layout");
         fs::create_dir_all(folder.join("blobs/sha256")).at("make", &folder)?;
         Ok(Work { beside, folder, _claim: claim })

@@ -29,6 +29,7 @@ use super::layer::{Layer, Stack, Stream, broken};
 use super::refusal::Refusal;
 use super::source::Blob;
 use crate::fs::claim::{Claim, Make, sweep};
+use crate::fs::own::{Access, check_own, is_folder, own_folder};
 use crate::fs::tree::{copy_attributes, remove_tree};
 use crate::run::helper::Helper;
 use crate::sys;
@@ -45,21 +46,20 @@ const MAX_OPTIONS: usize = 4096;
 
 /// Where the layers are, lowest first, after those that were missing have been unpacked.
 pub(super) fn unpack(image: Stack<'_>, state: &Path, limits: Limits) -> Result<Vec<PathBuf>> {
-    let store = state.join("layers");
+    check_own(state.to_owned())?;
+    let store = check_own(state.join("layers"))?;
     let paths: Vec<_> = if image.layers.is_empty() {
         vec![store.join(EMPTY)]
     } else {
         chain_ids(image.diff_ids).iter().map(|id| store.join(id.hex())).collect()
     };
-    let is_there = |path: &&PathBuf| path.is_dir();
+    let is_there = |path: &&PathBuf| is_folder(path);
     if paths.iter().all(|path| is_there(&path)) {
         return Ok(paths);
     }
-    for folder in [state, &store] {
-        fs::create_dir_all(folder).at("make", folder)?;
-    }
+    own_folder(state, Access::All)?;
     // The layers have other users' files and programs with a setuid bit. No user of the host may reach them.
-    set_mode(&store, 0o700)?;
+    own_folder(&store, Access::Owner)?;
     // Waits until no other process unpacks.
     let _claim = Claim::wait(Make::File, &store.join(".lock"))?;
     // Nobody else unpacks now, so what is unfinished was left by a runtime that was killed.
@@ -76,7 +76,7 @@ pub(super) fn unpack(image: Stack<'_>, state: &Path, limits: Limits) -> Result<V
     let mut unpacked = 0;
     for (number, layer) in image.layers.iter().enumerate() {
         // Another process may have unpacked it while this one waited.
-        if !paths[number].is_dir() {
+        if !is_folder(&paths[number]) {
             let work = Work {
                 image,
                 layer,

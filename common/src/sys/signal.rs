@@ -56,6 +56,31 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
+/// Those of the signals that end a program by which a user or a service manager asks it to end.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Those that this thread has blocked and does not ignore. They do not end it, so where it waits for others,
+/// it has to look whether one of them [is pending](pending_of).
+pub(crate) fn blocked_endings() -> Vec<Signal> {
+    let blocked = SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty());
+    ENDING.into_iter().filter(|&signal| blocked.contains(signal) && !is_ignored(signal)).collect()
+}
+
+/// The first of these signals that was sent to this process, or thread, and is blocked: sigpending(2).
+pub(crate) fn pending_of(signals: &[Signal]) -> Option<Signal> {
+    // SAFETY: a sigset_t of zeroes is valid, and the call writes no more than one.
+    let pending = unsafe {
+        let mut pending: libc::sigset_t = mem::zeroed();
+        libc::sigpending(&raw mut pending);
+        pending
+    };
+    // SAFETY: the set is valid, and the numbers are those of signals.
+    signals
+        .iter()
+        .copied()
+        .find(|&signal| unsafe { libc::sigismember(&raw const pending, signal as i32) } == 1)
+}
+
 /// Whether a process does something about a signal: it has a handler, or has it blocked in order to wait for
 /// it.
 pub(crate) fn heeds(process: Pid, signal: Signal) -> bool {

@@ -148,7 +148,7 @@ kill_storm() {
 
 full_disk() {
     mkdir "$tmp/disk"
-    mount -t tmpfs -o size=64k disk "$tmp/disk"
+    mount -t tmpfs -o size=64k,mode=755 disk "$tmp/disk"
     # Nothing that could pass for a root may be there, and with room it must work.
     refuses 'no space left' env CONGO_HOME="$tmp/disk" "$program" true &&
         why="half a root: $(find "$tmp/disk" -name busybox)" &&

@@ -123,7 +123,7 @@ fn what_can_never_be_claimed_is_an_error() {
 fn folders_above_are_made_as_any_other() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("above/own");
-    make_folder(&folder).unwrap();
+    own::make(&folder, 0o700).unwrap();
     let other = home.path().join("other");
     fs::create_dir(&other).unwrap();
     let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
@@ -209,4 +209,31 @@ fn a_sweep_removes_a_few_of_the_dead_and_nothing_else() {
     told.sort_by_key(|told| told.1);
     assert_eq!(told, [(Errno::ENOTDIR, false), (Errno::ELOOP, true)]);
     assert_eq!(names(&folder), ["another", "claim-00", "claim-link"]);
+}
+
+#[test]
+fn a_blocked_signal_ends_the_wait_for_a_lock() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("claims/one");
+    let held = Claim::take(Make::Folder, &path).unwrap().unwrap();
+    let waits = |claim: fn(&Path) -> Error| {
+        let mut set = nix::sys::signal::SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.thread_block().unwrap();
+        // To this thread, which nobody else hears of.
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        let (begun, error) = (Instant::now(), claim(&path));
+        assert_eq!(error.status(), 128 + 15);
+        let expected = format!("interrupted by SIGTERM while waiting for the lock of {}", path.display());
+        assert_eq!(error.to_string(), expected);
+        assert!(begun.elapsed() > GRACE, "one that others are about to give back is waited for");
+    };
+    let claims: [fn(&Path) -> Error; 3] = [
+        |path| Claim::wait(Make::Folder, path).unwrap_err(),
+        |path| Claim::share(Make::Folder, path).unwrap_err(),
+        |path| Claim::of(path, FlockOperation::LockExclusive).unwrap_err(),
+    ];
+    thread::scope(|scope| claims.map(|claim| scope.spawn(move || waits(claim))).map(|it| it.join().unwrap()));
+    drop(held);
+    Claim::wait(Make::Folder, &path).unwrap();
 }

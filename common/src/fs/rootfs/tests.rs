@@ -566,7 +566,7 @@ fn a_full_or_read_only_disk_is_an_error_that_leaves_nothing() {
             (MsFlags::empty(), Errno::ENOSPC, "CONGO_HOME"),
             (MsFlags::MS_RDONLY, Errno::EROFS, "that you can write to"),
         ] {
-            mount(Some("x"), home, Some("tmpfs"), flags, Some("size=1m")).unwrap();
+            mount(Some("x"), home, Some("tmpfs"), flags, Some("size=1m,mode=755")).unwrap();
             let error = default_root_in(home).unwrap_err();
             assert_eq!((error.errno(), error.status()), (Some(errno), 125), "{error}");
             assert!(format!("{error:?}").contains(hint), "{error:?}");

@@ -19,6 +19,7 @@ use rustix::fs::FlockOperation;
 use super::IdMaps;
 use super::subordinate::{SUBGID, SUBUID, read};
 use crate::fs::claim::{Claim, Make, sweep};
+use crate::fs::own::{Access, own_folder};
 use crate::ids::passwd;
 use crate::sys::error::{Context, Error, Result};
 
@@ -80,7 +81,8 @@ impl HostIds {
 }
 
 fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
-    let folder = run_dir.join("ids");
+    own_folder(run_dir, Access::Owner)?;
+    let folder = own_folder(&run_dir.join("ids"), Access::Owner)?;
     sweep(&folder, |_| true, |path| fs::remove_file(path).at("remove", path))?;
     let mut firsts = (0..RANGES).map(|number| FIRST + number * SIZE);
     while let Some(first) = firsts.find(|&first| !taken.iter().any(|&other| overlaps(first, other))) {

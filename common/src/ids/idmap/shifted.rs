@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -22,6 +22,7 @@ use rustix::fs::FlockOperation;
 use super::{IdMap, IdMaps};
 use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::mount::Detached;
+use crate::fs::own::{Access, is_folder, own_folder};
 use crate::fs::tree::{copy_layer, remove_tree};
 use crate::keep::hash::stable;
 use crate::sys::error::{Context, Error, Result, tell};
@@ -75,11 +76,10 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
     let state = state_of(layer.descriptor()).at("read", from)?;
     let copy = store.join(format!("{whose}-{state:016x}"));
 
-    fs::create_dir_all(store).at("make", store)?;
     // The programs in it may be set-user-ID. No user of the host may reach them.
-    fs::set_permissions(store, PermissionsExt::from_mode(0o700)).at("make", store)?;
+    own_folder(store, Access::Owner)?;
     let _store = Claim::wait(Make::File, &store.join(LOCK))?;
-    if !copy.is_dir() {
+    if !is_folder(&copy) {
         sweep(store, |name| is_left(store, name, &whose), |path| remove(store, path))?;
         remember(&store.join(&whose), &real)?;
         let unfinished = store.join(format!("{UNFINISHED}-{}", std::process::id()));

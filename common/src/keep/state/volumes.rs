@@ -16,16 +16,17 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc;
 use rustix::fs::FlockOperation;
 
 use super::make_folder;
@@ -110,7 +111,7 @@ impl Locked {
         if !shared {
             remove_tree(&filling)?;
             if is_empty(&open(&data)?)? {
-                mark = Some(File::create(&filling).at("make", &filling)?);
+                mark = Some(File::create_new(&filling).at("make", &filling)?);
             } else if !claim.let_share(FlockOperation::LockShared)? {
                 return Err(Errno::ENOENT).at("share the volume", &folder);
             }
@@ -140,7 +141,7 @@ fn alone_or_shared(folder: &Path) -> Result<(Claim, bool)> {
 }
 
 fn is_half_filled(folder: &Path) -> bool {
-    fs::metadata(folder.join(FILLING)).is_ok_and(|mark| mark.len() == 0)
+    fs::symlink_metadata(folder.join(FILLING)).is_ok_and(|mark| mark.len() == 0)
 }
 
 /// Makes the folder of the data, with the mode of any directory in a root, whatever the umask, until it is
@@ -153,7 +154,9 @@ fn make_data(path: &Path) -> Result<()> {
 }
 
 fn open(data: &Path) -> Result<OwnedFd> {
-    File::open(data).map(OwnedFd::from).at("open", data)
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
+    options.open(data).map(OwnedFd::from).at("open", data)
 }
 
 /// Makes a missing source folder of a volume, and those above it, and says so. It is for all users of the
