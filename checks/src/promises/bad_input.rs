@@ -19,9 +19,14 @@ pub(crate) const CHECKS: &[Check] = &[
         refused(it, &["--no-such-option", "true"], &["--no-such-option"])
     })
     .hint("Exit status 125: the command was never run."),
-    Check::since(0, "bad.not-root", "Without root the error says so, and what to do.", not_root)
-        .until(4)
-        .hint("EPERM alone helps nobody: name root, or sudo."),
+    Check::since(
+        0,
+        "bad.not-root",
+        "Without root the error says that root is missing, and how to get it.",
+        not_root,
+    )
+    .until(4)
+    .hint("EPERM alone helps nobody: name root, or sudo."),
     Check::since(
         0,
         "bad.no-controller",
@@ -30,7 +35,8 @@ pub(crate) const CHECKS: &[Check] = &[
     )
     .needs(&[Need::Controller("pids")])
     .hint(
-        "Find the hierarchies in /proc/self/mountinfo; a limit that cannot be set is an error, not a shrug.",
+        "Find the hierarchies in /proc/self/mountinfo. A limit that cannot be set is an error, not a \
+         warning.",
     ),
     Check::since(1, "bad.rootfs-missing", "A rootfs that does not exist is refused.", |it| {
         refused(it, &["--rootfs", "/no/such/dir", "true"], &["--rootfs", "/no/such/dir"])
@@ -56,11 +62,11 @@ pub(crate) const CHECKS: &[Check] = &[
         not_executable,
     )
     .hint("EACCES from execve(2)."),
-    Check::since(1, "bad.memory", "Sizes below 6 MiB, negative ones and words are refused.", |it| {
+    Check::since(1, "bad.memory", "Sizes below 6 MiB, negative sizes and words are refused.", |it| {
         each(it, "--memory", &["1k", "-5m", "abc", "", "5m", "1.5.5g", "99999999999g"], &["6"])
     })
-    .hint("The error says what is accepted: at least 6m."),
-    Check::since(1, "bad.memory-swap", "Less memory with swap than without is refused.", |it| {
+    .hint("The error names the accepted sizes: at least 6m."),
+    Check::since(1, "bad.memory-swap", "A --memory-swap that is less than --memory is refused.", |it| {
         refused(
             it,
             &["--memory", "64m", "--memory-swap", "32m", "true"],
@@ -69,33 +75,36 @@ pub(crate) const CHECKS: &[Check] = &[
     })
     .needs(&[Need::Controller("memory")])
     .hint("The sum cannot be smaller than one of its parts."),
-    Check::since(1, "bad.cpus", "No processor, more than the host has, and words are refused.", |it| {
-        each(it, "--cpus", &["0", "9999", "-1", "abc", "nan", "inf", ""], &["0.01"])
-    })
-    .hint("The error says what is accepted: 0.01 to the number of processors."),
+    Check::since(
+        1,
+        "bad.cpus",
+        "Zero processors, more processors than the host has, and words are refused.",
+        |it| each(it, "--cpus", &["0", "9999", "-1", "abc", "nan", "inf", ""], &["0.01"]),
+    )
+    .hint("The error names the accepted range: 0.01 to the number of processors."),
     Check::since(1, "bad.cpu-shares", "Shares out of range are refused.", |it| {
         each(it, "--cpu-shares", &["1", "262145", "-1", "abc"], &["2", "262144"])
     })
-    .hint("The kernel would move them into its range without a word."),
+    .hint("The kernel would silently move such values into its range."),
     Check::since(
         1,
         "bad.cpuset-cpus",
-        "Processors that are not there and lists that are none are refused.",
+        "Processors that the host does not have and malformed lists are refused.",
         |it| each(it, "--cpuset-cpus", &["9999", "a", "1-0", "0,,1", ""], &[]),
     )
     .needs(&[Need::Controller("cpuset")])
     .hint("`0-2,4` is a list."),
-    Check::since(1, "bad.pids-limit", "Negative numbers but -1 and words are refused.", |it| {
+    Check::since(1, "bad.pids-limit", "Words, and negative numbers other than -1, are refused.", |it| {
         each(it, "--pids-limit", &["-2", "abc", "1.5", ""], &["-1"])
     })
-    .hint("The error says what is accepted: 1 and more, or -1."),
+    .hint("The error names the accepted values: 1 and more, or -1."),
     Check::since(
         1,
         "bad.ulimit",
         "Unknown names, a soft limit above the hard one and words are refused.",
         |it| each(it, "--ulimit", &["nosuch=1", "nofile=2:1", "nofile=abc", "nofile", "nofile=1:2:3"], &[]),
     )
-    .hint("EINVAL from setrlimit(2) comes too late to be understood."),
+    .hint("Check the option first: EINVAL from setrlimit(2) comes too late to be understood."),
     Check::since(1, "bad.env", "A variable without a name is refused.", |it| {
         each(it, "--env", &["=x", "=", ""], &["NAME"])
     })
@@ -107,10 +116,10 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         1,
         "bad.env-file-line",
-        "A line with a blank in the name is refused and its number given.",
+        "A line with a blank in the variable's name is refused, and the error gives the line's number.",
         env_file_line,
     )
-    .hint("Count lines from 1, blank ones and comments too."),
+    .hint("Count lines from 1, with blank lines and comments."),
     Check::since(1, "bad.workdir", "A relative working directory is refused.", |it| {
         each(it, "--workdir", &["srv", "./srv", ""], &["/"])
     })
@@ -121,7 +130,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "An empty host name, one of more than 64 bytes and one with a newline are refused.",
         hostname,
     )
-    .hint("sethostname(2) takes 64 bytes, and any: the newline is for you to refuse."),
+    .hint("sethostname(2) takes up to 64 bytes of any kind, so the runtime itself must refuse the newline."),
 ];
 
 /// Fails unless the runtime refuses: status 125, an error in one or two lines with these words, nothing else.

@@ -32,9 +32,9 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("private, host, container:PID."),
     Check::since(2, "bad.needs-bridge",
         "Options of a bridge without --network bridge are refused.", needs_bridge)
-        .hint("Ignored, they would promise something: name both options."),
+        .hint("An option that is ignored promises something false: name both options."),
     Check::since(2, "bad.subnet",
-        "A subnet with host bits, one that is too small or too large, and words are refused.", |it| {
+        "A subnet with host bits, a subnet that is too small or too large, and words are refused.", |it| {
         let bad = ["10.44.0.1/16", "10.0.0.0/7", "10.44.0.0/31", "10.44.0.0", "300.0.0.0/16", "fd00::/64",
             "abc", ""];
         of_bridge(it, "--subnet", &bad, &[])?;
@@ -42,7 +42,7 @@ pub(crate) const CHECKS: &[Check] = &[
         // What was meant is easily said.
         of_bridge(it, "--subnet", &["10.44.3.1/16"], &["10.44.0.0/16"])
     })
-    .hint("Prefix 8 to 30; with host bits, the error names the network that they are in."),
+    .hint("The prefix is 8 to 30. For a subnet with host bits, the error names the network around it."),
     Check::since(2, "bad.ip",
         "An address outside the subnet, the gateway's, the network's own and the broadcast address are \
          refused.", |it| {
@@ -52,7 +52,7 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("The error names the subnet."),
     Check::since(2, "bad.ip-taken", "An address that another container has is refused.", ip_taken)
         .needs(&[Need::Bridge])
-        .hint("The lease of a living runtime."),
+        .hint("The lease of a living runtime shows that the address is in use."),
     Check::since(2, "bad.bridge",
         "A bridge's name that is empty or too long, or has `/` or blanks, is refused.", |it| {
         of_bridge(it, "--bridge", &["", "a/b", "a b", ".", ".."], &[])?;
@@ -63,9 +63,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Bridge])
         .hint("The error names both subnets."),
     Check::since(2, "bad.bridge-foreign",
-        "A link of that name which Congo did not make is refused, and left alone.", foreign)
+        "A link of the bridge's name that Congo did not make is refused, and left alone.", foreign)
         .needs(&[Need::Bridge])
-        .hint("No lease tells of it: it is somebody else's."),
+        .hint("No lease mentions the link, so another program has made it."),
     Check::since(2, "bad.publish",
         "Ports out of range, ranges of different lengths and other protocols are refused.", |it| {
         let bad = ["0:80", "80:0", "70000:80", "80:70000", "8000-8002:80-81", "8002-8000:80-82",
@@ -86,11 +86,11 @@ pub(crate) const CHECKS: &[Check] = &[
         refused(it, &["--tty", "true"], &["-t", "terminal"])
     })
     .hint("isatty(3) before anything is made."),
-    Check::since(2, "bad.shm-size", "A size of /dev/shm that is none is refused.", |it| {
+    Check::since(2, "bad.shm-size", "A malformed size of /dev/shm is refused.", |it| {
         each(it, "--shm-size", &["0", "-1", "abc", "", "1.5.5g"], &[])
     })
     .hint("For tmpfs, size=0 would mean no limit."),
-    Check::since(2, "bad.dns", "A name server that is no address is refused.", |it| {
+    Check::since(2, "bad.dns", "A name server that is not an address is refused.", |it| {
         each(it, "--dns", &["abc", "", "1.2.3", "1.2.3.4 5.6.7.8"], &[])
     })
     .hint("resolv.conf(5) takes addresses only."),

@@ -9,54 +9,57 @@ use crate::{Check, Checked, Subject, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(4, "bad.userns", "A mode that does not exist, or is for others, is refused.", |it| {
+    Check::since(4, "bad.userns",
+        "An unknown mode of --userns, and a mode that this caller cannot have, are refused.", |it| {
         each(it, "--userns", &["", "Auto", "private", "container:1", "nomap"], &["auto", "host", "keep-id"])?;
         // Who is root already is nobody whose ids could be kept.
         refused(it, &["--userns", "keep-id", "true"], &["--userns", "keep-id", "auto", "host"])
     })
     .needs(&[Need::Root])
-        .hint("The error says which there are."),
+        .hint("The error lists the modes."),
     Check::since(4, "bad.uidmap",
-        "Maps of another form, without root, that overlap or do not fit are refused.", maps)
+        "Malformed maps, maps without the container's root, and maps that overlap or do not fit are refused.",
+        maps)
         .needs(&[Need::Root])
         .hint("CONTAINER:HOST:SIZE; EINVAL from /proc/PID/uid_map comes too late to be understood."),
     Check::since(4, "bad.subuidname",
-        "A user without subordinate ids is refused, and with other maps.", |it| {
+        "A user without subordinate ids is refused, and so is --subuidname together with other maps.", |it| {
         each(it, "--subuidname", &["", "a:b", "a b"], &["user's name"])?;
         refused(it, &["--subuidname", "no-such-user", "true"],
             &["--subuidname", "no-such-user", "/etc/subuid"])?;
         refused(it, &["--subuidname", "root", "--userns", "host", "true"], &["--subuidname", "--userns"])
     })
     .needs(&[Need::Root])
-        .hint("The second line says how to give a user some."),
-    Check::since(4, "bad.user", "What is neither a name nor a number of a user is refused.", |it| {
+        .hint("The second line of the error says how to give a user subordinate ids."),
+    Check::since(4, "bad.user", "A --user that is neither a name nor a number is refused.", |it| {
         each(it, "--user", &["", ":", "a:", ":b", "a:b:c", "a b", "4294967295", "-1:", "a/b"],
             &["NAME|UID[:GROUP|GID]"])
     })
-    .hint("NAME|UID[:GROUP|GID]; 4294967295 means nobody at all to the kernel."),
-    Check::since(4, "bad.capability", "What is no capability is refused.", |it| {
+    .hint("NAME|UID[:GROUP|GID]; 4294967295 is no user to the kernel."),
+    Check::since(4, "bad.capability", "An unknown capability is refused.", |it| {
         for option in ["--cap-add", "--cap-drop"] {
             each(it, option, &["", "NET_ROOT", "CAP_", "12", "NET_ADMIN,SYS_TIME", "CAP_ALL"],
                 &["capability", "NET_ADMIN"])?;
         }
         Ok(())
     })
-    .hint("The second line lists them all."),
-    Check::since(4, "bad.security-opt", "What is no security option is refused.", |it| {
+    .hint("The second line of the error lists all capabilities."),
+    Check::since(4, "bad.security-opt", "An unknown security option is refused.", |it| {
         let values = ["", "x", "no-new-privileges=", "no-new-privileges=1", "seccomp", "seccomp=",
             "apparmor=unconfined", "label=disable"];
         each(it, "--security-opt", &values, &["expected"])
     })
-    .hint("no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE: what is not enforced must not \
-           be accepted."),
+    .hint("no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE: an option without effect must \
+           not be accepted."),
     Check::since(4, "bad.shared-with-two",
-        "To share the network of one container and the memory of another that has other users is refused.",
+        "The network of one container and the memory of another cannot be shared, if the two have different \
+         users.",
         with_two)
         .needs(&[Need::Root])
-        .hint("setns(2) says EPERM: who has joined the users of the one has no rights over what is the \
-               other's."),
+        .hint("setns(2) says EPERM: a process in one user namespace has no rights over a namespace that \
+               belongs to another one."),
     Check::since(4, "bad.before-the-root",
-        "Ids and containers that are not there are refused before a root is built.", before_the_root)
+        "Ids and containers that do not exist are refused before a root is built.", before_the_root)
         .needs(&[Need::Root])
         .hint("A first run that is refused leaves the state folder empty."),
 ];

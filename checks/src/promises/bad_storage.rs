@@ -11,7 +11,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         3,
         "bad.volume",
-        "Relative targets, names that are none, unknown options and too many parts are refused.",
+        "Relative targets, malformed names, unknown options and too many parts are refused.",
         |it| {
             each(
                 it,
@@ -40,11 +40,11 @@ pub(crate) const CHECKS: &[Check] = &[
             )
         },
     )
-    .hint("[SOURCE:]TARGET[:OPTIONS]; a path begins with /, ./ or ../, all else is a name."),
+    .hint("[SOURCE:]TARGET[:OPTIONS]; a path begins with /, ./ or ../, and everything else is a name."),
     Check::since(
         3,
         "bad.mount",
-        "Unknown keys and types, no target, and keys that do not belong together are refused.",
+        "Unknown keys and types, a missing target, and keys that do not belong together are refused.",
         |it| {
             each(
                 it,
@@ -71,8 +71,8 @@ pub(crate) const CHECKS: &[Check] = &[
             )
         },
     )
-    .hint("The error says which key, and what it takes."),
-    Check::since(3, "bad.tmpfs", "Relative targets, and options that are none, are refused.", |it| {
+    .hint("The error names the key, and the values that it takes."),
+    Check::since(3, "bad.tmpfs", "Relative targets and unknown options are refused.", |it| {
         each(
             it,
             "--tmpfs",
@@ -92,30 +92,33 @@ pub(crate) const CHECKS: &[Check] = &[
             &[],
         )
     })
-    .hint("What the kernel takes besides, such as uid=, is not to get through by chance."),
-    Check::since(3, "bad.layer", "A layer that is missing, or no folder, is refused.", |it| {
+    .hint("The kernel takes more options, such as uid=. They must not get through by chance."),
+    Check::since(3, "bad.layer", "A layer that is missing, or is not a folder, is refused.", |it| {
         each(it, "--layer", &["/no/such/dir", "/etc/passwd", ""], &["directory"])
     })
-    .hint("Before anything is made."),
+    .hint("Check it before anything is made."),
     Check::since(
         3,
         "bad.layer-overlap",
-        "A layer that is given twice, or lies in another, is refused, and the hint says so.",
+        "A layer that is given twice, or lies in another layer, is refused, and the hint says so.",
         overlap,
     )
     .hint("overlayfs says ELOOP for that, and for an upper layer that lies in a lower one."),
-    Check::since(3, "bad.keep", "Names that could be a path, or of one character, are refused.", |it| {
-        each(it, "--keep", &["", "a", "..", ".hidden", "a/b", "../x", "/abs", "a b", "-a"], &["name"])
-    })
-    .hint("It becomes the name of a folder: letters, digits, '_', '.' and '-', as a volume's."),
+    Check::since(
+        3,
+        "bad.keep",
+        "Names that could be a path, and names of one character, are refused.",
+        |it| each(it, "--keep", &["", "a", "..", ".hidden", "a/b", "../x", "/abs", "a b", "-a"], &["name"]),
+    )
+    .hint("The name becomes the name of a folder: letters, digits, '_', '.' and '-', like a volume's."),
     Check::since(
         3,
         "bad.nothing-made",
-        "What another option is refused for, no volume's folder is made for.",
+        "If any option is refused, no volume's folder has been made.",
         nothing_made,
     )
     .not_new()
-    .hint("Look at all options before you make anything for one."),
+    .hint("Check all options before you make anything for one of them."),
 ];
 
 fn overlap(subject: &Subject) -> Checked {

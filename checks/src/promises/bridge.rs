@@ -16,11 +16,11 @@ pub(crate) const CHECKS: &[Check] = &[
         "A container on a bridge has the lowest free address, and its default route leads to the bridge.",
         address)
         .needs(&[Need::Bridge])
-        .hint("One end of a veth pair in the container, as eth0: up, with the address and the subnet's \
-               prefix. Only then a route through the gateway."),
+        .hint("Put one end of a veth pair into the container, as eth0: up, with the address and the subnet's \
+               prefix. Only then add a route through the gateway."),
     Check::since(2, "bridge.on-the-host",
-        "The host has the bridge with the gateway's address, and the other end of the pair, named after the \
-         container's address.", on_the_host)
+        "The host has the bridge, with the gateway's address, and the other end of the veth pair, which is \
+         named after the container's address.", on_the_host)
         .needs(&[Need::Bridge])
         .hint("`veth` and the address in eight hexadecimal digits: veth0a2c0002."),
     Check::since(2, "bridge.ip",
@@ -30,56 +30,59 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "bridge.neighbours",
         "Two containers on a bridge reach each other, over TCP and UDP.", neighbours)
         .needs(&[Need::Bridge])
-        .hint("Are both ends up, and the one on the host a port of the bridge? Must the packet filter \
-               accept what comes from the bridge and goes to it?"),
+        .hint("Are both ends up, and is the host's end a port of the bridge? Must the packet filter accept \
+               packets from the bridge to the bridge?"),
     Check::since(2, "bridge.from-the-host", "The host reaches a container by its address.", from_the_host)
         .needs(&[Need::Bridge])
         .hint("The bridge needs an address in the subnet, and must be up."),
     Check::since(2, "bridge.outbound",
-        "A container reaches a host outside, which sees the host's address.", outbound)
+        "A container reaches a host outside, and that host sees the host's address.", outbound)
         .needs(&[Need::Bridge])
-        .hint("net.ipv4.ip_forward, and masquerade in a postrouting chain, for what leaves the bridge."),
+        .hint("net.ipv4.ip_forward, and masquerade in a postrouting chain, for packets that leave the \
+               bridge."),
     Check::since(2, "bridge.closed",
         "A host outside cannot open a connection to a container, even if it has a route there.", closed)
         .needs(&[Need::Bridge])
-        .hint("A forward chain: established connections may pass, and what comes from the bridge. The rest \
-               is dropped."),
+        .hint("A forward chain: established connections may pass, and so may packets from the bridge. Drop \
+               the rest."),
     Check::since(2, "bridge.separate", "Containers on different bridges do not reach each other.", separate)
         .needs(&[Need::Bridge])
-        .hint("What goes to a bridge and does not come from it is dropped, from other bridges too."),
+        .hint("Drop a packet to a bridge if it does not come from that bridge, even if it comes from another \
+               one."),
     Check::since(2, "bridge.fifty", "Fifty containers at once have fifty addresses.", fifty)
         .needs(&[Need::Bridge])
         .hint("Finding a free address and taking it must be one act: flock(2)."),
     Check::since(2, "bridge.used-again",
-        "An address that is free again is given to the next container.", used_again)
+        "When a container ends, the next one gets its address.", used_again)
         .needs(&[Need::Bridge])
-        .hint("The lowest free one."),
+        .hint("Take the lowest free address."),
     Check::since(2, "bridge.successor",
-        "A server that is ended and started again on its address is reached at once by its neighbours.",
+        "A server that ends and starts again on the same address can be reached by its neighbours at once.",
         successor)
         .needs(&[Need::Bridge])
-        .hint("Neighbours remember the Ethernet address: who gets an IP address again needs the same one."),
+        .hint("Neighbours remember the Ethernet address, so the same IP address must have the same Ethernet \
+               address again."),
     Check::since(2, "bridge.other-state",
-        "A runtime with another state folder does not take the rules of containers that run.", other_state)
+        "A runtime with another state folder does not replace the rules of running containers.", other_state)
         .needs(&[Need::Bridge])
-        .hint("The table is one for the whole network namespace: refuse, rather than replace what one does \
-               not know."),
+        .hint("There is one table for the whole network namespace. Refuse, and do not replace rules that the \
+               runtime does not know."),
     Check::since(2, "bridge.gone",
-        "With the last container of a bridge the bridge goes, and with the last of all the packet filter's \
-         table.", gone)
+        "The bridge is removed with its last container, and the packet filter's table with the last \
+         container of all.", gone)
         .needs(&[Need::Bridge])
-        .hint("Under the lock: who ends looks whether others are left."),
+        .hint("When a container ends, its runtime looks, under the lock, whether others are left."),
     Check::since(2, "bridge.forwarding",
-        "The host passes packets on while there is a container on a bridge, and is then as it was before.",
+        "The host forwards packets while a container is on a bridge, and is then as it was before.",
         forwarding)
         .needs(&[Need::Bridge])
-        .hint("Remember whether it was off: somebody else may have turned it on before."),
+        .hint("Remember whether forwarding was off: another program may have turned it on before."),
     Check::since(2, "bridge.no-router",
-        "A container on a bridge does not make the host a router between its other networks; a host that is \
-         one stays one.", no_router)
+        "A container on a bridge does not make the host a router between its other networks. A host that \
+         already is a router stays one.", no_router)
         .needs(&[Need::Bridge])
-        .hint("net.ipv4.ip_forward opens the way between all links. Who switches it on has to drop what \
-               neither comes from a bridge nor goes to one."),
+        .hint("net.ipv4.ip_forward opens the way between all links. A runtime that switches it on must drop \
+               packets that neither come from a bridge nor go to one."),
 ];
 
 /// The default bridge.

@@ -14,24 +14,28 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "cap.root",
-        "Root has Docker's fourteen: bounding, permitted and effective, and nothing else.", root)
+        "Root has Docker's fourteen capabilities: bounding, permitted and effective, and no others.", root)
         .hint("PR_CAPBSET_DROP, capset(2), PR_CAP_AMBIENT_CLEAR_ALL. Look at CapInh, CapPrm, CapEff, \
                CapBnd, CapAmb."),
     Check::since(4, "cap.user",
-        "Another user has none, and its programs can get no more than the fourteen.", user)
+        "Another user has no capabilities, and its programs can get no more than the fourteen.", user)
         .needs(&[Need::Root])
-        .hint("The bounding set stays; the inheritable set is empty, or files could give what is in it \
-               (CVE-2022-29162)."),
-    Check::since(4, "cap.add", "--cap-add gives one more, or all that there are.", add)
-        .hint("By name, with or without CAP_, in any case. ALL is what is in the runtime's own bounding \
+        .hint("The bounding set stays. The inheritable set is empty, or a file could give the capabilities \
+               in it (CVE-2022-29162)."),
+    Check::since(4, "cap.add", "--cap-add gives one more capability, or all that there are.", add)
+        .hint("Take names with or without CAP_, in upper or lower case. ALL is the runtime's own bounding \
                set."),
-    Check::since(4, "cap.drop", "--cap-drop takes one away, or all; what is added by name stays.", drop_some)
+    Check::since(4, "cap.drop",
+        "--cap-drop takes one capability away, or all of them; a capability that --cap-add names stays.",
+        drop_some)
         .needs(&[Need::Root])
-        .hint("From the bounding set, too, or a file with capabilities brings it back."),
+        .hint("Take it from the bounding set, too, or a file with capabilities brings it back."),
     Check::since(4, "cap.user-keeps",
-        "What is added for another user than root passes through its exec, and works.", user_keeps)
+        "A capability that --cap-add gives to a user other than root passes through the exec, and works.",
+        user_keeps)
         .needs(&[Need::Root])
-        .hint("PR_SET_KEEPCAPS before setresuid(2); then inheritable, then ambient, which needs both."),
+        .hint("PR_SET_KEEPCAPS before setresuid(2); then the inheritable set, then the ambient one, which \
+               needs it and the permitted one."),
     Check::since(4, "cap.init",
         "With --init, PID 1 has no more capabilities than the command, and the same filter.", init)
         .hint("Give up rights before the fork: init stays in the container, and never calls execve(2)."),

@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "cgroup.is-own",
-        "The container is in a cgroup of its own, all its processes in the same.", is_own)
+        "The container's processes are all in one cgroup, which has no others.", is_own)
         .needs(&[Need::Controller("memory")])
         .hint("Join before the command runs: children are born into their parent's cgroup."),
     Check::since(0, "memory.limit", "The cgroup's memory limit is 128 MiB.", |it| memory(it, &[], 128 * MIB))
@@ -58,9 +58,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Controller("cpu")])
         .hint("The kernel accepts a quota of 1000 µs and more."),
     Check::since(1, "cpu.option-felt",
-        "With --cpus 0.2 two busy loops get that much together.", |it| spin(it, &["--cpus", "0.2"], 0.2))
+        "With --cpus 0.2 two busy loops get 0.2 processors together.", |it| spin(it, &["--cpus", "0.2"], 0.2))
         .needs(&[Need::Controller("cpu")])
-        .hint("Is it the default that holds?"),
+        .hint("Is it still the default quota?"),
     Check::since(1, "cpu.shares", "--cpu-shares sets the weight.", shares)
         .needs(&[Need::Controller("cpu")])
         .hint("v1: cpu.shares, 2 to 262144. v2: cpu.weight, 1 to 10000; the ends of both ranges correspond."),
@@ -72,7 +72,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Controller("pids")])
         .hint("pids.max."),
     Check::since(1, "pids.unlimited",
-        "--pids-limit -1 is no limit.", |it| pids(it, &["--pids-limit", "-1"], None))
+        "--pids-limit -1 means no limit.", |it| pids(it, &["--pids-limit", "-1"], None))
         .needs(&[Need::Controller("pids")])
         .hint("Write `max`, or nothing."),
 ];

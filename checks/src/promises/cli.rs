@@ -4,14 +4,14 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "cli.help", "--help goes to stdout, names the options and exits with 0.", help)
-        .hint("Help that was asked for is no error."),
+        .hint("--help is not an error."),
     Check::since(
         0,
         "cli.arguments-of-the-command",
-        "What follows the command belongs to it, even if it looks like an option.",
+        "Words after the command belong to it, even if they look like options.",
         arguments,
     )
-    .hint("Options of the runtime end where the command begins."),
+    .hint("The options of the runtime end where the command begins."),
 ];
 
 fn help(subject: &Subject) -> Checked {

@@ -14,7 +14,7 @@ use crate::subject::state_folder;
 use crate::{Check, Checked, Failure, Subject, expect};
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(0, "many.twenty", "Twenty at once all run, each in its own cgroup.", twenty)
+    Check::since(0, "many.twenty", "Twenty containers at once all run, each in its own cgroup.", twenty)
         .needs(&[Need::Controller("memory")])
         .hint("Is the cgroup's name different for each run?"),
     Check::since(
@@ -23,15 +23,16 @@ pub(crate) const CHECKS: &[Check] = &[
         "Four first runs at once build one root filesystem and all work.",
         first_runs,
     )
-    .hint("Build it beside its final place, then rename(2) it: the one that comes second finds it there."),
+    .hint("Build the root beside its final place, then rename(2) it: the second run finds it there."),
     Check::since(
         0,
         "many.interrupted-first-run",
-        "A first run that is killed leaves no half root filesystem.",
+        "A first run that is killed leaves no incomplete root filesystem.",
         interrupted,
     )
     .hint(
-        "Nothing may have the final name before it is complete. What a dead run began, a later run removes.",
+        "Nothing may have the final name before it is complete. A later run removes the unfinished files of \
+         a dead run.",
     ),
 ];
 

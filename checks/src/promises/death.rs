@@ -20,39 +20,42 @@ pub(crate) const CHECKS: &[Check] = &[
         "When the runtime is killed, the whole container dies.", with_runtime)
         .hint("prctl(PR_SET_PDEATHSIG, SIGKILL) in the child; with PID 1 all others die."),
     Check::since(4, "death.with-user",
-        "It dies with the runtime also when its command runs as another user than root.", with_user)
+        "The container dies with the runtime also when its command runs as a user other than root.",
+        with_user)
         .not_new()
         // Who has no subordinate ids has no second user.
         .needs(&[Need::Root])
         .hint("The kernel forgets PR_SET_PDEATHSIG when a process changes its user: ask for it again."),
     Check::since(0, "death.at-any-moment",
         "The container dies with the runtime also while it is being made.", at_any_moment)
-        .hint("The parent may be dead before the child calls prctl(2): ask for it first, then find out \
-               whether the parent still lives, by the socket or getppid(2)."),
-    Check::since(0, "death.swept", "The run after a killed one removes its cgroup.", swept)
+        .hint("The parent may be dead before the child calls prctl(2). Call it first, then find out whether \
+               the parent still lives, by the socket or getppid(2)."),
+    Check::since(0, "death.swept", "After a runtime was killed, the next run removes its cgroup.", swept)
         .needs(&[Need::Controller("memory")])
-        .hint("A lock that the kernel frees at death, flock(2), tells the dead from the living."),
+        .hint("A lock that the kernel frees at death, flock(2), tells dead runtimes from living ones."),
     Check::since(0, "death.living-are-spared",
-        "A run does not sweep away a container that lives.", living_are_spared)
+        "A run does not remove the cgroup of a living container.", living_are_spared)
         .needs(&[Need::Controller("memory")])
         .hint("Only a cgroup whose lock is free belongs to a dead runtime."),
     Check::since(0, "death.strangers-are-spared",
-        "A run does not sweep away a cgroup with a name like those of the runtime.", strangers_are_spared)
+        "A run does not remove another program's cgroup whose name is similar to the runtime's.",
+        strangers_are_spared)
         .needs(&[Need::Controller("memory")])
-        .hint("The whole name must be of the form that the runtime makes."),
+        .hint("Compare the whole name with the form that the runtime uses."),
     Check::since(0, "death.cgroups-within",
-        "A cgroup that somebody made within the container's is removed with it.", cgroups_within)
+        "A cgroup that a program made within the container's is removed with it.", cgroups_within)
         .needs(&[Need::Controller("memory")])
-        .hint("rmdir(2) says EBUSY when a cgroup has children: those first."),
+        .hint("rmdir(2) says EBUSY when a cgroup has children: remove those first."),
     Check::since(2, "death.network-swept",
-        "The run after a killed one removes its link, its bridge, its rules and its lease, and turns \
-         forwarding off.", network_swept)
+        "After a runtime was killed, the next run removes its link, its bridge, its rules and its lease, and \
+         turns forwarding off.", network_swept)
         .needs(&[Need::Bridge])
-        .hint("Any run, also one without a network: what is there and has no living owner goes. The state \
-               folder tells what forwarding was."),
-    Check::since(2, "death.network-spared", "It leaves those of a container that lives.", network_spared)
+        .hint("Any run must do it, even without a network: it removes everything that has no living owner. \
+               The state folder records whether forwarding was on."),
+    Check::since(2, "death.network-spared",
+        "A run leaves the link, the bridge and the rules of a living container alone.", network_spared)
         .needs(&[Need::Bridge])
-        .hint("A lease whose lock is free is a dead runtime's; the bridge has other members."),
+        .hint("A lease whose lock is free belongs to a dead runtime; the bridge has other members."),
 ];
 
 const SOON: Duration = Duration::from_secs(10);

@@ -15,11 +15,12 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "descriptor.none-leaks",
-        "The command has the descriptors 0, 1 and 2, whatever the runtime was started with.", none_leaks)
-        .hint("O_CLOEXEC guards what you open yourself. For what you inherit: close_range(2), or a walk \
-               over /proc/self/fd."),
+        "The command has only the descriptors 0, 1 and 2, whatever descriptors the runtime had at its start.",
+        none_leaks)
+        .hint("O_CLOEXEC guards the files that you open yourself. For inherited ones: close_range(2), or a \
+               walk over /proc/self/fd."),
     Check::since(0, "descriptor.closed-streams",
-        "A runtime started with closed streams gives the command nothing else in their place.",
+        "A runtime that starts with closed streams gives the command no other files in their place.",
         closed_streams)
         .hint("The next file that is opened gets the lowest free number: open /dev/null first."),
 ];

@@ -29,12 +29,12 @@ pub(crate) const CHECKS: &[Check] = &[
         nothing_else,
     )
     .hint("Begin with an empty tmpfs, not with the host's /dev."),
-    Check::since(0, "dev.works", "The devices do what they are for.", works)
-        .hint("A mount with MS_NODEV has nodes that nobody can open."),
+    Check::since(0, "dev.works", "The devices work.", works)
+        .hint("Under a mount with MS_NODEV no process can open a device."),
     Check::since(0, "dev.host-unchanged",
         "The container changes no mode, owner or time of a device of the host.", host_unchanged)
-        .hint("What is bound is the host's own file: bind it read-only, which keeps nobody from reading and \
-               writing the device."),
+        .hint("The bind mount shows the host's own file. Bind it read-only: every process can still read and \
+               write the device itself."),
     Check::since(2, "dev.pts",
         "/dev/pts is a devpts of the container's own, and /dev/ptmx opens terminals in it.", pts)
         .hint("devpts with newinstance, for kernels before 4.7, and ptmxmode=0666; /dev/ptmx is a link to \

@@ -13,21 +13,21 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         0,
         "env.defaults",
-        "By default the environment is PATH, HOME, HOSTNAME and TERM, and nothing of the host's.",
+        "By default the environment has PATH, HOME, HOSTNAME and TERM, and none of the host's variables.",
         defaults,
     )
     .hint("execve(2) takes the whole environment: begin with an empty one."),
     Check::since(0, "env.path", "A command is looked up in the container's PATH.", path)
         .hint("execvpe(3) would use the PATH of the runtime."),
-    Check::since(1, "env.option", "--env NAME=VALUE sets a variable, whatever is in the value.", option)
+    Check::since(1, "env.option", "--env NAME=VALUE sets a variable to any value.", option)
         .hint("Only the first `=` divides name and value."),
     Check::since(
         1,
         "env.from-host",
-        "--env NAME takes the host's value; a variable that the host has not is not set.",
+        "--env NAME takes the host's value; a variable that the host does not have is not set.",
         from_host,
     )
-    .hint("Not set is something else than set to nothing."),
+    .hint("An unset variable is something else than an empty one."),
     Check::since(
         1,
         "env.file",
@@ -38,18 +38,18 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         1,
         "env.precedence",
-        "--env beats --env-file, the later of two beats the earlier, and both beat the defaults.",
+        "--env overrides --env-file, the later of two overrides the earlier, and both override the defaults.",
         precedence,
     )
-    .hint("Set each name once: a second entry of the same name is not seen by every program."),
+    .hint("Set each name once: some programs see only the first of two entries."),
     Check::since(0, "workdir.default", "The command starts in /.", workdir_default)
         .hint("chdir(\"/\") after chroot(2)."),
-    Check::since(1, "workdir.option", "--workdir DIR is where the command starts.", workdir_option)
+    Check::since(1, "workdir.option", "The command starts in the directory of --workdir.", workdir_option)
         .hint("chdir(2), after the root was entered."),
     Check::since(
         1,
         "workdir.made",
-        "--workdir makes the directory, and those above it, when they are missing.",
+        "--workdir makes its directory, and the directories above it, if they are missing.",
         workdir_made,
     )
     .hint("mkdir(2) for each, in the container."),

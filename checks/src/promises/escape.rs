@@ -14,24 +14,26 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "root.escape", "A root process cannot climb out of the root by a second chroot.", escape)
         .hint("pivot_root(2), and umount2(2) of the old root: chroot(2) leaves the host mounted."),
     Check::since(3, "root.workdir-by-descriptor",
-        "No working directory leads to the host through what the runtime has open.", workdir_by_descriptor)
-        .hint("/proc/self/fd/7/.. is a way out as long as descriptor 7 is a folder of the host: close them \
-               before chdir(2) (CVE-2024-21626)."),
+        "A working directory cannot lead to the host through a descriptor of the runtime.",
+        workdir_by_descriptor)
+        .hint("/proc/self/fd/7/.. is a way out as long as descriptor 7 is a folder of the host. Close all \
+               descriptors before chdir(2) (CVE-2024-21626)."),
     Check::since(3, "root.command-by-descriptor",
-        "No command is executed from the host through what the runtime has open.", command_by_descriptor)
-        .hint("The kernel finds the file of an exec, and its interpreter, before it closes what is marked \
-               close-on-exec: close it yourself, all but the socket to the parent."),
+        "The container cannot execute a host's file through a descriptor of the runtime.",
+        command_by_descriptor)
+        .hint("The kernel finds the file of an exec, and its interpreter, before it closes descriptors \
+               marked close-on-exec. Close them yourself, all but the socket to the parent."),
     Check::since(3, "root.file-by-descriptor",
-        "No file is made on the host where /etc/hosts is a link through what the runtime has open.",
+        "If /etc/hosts is a link through a descriptor of the runtime, no file is made on the host.",
         file_by_descriptor)
         .not_new()
         .hint("openat2(2), RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS, before a mount point is made."),
     Check::since(3, "root.hostile-links",
-        "Where /proc, /sys, /dev, /etc or what is in it are links, nothing is mounted or made where they \
-         lead on the host.", hostile_links)
+        "If /proc, /sys, /dev, /etc or files in them are links, nothing is mounted or made on the host at \
+         their targets.", hostile_links)
         .not_new()
-        .hint("Mount after pivot_root(2), when the host is out of sight; and refuse a link at /proc, or \
-               what is written to /proc/self/attr goes elsewhere (CVE-2019-19921)."),
+        .hint("Mount after pivot_root(2), when the host is out of sight. Refuse a link at /proc, or writes \
+               to /proc/self/attr go elsewhere (CVE-2019-19921)."),
 ];
 
 /// The descriptors of the runtime that could be a folder of the host.

@@ -4,7 +4,7 @@ use crate::{Check, Checked, Failure, Subject, ensure};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "exit.own", "The runtime exits with the command's own status.", own)
-        .hint("WEXITSTATUS of waitpid(2)'s status; all 256 values are the command's."),
+        .hint("WEXITSTATUS of waitpid(2)'s status; all 256 values belong to the command."),
     Check::since(
         0,
         "exit.signal",
@@ -14,14 +14,24 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("WTERMSIG."),
     Check::since(0, "exit.fault", "A command that crashes gives 139, that is 128 + SIGSEGV.", fault)
         .hint("WTERMSIG, without the core-dump bit."),
-    Check::since(0, "exit.shells-status", "What a shell makes of a signal passes unchanged.", shells_status)
-        .hint("143 is an exit status here like any other."),
-    Check::since(0, "exit.not-found", "A command that is not there gives 127 and is named.", not_found)
-        .hint("ENOENT from execve(2), also with a `/` in the command."),
+    Check::since(
+        0,
+        "exit.shells-status",
+        "The exit status that a shell makes of a signal passes unchanged.",
+        shells_status,
+    )
+    .hint("143 is an exit status here like any other."),
+    Check::since(
+        0,
+        "exit.not-found",
+        "A command that does not exist gives 127, and the error names it.",
+        not_found,
+    )
+    .hint("ENOENT from execve(2), also with a `/` in the command."),
     Check::since(
         0,
         "exit.cannot-execute",
-        "A file that is not executable, and a directory, give 126 and are named.",
+        "A file that is not executable, and a directory, give 126, and the error names them.",
         cannot_execute,
     )
     .hint("EACCES from execve(2)."),

@@ -6,15 +6,15 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(0, "explain.lines",
-        "--explain writes numbered lines: who acts, the call, its result, the man page.", numbered)
+        "--explain writes numbered lines: the process, the call, its result, the man page.", numbered)
         .hint("Parent and child are two processes with one counter: it must lie in memory that both share."),
-    Check::since(0, "explain.silent", "Without --explain nothing is written.", silent)
+    Check::since(0, "explain.silent", "Without --explain the runtime writes nothing.", silent)
         .hint("stderr belongs to the command."),
     Check::since(0, "explain.true",
         "strace sees the same mounts, nodes, chroot and host name, with the same arguments in the same \
          order.", truthful)
         .needs(&[Need::Program("strace")])
-        .hint("Tell each action where it is done, with the arguments that are passed."),
+        .hint("Report each action in the code that does it, with the arguments that it passes."),
 ];
 
 /// One line of the narration, as `  3 child   chroot("/x") = 0  [chroot(2)]`.

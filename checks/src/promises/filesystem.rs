@@ -14,10 +14,10 @@ pub(crate) const CHECKS: &[Check] = &[
         "No path leads to a file of the host, not even through `..`.", hides_the_host)
         .hint("After chroot(2) the working directory still lies outside: chdir(\"/\")."),
     Check::since(0, "mounts.private", "The container's mounts are private.", private)
-        .hint("First of all mount(NULL, \"/\", NULL, MS_REC|MS_PRIVATE, NULL): under systemd every mount is \
+        .hint("Begin with mount(NULL, \"/\", NULL, MS_REC|MS_PRIVATE, NULL). Under systemd every mount is \
                shared, and a new mount namespace keeps that."),
     Check::since(0, "mounts.host-untouched",
-        "While a container runs, the host's mounts are what they were.", host_untouched)
+        "A running container does not change the host's mounts.", host_untouched)
         .hint("Make the mounts private before the first mount, in the child."),
     Check::since(0, "proc.is-own", "/proc is a proc filesystem that the container mounted.", proc_is_own)
         .hint("mount(\"proc\", \"/proc\", \"proc\", …) in the child."),
@@ -26,7 +26,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(1, "root.relative",
         "--rootfs takes a relative path and one that goes through a symbolic link.", relative)
         .hint("Resolve it before anything changes the working directory."),
-    Check::since(1, "root.left-as-it-was", "A run leaves no file behind in DIR.", left_as_it_was)
+    Check::since(1, "root.left-as-it-was",
+        "A run leaves no file behind in the folder of --rootfs.", left_as_it_was)
         .hint("Mount a tmpfs before you make device nodes."),
 ];
 

@@ -22,24 +22,26 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 pub(crate) const CHECKS: &[Check] = &[
     // An ordinary user cannot map the ids of a mount, so no question arises.
     Check::since(4, "volume.idmap",
-        "With :idmap a host's folder has the same owners inside; without, what is root's is nobody's.",
+        "With :idmap, files of the host's root belong to the container's root. Without it they belong to \
+         nobody.",
         volume)
         .needs(&[Need::Root])
         .hint("mount_setattr(2) with MOUNT_ATTR_IDMAP and the container's user namespace, while the mount \
                is attached nowhere."),
     Check::since(4, "bad.idmap",
-        "Where owners cannot be mapped, :idmap is refused, and the error names the file system.", refusal)
+        "If the file system cannot map owners, :idmap is refused, and the error names the file system.",
+        refusal)
         .needs(&[Need::Root])
-        .hint("EINVAL from mount_setattr(2) must not pass for success: the container's root would be nobody \
-               there."),
+        .hint("EINVAL from mount_setattr(2) is an error: without the map, the container's root would own \
+               none of the files."),
     Check::since(4, "overlay.without-idmap",
-        "Where no mount can map owners, the files of the root still are the container's.", root)
+        "Where no mount can map owners, the container's users still own the files of the root.", root)
         .needs(&[Need::Root])
-        .hint("A copy with chown(2), once: and again only when the original has changed."),
+        .hint("Make a copy with chown(2), once, and again only when the original has changed."),
     Check::since(4, "image.commit-without-idmap",
-        "What such a container becomes as an image has the owners that it saw.", commit)
+        "An image made of such a container has the owners that the container saw.", commit)
         .needs(&[Need::Root])
-        .hint("What is on the disk are the host's ids: map them back."),
+        .hint("The disk has the host's ids: map them back."),
 ];
 
 /// A folder with a secret of root and a file of somebody.

@@ -18,19 +18,19 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "image.environment",
-        "The image's variables are set, and the user's go above them.", environment)
+        "The image's variables are set, and the user's options override them.", environment)
         .hint("Env of the config, then --env-file and --env."),
     Check::since(3, "image.command",
         "Entrypoint, Cmd, COMMAND and --entrypoint make the command as Docker has it.", command)
         .hint("COMMAND replaces Cmd; --entrypoint replaces Entrypoint and drops Cmd, and an empty one \
                leaves COMMAND alone."),
     Check::since(3, "image.workdir",
-        "It starts in the image's WorkingDir, unless --workdir says another.", workdir)
+        "The command starts in the image's WorkingDir, unless --workdir names another directory.", workdir)
         .hint("WorkingDir of the config; it is made if it is missing."),
     Check::since(3, "image.volumes",
-        "Each of the image's Volumes is a volume, filled from the image and gone with the container.",
+        "Each path of the image's Volumes is a volume, filled from the image and removed with the container.",
         volumes)
-        .hint("Volumes of the config: an anonymous volume each, unless -v has put another there."),
+        .hint("An anonymous volume for each of the config's Volumes, unless -v has put another there."),
     Check::since(3, "image.stop-signal",
         "SIGTERM to the runtime reaches the command as the image's StopSignal.", stop_signal)
         .hint("StopSignal of the config; other signals stay what they are."),
@@ -38,14 +38,14 @@ pub(crate) const CHECKS: &[Check] = &[
         "A layout folder, its archive, compressed too, and one of docker save give the same tree.", formats)
         .hint("An archive with index.json is OCI's; one with only manifest.json is Docker's."),
     Check::since(3, "image.tags",
-        "The tag chooses the image, and an unknown one is refused with a list.", tags)
+        "The tag chooses the image. For an unknown tag, the error lists the image's tags.", tags)
         .hint("The annotation org.opencontainers.image.ref.name in index.json."),
     Check::since(3, "image.no-orders-to-the-terminal",
-        "What an image says of itself, its PATH and platform, has no order to the terminal in an error.",
+        "If an image's PATH or platform has control characters, an error shows them as text.",
         no_orders)
-        .hint("Where errors are written, in one place: each control character as an escape."),
+        .hint("Escape each control character in the one place that writes errors."),
     Check::since(3, "image.platform",
-        "Of an image for several machines, the one for this machine is run.", platform)
+        "From an image for several machines, the variant for this machine runs.", platform)
         .hint("An index in the index: take the manifest whose platform is this machine's."),
 ];
 

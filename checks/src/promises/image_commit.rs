@@ -26,34 +26,33 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "image.commit-and-run",
         "--commit makes an image that --image runs, with the root and the change.", commit)
-        .hint("The root and the writable layer, each as a layer; a whiteout becomes a file .wh.NAME."),
+        .hint("Store the root and the writable layer as a layer each; a whiteout becomes a file .wh.NAME."),
     Check::since(3, "image.commit-tree",
-        "What a container has added, changed and deleted is so in the image that it becomes.", round_trip)
+        "The committed image has all that the container has added, changed and deleted.", round_trip)
         // To give files away.
         .needs(&[Need::Root])
         .hint("overlayfs's whiteouts and opaque folders become .wh.NAME and .wh..wh..opq; hard links and \
                attributes are kept."),
     Check::since(3, "image.commit-tags",
-        "--commit adds to a layout that is there, and refuses, before the run, what is anything else.",
+        "--commit adds a tag to an existing layout, and refuses anything else at its path before the run.",
         targets)
-        .hint("Look at the path first: what was done in the container would be lost."),
+        .hint("Look at the path first: after the run, the container's changes would be lost."),
     Check::since(3, "image.commit-at-once",
-        "Of some that begin a layout at once, each finds its image in it.", at_once)
+        "When several runs begin the same layout at once, each finds its image in it.", at_once)
         // To follow what newuidmap starts.
         .needs(&[Need::Root, Need::Program("strace")])
-        .hint("rename(2) with RENAME_NOREPLACE tells who was first; the others add to what that one has \
-               made."),
+        .hint("rename(2) with RENAME_NOREPLACE shows which run was first; the others add to its layout."),
     Check::since(3, "image.commit-layers",
         "An image of 128 layers runs, and becomes one of 129.", many_layers)
         .hint("The options of an overlay fit into one page if each layer is named by its descriptor."),
     Check::since(3, "image.commit-killed",
-        "A SIGKILL during --commit leaves no half image, and what it leaves the next one removes.", killed)
-        .hint("Write beside, rename(2) at the end; a lock tells what a killed one has left."),
+        "A SIGKILL during --commit leaves no incomplete image, and the next run removes the remains.", killed)
+        .hint("Write beside the target, and rename(2) at the end. A lock marks the files of a living run."),
     Check::since(3, "image.commit-failed",
-        "When the image cannot be made after the run, what the container has changed is kept, and can be \
-         had by --keep.", failed)
-        .hint("What a command has made in hours must not go because a disk is full: rename(2) the writable \
-               layer, and say its name."),
+        "When the image cannot be made after the run, the container's changes are kept, and --keep can use \
+         them.", failed)
+        .hint("A full disk must not destroy hours of work: rename(2) the writable layer, and print its \
+               name."),
     Check::since(3, "image.commit-tools",
         "skopeo and umoci take the image, with its command and its variables.", tools)
         .needs(&[Need::Root, Need::Program("umoci"), Need::Program("skopeo")])

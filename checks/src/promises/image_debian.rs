@@ -19,7 +19,7 @@ pub(crate) const CHECKS: &[Check] = &[Check::since(
     debian,
 )
 .needs(&[Need::Debian, Need::Program("tar")])
-.hint("Start with what the first failure names; --explain tells which layers are unpacked.")];
+.hint("Begin with the first failure; --explain shows which layers are unpacked.")];
 
 /// What is left out.
 const NOT_RUN: [&str; 4] = ["./usr/share/doc", "./usr/share/locale", "./usr/share/man", "./var/cache"];

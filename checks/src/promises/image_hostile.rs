@@ -21,24 +21,25 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         3,
         "image.hostile-names",
-        "A layer with a name that leads out of it, or with one that no file can have, is refused.",
+        "A layer with a name that leads out of it, or with a name that no file can have, is refused.",
         names,
     )
     .hint("Look at each part of a name before anything is made; `.wh...` would remove the folder above."),
     Check::since(
         3,
         "image.hostile-links",
-        "A layer with a hard link to what is not in the image, or with links in a circle, is refused.",
+        "A layer that writes through its own link, or links to a file that is not in the image, is refused.",
         links,
     )
-    .hint("Unpack in a root of its own, and follow as many links as the kernel does: 40."),
+    .hint("Unpack in a root of its own, and refuse paths through a link of the same layer."),
     Check::since(
         3,
         "image.hostile-entries",
         "A layer with a forged whiteout, of endless size, or with an unknown type is refused.",
         entries,
     )
-    .hint("A device 0/0 is overlayfs's whiteout; a file that is all hole costs no byte in the archive."),
+    .hint("A device 0/0 is overlayfs's whiteout. A file that consists of a hole takes no byte in the \
+           archive."),
     Check::since(
         3,
         "image.hostile-blobs",
@@ -46,22 +47,23 @@ pub(crate) const CHECKS: &[Check] = &[
         blobs,
     )
     .hint(
-        "Three things to compare: the size and the digest of the blob, and the digest of what it unpacks to.",
+        "Compare three things: the size and the digest of the blob, and the digest of the unpacked layer.",
     ),
     Check::since(
         3,
         "image.hostile-documents",
-        "Documents that are none, that do not fit together, or that lead in circles are refused.",
+        "Malformed documents, documents that do not fit together, and circular references are refused.",
         documents,
     )
-    .hint("Bound what is read and how deep; a digest is no path until it is looked at."),
+    .hint("Limit the size and the depth of all documents. A digest is no path until you have checked it."),
     Check::since(
         3,
         "image.unusual",
-        "What is only unusual works: names twice, a file in the place of a link, nothing but an end.",
+        "Unusual layers work: the same name twice, a file in the place of a link, an archive with nothing \
+         but its end.",
         unusual,
     )
-    .hint("Of two entries of one name the last counts; nothing is ever written through what is there."),
+    .hint("Of two entries with one name the last counts. Never write through an existing file."),
 ];
 
 /// A state folder, and images that are to be refused with it.

@@ -26,10 +26,10 @@ pub(crate) const CHECKS: &[Check] = &[
         "Files have the owners, modes, times, attributes and types that the layers say.", attributes)
         // Without it, many owners and all devices are left out.
         .needs(&[Need::Root])
-        .hint("chown(2) takes setuid bits and capabilities away, so it comes first; what is made in a \
-               folder changes its time."),
+        .hint("chown(2) removes setuid bits and capabilities, so call it first. A new file changes its \
+               folder's time."),
     Check::since(3, "image.names",
-        "Names that are long or no UTF-8, and files with holes, are as the layers say.", names)
+        "Long names, names that are not UTF-8, and files with holes are unpacked exactly.", names)
         .hint("pax records, GNU's long names, and sparse files in the form 1.0 of pax."),
     Check::since(3, "image.compression",
         "Layers that are plain, gzip and zstd give the same tree.", compression)

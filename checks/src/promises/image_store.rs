@@ -28,34 +28,33 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         3,
         "image.shared",
-        "A layer that two images have, and twenty containers use, is on disk once.",
+        "A layer of two images that twenty containers use is on disk once.",
         shared,
     )
-    .hint("A store of unpacked layers, by the digest of the layer and of those below it."),
-    Check::since(3, "image.at-once", "Two that unpack the same image at once both work.", at_once)
-        .hint("One waits for the other: flock(2). What is finished gets its name by rename(2)."),
+    .hint("Store unpacked layers by the digest of the layer and of the layers below it."),
+    Check::since(3, "image.at-once", "Two runs that unpack the same image at once both work.", at_once)
+        .hint("One waits for the other: flock(2). A finished layer gets its name by rename(2)."),
     Check::since(
         3,
         "image.killed",
-        "After a SIGKILL in the midst of unpacking the next run works, and nothing half-made stays.",
+        "After a SIGKILL during unpacking the next run works, and no incomplete layer stays.",
         killed,
     )
-    .hint("Unpack beside, rename(2) when it is whole, and sweep what has another name."),
+    .hint("Unpack beside the target, rename(2) the whole layer, and remove folders with other names."),
     Check::since(
         3,
         "image.hostile-depth",
-        "Of a refused layer that nests more folders than the runtime may open nothing stays.",
+        "A refused layer with more nested folders than the runtime may open leaves nothing behind.",
         depth,
     )
-    .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however deep \
-           it is."),
+    .hint("Open a folder in the one above and come back by `..`: two descriptors are enough for any depth."),
     Check::since(
         3,
         "image.left-over",
-        "What a killed unpacking has left and nobody can remove keeps no image from being unpacked.",
+        "Remains of a killed unpacking that nobody can remove do not keep an image from being unpacked.",
         left_over,
     )
-    .hint("Say that it stays, and go on."),
+    .hint("Say that they stay, and go on."),
 ];
 
 /// A file that only one layer has.

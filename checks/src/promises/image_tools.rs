@@ -23,7 +23,7 @@ pub(crate) const CHECKS: &[Check] = &[
         umoci,
     )
     .needs(&[Need::Root, Need::Program("umoci"), Need::Program("skopeo")])
-    .hint("The difference names the path: look at what each layer says about it."),
+    .hint("The difference names the path: look at the entries of each layer for it."),
     Check::since(
         3,
         "image.buildah",
@@ -31,7 +31,8 @@ pub(crate) const CHECKS: &[Check] = &[
         buildah,
     )
     .needs(&[Need::Root, Need::Program("umoci"), Need::Program("buildah"), Need::Program("unshare")])
-    .hint("buildah whites out each file of a folder that is gone, also where a file has taken its place."),
+    .hint("buildah writes a whiteout for each file of a removed folder, even if a file has taken the \
+           folder's place."),
 ];
 
 /// Runs a tool of the host; the words are separated by blanks.

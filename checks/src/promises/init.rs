@@ -18,36 +18,37 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The child forks: PID 1 waits, its child becomes the command."),
     Check::since(2, "init.reaps",
         "With --init, orphans are reaped though the command does not wait for them.", reaps)
-        .hint("waitpid(-1), until there are no more children."),
+        .hint("Call waitpid(-1) until there are no more children."),
     Check::since(2, "init.forwards",
-        "With --init, a signal reaches the command, and ends one that does not handle it.", forwards)
-        .hint("The kernel keeps from PID 1 what it does not handle. An ordinary process gets the default \
-               action: that is what --init is for."),
+        "With --init, a signal reaches the command, and ends a command that does not handle it.", forwards)
+        .hint("The kernel withholds signals that PID 1 does not handle. An ordinary process gets the default \
+               action: that is the use of --init."),
     Check::since(2, "init.exit-status", "With --init, the exit status is the command's.", exit_status)
         .hint("128 and the signal's number when a signal ended it. Errors of execve(2) must reach the \
                runtime from the grandchild, too."),
     Check::since(2, "init.ends-all",
-        "With --init, the container ends with the command, whoever else still runs.", ends_all)
+        "With --init, the container ends with the command, even if other processes still run.", ends_all)
         .hint("PID 1 ends as soon as its child, the command, has ended: the kernel ends the rest."),
     Check::since(2, "init.gives-nothing-away",
         "With --init, PID 1 has neither the caller's streams nor its variables and arguments.",
         gives_nothing_away)
         // What PID 1 keeps closed to others, only root can look at.
         .needs(&[Need::Root])
-        .hint("Whoever is root inside can open /proc/1/fd/0 and read /proc/1/environ."),
+        .hint("Root in the container can open /proc/1/fd/0 and read /proc/1/environ."),
     Check::since(2, "init.descriptors",
         "With --init, neither PID 1 nor the command has a descriptor above 2.", descriptors)
         // What PID 1 keeps closed to others, only root can look at.
         .needs(&[Need::Root])
         .hint("PID 1 never calls execve(2), which would close them."),
     Check::since(2, "init.first",
-        "With --init, the command begins when PID 1 has given all of that up, however long it takes.", first)
+        "With --init, the command begins only when PID 1 has closed its streams and cleared its variables, \
+         however long that takes.", first)
         .needs(&[Need::Root, Need::Program("strace")])
-        .hint("PID 1 and the command go their ways at once after fork(2). A pipe lets the one wait for the \
-               other."),
+        .hint("After fork(2), PID 1 and the command run at the same time. A pipe lets the command wait for \
+               PID 1."),
     Check::since(2, "init.terminal", "With --init, a shell at the terminal has job control.", terminal)
-        .hint("The command's process group must be the terminal's foreground group, in a session that has \
-               it as its controlling terminal."),
+        .hint("The command's process group must be in the foreground of the terminal, and the terminal must \
+               control the command's session."),
 ];
 
 fn hold(subject: &Subject, script: &str) -> Result<(Container, Process), Failure> {

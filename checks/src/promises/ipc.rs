@@ -16,7 +16,8 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "ipc.segments",
-        "System V shared memory of the host is not seen inside, nor that of the container on the host.",
+        "The container does not see the host's System V shared memory, and the host does not see the \
+         container's.",
         segments)
         .hint("clone(2) with CLONE_NEWIPC."),
     Check::since(2, "ipc.queues",
@@ -25,12 +26,13 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "ipc.shared-memory",
         "/dev/shm is an empty, writable tmpfs of 64 MiB, for everybody.", shared_memory)
         .hint("size=64m, mode=1777; nosuid, nodev, noexec."),
-    Check::since(2, "ipc.shm-size", "--shm-size sets its size, which is felt.", shm_size)
+    Check::since(2, "ipc.shm-size",
+        "--shm-size sets the size of /dev/shm, and a larger file fails.", shm_size)
         .hint("size= among the options of the tmpfs."),
     Check::since(2, "ipc.container",
         "--ipc container:PID shares that container's segments, and its /dev/shm.", of_container)
-        .hint("setns(2) with /proc/PID/ns/ipc. /dev/shm is a mount, and no part of the namespace: bind that \
-               of /proc/PID/root."),
+        .hint("setns(2) with /proc/PID/ns/ipc. /dev/shm is a mount, and no part of the namespace: bind the \
+               one of /proc/PID/root."),
     Check::since(2, "ipc.host", "--ipc host shares the host's segments, and its /dev/shm.", of_host)
         .hint("No CLONE_NEWIPC, and a bind mount of the host's /dev/shm."),
 ];

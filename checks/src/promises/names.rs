@@ -27,22 +27,23 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "names.dns", "--dns gives the name servers in /etc/resolv.conf.", dns)
         .hint("One line `nameserver ADDRESS` for each."),
     Check::since(2, "names.dns-of-the-host",
-        "Without --dns they are the host's, but not those on its loopback interface.", dns_of_the_host)
+        "Without --dns the container has the host's name servers, but not those on the host's loopback \
+         interface.", dns_of_the_host)
         .needs(&[Need::Bridge])
-        .hint("127.0.0.53 is systemd's resolver on the host; in the container nobody listens there."),
+        .hint("127.0.0.53 is systemd's resolver on the host; in the container no process listens there."),
     Check::since(2, "names.root-keeps-its-own",
-        "The files that the root has at these places keep their content.", root_keeps_its_own)
-        .hint("Bind mounts of files that were made for the container: the root on the disk is not the \
-               container's."),
+        "The root's own files at these paths keep their content.", root_keeps_its_own)
+        .hint("Bind-mount files that were made for the container: other containers may use the root on disk, \
+               too."),
     Check::since(2, "names.any-root",
-        "It works where these files, or /etc itself, are missing, and where one is a link that leads \
-         nowhere.", any_root)
+        "A root works if these files, or /etc itself, are missing, or if one is a link without a target.",
+        any_root)
         .hint("systemd makes /etc/resolv.conf a link to ../run/systemd/resolve/stub-resolv.conf. A mount \
-               point must be there, a file for a file; and mount(2) follows links."),
+               point must exist, a file for a file; and mount(2) follows links."),
     Check::since(2, "names.no-way-to-the-host",
-        "An absolute link at one of these places does not lead onto the host's file.", no_way_to_the_host)
+        "An absolute link at one of these paths does not lead to the host's file.", no_way_to_the_host)
         .not_new()
-        .hint("Whoever resolves a link before chroot(2) follows it on the host."),
+        .hint("A process that resolves a link before chroot(2) follows it on the host."),
 ];
 
 /// The names, with their addresses, that a hosts file has.

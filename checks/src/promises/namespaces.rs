@@ -22,7 +22,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "Inside, /proc/self/cgroup says that the process is at the top of each hierarchy.",
         cgroup_is_root,
     )
-    .hint("Its root is the cgroup in which the process is at that moment: join first, then unshare(2)."),
+    .hint("The namespace's root is the cgroup of the process at that moment: join first, then unshare(2)."),
 ];
 
 /// Compares PID 1 with the host and with a second container.

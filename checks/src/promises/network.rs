@@ -15,7 +15,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "By default there is a loopback interface that works, and no other link.", loopback)
         .hint("A new network namespace has a `lo` that is down, and without an address until it is up."),
     Check::since(2, "network.hides-the-host",
-        "Neither what listens on the host's 127.0.0.1 nor its abstract sockets can be reached.",
+        "The container cannot reach servers on the host's 127.0.0.1, nor the host's abstract sockets.",
         hides_the_host)
         .hint("Both belong to the network namespace: clone(2) with CLONE_NEWNET. Abstract sockets have no \
                file that a root could hide."),

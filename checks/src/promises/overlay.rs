@@ -23,22 +23,22 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "overlay.rootfs-untouched",
-        "What a container writes, changes and deletes is in no later one, and DIR of --rootfs stays as it \
-         was.", untouched)
-        .hint("An overlay: DIR is its lower layer, the upper one is new for each container."),
+        "No later container sees the changes of an earlier one, and the folder of --rootfs stays as it was.",
+        untouched)
+        .hint("An overlay: the folder is its lower layer, and the upper one is new for each container."),
     Check::since(3, "overlay.layer-untouched",
         "Appending, chmod, rename and rm -r leave a layer as it was, to the last attribute.", layer_untouched)
-        .hint("All of these copy up before they change anything, as long as the layer is no upper one."),
+        .hint("All of these copy a file up before they change it, as long as the layer is no upper one."),
     Check::since(3, "overlay.layers",
-        "--layer DIR lies on top of the root, a later one on top of an earlier one; whiteouts and opaque \
-         folders hide what is below.", layers)
+        "--layer DIR lies on top of the root, a later one on top of an earlier one. Whiteouts and opaque \
+         folders hide the files below.", layers)
         .hint("lowerdir= has the topmost first. A whiteout is a character device 0/0, an opaque folder has \
                trusted.overlay.opaque=y: the kernel knows both."),
-    Check::since(3, "overlay.many-layers", "There can be 128 of them.", many_layers)
+    Check::since(3, "overlay.many-layers", "A container can have 128 layers.", many_layers)
         .hint("mount(2) takes one page of options: give the layers by short names, such as /proc/self/fd/N."),
     Check::since(3, "overlay.odd-names",
         "Any character can be in the path of a root, of a layer and of CONGO_HOME.", odd_names)
-        .hint("`:`, `,` and `\\` mean something in the options of an overlay; /proc/self/fd/N has none of \
+        .hint("`:`, `,` and `\\` have a meaning in the options of an overlay; /proc/self/fd/N has none of \
                them."),
     Check::since(
         3,
@@ -48,40 +48,41 @@ pub(crate) const CHECKS: &[Check] = &[
     )
     .hint("The mode of the upper layer is that of the root: chmod(2), or umask(2) before mkdir(2)."),
     Check::since(3, "overlay.goes",
-        "The writable layer is gone after a run, after one that failed, and after the next run when the \
-         runtime was killed.", goes)
+        "The writable layer is removed after a run, even if the run failed. If the runtime was killed, the \
+         next run removes it.", goes)
         .hint("A lock on the container's folder tells the next run whether its runtime still lives."),
     Check::since(3, "overlay.deep",
-        "It goes, too, when the container nests more folders than the runtime may open.", deep)
+        "A writable layer with more nested folders than the runtime may open is removed, too.", deep)
         .not_new()
-        .hint("Open a folder in the one above and come back by `..`: two descriptors are enough, however \
-               deep it is."),
+        .hint("Open a folder in the one above and come back by `..`: two descriptors are enough for any \
+               depth."),
     Check::since(3, "overlay.keep",
-        "With --keep NAME the next run goes on with what the last one wrote.", keep)
-        .hint("The writable layer in a folder of that name."),
+        "With --keep NAME the next run goes on with the files of the last one.", keep)
+        .hint("Keep the writable layer in a folder of that name."),
     Check::since(3, "overlay.keep-in-use",
-        "At the same time only one container has the layer of a name.", keep_in_use)
-        .hint("Two overlays with one upper layer are undefined: a lock, and the second one is refused."),
+        "Only one container at a time has the layer of a name.", keep_in_use)
+        .hint("Two overlays with one upper layer are undefined. Take a lock, and refuse the second \
+               container."),
     Check::since(3, "overlay.keep-survives",
-        "What is kept is still there when the runtime was killed.", keep_survives)
-        .hint("What sweeps the layers of the dead must not look there."),
+        "A layer of --keep is still there after its runtime was killed.", keep_survives)
+        .hint("The code that removes the layers of dead runtimes must not look there."),
     Check::since(3, "overlay.read-only",
         "With --read-only the root cannot be written to; /dev, /dev/shm, volumes and tmpfs can.", read_only)
         .hint("Remount the one mount of the root, with MS_BIND, when all mount points and the working \
                directory are made."),
-    Check::since(3, "overlay.changes", "--changes lists what was added, changed and deleted.", changes)
+    Check::since(3, "overlay.changes", "--changes lists the added, changed and deleted files.", changes)
         .hint("The upper layer is the difference; a character device 0/0 in it is a whiteout."),
     Check::since(3, "overlay.changes-replaced",
-        "--changes is right about what was removed and made again, as the same or as something else.",
+        "--changes is right about files that were removed and made again, as the same or as something else.",
         changes_replaced)
-        .hint("A folder that was made again is opaque: it has no whiteouts for what it had. What a layer \
-               has below a link is not there."),
+        .hint("A folder that was made again is opaque, and has no whiteouts for its old files. Files that a \
+               layer has below a link do not count."),
     Check::since(3, "overlay.changes-in-one-line",
-        "Whatever a name has in it, --changes gives it one line, and no order to the terminal.",
+        "--changes gives each file one line, and shows control characters in its name as text.",
         changes_in_one_line)
-        .hint("A newline is as good as a letter in a name, and an escape too."),
+        .hint("A file's name may have a newline or an escape in it."),
     Check::since(3, "overlay.changes-of-the-runtime",
-        "What the runtime made to mount on is not listed.", changes_of_the_runtime)
+        "--changes does not list mount points that the runtime made.", changes_of_the_runtime)
         .hint("Docker makes /proc, /dev, /sys and the files in /etc in a layer of their own, between the \
                image's and the writable one."),
 ];

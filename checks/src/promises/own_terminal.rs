@@ -22,40 +22,43 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("posix_openpt(3) in the container's own devpts, after it is mounted: the runtime needs the \
                other end."),
     Check::since(2, "terminal.session",
-        "The command leads a session of its own, at a terminal or not.", session)
+        "The command leads a session of its own, with or without a terminal.", session)
         .hint("setsid(2), and TIOCSCTTY(2const) where there is a terminal."),
     Check::since(2, "terminal.none-of-the-host",
         "No process of the container has a descriptor of the host's terminal.", none_of_the_host)
-        .hint("Each of the three streams that is a terminal is replaced; the others pass as they are. The \
-               runtime's own descriptors are closed by execve(2)."),
+        .hint("Replace each of the three streams that is a terminal, and pass the others on. execve(2) \
+               closes the runtime's own descriptors."),
     Check::since(2, "terminal.no-pushed-keys",
         "A process of the container cannot type into the host's terminal.", no_pushed_keys)
-        .hint("TIOCSTI(2const) works on every terminal of which root has a descriptor: the container must \
-               have none of the host's."),
-    Check::since(2, "terminal.size", "Its size is that of the host's, also after that has changed.", size)
+        .hint("TIOCSTI(2const) works on every terminal of which root has a descriptor. So the container must \
+               have no terminal of the host."),
+    Check::since(2, "terminal.size",
+        "Its size is the size of the host's terminal, also after a change.", size)
         .not_new()
         .hint("TIOCGWINSZ and TIOCSWINSZ, once at the start and at each SIGWINCH: TIOCSWINSZ(2const)."),
     Check::since(2, "terminal.raw",
-        "While it runs, the host's terminal passes every key on, and is as before after every end.", raw)
+        "While the container runs, the host's terminal passes every key on. After every kind of end it is as \
+         before.", raw)
         .hint("cfmakeraw(3), and tcsetattr(3) back: after a normal end, a signal, and a command that is not \
                found."),
     Check::since(2, "terminal.killed",
         "When the runtime is killed, the host's terminal is as before, too.", killed)
-        .hint("The runtime cannot do it itself: a process that waits for its death can."),
+        .hint("A killed runtime cannot restore the terminal: let another process wait for its death."),
     Check::since(2, "terminal.complete",
-        "All that the command writes arrives, up to its last line.", complete)
+        "All output of the command arrives, up to its last line.", complete)
         .not_new()
         .hint("After the command has ended there may be more to read: until read(2) says EIO."),
-    Check::since(2, "terminal.unread", "The runtime ends though nobody reads its terminal any more.", unread)
+    Check::since(2, "terminal.unread",
+        "The runtime ends even if no process reads its terminal any more.", unread)
         .not_new()
         .hint("A write to a full terminal does not return: do not wait for it for ever."),
     Check::since(2, "terminal.piped",
-        "With stdout elsewhere stdin is /dev/null, and what is typed is left for who comes next.", piped)
+        "If stdout goes elsewhere, stdin is /dev/null, and the next program gets the typed keys.", piped)
         .hint("The usual filter: `runtime … | less`. Two readers of one terminal take each other's keys."),
     Check::since(2, "terminal.piped-interactive",
-        "With -i the keys reach the command, though stdout is elsewhere.", piped_interactive)
+        "With -i the keys reach the command, even if stdout goes elsewhere.", piped_interactive)
         .hint("stdin alone is a terminal of the container's."),
-    Check::since(2, "terminal.fed", "At a terminal, what is piped into stdin reaches the command.", fed)
+    Check::since(2, "terminal.fed", "At a terminal, data from a pipe at stdin reaches the command.", fed)
         .not_new()
         .hint("Only a stream that is a terminal is replaced."),
 ];

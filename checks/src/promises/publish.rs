@@ -13,18 +13,19 @@ use crate::{Check, Checked, Failure, Subject, ensure};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "publish.tcp",
-        "A published port is reached at every address of the host, from the host, from outside, from other \
-         containers and from its own.", tcp)
+        "A published port can be reached at every address of the host: from the host, from outside, from \
+         other containers and from its own.", tcp)
         .needs(&[Need::Bridge])
-        .hint("prerouting sees what comes from elsewhere, output what the host sends. 127.0.0.1 takes \
-               net.ipv4.conf.BRIDGE.route_localnet and masquerade; so does the container that calls itself."),
+        .hint("The prerouting hook sees packets from elsewhere, the output hook packets of the host. \
+               127.0.0.1 takes net.ipv4.conf.BRIDGE.route_localnet and masquerade; so does the container \
+               that calls itself."),
     Check::since(2, "publish.udp",
-        "The same over UDP, and the answers come from where the question went.", udp)
+        "The same works over UDP, and the answers come from the address of the question.", udp)
         .needs(&[Need::Bridge])
-        .hint("The kernel rewrites answers by what it tracks of the connection. A rule for tcp does not \
-               match udp."),
+        .hint("The kernel rewrites answers because it tracks the connection. A rule for tcp does not match \
+               udp."),
     Check::since(2, "publish.one-address",
-        "With an address before it, a port is published on that address only.", one_address)
+        "A port with an address before it is published on that address only.", one_address)
         .needs(&[Need::Bridge])
         .hint("`ip daddr` in the rule, instead of every local address."),
     Check::since(2, "publish.range",
@@ -34,15 +35,15 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "publish.two",
         "Two containers publish the same port of theirs under two ports of the host.", two)
         .needs(&[Need::Bridge])
-        .hint("Rules are of one container: who begins must keep those of the others."),
+        .hint("Each rule belongs to one container: a new container must keep the rules of the others."),
     Check::since(2, "publish.reserved",
-        "While it is published nobody on the host can take the port, and afterwards it is free.", reserved)
+        "While a port is published, no process on the host can take it. Afterwards it is free.", reserved)
         .needs(&[Need::Bridge])
         .hint("A socket that is bound to the port and does not listen, held by the runtime."),
     Check::since(2, "publish.taken",
-        "A port that is taken, by a program or by another container, is refused.", taken)
+        "A port that a program or another container already has is refused.", taken)
         .needs(&[Need::Bridge])
-        .hint("bind(2) says EADDRINUSE: before anything is made."),
+        .hint("bind(2) says EADDRINUSE: call it before anything is made."),
     Check::since(2, "publish.real-server",
         "A Debian's python3 serves a page to the host's curl.", real_server)
         .needs(&[Need::Bridge, Need::Debian, Need::Program("curl")])
@@ -51,14 +52,14 @@ pub(crate) const CHECKS: &[Check] = &[
         "A container that forges packets to 127.0.0.1 reaches no listener on the host's loopback interface.",
         no_way_to_loopback)
         .needs(&[Need::Bridge])
-        .hint("CVE-2020-8558: route_localnet lets them in. Drop what comes from a bridge for 127.0.0.0/8, \
-               unless it was the host who began."),
+        .hint("CVE-2020-8558: route_localnet lets such packets in. Drop packets from a bridge to \
+               127.0.0.0/8, unless the host began the connection."),
     Check::since(2, "publish.loopback-is-private",
-        "What is published on 127.0.0.1 cannot be reached by a neighbour of the host that routes 127.0.0.0/8 \
-         there.", loopback_is_private)
+        "A neighbour of the host that routes 127.0.0.0/8 there cannot reach a port that is published on \
+         127.0.0.1.", loopback_is_private)
         .needs(&[Need::Bridge])
-        .hint("The kernel refuses such a packet after the destination NAT, which has changed the address by \
-               then. So drop, before it, what any link but lo brings for 127.0.0.0/8."),
+        .hint("The kernel refuses such a packet only after the destination NAT has changed its address. So \
+               drop before that all packets for 127.0.0.0/8 from links other than lo."),
 ];
 
 /// From where, and to which address, a published port must lead.

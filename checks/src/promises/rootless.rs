@@ -20,19 +20,19 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.one-user",
-        "Without subordinate ids the container has one user, root, who is its caller on the host; that is \
-         said once.", one_user)
+        "Without subordinate ids the container has one user, root, who is the caller on the host. The \
+         runtime says so once.", one_user)
         .needs(&[Need::UsersOverlay])
         .hint("/proc/PID/uid_map with one id; setgroups must be denied before gid_map is written: \
                user_namespaces(7)."),
     Check::since(4, "rootless.many-users",
-        "With subordinate ids root is the caller, and each other user one of them.", many_users)
+        "With subordinate ids root is the caller, and each other user is one of these ids.", many_users)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
-        .hint("newuidmap and newgidmap, run by who is outside of the new namespace."),
+        .hint("Run newuidmap and newgidmap in a process outside of the new namespace."),
     Check::since(4, "rootless.keep-id",
         "With --userns keep-id the caller has its own id inside, too.", keep_id)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
-        .hint("The subordinate ids around the caller's own one; root is one of them."),
+        .hint("Map the subordinate ids around the caller's own id; root is one of them."),
     Check::since(4, "rootless.not-joined",
         "Root does not share the network of a user's container, in whose user namespace that user may do \
          everything.", not_joined)
@@ -41,38 +41,41 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.image-owners",
         "With subordinate ids the files of an image have the owners that the image says.", image_owners)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
-        .hint("Unpacked as root of a user namespace with the container's ids: chown(2) works there."),
+        .hint("Unpack as root of a user namespace with the container's ids: chown(2) works there."),
     Check::since(4, "rootless.image-one-owner",
-        "Without them all files are root's, with the modes that the image says; that is said once.",
+        "Without subordinate ids all files belong to root, with the modes that the image says. The runtime \
+         says so once.",
         image_one_owner)
         .needs(&[Need::UsersOverlay])
-        .hint("chown(2) to an id without a place fails with EINVAL. Most images work all the same."),
+        .hint("chown(2) to an id that is not mapped fails with EINVAL. Most images work all the same."),
     Check::since(4, "rootless.state",
-        "What a user's containers leave lies in the user's own folders, as XDG has them.", state)
+        "An ordinary user's containers leave files only in that user's folders, as XDG defines them.", state)
         .needs(&[Need::UsersOverlay])
         .hint("$XDG_DATA_HOME/congo, else ~/.local/share/congo. Root of a user namespace is still that \
                user."),
     Check::since(4, "rootless.overlay",
-        "The root is an overlay, or the error says which kernel has one for users.", overlay)
+        "The root is an overlay. If the kernel has none for ordinary users, the error names a kernel version \
+         that has.", overlay)
         .hint("Linux 5.11: the option userxattr."),
     Check::since(4, "rootless.host-network",
-        "With the host's network /sys shows its links, and nothing that the host has mounted below it.",
+        "With the host's network /sys shows the host's links, but none of the host's mounts below /sys.",
         host_network)
         .needs(&[Need::UsersOverlay])
         .hint("The kernel does not take the mounts of a user namespace apart: cover those below /sys."),
     Check::since(4, "rootless.limit-refused",
-        "A limit that is asked for and cannot be had is refused, with what helps.", limit_refused)
+        "A limit that the user sets, and that this user cannot have, is refused. The error says what helps.",
+        limit_refused)
         .needs(&[Need::UsersOverlay, Need::NoDelegation])
         .hint("systemd-run --user --scope -p Delegate=yes."),
     Check::since(4, "rootless.limit-missing",
-        "Where none is asked for, it is said once that there are none.", limit_missing)
+        "If the user sets no limit and can have none, the runtime says so once.", limit_missing)
         .needs(&[Need::UsersOverlay, Need::NoDelegation])
         .hint("A container without its default limits is better than none, if its user knows."),
     Check::since(4, "rootless.limit-delegated",
-        "In a part of cgroup v2 that is the user's, limits hold, and no cgroup stays.", limit_delegated)
+        "In a part of cgroup v2 that belongs to the user, limits work, and no cgroup stays.", limit_delegated)
         .needs(&[Need::Root, Need::UsersOverlay, Need::DelegableCgroup])
-        .hint("The nearest cgroup above one's own that may be written to, with its cgroup.procs: \
-               cgroups(7), \"delegation\"."),
+        .hint("Find the nearest cgroup above the runtime's own one that the user may write to, with its \
+               cgroup.procs: cgroups(7), \"delegation\"."),
 ];
 
 fn one_user(subject: &Subject) -> Checked {

@@ -17,40 +17,41 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.reaches-outside",
-        "An ordinary user's container on a bridge reaches hosts outside, from the address asked for.",
+        "An ordinary user's container on a bridge reaches hosts outside, from the address of --ip.",
         reaches_outside)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("pasta --config-net with the container's user and network namespace, before the command runs."),
     Check::since(4, "rootless.publish",
-        "Its published ports lead into it, over TCP and UDP, at the address asked for, and no others do.",
+        "Its published ports lead into it, over TCP and UDP, at the address of the option. No other ports \
+         do.",
         publish)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
-        .hint("pasta publishes all that the container listens on, unless told which: --tcp-ports, \
-               --udp-ports."),
+        .hint("Without --tcp-ports and --udp-ports, pasta publishes every port on which the container \
+               listens."),
     Check::since(4, "rootless.no-way-to-loopback",
-        "It reaches no listener on the host's loopback interface.", no_way_to_loopback)
+        "The container reaches no listener on the host's loopback interface.", no_way_to_loopback)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
-        .hint("By default pasta takes its gateway's address for the host's loopback, and the container's \
-               loopback too: --no-map-gw, --tcp-ns none, --udp-ns none."),
+        .hint("By default pasta maps its gateway's address, and the container's loopback, to the host's \
+               loopback: --no-map-gw, --tcp-ns none, --udp-ns none."),
     Check::since(4, "rootless.speaker-ends",
-        "What speaks for it ends with it, and with a runtime that is killed; none of its descriptors are \
-         the container's.", speaker_ends)
+        "The program that passes the container's packets ends with the container, and with a killed runtime. \
+         The container has none of its descriptors.", speaker_ends)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
-        .hint("A process beside the runtime that waits for its end. The wish to die with the parent does \
-               not outlive a change of the user namespace."),
+        .hint("Let a process beside the runtime wait for its end. PR_SET_PDEATHSIG does not outlive a change \
+               of the user namespace."),
     Check::since(4, "rootless.publish-refused",
-        "A port that is taken, or is root's, is refused.", publish_refused)
+        "A port that is taken, or that only root may have, is refused.", publish_refused)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
-        .hint("bind(2) says why, before anything is made."),
+        .hint("bind(2) gives the reason, before anything is made."),
     Check::since(4, "rootless.slirp4netns",
-        "With slirp4netns instead of pasta it reaches hosts outside, but not the host's loopback, and its \
-         published ports lead into it.", slirp4netns)
+        "With slirp4netns instead of pasta, the container reaches hosts outside, but not the host's \
+         loopback. Its published ports lead into it.", slirp4netns)
         .needs(&[Need::UsersOverlay, Need::Program("slirp4netns"), Need::Tap, Need::Veth])
         .hint("slirp4netns --configure --disable-host-loopback; it publishes by orders on its socket, \
                --api-socket."),
     Check::since(4, "rootless.no-speaker",
-        "Where nothing is installed that could speak for it, it has loopback, which is said once; --publish \
-         is refused.", no_speaker)
+        "Without pasta and slirp4netns, the container has only loopback, and the runtime says so once. \
+         --publish is refused.", no_speaker)
         .needs(&[Need::UsersOverlay])
         .hint("pasta is in the package passt."),
 ];

@@ -15,32 +15,35 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         4,
         "userns.host-file",
-        "Its root cannot read a file of the host's root through a volume.",
+        "The container's root cannot read a file of the host's root through a volume.",
         host_file,
     )
     .needs(&[Need::Root])
-        .hint("In the user namespace that file is nobody's, and CAP_DAC_OVERRIDE does not count for it."),
+        .hint("In the user namespace that file belongs to nobody, so CAP_DAC_OVERRIDE does not count for \
+               it."),
     Check::since(
         4,
         "userns.host-process",
-        "Who it is cannot send a signal to a process of the host's root, even where it sees one.",
+        "The container's root cannot send a signal to a process of the host's root, even if it sees the \
+         process.",
         host_process,
     )
     .needs(&[Need::Root])
-        .hint("kill(2) compares ids as the host has them: /proc/PID/status."),
-    Check::since(4, "userns.device", "It makes no device node that works.", device)
+        .hint("kill(2) compares the ids on the host: /proc/PID/status."),
+    Check::since(4, "userns.device", "The container can make no device node that works.", device)
         .needs(&[Need::Root])
-        .hint("mknod(2) is for root of the first user namespace, whatever CAP_MKNOD says; and MS_NODEV, \
-               where it is that."),
+        .hint("Only root of the first user namespace may call mknod(2), whatever CAP_MKNOD says. If the \
+               container's root is that root, MS_NODEV helps."),
     Check::since(
         4,
         "userns.sysctl",
-        "It changes no setting of the kernel, even one of a network that it shares with the host.",
+        "The container changes no setting of the kernel, not even of a network that it shares with the host.",
         sysctl,
     )
     .needs(&[Need::Root])
         .hint(
-        "In a user namespace the files of /proc/sys are somebody else's; and /proc/sys is mounted read-only.",
+        "In a user namespace, the files of /proc/sys belong to another user; and /proc/sys is mounted \
+         read-only.",
     ),
 ];
 

@@ -15,7 +15,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         4,
         "seccomp.default",
-        "A filter holds for each of its processes, and no_new_privs is set.",
+        "A filter applies to each process of the container, and no_new_privs is set.",
         default,
     )
     .hint("prctl(2), then seccomp(2) with SECCOMP_SET_MODE_FILTER, last before the exec."),
@@ -26,15 +26,15 @@ pub(crate) const CHECKS: &[Check] = &[
         unconfined,
     )
     .hint("Seccomp in /proc/PID/status is 0."),
-    Check::since(4, "seccomp.file", "A profile in Docker's format says what happens to a call.", file)
+    Check::since(4, "seccomp.file", "A profile in Docker's format decides what happens to a call.", file)
         .hint("defaultAction, and in syscalls: names, action, errnoRet, args."),
     Check::since(
         4,
         "seccomp.bad-file",
-        "A profile that is none is refused, with what is wrong in it.",
+        "A malformed profile is refused, and the error says what is wrong in it.",
         bad_file,
     )
-    .hint("Exit status 125, before anything is made: the file, the field, what is accepted."),
+    .hint("Exit status 125, before anything is made: name the file, the field, and the accepted values."),
     Check::since(
         4,
         "seccomp.kills-the-runtime",
@@ -47,14 +47,14 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(
         4,
         "seccomp.by-capability",
-        "A call that a capability is for is let through to who has it.",
+        "A call that needs a capability is allowed if the container has that capability.",
         by_capability,
     )
-    .hint("includes.caps of the profile, compared with what --cap-add and --cap-drop come to."),
+    .hint("Compare includes.caps of the profile with the result of --cap-add and --cap-drop."),
     Check::since(
         4,
         "seccomp.no-new-privileges",
-        "--security-opt no-new-privileges=false leaves it off, and the filter on.",
+        "--security-opt no-new-privileges=false leaves no_new_privs off, and the filter on.",
         privileges,
     )
     .needs(&[Need::Root])

@@ -21,76 +21,81 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect, inside};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "security.mount",
-        "It cannot mount: neither mount(2) nor any of the newer mount calls.", |it| {
+        "The container cannot mount: neither by mount(2) nor by any of the newer mount calls.", |it| {
         refused(it, &["mount", "umount2", "pivot_root", "fsopen", "fsconfig", "fsmount", "fspick",
             "open_tree", "move_mount", "mount_setattr"])
     })
     .hint("Each new call needs its line in the profile; only CAP_SYS_ADMIN opens it."),
-    Check::since(4, "security.unshare", "It makes and joins no namespaces.", |it| {
+    Check::since(4, "security.unshare", "The container makes and joins no namespaces.", |it| {
         refused(it, &["unshare(CLONE_NEWNS)", "setns", "clone(CLONE_NEWNS)"])
     })
     .hint("unshare, setns, and clone with any of the CLONE_NEW flags, by a mask on its first argument."),
     Check::since(4, "security.user-namespace",
-        "It makes no user namespace, in which it would have all capabilities again.", |it| {
+        "The container makes no user namespace, in which it would have all capabilities again.", |it| {
         refused(it, &["unshare(CLONE_NEWUSER)", "clone(CLONE_NEWUSER)"])
     })
-    .hint("No capability is asked for it by the kernel: only the filter stands before it. Most holes were \
-           behind it."),
-    Check::since(4, "security.clone3", "clone3, whose flags no filter can see, does not exist.", clone3)
-        .hint("ENOSYS, not EPERM: then the C library takes clone."),
-    Check::since(4, "security.bpf", "It loads no programs into the kernel.", |it| refused(it, &["bpf"]))
+    .hint("The kernel asks for no capability, so only the filter forbids it. Most holes were in code behind \
+           that call."),
+    Check::since(4, "security.clone3", "clone3 fails with ENOSYS, since no filter can see its flags.", clone3)
+        .hint("With ENOSYS, the C library calls clone instead; with EPERM it gives up."),
+    Check::since(4, "security.bpf",
+        "The container loads no programs into the kernel.", |it| refused(it, &["bpf"]))
         .hint("bpf(2), whatever the sysctl kernel.unprivileged_bpf_disabled says."),
-    Check::since(4, "security.perf", "It measures nobody.", |it| refused(it, &["perf_event_open"]))
+    Check::since(4, "security.perf",
+        "The container measures no process with perf.", |it| refused(it, &["perf_event_open"]))
         .hint("perf_event_open(2), whatever the sysctl kernel.perf_event_paranoid says."),
-    Check::since(4, "security.keyring-calls", "It uses no keyrings: they know no namespace.", |it| {
+    Check::since(4, "security.keyring-calls",
+        "The container uses no keyrings, since keyrings know no namespace.", |it| {
         refused(it, &["keyctl", "add_key", "request_key"])
     })
     .hint("keyctl, add_key and request_key are not in the profile."),
     Check::since(4, "security.file-handle",
-        "It opens no file by its handle.", |it| refused(it, &["open_by_handle_at"]))
+        "The container opens no file by its handle.", |it| refused(it, &["open_by_handle_at"]))
         .hint("A handle leads to any file of a file system, whatever is mounted: the attack called Shocker. \
                CAP_DAC_READ_SEARCH."),
     Check::since(4, "security.sockets",
-        "It has no sockets of the kernel's ciphers (AF_ALG), and none to the hypervisor (AF_VSOCK).", |it| {
+        "The container has no sockets of the kernel's ciphers (AF_ALG), and none to the hypervisor \
+         (AF_VSOCK).", |it| {
         refused(it, &["socket(AF_ALG)", "socket(AF_VSOCK)"])
     })
-    .hint("By the first argument of socket(2), all 64 bits of it."),
-    Check::since(4, "security.kexec", "It loads no other kernel, even as the host's root.", |it| {
+    .hint("Compare the first argument of socket(2), all 64 bits of it."),
+    Check::since(4, "security.kexec", "The container loads no other kernel, even as the host's root.", |it| {
         refused_to_host_root(it, &["kexec_load", "kexec_file_load"])
     })
     .needs(&[Need::Root])
         .hint("CAP_SYS_BOOT; and no line in the profile."),
     Check::since(4, "security.module",
-        "It loads and removes no modules of the kernel, even as the host's root.", |it| {
+        "The container loads and removes no modules of the kernel, even as the host's root.", |it| {
         refused_to_host_root(it, &["init_module", "finit_module", "delete_module"])
     })
     .needs(&[Need::Root])
-        .hint("CAP_SYS_MODULE, and the profile's line for those who have it."),
-    Check::since(4, "security.raw-socket", "Without CAP_NET_RAW it has no raw sockets.", raw_socket)
+        .hint("CAP_SYS_MODULE, and the profile's line for containers that have it."),
+    Check::since(4, "security.raw-socket",
+        "Without CAP_NET_RAW the container has no raw sockets.", raw_socket)
         .needs(&[Need::Root])
         .hint("--cap-drop: the effective and the permitted set, too, not the bounding set alone."),
     Check::since(4, "security.other-abi",
-        "System calls of the 32-bit ABI, whose numbers mean others, end the process.", other_abi)
+        "A system call of the 32-bit ABI ends the process, since its number means another call.", other_abi)
         .needs(&[Need::Abi32])
         .hint("The filter looks at seccomp_data.arch first: a list of numbers is good for one ABI."),
     Check::since(4, "security.ptrace-init",
-        "Nobody in it can trace an init, which is a process of the runtime's.", ptrace_init)
-        .hint("PR_SET_DUMPABLE 0, for the time between the capabilities and the exec, which never comes for \
-               an init."),
+        "No process of the container can trace an init, which is a process of the runtime.", ptrace_init)
+        .hint("PR_SET_DUMPABLE 0, for the time between the capabilities and the exec. An init never calls \
+               exec."),
     Check::since(4, "security.keyring",
-        "It has a session keyring of its own, without the keys of who started it.", keyring)
+        "The container has a session keyring of its own, without the caller's keys.", keyring)
         .needs(&[Need::Keyrings])
         .hint("keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: a user namespace does not replace the keyring."),
-    Check::since(4, "security.setuid", "A set-user-ID program of root's gives its user nothing.", setuid)
+    Check::since(4, "security.setuid", "A set-user-ID program of root gives its user no rights.", setuid)
         .needs(&[Need::Root])
         .hint("no_new_privs."),
     Check::since(4, "security.file-capabilities",
-        "A file with capabilities gives its user nothing, unless no-new-privileges is off.",
+        "A file with capabilities gives its user none, unless no-new-privileges is off.",
         file_capabilities)
         .needs(&[Need::Root])
         .hint("no_new_privs; and without it, no more than the bounding set."),
     Check::since(4, "cve.2022-29162",
-        "A file with inheritable capabilities gives nobody any, even with no-new-privileges off.",
+        "A file with inheritable capabilities gives no process any, even with no-new-privileges off.",
         inheritable)
         .needs(&[Need::Root])
         .hint("capset(2): the inheritable set is empty. Docker and runc filled it, so that such files \

@@ -24,40 +24,40 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "cve.2019-5736",
-        "The container's root cannot change the runtime's own file, not by /proc/1/exe, and not by a \
-         command that is `#!/proc/self/exe`.", own_program)
+        "The container's root cannot change the runtime's own file, neither by /proc/1/exe nor by a command \
+         that begins with `#!/proc/self/exe`.", own_program)
         .hint("Execute yourself anew, at the beginning, from a read-only mount that is attached nowhere, or \
                from a sealed memfd_create(2)."),
     Check::since(4, "cve.2019-5736-rootless",
-        "Nor can it where an ordinary user started it, whose own that file is.", own_program_rootless)
+        "The container of an ordinary user cannot change it either, though that user owns the file.",
+        own_program_rootless)
         .needs(&[Need::Rootless])
-        .hint("A mount can be made read-only in a user namespace, sent on a socket, and outlives the \
+        .hint("A mount can be made read-only in a user namespace, be sent through a socket, and outlive the \
                namespace."),
     Check::since(3, "cve.2024-21626",
-        "A link in the root does not lead the working directory, nor an interpreter, to the host by what \
-         the runtime has open.", by_descriptor)
-        .hint("/proc/self/fd/7 is a path: close what is open before the container's paths are used."),
+        "A link in the root does not lead the working directory, nor an interpreter, to the host through a \
+         descriptor of the runtime.", by_descriptor)
+        .hint("/proc/self/fd/7 is a path: close all descriptors before you use the container's paths."),
     Check::since(3, "cve.2024-45310",
-        "Somebody who shares a volume, and exchanges a folder in it and a link, cannot have a file made on \
+        "A process that shares a volume, and swaps a folder in it with a link, cannot have a file made on \
          the host.", made_on_host)
-        .hint("What is missing of a target is made as the rest is looked up: from descriptor to descriptor, \
+        .hint("Make missing folders in the same way as you look up the rest: from descriptor to descriptor, \
                with the host out of sight."),
     Check::since(4, "cve.2022-0492",
-        "The container mounts no cgroup filesystem, and has no release_agent to write to, as root or in a \
-         user namespace of its own.", release_agent)
-        .hint("mount(2) takes CAP_SYS_ADMIN; and the seccomp filter refuses unshare(2) to those who have it \
-               not."),
+        "The container mounts no cgroup filesystem, and finds no release_agent that it could write to, as \
+         root or in a user namespace of its own.", release_agent)
+        .hint("mount(2) takes CAP_SYS_ADMIN; and the seccomp filter refuses unshare(2) without that \
+               capability."),
     Check::since(2, "cve.2023-25809",
         "With the host's network, too, each mount of sysfs and of cgroups is read-only.", writable_cgroup)
-        .hint("What is mounted below /sys is not read-only because /sys is: mount_setattr(2) with \
-               AT_RECURSIVE."),
+        .hint("Mounts below /sys do not become read-only with /sys: mount_setattr(2) with AT_RECURSIVE."),
     Check::since(4, "cve.shocker",
         "A file handle opens no file of the host, even on a filesystem of which the container has a part.",
         by_handle)
-        .hint("CAP_DAC_READ_SEARCH lets open_by_handle_at(2) pass by every root: drop it, and leave the \
+        .hint("With CAP_DAC_READ_SEARCH, open_by_handle_at(2) ignores every root: drop it, and leave the \
                call out of the seccomp profile."),
     Check::since(3, "cve.overlay-options",
-        "A name of a layer is a name, and no further options of the overlay.", overlay_options)
+        "A layer's name cannot add options to the overlay.", overlay_options)
         .hint("`:` and `,` mean something in the options of an overlay: name the layers as /proc/self/fd/N."),
 ];
 

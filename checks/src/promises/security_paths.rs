@@ -18,29 +18,31 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect, inside, tree};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(1, "cve.2019-19921",
-        "Where /proc of the root is a link, no procfs is mounted where it leads.", proc_link)
-        .hint("mkdir(2) does not follow a link at the end of its path, mount(2) does. A /proc that the \
-               image has made may say that all is well (CVE-2023-27561)."),
+        "If /proc of the root is a link, no procfs is mounted at its target.", proc_link)
+        .hint("mkdir(2) does not follow a link at the end of its path, but mount(2) does. A /proc that the \
+               image has made may fake its files (CVE-2023-27561)."),
     Check::since(1, "cve.2026-41579",
-        "Where /dev of the root is a link to a folder of the host, nothing is made or removed there.",
+        "If /dev of the root is a link to a folder of the host, the runtime makes and removes nothing there.",
         dev_link)
         .hint("Touch /dev when the host is out of sight, and refuse a link (CVE-2026-47766 in crun)."),
     Check::since(4, "cve.2025-31133",
-        "Whatever a volume has in the place of /dev/null, what is hidden stays hidden.", null_link)
-        .hint("Open /dev/null, see that it is device 1:3, and mount it by descriptor."),
+        "If a volume replaces /dev/null, hidden files still stay hidden.", null_link)
+        .hint("Open /dev/null, check that it is device 1:3, and mount it by descriptor."),
     Check::since(2, "cve.2025-52565",
-        "Links in the place of /dev/console, /dev/pts and /dev/ptmx lead its terminal nowhere.", console_link)
-        .hint("A fresh /dev, in which no file of the image is in sight; and the terminal by TIOCGPTPEER, \
-               without its name."),
+        "Links in the place of /dev/console, /dev/pts and /dev/ptmx do not redirect the container's \
+         terminal.", console_link)
+        .hint("Use a fresh /dev without files of the image, and open the terminal by TIOCGPTPEER, without \
+               its name."),
     Check::since(3, "cve.2025-52881",
-        "What is written to /proc on the way does not go to files of the root; and nothing is mounted over \
-         files of /proc.", fake_proc)
-        .hint("Look at the type of the filesystem before you write to /proc or mount by /proc/self/fd: \
+        "The runtime's writes to /proc do not go to files of the root, and nothing is mounted over files of \
+         /proc.", fake_proc)
+        .hint("Check the type of the filesystem before you write to /proc or mount by /proc/self/fd: \
                fstatfs(2)."),
-    Check::since(4, "cve.masked-paths", "All that Docker hides in /proc and /sys is hidden.", masked)
+    Check::since(4, "cve.masked-paths", "All paths that Docker hides in /proc and /sys are hidden.", masked)
         .hint("A read-only tmpfs over a folder, /dev/null over a file; after the volumes."),
     Check::since(4, "cve.read-only-paths",
-        "All that Docker makes read-only in /proc cannot be written, by root of the host either.", read_only)
+        "All paths that Docker makes read-only in /proc cannot be written, even by the host's root.",
+        read_only)
         .hint("A bind mount onto itself, then MS_REMOUNT|MS_BIND|MS_RDONLY."),
 ];
 

@@ -20,18 +20,19 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("Block them before the clone and take them with sigwaitinfo(2), or install handlers: each is \
                sent on with kill(2)."),
     Check::since(0, "signal.fresh", "The command starts with no signal blocked and none ignored.", fresh)
-        .hint("Both survive exec. Rust ignores SIGPIPE; what the runtime blocks to wait for it, the child \
-               must unblock."),
+        .hint("Both survive exec. Rust ignores SIGPIPE. The runtime blocks signals to wait for them, and the \
+               child must unblock them."),
     Check::since(0, "signal.runtime-stays",
         "The runtime outlives the signals that it forwards.", runtime_stays)
         .hint("The container decides what a signal means: one that it ignores must not end the runtime."),
     Check::since(0, "signal.children-ignored",
-        "Who starts the runtime with SIGCHLD ignored gets the exit status all the same.", children_ignored)
+        "A caller that starts the runtime with SIGCHLD ignored gets the exit status all the same.",
+        children_ignored)
         .needs(&[Need::Program("bash")])
-        .hint("What is ignored survives exec, and then the kernel reaps children by itself: set it to its \
-               default before anything else."),
+        .hint("An ignored signal stays ignored after exec, and then the kernel reaps children by itself. Set \
+               it to its default before anything else."),
     Check::since(0, "signal.group-is-own",
-        "Away from a terminal, `kill 0` in the container does not reach who started the runtime.",
+        "Without a terminal, `kill 0` in the container does not reach the caller of the runtime.",
         group_is_own)
         .hint("A PID namespace does not bound a process group: setpgid(2) for the child."),
 ];

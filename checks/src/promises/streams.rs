@@ -18,12 +18,12 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The command inherits the three descriptors as they are."),
     Check::since(0, "stream.end", "The command reads the end of stdin.", end)
         .hint("Does the runtime hold the other end of the pipe open?"),
-    Check::since(0, "stream.large", "100 MB through stdin and stdout come out as they went in.", large)
+    Check::since(0, "stream.large", "100 MB pass through stdin and stdout unchanged.", large)
         .hint("Inherited descriptors need no copying, and so cannot go wrong."),
     Check::since(0, "stream.broken-pipe",
-        "A writer whose reader has gone ends, inside the container and outside.", broken_pipe)
-        .hint("SIGPIPE must have its default action in the child, and nobody but the reader may hold the \
-               reading end."),
+        "A writer ends when its reader has closed the pipe, inside the container and outside.", broken_pipe)
+        .hint("SIGPIPE must have its default action in the child, and only the reader may hold the reading \
+               end."),
 ];
 
 fn separate(subject: &Subject) -> Checked {

@@ -9,13 +9,13 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "sys.read-only", "/sys is a sysfs that cannot be written.", read_only)
-        .hint("MS_RDONLY: most of what can be written there is the host's."),
+        .hint("MS_RDONLY: most files there belong to the host."),
     Check::since(2, "sys.own-links", "/sys/class/net has the container's own network links.", own_links)
         .needs(&[Need::Bridge])
         .hint("A sysfs shows the network namespace of the process that mounts it: the child must mount it, \
                after the clone."),
     Check::since(2, "sys.host-network",
-        "With the host's network /sys shows its links, and nothing that the host has mounted below it.",
+        "With the host's network /sys shows the host's links, but none of the host's mounts below /sys.",
         host_network)
         .hint("Without AT_RECURSIVE: the host's cgroups, tracefs and more are mounted below /sys."),
 ];

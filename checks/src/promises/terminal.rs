@@ -16,15 +16,15 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The default command is /bin/sh: a shell is interactive when its stdin is a terminal."),
     Check::since(0, "terminal.interrupt",
         "Ctrl-C ends the command in the foreground, not the shell, not the runtime.", interrupt)
-        .hint("The terminal sends SIGINT to the foreground process group: that of the shell's command. \
-               tcsetpgrp(3)."),
+        .hint("The terminal sends SIGINT to the foreground process group, which is the group of the shell's \
+               command. tcsetpgrp(3)."),
     Check::since(0, "terminal.job-control", "Ctrl-Z, jobs, bg, fg and kill %1 work.", job_control)
         .hint("The shell needs the terminal as its controlling terminal, and must be able to become a \
                process group's leader."),
     Check::since(0, "terminal.given-back",
         "After the run the caller can use the terminal as before.", given_back)
-        .hint("tcsetpgrp(3) back to the caller's process group, from a process that ignores SIGTTOU, and \
-               tcsetattr(3) to what was there."),
+        .hint("Call tcsetpgrp(3) with the caller's process group, in a process that ignores SIGTTOU, and \
+               tcsetattr(3) with the old settings."),
 ];
 
 fn shell(subject: &Subject) -> Checked {

@@ -17,32 +17,36 @@ use crate::{Check, Checked, Failure, Subject, expect, inside};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "user.number",
-        "--user UID[:GID] is the user and the group, and no other group stays or is missing.", number)
+        "--user UID[:GID] sets the user and the group. No other group stays, and the primary group is among \
+         the supplementary ones.", number)
         .needs(&[Need::Root])
-        .hint("setgroups(2), setresgid(2), setresuid(2), in this order; a number that stands nowhere has \
-               the group 0. The primary group is among the supplementary ones (CVE-2022-36109)."),
+        .hint("setgroups(2), setresgid(2), setresuid(2), in this order. A number without a line in \
+               /etc/passwd has the group 0. Without the primary group, a setgid program could shed it \
+               (CVE-2022-36109)."),
     Check::since(4, "user.name",
-        "--user NAME has the ids, groups and home that the container's own files say.", name)
+        "--user NAME has the ids, groups and home of the container's own files.", name)
         .needs(&[Need::Root])
-        .hint("/etc/passwd and /etc/group of the container's root, read after it is entered; a group that \
-               is given is the only one."),
-    Check::since(4, "user.image", "An image's User is honoured, unless --user says another.", image)
+        .hint("Read /etc/passwd and /etc/group of the container's root after it is entered. A group in the \
+               option replaces all others."),
+    Check::since(4, "user.image", "An image's User counts, unless --user names another.", image)
         .needs(&[Need::Root])
-        .hint("As a name or a number, with a group or without, as --user takes it."),
-    Check::since(4, "user.home", "HOME is the user's, unless it is set.", home)
+        .hint("It is a name or a number, with a group or without, as for --user."),
+    Check::since(4, "user.home",
+        "HOME is the user's home directory, unless an option or the image sets it.", home)
         .needs(&[Need::Root])
-        .hint("The sixth field of /etc/passwd; / for a number that stands nowhere."),
+        .hint("The sixth field of /etc/passwd; / for a number without a line there."),
     Check::since(4, "user.unknown",
-        "A name that stands nowhere, and an id that the container does not have, are refused.", unknown)
+        "A name without a line in /etc/passwd, and an id that the container does not have, are refused.",
+        unknown)
         .needs(&[Need::Root])
         .hint("Exit status 125, before the command. EINVAL from setresuid(2) says that the user namespace \
                has no such id."),
     Check::since(4, "user.streams", "The user may open its own streams by their paths.", streams)
         .needs(&[Need::Root])
-        .hint("A pipe belongs to who made it: fchown(2), before the user is another."),
-    Check::since(4, "user.umask", "Its umask is 022, whatever the caller's is.", umask)
+        .hint("A pipe belongs to its maker: fchown(2), before the process changes its user."),
+    Check::since(4, "user.umask", "The command's umask is 022, whatever the caller's is.", umask)
         .not_new()
-        .hint("umask(2) in the child: it is inherited through everything."),
+        .hint("Call umask(2) in the child: all later processes inherit it."),
 ];
 
 /// The ids of a container's first process, as numbers of the container: user, group, supplementary groups.

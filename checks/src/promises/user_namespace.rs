@@ -19,12 +19,14 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(4, "userns.auto", "Its ids are 65,536 of the host's, of a range that nobody else has.", auto)
+    Check::since(4, "userns.auto",
+        "The container has 65,536 ids of the host, in a range that no user and no other container has.", auto)
         .needs(&[Need::Root])
         .hint("clone(2) with CLONE_NEWUSER; the parent writes /proc/PID/uid_map and gid_map, once, before \
                the child goes on."),
     Check::since(4, "userns.own-range",
-        "Two containers have different ids, and what one had is free when it has ended.", own_range)
+        "Two containers have different ids, and the ids of a container are free when it has ended.",
+        own_range)
         .needs(&[Need::Root, Need::IdmappedMounts])
         .hint("A file for each range, and a lock on it, which the kernel releases whatever happens: \
                flock(2)."),
@@ -32,31 +34,35 @@ pub(crate) const CHECKS: &[Check] = &[
         "A range that has an owner on the host is given to no container.", no_strangers)
         .needs(&[Need::Root, Need::IdmappedMounts])
         .hint("Look at /etc/passwd, /etc/group, /etc/subuid and /etc/subgid first."),
-    Check::since(4, "userns.host", "With --userns host it has no user namespace of its own.", of_host)
+    Check::since(4, "userns.host",
+        "With --userns host the container has no user namespace of its own.", of_host)
         .needs(&[Need::Root])
         .hint("Leave CLONE_NEWUSER out."),
-    Check::since(4, "userns.given", "--uidmap and --gidmap, repeated, are its maps.", given)
+    Check::since(4, "userns.given", "--uidmap and --gidmap, repeated, are the container's maps.", given)
         .needs(&[Need::Root])
-        .hint("All ranges in one write: the kernel takes no second one."),
+        .hint("Write all ranges at once: the kernel takes no second write."),
     Check::since(4, "userns.subordinate",
-        "With --subuidname its ids are those of /etc/subuid and /etc/subgid.", subordinate)
+        "With --subuidname the container's ids are those of /etc/subuid and /etc/subgid.", subordinate)
         .needs(&[Need::Root])
-        .hint("Each line USER:FIRST:COUNT of the user's, one after the other, from the container's 0 on."),
+        .hint("Take each line USER:FIRST:COUNT of the user, one after the other, from the container's 0 on."),
     Check::since(4, "userns.root-files",
-        "Files of its root have their owners inside, and what it makes has its own ids on the disk.",
+        "The container sees the files of its root with their owners, and new files have its own ids on the \
+         disk.",
         root_files)
         .not_new()
         .needs(&[Need::Root, Need::IdmappedMounts])
-        .hint("Idmapped mounts of the layers, mount_setattr(2): without them all files are nobody's."),
-    Check::since(4, "userns.image-files", "Files of an image have the image's owners inside.", image_files)
+        .hint("Idmapped mounts of the layers, mount_setattr(2): without them all files belong to nobody."),
+    Check::since(4, "userns.image-files",
+        "The container sees files of an image with the image's owners.", image_files)
         .not_new()
         .needs(&[Need::Root])
         .hint("As with any other layer."),
     Check::since(4, "userns.volume",
-        "In a volume, users of the host are nobody, and what it makes has the host's ids of its range.",
+        "In a volume, files of the host's users belong to nobody, and new files have the host's ids of the \
+         container's range.",
         volume)
         .needs(&[Need::Root])
-        .hint("A volume is as on the host: without an idmapped mount."),
+        .hint("A plain volume keeps the host's owners: use no idmapped mount."),
 ];
 
 /// The host ids that Congo gives away.

@@ -18,64 +18,66 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(3, "volume.bind", "A host's folder is mounted, and what is written goes there.", bind)
+    Check::since(3, "volume.bind", "A host's folder is mounted, and the container's files go there.", bind)
         .hint("open_tree(2) before the root is entered, move_mount(2) after it."),
     Check::since(3, "volume.relative",
-        "`.`, `./DIR` and `../DIR` are the host's, from the working directory of the caller.", relative)
+        "`.`, `./DIR` and `../DIR` are folders of the host, relative to the caller's working directory.",
+        relative)
         .hint("A source with neither a slash nor a dot at its beginning is a name."),
     Check::since(3, "volume.file", "A single file can be a volume.", file)
-        .hint("A file is mounted on a file: make an empty one where nothing is."),
+        .hint("A file is mounted on a file: make an empty one where none is."),
     Check::since(3, "volume.makes-source",
-        "A folder that is missing on the host is made, and that is said.", makes_source)
+        "The runtime makes a folder that is missing on the host, and says so.", makes_source)
         .hint("As docker run -v does. --mount refuses it."),
     Check::since(3, "volume.read-only",
-        "With :ro nothing can be written, not even to a mount below it.", read_only)
+        "With :ro the container can write nothing, not even to a mount below the volume.", read_only)
         .hint("mount_setattr(2) with AT_RECURSIVE."),
     Check::since(3, "volume.private",
-        "What is mounted on the host later does not appear in a volume, nor the other way round.", |it| {
+        "A later mount on the host does not appear in a volume, nor the other way round.", |it| {
         appears(it, &["", ":private", ":rprivate"], (false, false))
     })
         .hint("rprivate is Docker's default: the copy of a shared mount is shared, until you change that."),
     Check::since(3, "volume.rslave",
-        "With rslave what is mounted on the host later appears, and not the other way round.", |it| {
+        "With rslave a later mount on the host appears in the volume, and not the other way round.", |it| {
         appears(it, &[":rslave", ":slave"], (true, false))
     })
         .hint("MS_SLAVE, while the source still shares with the host: copy it before you make the mounts \
                private."),
-    Check::since(3, "volume.rshared", "With rshared each side sees what the other mounts later.", |it| {
+    Check::since(3, "volume.rshared", "With rshared each side sees the later mounts of the other.", |it| {
         appears(it, &[":rshared", ":ro,shared"], (true, true))
     })
         // The kernel lets nothing out of a user namespace.
         .needs(&[Need::Root])
         .hint("MS_SHARED, as rslave."),
     Check::since(3, "volume.not-shared",
-        "A volume of a mount that shares nothing is refused with shared and slave.", not_shared)
+        "The options shared and slave are refused for a mount that is not shared.", not_shared)
         .not_new()
         .hint("The copy of a mount shares with the host what that mount shares: see the tags in mountinfo, \
                shared:N and master:N."),
     Check::since(3, "volume.named", "A named volume is filled from the root, and kept.", named)
-        .hint("Fill it before it is mounted over what it is filled from."),
+        .hint("Fill it before you mount it over the folder that it is filled from."),
     Check::since(3, "volume.filled-exactly",
-        "What a volume is filled with keeps owners, modes, times, links and attributes.", filled_exactly)
+        "A filled volume has the same owners, modes, times, links and attributes as the root.",
+        filled_exactly)
         // To give files away.
         .needs(&[Need::Root])
         .hint("For each file: owner, extended attributes, mode, times, in this order, as each changes one \
                that comes later."),
     Check::since(3, "volume.filled-once",
-        "A volume that is not empty is not filled, and none with nocopy.", filled_once)
-        .hint("Look whether it is empty; what somebody has deleted in it is to stay deleted."),
+        "A volume with files in it is not filled, and no volume is filled with nocopy.", filled_once)
+        .hint("Look whether it is empty: deleted files must stay deleted."),
     Check::since(3, "volume.anonymous",
-        "TARGET alone is a volume that is filled, and gone after the run.", anonymous)
+        "TARGET alone is a volume that is filled, and removed after the run.", anonymous)
         .hint("In the container's own folder."),
     Check::since(3, "volume.mount-option",
         "--mount knows type, source, target, readonly and the other keys.", mount_option)
-        .hint("Docker's names: src, dst, destination and ro are others for the same."),
+        .hint("Docker's names src, dst, destination and ro mean the same."),
     Check::since(3, "volume.mount-missing",
-        "--mount refuses a source that is missing, and makes none.", mount_missing)
+        "--mount refuses a source that is missing, and makes no folder.", mount_missing)
         .not_new()
         .hint("Look at all sources before you make the first."),
     Check::since(3, "volume.tmpfs",
-        "--tmpfs is memory of the size and mode asked for, nosuid, nodev and noexec.", tmpfs)
+        "--tmpfs is memory with the size and mode of its options, nosuid, nodev and noexec.", tmpfs)
         .hint("Options of tmpfs(5); the flags are Docker's defaults."),
 ];
 

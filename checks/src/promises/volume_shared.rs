@@ -18,21 +18,22 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.in-use",
-        "A volume that a container uses is neither filled nor emptied by another one, even when that fails.",
+        "A volume that a container uses is neither filled nor emptied by another one, even when the other \
+         one fails.",
         in_use)
-        .hint("Each user holds a shared lock on it, flock(2); only who has it alone may fill it, or remove \
-               what is half."),
+        .hint("Each user of a volume holds a shared lock on it, flock(2). Only the sole user may fill it, or \
+               remove incomplete files."),
     Check::since(3, "volume.whole-or-empty",
-        "A volume that cannot be filled is empty afterwards, and what is written to it then stays.",
+        "A volume that cannot be filled is empty afterwards, and later files in it stay.",
         whole_or_empty)
-        .hint("Remove what has been copied when the copy fails, in the same run: the next one cannot know \
-               whose it is."),
+        .hint("When the copy fails, remove the copied files in the same run: the next run cannot tell them \
+               from others."),
     Check::since(3, "volume.killed",
-        "After a SIGKILL in the midst of filling a volume the next run fills it anew.", killed)
-        .hint("A mark beside the data, made before it is filled and changed after it; the lock is free when \
-               the runtime is dead."),
+        "After a SIGKILL while a volume is filled, the next run fills it anew.", killed)
+        .hint("Make a mark beside the data before you fill it, and change the mark afterwards. The lock is \
+               free when the runtime is dead."),
     Check::since(3, "volume.lock-order",
-        "Two runs with the same volumes, in whatever order, do not wait for each other.", lock_order)
+        "Two runs with the same volumes, in whatever order, do not deadlock.", lock_order)
         .hint("Lock all of them in the order of their names, before the first is filled."),
     Check::since(3, "volume.waiting",
         "A run that waits until another one has filled a volume can be ended by Ctrl-C and SIGTERM.", waiting)

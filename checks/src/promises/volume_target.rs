@@ -24,8 +24,8 @@ pub(crate) const CHECKS: &[Check] = &[
         "A symbolic link in the root does not lead a volume to the host.", target_links)
         .hint("openat2(2), RESOLVE_IN_ROOT."),
     Check::since(3, "volume.target-made",
-        "Where nothing is at TARGET, it is made, with the folders above it, and where a link leads that \
-         leads nowhere.", target_made)
+        "A missing TARGET is made, with the folders above it, even at the end of a link whose target is \
+         missing.", target_made)
         .hint("Walk from name to name, and follow links by hand: O_CREAT with O_EXCL follows none."),
     Check::since(3, "volume.nested", "A volume can lie in another, in whatever order they are given.", nested)
         .hint("Docker sorts by the number of names in TARGET."),
@@ -33,17 +33,17 @@ pub(crate) const CHECKS: &[Check] = &[
         "A volume can lie over a file in /dev, and over /etc/hosts.", over_files)
         .hint("The volumes come last."),
     Check::since(3, "volume.refused",
-        "A volume over /, /proc or /sys is refused, even through a link, and nothing is left of those \
-         before it.", refused)
+        "A volume over /, /proc or /sys is refused, even through a link, and no volume before it leaves \
+         anything behind.", refused)
         .not_new()
-        .hint("Look at where the target leads, when it is open: statfs(2) tells procfs and sysfs."),
+        .hint("Open the target, and look at its filesystem: statfs(2) tells procfs and sysfs."),
     Check::since(3, "volume.race",
-        "Somebody who shares a volume, and exchanges a folder in it and a link, cannot lead a mount to the \
+        "A process that shares a volume, and swaps a folder in it with a link, cannot lead a mount to the \
          host.", race)
         .hint("Look TARGET up and mount on it by the same descriptor, when the host is out of sight \
                (CVE-2021-30465)."),
     Check::since(3, "volume.old-kernel",
-        "Without mount_setattr(2) and openat2(2) it is the same: links lead nowhere, and :ro is recursive.",
+        "Without mount_setattr(2) and openat2(2), links still lead nowhere, and :ro is still recursive.",
         old_kernel)
         .needs(&[Need::Program("strace")])
         .hint("ENOSYS: before 5.12 remount each mount below it, before 5.6 walk from name to name with \
