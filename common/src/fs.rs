@@ -3,6 +3,7 @@
 
 pub mod cgroupfs;
 pub(crate) mod claim;
+pub(crate) mod holes;
 pub mod mount;
 pub mod overlay;
 pub(crate) mod own;

@@ -5,7 +5,7 @@
 //! rename(2).
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 
 use super::bad_input::error;
 use super::image_tools::{container_root, root, tool};
+use super::volume::takes_little;
 use crate::container::Container;
-use crate::image::{Archive, Home, Layer, Layout, Programs, base, config};
+use crate::image::{Archive, Entry, Home, Layer, Layout, Programs, base, config};
 use crate::kernel::{eventually, listing};
 use crate::tree::same;
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
@@ -33,6 +34,10 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Root])
         .hint("overlayfs's whiteouts and opaque folders become .wh.NAME and .wh..wh..opq; hard links and \
                attributes are kept."),
+    Check::since(3, "image.commit-holes",
+        "A file with a hole of a GiB makes no large image, nor do zeroes of a layer take room.", holes)
+        .hint("A tar archive can list a file's holes: \"Storing Sparse Files\" in the GNU tar manual. Of a \
+               layer, leave out the blocks of zeroes, and set the size at the end."),
     Check::since(3, "image.commit-tags",
         "--commit adds a tag to an existing layout, and refuses anything else at its path before the run.",
         targets)
@@ -124,6 +129,44 @@ fn round_trip(subject: &Subject) -> Checked {
     container.output()?.ok()?;
     let home = Home::new(subject, "tree-home")?;
     same("the container and its image", &expected, &home.tree(&["--image", &out])?)
+}
+
+fn holes(subject: &Subject) -> Checked {
+    // Written out, as Docker does it, and then a few bytes to read.
+    let zeroes = [&[0; 8 << 20][..], b"end"].concat();
+    let entry = Entry { name: b"t/zeroes", data: &zeroes, ..Entry::default() };
+    let layer = Layer::gzip(Archive::default().folder("t").entry(&entry))?;
+    let image = Layout::of(subject, "holes", &config(json!({})), &[base()?, layer])?.name();
+    let out = subject.empty_folder("holes-out")?.join("image.tar").display().to_string();
+    let options = ["--image", &image, "--commit", &out];
+    let container = subject.hold(&[subject.as_host_root(), &options].concat())?;
+    let at = container.first()?.path("root/t");
+    let there = fs::metadata(at.join("zeroes"))?;
+    expect("the size of a file of zeroes", zeroes.len() as u64, there.len())?;
+    ensure(there.blocks() < 2048, || {
+        Failure::new("its zeroes take no room", format!("{} blocks of 512 bytes", there.blocks()))
+    })?;
+    let file = fs::File::create(at.join("holes"))?;
+    file.set_len(1 << 30)?;
+    file.write_all_at(b"middle", 500_000_000)?;
+    container.output()?.ok()?;
+    let base = sizes(Path::new(&image))?;
+    let size = fs::metadata(&out)?.len();
+    ensure(size < base + (1 << 18), || {
+        Failure::new(format!("an image of little more than {base} bytes"), format!("{size} bytes"))
+    })?;
+    let container = subject.hold(&[subject.as_host_root(), &["--image", &out]].concat())?;
+    let found = fs::File::open(container.first()?.path("root/t/holes"))?;
+    let mut middle = [0; 6];
+    found.read_exact_at(&mut middle, 500_000_000)?;
+    expect("what stands between the holes", b"middle", &middle)?;
+    takes_little(&found.metadata()?)
+}
+
+/// How large the blobs of a layout are.
+fn sizes(layout: &Path) -> std::io::Result<u64> {
+    let blobs = fs::read_dir(layout.join("blobs/sha256"))?;
+    blobs.map(|blob| Ok(blob?.metadata()?.len())).sum()
 }
 
 /// Does everything that makes a difference in a writable layer.
@@ -266,6 +309,8 @@ fn tools(subject: &Subject) -> Checked {
         arguments.extend(commit.iter().map(String::as_str));
         let container = subject.hold(&[subject.as_host_root(), &arguments].concat())?;
         fs::write(container.first()?.path("root/new"), "x")?;
+        // Other tools read our list of holes.
+        fs::File::create(container.first()?.path("root/holes"))?.set_len(3 << 20)?;
         let tree = container_root(&container)?;
         container.output()?.ok()?;
         let archive = out.contains(".tar");

@@ -2,7 +2,7 @@
 //! share mounts. open_tree(2), mount_setattr(2), mount_namespaces(7), tmpfs(5).
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Root])
         .hint("For each file: owner, extended attributes, mode, times, in this order, as each changes one \
                that comes later."),
+    Check::since(3, "volume.keeps-holes",
+        "A file with a hole of a GiB takes no more room in the volume that is filled with it.", keeps_holes)
+        .hint("lseek(2) with SEEK_DATA and SEEK_HOLE says where there is something to copy."),
     Check::since(3, "volume.filled-once",
         "A volume with files in it is not filled, and no volume is filled with nocopy.", filled_once)
         .hint("Look whether it is empty: deleted files must stay deleted."),
@@ -271,6 +274,28 @@ fn filled_exactly(subject: &Subject) -> Checked {
     let container = subject.hold(&[subject.as_host_root(), &options].concat())?;
     let found = tree::read(&container.first()?.path("root/data"))?;
     same("the folder of the layer and the volume", &tree::read(&data)?, &found)
+}
+
+fn keeps_holes(subject: &Subject) -> Checked {
+    let (layer, text) = folder(subject, "to-fill-sparsely")?;
+    fs::create_dir(layer.join("data"))?;
+    let file = fs::File::create(layer.join("data/holes"))?;
+    file.set_len(1 << 30)?;
+    file.write_all_at(b"middle", 500_000_000)?;
+    let container = subject.hold(&["--layer", &text, "-v", "/data"])?;
+    let copied = fs::File::open(container.first()?.path("root/data/holes"))?;
+    let mut middle = [0; 6];
+    copied.read_exact_at(&mut middle, 500_000_000)?;
+    expect("what stands between the holes", b"middle", &middle)?;
+    takes_little(&copied.metadata()?)
+}
+
+/// Fails unless a file of a GiB takes less than a MiB of the disk.
+pub(super) fn takes_little(file: &fs::Metadata) -> Checked {
+    expect("the size of a file with holes", 1 << 30, file.len())?;
+    ensure(file.blocks() < 2048, || {
+        Failure::new("its holes take no room", format!("{} blocks of 512 bytes", file.blocks()))
+    })
 }
 
 fn filled_once(subject: &Subject) -> Checked {

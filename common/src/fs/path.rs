@@ -56,7 +56,27 @@ pub fn open_beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// The same, and makes what is missing: directories on the way, and `what` at its end. Where a link leads to
+/// Opens a path of names beneath the directory `root` itself, whatever it is, for no reading (O_PATH). No
+/// symbolic link is followed: one on the way is an error, one at the end is what is opened.
+///
+/// # Errors
+/// ENOENT, ENOTDIR; ELOOP for a link on the way.
+#[cfg(feature = "image")]
+pub(crate) fn open_itself(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(ITSELF).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    match openat2(root, path, how) {
+        // As in `open_beneath`.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            let mut names = path.iter();
+            let first = openat(root, names.next().unwrap_or_default(), ITSELF, Mode::empty())?;
+            names.try_fold(first, |above, name| openat(&above, name, ITSELF, Mode::empty()))
+        }
+        result => result,
+    }
+}
+
+/// The same as [`open_beneath`], and makes what is missing: directories on the way, and `what` at its end. Where a link leads to
 /// a place that is not there yet, it is made at that place. Modes are those of mkdir(1) and touch(1), less
 /// the umask.
 ///

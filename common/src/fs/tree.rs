@@ -12,7 +12,6 @@ mod tests;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -28,6 +27,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, fchownat, linkat, symlinkat};
 #[cfg(feature = "idmap")]
 use nix::unistd::geteuid;
 
+use crate::fs::holes;
 use crate::fs::mount::mounts_beneath;
 use crate::fs::xattr;
 use crate::sys::error::{Context, Error, Result, errno};
@@ -209,10 +209,10 @@ impl Copy<'_> {
 fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> nix::Result<()> {
     // Not to wait for a writer, if there is a pipe by now.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let mut source = fs::File::from(openat(from, name, flags, Mode::empty())?);
+    let source = fs::File::from(openat(from, name, flags, Mode::empty())?);
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let mut copied = fs::File::from(openat(to, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    io::copy(&mut source, &mut copied).map(drop).map_err(|error| errno(&error))
+    let copied = fs::File::from(openat(to, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    holes::copy(&source, &copied).map_err(|error| errno(&error))
 }
 
 /// The names in a directory: all at once, as names may be added while they are read.

@@ -32,6 +32,21 @@ pub(crate) fn list(path: &Path) -> nix::Result<Vec<OsString>> {
     }
 }
 
+/// The names of the attributes of the file to which a link leads.
+#[cfg(feature = "image")]
+pub(crate) fn list_of_target(path: &Path) -> nix::Result<Vec<OsString>> {
+    match xattr::list_deref(path).map_err(|error| errno(&error)) {
+        Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
+        names => Ok(names?.collect()),
+    }
+}
+
+/// The value of an attribute of the file to which a link leads. ENODATA without it.
+#[cfg(feature = "image")]
+pub(crate) fn get_of_target(path: &Path, name: impl AsRef<OsStr>) -> nix::Result<Vec<u8>> {
+    xattr::get_deref(path, name).map_err(|error| errno(&error))?.ok_or(Errno::ENODATA)
+}
+
 /// The value of an attribute. ENODATA without it.
 pub(crate) fn get(path: &Path, name: impl AsRef<OsStr>) -> nix::Result<Vec<u8>> {
     xattr::get(path, name).map_err(|error| errno(&error))?.ok_or(Errno::ENODATA)

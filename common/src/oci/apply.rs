@@ -10,10 +10,10 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -27,6 +27,7 @@ use super::lost::Lost;
 use super::name::{self, Whiteout, whiteout};
 use super::refusal::Refusal;
 use super::tar::{Entries, Entry, Kind};
+use crate::fs::holes;
 use crate::fs::tree::remove_all;
 use crate::fs::xattr;
 use crate::sys::privilege::Privilege;
@@ -301,15 +302,15 @@ impl<'a> Tree<'a> {
             .custom_flags(libc::O_NOFOLLOW)
             .open(at)?;
         match &entry.sparse {
-            None => drop(io::copy(data, &mut &file)?),
+            None => drop(holes::write(data, &file, 0)?),
             Some(sparse) => {
-                file.set_len(sparse.size)?;
                 for &(offset, length) in &sparse.pieces {
-                    io::copy(&mut data.take(length), &mut At { file: &file, offset })?;
+                    holes::write(data.take(length), &file, offset)?;
                 }
             }
         }
-        Ok(())
+        // What follows the last block that was written is a hole.
+        if size > 0 { Ok(file.set_len(size)?) } else { Ok(()) }
     }
 }
 
@@ -317,24 +318,6 @@ impl<'a> Tree<'a> {
 fn parts(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     let is_part = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
     path.components().rev().filter(is_part).map(|part| part.as_os_str().to_owned())
-}
-
-/// Writes at a place of a file.
-struct At<'a> {
-    file: &'a File,
-    offset: u64,
-}
-
-impl io::Write for At<'_> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let count = self.file.write_at(buffer, self.offset)?;
-        self.offset += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 fn device(entry: &Entry, at: &Path) -> Result<(), Refusal> {
