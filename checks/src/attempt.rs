@@ -1,8 +1,8 @@
 //! The attempts: each does on the kernel what a step will do, and leaves nothing when its process has ended.
 //! What can stay is a kernel module that the kernel loads for it.
 //!
-//! Order: `user` comes first and changes the whole process, which must have one thread; every other one runs
-//! in a thread with namespaces of its own. Links and tables are made in a network namespace, mounts in a
+//! Order: `user` comes first and changes the whole process, which must have one thread. Every other attempt
+//! runs in a thread with namespaces of its own. Links and tables are made in a network namespace, mounts in a
 //! private mount namespace, never in the host's. Man pages: unshare(2), user_namespaces(7), netlink(7),
 //! rtnetlink(7), nft(8).
 
@@ -168,8 +168,8 @@ fn nft() -> Tried {
     }
 }
 
-/// Looks, as the user who will run step 4, for the cgroup that the step would use: one above its own, as a
-/// cgroup with processes cannot pass controllers on.
+/// Looks, as the user of step 4, for the cgroup that the step would use. It lies above the user's own one, as
+/// a cgroup with processes cannot pass controllers on.
 fn delegation() -> Tried {
     let cgroup = myself().cgroup().map_err(|failure| failure.found)?;
     let own = cgroup.folder("memory").map_err(|failure| failure.found)?;

@@ -100,9 +100,8 @@ impl Own {
             }
             false => set_up_v1(&hierarchy.point, &folder)?,
         }
-        // The checks measure what a container gets of the processors: against the rest of the machine all
-        // that is in here has the largest weight, so that a container's own limits are all that holds it
-        // back.
+        // The checks measure a container's share of the processors. So their own cgroup has the largest
+        // weight against the rest of the machine. Then only a container's own limits hold the container back.
         for (file, largest) in [("cpu.shares", "262144"), ("cpu.weight", "10000")] {
             if folder.join(file).exists() {
                 fs::write(folder.join(file), largest)?;

@@ -244,7 +244,7 @@ pub(crate) fn end(runtime: &mut Child) {
     }
 }
 
-/// What comes out of a pipe, read by a thread, so that a writer never waits for a check.
+/// The output of a pipe. A thread reads it, so that a writer never waits for a check.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     content: Mutex<Content>,

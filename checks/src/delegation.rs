@@ -1,8 +1,8 @@
 //! A part of cgroup v2 that belongs to an ordinary user, as systemd gives one: cgroups(7), "Delegation".
 //!
-//! Kernel objects: a cgroup at the top of v2, which is the user's with the files that it may write to, and in
-//! it one for the processes that start there: a cgroup that passes controllers on has no processes of its
-//! own.
+//! Kernel objects: a cgroup at the top of v2 belongs to the user, with the files that the user may write to.
+//! In it lies a second cgroup, for the processes that start there. A cgroup that passes controllers on has no
+//! processes of its own.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -55,7 +55,7 @@ impl Delegated {
 
 impl Drop for Delegated {
     fn drop(&mut self) {
-        // What was started there is about to end.
+        // The processes that started there are about to end.
         for folder in [self.started(), self.0.clone()] {
             eventually(std::time::Duration::from_secs(5), || fs::remove_dir(&folder).is_ok());
         }

@@ -23,7 +23,7 @@ pub struct Exercise {
     pub id: &'static str,
     /// Which step's binary is changed to solve it.
     pub step: u8,
-    /// What is asked.
+    /// The exercise's task.
     pub sentence: &'static str,
     /// Where to begin.
     pub hint: &'static str,

@@ -1,15 +1,16 @@
 //! A host of the checks' own, and the guard that compares it before and after each check.
 //!
-//! The checks put themselves into a mount namespace whose mounts are shared, as systemd shares a host's, and
-//! into UTS, IPC and network namespaces, the last with its loopback interface up. So a runtime that forgets
-//! to make its mounts private is caught on every machine, and a learner's mistake cannot unmount or rename
-//! what is not the checks' own. As a subreaper the checks become the parent of every process that outlives
-//! its runtime. Started by root, they have cgroups of their own, too: see `cgroups.rs`. So other people's
-//! runtimes can come and go on the same machine: none of what they make is on this host, and all that is new
-//! on it was made by a runtime of these checks.
+//! The checks put themselves into a mount namespace whose mounts are shared, as systemd shares a host's. They
+//! also have UTS, IPC and network namespaces, the last with its loopback interface up. So a runtime that
+//! forgets to make its mounts private is caught on every machine. And a learner's mistake can unmount or
+//! rename nothing outside of these namespaces. As a subreaper the checks become the parent of every process
+//! that outlives its runtime. Started by root, they have cgroups of their own, too: see `cgroups.rs`. Other
+//! people's runtimes can come and go on the same machine, since they make nothing on this host. Every new
+//! object on it comes from a runtime of these checks.
 //!
-//! An ordinary user gets such a host, too, in a user namespace in which it keeps its own ids: the checks have
-//! all capabilities there, and the runtime that they start has none, as exec takes them from who is not root.
+//! An ordinary user gets such a host, too, in a user namespace with the user's own ids. The checks have all
+//! capabilities there. The runtime that they start has none, as an exec takes them from a user other than
+//! root.
 //!
 //! Call [`enter`] once, before any thread is started. Man pages: mount_namespaces(7), user_namespaces(7),
 //! PR_SET_CHILD_SUBREAPER(2const).
@@ -35,9 +36,9 @@ use crate::{Checked, Failure, Subject, needs, netlink, network};
 /// How long what a run leaves may take to go: the kernel frees some things after the last process is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Moves this process, and what it starts, to a host of its own, on which a step is tried. Where it cannot be
-/// had because the caller is an ordinary user, all checks are skipped, with the reason. What is returned must
-/// be held for as long as checks run.
+/// Moves this process, and all that it starts, to a host of its own, on which a step is tried. If an ordinary
+/// user cannot have such a host, all checks are skipped, with the reason. Hold the result for as long as
+/// checks run.
 ///
 /// # Errors
 /// EPERM for root without `CAP_SYS_ADMIN`.
@@ -253,17 +254,16 @@ fn links() -> BTreeSet<String> {
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
-/// What images and options are to leave in the state folder: unpacked layers, their copies for other ids, and
-/// what has a name for the next run.
+/// The files that images and options leave in the state folder on purpose: unpacked layers, their copies for
+/// other ids, and named folders for the next run.
 const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
-/// How what other people's runs leave for a while in folders that all share begins: other checks' folders,
-/// and the socket of a runtime that was given no `$TMPDIR`. The runs of these checks have a `$TMPDIR` of
-/// their own.
+/// How the names of other people's files begin, in folders that all users share: other checks' folders, and
+/// the socket of a runtime without `$TMPDIR`. The runs of these checks have a `$TMPDIR` of their own.
 const OF_OTHERS: [&str; 2] = [crate::subject::PREFIX, "congo-slirp-"];
 
-/// The state folder but for what is in root filesystems or to stay, the subject's temporary files, and what
-/// carries Congo's name where temporary files usually are.
+/// The state folder, without root filesystems and files that are meant to stay; the subject's temporary
+/// files; and files with Congo's name where temporary files usually are.
 fn files(subject: &Subject) -> BTreeSet<PathBuf> {
     let home = subject.home();
     // No further up: the host's own root has a /proc, too.

@@ -1,9 +1,9 @@
 //! What only a process of the container can do: the checks' own executable goes into its root, and does it
 //! there.
 //!
-//! Called with [`ASKED`], an executable of the checks does what is asked instead of its own work. [`install`]
-//! copies it with the libraries that it needs, as the root may have others. Kernel objects: the controlling
-//! terminal, the root directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
+//! Called with [`ASKED`], an executable of the checks acts on a request instead of doing its own work.
+//! [`install`] copies it with the libraries that it needs, as the root may have others. Kernel objects: the
+//! controlling terminal, the root directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
 
 mod acts;
 pub mod files;

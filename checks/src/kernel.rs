@@ -365,8 +365,8 @@ impl Cgroup {
         Ok(folder)
     }
 
-    /// The text of a control file, by its name in v1 or in v2, whichever has the controller: the part of the
-    /// name before the dot.
+    /// The text of a control file, by its name in v1 or in v2, whichever has the controller. The controller
+    /// is the part of the name before the dot.
     ///
     /// # Errors
     /// When neither has the controller, or the file is not there: no cgroup but the root has limits.

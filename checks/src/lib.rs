@@ -132,7 +132,7 @@ pub type Checked = Result<(), Failure>;
 pub struct Failure {
     /// What should have been seen.
     pub expected: String,
-    /// What was seen.
+    /// The result that the check saw.
     pub found: String,
     /// Whether it is the guard that failed: the promise may be kept, but the host is not as it was.
     pub left_behind: bool,

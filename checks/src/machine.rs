@@ -1,11 +1,11 @@
-//! What this machine can do for the course, told line by line with what would help: the substance of
-//! `cargo xtask doctor`, and skip reasons for checks that need more than [`crate::needs`] tries by itself.
+//! What this machine can do for the course, line by line, and what would help: the substance of
+//! `cargo xtask doctor`. It also gives skip reasons to checks that need more than [`crate::needs`] tries.
 //!
-//! Three parts, in this order: [`attempt`](mod@crate::attempt) tries something on the kernel and undoes it;
-//! [`Facts::gather`] collects what was tried and what files say; [`Facts::lines`] and [`verdicts`] judge the
-//! facts and touch nothing, so that the texts for machines that nobody here has are tested with made-up
-//! facts. Kernel objects: namespaces, mounts and links that go away with the process that made them. Man
-//! pages: namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
+//! Three parts, in this order. [`attempt`](mod@crate::attempt) tries something on the kernel and undoes it.
+//! [`Facts::gather`] collects the results, and facts from files. [`Facts::lines`] and [`verdicts`] judge the
+//! facts and touch nothing. So made-up facts can test the texts for machines that nobody here has. Kernel
+//! objects: namespaces, mounts and links that go away with the process that made them. Man pages:
+//! namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
 
 mod judge;
 #[cfg(test)]
@@ -38,7 +38,7 @@ pub enum State {
     Missing,
 }
 
-/// A step, and who runs it where that makes a difference: `step 0`, `step 4 as root`.
+/// A step, with its user if that makes a difference: `step 0`, `step 4 as root`.
 pub type Step = &'static str;
 
 /// One thing that the machine has or lacks.
@@ -48,7 +48,7 @@ pub struct Line {
     pub name: String,
     /// How well it is there.
     pub state: State,
-    /// What was found.
+    /// The result.
     pub fact: String,
     /// What would help; empty when nothing is lacking.
     pub remedy: String,
@@ -70,7 +70,7 @@ pub struct Verdict {
     pub remedies: Vec<String>,
 }
 
-/// As whom something is tried.
+/// The user that tries something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     /// The caller.
@@ -91,7 +91,7 @@ struct Tree {
     busy: bool,
 }
 
-/// What was found on a machine.
+/// The facts about a machine.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// How root asks again.
@@ -130,7 +130,7 @@ pub struct Facts {
 
 impl Facts {
     /// Finds out. `ask` runs [`attempt`](crate::attempt::attempt()) with these names in a process of its own,
-    /// within a time limit; `user` is the ordinary user's number, if one is known; `again` is the command
+    /// within a time limit. `user` is the ordinary user's number, if one is known. `again` is the command
     /// that asks again.
     pub fn gather(ask: &dyn Fn(Who, &[&str]) -> Tried, user: Option<u32>, again: &str) -> Facts {
         let uid = geteuid().as_raw();

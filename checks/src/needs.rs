@@ -1,7 +1,7 @@
 //! What this machine can do: each need of a check, and how to find out whether it is met. Checks are
 //! skipped for these reasons, `doctor` prints them.
 //!
-//! Finding out changes nothing that lasts: a namespace is tried by a thread, whose end frees it again.
+//! Finding out changes nothing for good. A thread tries a namespace, and its end frees the namespace again.
 //! Man pages: unshare(2), namespaces(7), cgroups(7).
 
 use std::fs;
@@ -65,7 +65,7 @@ impl Need {
     /// Whether this machine has it.
     ///
     /// # Errors
-    /// In words, what is missing and what would help.
+    /// The missing thing in words, with what would help.
     pub fn met(self) -> Result<(), String> {
         match self {
             Need::Root => root(),
@@ -250,7 +250,7 @@ pub(crate) fn users_overlay() -> Result<(), String> {
 }
 
 fn no_delegation() -> Result<(), String> {
-    // Root becomes a user to whom nothing was given.
+    // Root becomes an ordinary user without a delegated cgroup.
     match geteuid().is_root() || attempt(&["delegation"]).is_err() {
         true => Ok(()),
         false => Err("this user has a part of the cgroups".into()),

@@ -280,8 +280,8 @@ pub fn tables() -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Puts a network namespace's loopback addresses out of use and sends packets for them to the gateway: what a
-/// container has to do to forge them. Acts on this thread's namespace.
+/// Puts a network namespace's loopback addresses out of use, and sends packets for them to the gateway. A
+/// container has to do this to forge them. Acts on this thread's namespace.
 ///
 /// # Errors
 /// When the kernel refuses.

@@ -15,7 +15,7 @@ const SUBJECTS: [&str; 2] = ["cve", "security"];
 pub struct Attack {
     /// Its number or its name.
     pub name: String,
-    /// What happened, and to whom.
+    /// What happened, and which program it hit.
     pub there: String,
     /// What keeps it from happening here.
     pub here: String,

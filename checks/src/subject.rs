@@ -82,8 +82,8 @@ impl Subject {
         self.step
     }
 
-    /// The options with which the container's root is the host's, with all its rights, as it always is before
-    /// step 4: for what is not about who it is.
+    /// The options with which the container's root is the host's root with all its rights, as always before
+    /// step 4. They are for checks that are not about users.
     pub fn as_host_root(&self) -> &'static [&'static str] {
         match self.step {
             0..4 => &[],
@@ -262,7 +262,7 @@ impl Subject {
 pub(crate) fn state_folder(home: &Path) -> BTreeSet<PathBuf> {
     let all = listing(home, 2).into_iter();
     let all = all.filter_map(|path| path.strip_prefix(home).map(Path::to_owned).ok());
-    // Where there are no idmapped mounts: copies of layers, whose names tell of what. An unfinished one
+    // Copies of layers, for kernels without idmapped mounts. Their names tell the layers. An unfinished copy
     // begins with a dot.
     all.filter(|path| !path.starts_with("shifted") || path.as_os_str().as_bytes().starts_with(b"shifted/."))
         .collect()

@@ -24,7 +24,7 @@ pub const SOON: Duration = Duration::from_secs(5);
 pub struct Terminal {
     /// The end at which the user sits.
     pub pty: Arc<Pty>,
-    /// What was started at the other end.
+    /// The process at the other end.
     pub child: Child,
     /// All that was written to it.
     pub screen: Arc<Stream>,
@@ -76,8 +76,8 @@ impl Terminal {
         Ok((&*self.pty).write_all(keys.as_bytes())?)
     }
 
-    /// Waits until `text` appears after what was seen last. What is typed is echoed: look for what only the
-    /// answer can hold.
+    /// Waits until `text` appears after the text that was seen last. The terminal echoes typed text: look for
+    /// something that only the answer can hold.
     pub fn see(&mut self, text: &str) -> Checked {
         let seen = self.seen;
         let end = self.screen.wait(LIMIT, |bytes| {

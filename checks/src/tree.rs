@@ -1,9 +1,9 @@
-//! What is in a folder: everything that makes two trees of files the same or not.
+//! The content of a folder: everything that makes two trees of files the same or not.
 //!
-//! For images: the tree in the container must be the one that another tool unpacks. Two trees on one file
-//! system, or on an overlay and not, are to compare equal, so nothing is read that belongs to a file system:
-//! no inode, no size of a folder, no device. Nothing that a link leads to is looked at. Man pages: inode(7),
-//! xattr(7).
+//! For images: the tree in the container must be the one that another tool unpacks. Two equal trees must
+//! compare equal even if one lies on an overlay, and the other on another file system. So a tree has no
+//! property of a file system: no inode, no size of a folder, no device. Links are not followed. Man pages:
+//! inode(7), xattr(7).
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -172,7 +172,7 @@ impl Display for Difference {
     }
 }
 
-/// What is not the same in two trees.
+/// The differences of two trees.
 pub fn differences(first: &Tree, second: &Tree) -> Vec<Difference> {
     let mut paths: Vec<_> = first.keys().chain(second.keys()).collect();
     paths.sort();

@@ -1,9 +1,9 @@
 //! An ordinary user on the checks' host, whoever runs the checks: root becomes `nobody`, an ordinary user
 //! stays what it is.
 //!
-//! For what root must arrange on the host of such a user, lists of subordinate ids and a device, there is a
-//! mount namespace of one check's own. Kernel objects: users, a mount namespace, bind mounts, a device node
-//! on a tmpfs. Man pages: credentials(7), subuid(5), mount_namespaces(7).
+//! Root must arrange some things on the host of such a user: lists of subordinate ids, and a device. For them
+//! there is a mount namespace of one check's own. Kernel objects: users, a mount namespace, bind mounts, a
+//! device node on a tmpfs. Man pages: credentials(7), subuid(5), mount_namespaces(7).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -22,7 +22,7 @@ use crate::installed::program;
 use crate::needs::TUN;
 use crate::{Failure, Subject, ensure};
 
-/// Whom root becomes. It is in every /etc/passwd, which newuidmap(1) insists on.
+/// The user that root becomes. It is in every /etc/passwd, which newuidmap(1) insists on.
 const NOBODY: u32 = 65534;
 
 /// The first of its subordinate ids, and how many there are.

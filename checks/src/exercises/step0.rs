@@ -8,7 +8,7 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step0.private-tmp",
         step: 0,
-        sentence: "Give the container a /tmp of its own that is gone with it.",
+        sentence: "Give the container a /tmp of its own that disappears with the container.",
         hint: "A tmpfs with mode 1777, mounted where /proc is; mount_namespaces(7) says why it needs no \
                unmount.",
         needs: &[],
@@ -17,7 +17,7 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step0.no-swap",
         step: 0,
-        sentence: "Let the container use no swap: its 128 MiB are all that it gets.",
+        sentence: "Let the container use no swap: 128 MiB of memory must be its limit.",
         hint: "v1: memory.memsw.limit_in_bytes counts memory and swap together. v2: memory.swap.max counts \
                swap alone.",
         needs: &[Need::Controller("memory"), Need::SwapAccounting],

@@ -9,17 +9,18 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step1.oom-score-adj",
         step: 1,
-        sentence: "Add --oom-score-adj N, from -1000 to 1000: who is killed first when the whole host is \
-                   out of memory.",
-        hint: "proc_pid_oom_score_adj(5): the child can write its own, while it still sees the host's /proc.",
+        sentence: "Add --oom-score-adj N, from -1000 to 1000: it decides which process the kernel kills \
+                   first when the whole host is out of memory.",
+        hint: "proc_pid_oom_score_adj(5): the child can write its own file, while it still sees the host's \
+               /proc.",
         needs: &[],
         run: oom_score_adj,
     },
     Exercise {
         id: "step1.memory-reservation",
         step: 1,
-        sentence: "Add --memory-reservation SIZE: what the container may keep when the host is short of \
-                   memory.",
+        sentence: "Add --memory-reservation SIZE: the memory that the container may keep when the host is \
+                   short of it.",
         hint: "v1: memory.soft_limit_in_bytes; v2: memory.low.",
         needs: &[Need::Controller("memory")],
         run: memory_reservation,
@@ -28,8 +29,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step1.umask",
         step: 1,
         sentence: "Add --umask MASK, in octal; the default stays 0022.",
-        hint: "umask(2) in the child, as its last act before the exec: what the runtime makes before needs \
-               its own.",
+        hint: "umask(2) in the child, as its last act before the exec: the files that the runtime makes \
+               before need the runtime's umask.",
         needs: &[],
         run: umask,
     },

@@ -19,7 +19,7 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step2.console",
         step: 2,
-        sentence: "Give a container that has a terminal a /dev/console, which is that terminal.",
+        sentence: "If a container has a terminal, make /dev/console that terminal.",
         hint: "A bind mount of the pseudo-terminal's slave: /dev/console itself is the host's. console(4).",
         needs: &[],
         run: console,
@@ -28,15 +28,15 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step2.host-is-off-limits",
         step: 2,
         sentence: "Keep containers on a bridge from opening connections to the host itself.",
-        hint: "An input chain: what comes from the bridge and is new is dropped. Published ports are \
-               forwarded, not input; answers to what the host began must still arrive.",
+        hint: "An input chain: drop new connections from the bridge. Packets to published ports are \
+               forwarded, not input. Answers to the host's own connections must still arrive.",
         needs: &[Need::Bridge],
         run: host_is_off_limits,
     },
     Exercise {
         id: "step2.cgroup-view",
         step: 2,
-        sentence: "Show the container its own cgroup at /sys/fs/cgroup, to read only.",
+        sentence: "Show the container its own cgroup at /sys/fs/cgroup, read-only.",
         hint: "Mounted in the container's cgroup namespace, cgroup2 shows its own part. v1: a tmpfs with a \
                mount for each hierarchy.",
         needs: &[Need::Controller("memory")],

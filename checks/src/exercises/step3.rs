@@ -19,10 +19,10 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step3.bind-nonrecursive",
         step: 3,
-        sentence: "Add bind-nonrecursive[=true|false] to --mount type=bind: the folder without what is \
-                   mounted below it.",
-        hint: "open_tree(2) copies what is mounted below only with AT_RECURSIVE. It is a key of binds, and \
-               of no volume.",
+        sentence: "Add bind-nonrecursive[=true|false] to --mount type=bind: the folder without the mounts \
+                   below it.",
+        hint: "open_tree(2) copies the mounts below only with AT_RECURSIVE. The key is for binds, and for no \
+               volume.",
         needs: &[],
         run: bind_nonrecursive,
     },
@@ -30,9 +30,9 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step3.volume-subpath",
         step: 3,
         sentence: "Add volume-subpath=PATH to --mount type=volume: only that folder of the volume, which \
-                   must be there.",
-        hint: "Who wrote the volume may have put links in it. Open the path beneath the volume, openat2(2), \
-               and copy what is open: open_tree(2) follows /proc/self/fd/N.",
+                   must exist.",
+        hint: "The writer of the volume may have put links in it. Open the path beneath the volume, \
+               openat2(2), and copy the open folder: open_tree(2) follows /proc/self/fd/N.",
         needs: &[],
         run: volume_subpath,
     },
@@ -48,7 +48,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
     Exercise {
         id: "step3.storage-size",
         step: 3,
-        sentence: "Add --storage-opt size=SIZE: so much, and no more, can the container write into its root.",
+        sentence: "Add --storage-opt size=SIZE: the container can write that much into its root, and no \
+                   more.",
         hint: "A tmpfs of that size for upper and work, mounted by the child. The parent does not see it: \
                --keep, --changes and --commit cannot go with it, and must say so.",
         needs: &[],

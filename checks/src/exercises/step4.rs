@@ -20,18 +20,18 @@ pub(super) const EXERCISES: &[Exercise] = &[
         step: 4,
         sentence: "Add --group-add NAME|GID, repeatable: one more supplementary group, by the container's \
                    own list.",
-        hint: "setgroups(2) takes all of them at once, and what it does not name is gone. A name means what \
-               the container's /etc/group says, so it is looked up in the child. Root has groups, too.",
+        hint: "setgroups(2) takes all groups at once, and removes those that it does not name. The child \
+               looks a name up, since the container's /etc/group counts. Root has groups, too.",
         needs: &[Need::Root],
         run: group_add,
     },
     Exercise {
         id: "step4.userns-size",
         step: 4,
-        sentence: "Add --userns auto:size=NUMBER, from 1 to 65536: so many ids the container has, from 0 \
-                   on, and no other.",
-        hint: "The range that is taken stays as large as it is; the map need not name all of it. What is \
-               owned by an id without a counterpart is seen as 65534.",
+        sentence: "Add --userns auto:size=NUMBER, from 1 to 65536: the container has that many ids, from 0 \
+                   on, and no others.",
+        hint: "Keep the size of the range: the map need not name all of it. The container sees a file of an \
+               id outside of the map as a file of 65534.",
         needs: &[Need::Root],
         run: userns_size,
     },
@@ -39,8 +39,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         id: "step4.mask",
         step: 4,
         sentence: "Add --security-opt mask=PATH[:PATH]… and unmask=PATH[:PATH]…|ALL: hide more, or less.",
-        hint: "Both lists of src/hardening.rs. ALL leaves neither a mask nor anything read-only. A path is \
-               absolute.",
+        hint: "Change the use of both lists in src/hardening.rs. With ALL nothing is masked or read-only. A \
+               path is absolute.",
         needs: &[],
         run: mask,
     },
@@ -145,7 +145,7 @@ fn userns_size(subject: &Subject) -> Checked {
     Ok(())
 }
 
-/// What is mounted below /proc and /sys.
+/// The mounts below /proc and /sys.
 fn masks(process: Process) -> Result<Vec<String>, Failure> {
     let points = process.mounts()?.into_iter().map(|mount| mount.point);
     Ok(points.filter(|point| point.starts_with("/proc/") || point.starts_with("/sys/")).collect())
@@ -204,7 +204,7 @@ fn privileged(subject: &Subject) -> Checked {
         mknod /node b 7 0 && echo made; } 2>/dev/null; :";
     let run = subject.sh(&["--privileged", "-v", &format!("{}:/v", secrets.display())], script)?;
     expect("what it can do, and not more", "mounted\nunshared", run.ok()?)?;
-    // What is not privileged stays as it was.
+    // A container without the option stays as it was.
     let container = subject.hold(&[])?;
     expect("the filter without --privileged", "2", container.first()?.status("Seccomp")?.as_str())
 }

@@ -1,7 +1,7 @@
-//! What is asked for by a word, and answered in lines `WHAT=RESULT`: the errno's name, or `ok`.
+//! Acts that a word asks for. The answers are lines `WHAT=RESULT`: the errno's name, or `ok`.
 //!
-//! Kernel objects: the process itself, and what it is let do. Man pages: syscalls(2), keyctl(2), ptrace(2),
-//! bind(2), proc_pid_status(5), setns(2), kill(2).
+//! Kernel objects: the process itself, and its rights. Man pages: syscalls(2), keyctl(2), ptrace(2), bind(2),
+//! proc_pid_status(5), setns(2), kill(2).
 
 use std::ffi::CString;
 use std::fs::{self, File};

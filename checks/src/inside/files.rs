@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// To open the file at a path for writing and to change its mode; from within the namespaces of a process of
-/// the host, where its id follows. Prints `file=DEVICE:INODE write=OUTCOME chmod=OUTCOME`.
+/// To open the file at a path for writing, and to change its mode, from within the namespaces of a process of
+/// the host. That process's id follows. Prints `file=DEVICE:INODE write=OUTCOME chmod=OUTCOME`.
 pub const OVERWRITE: &str = "overwrite";
 
 /// To read a file by its handle, `KIND:HEX`, from the file system of the folder that comes first. Prints

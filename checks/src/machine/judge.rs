@@ -1,8 +1,8 @@
 //! What the facts mean: a line for each thing, with its remedy, and from the lines a verdict for each step.
 //!
-//! Pure: touches no kernel object. Rule of order: of several causes that forbid a thing, the one that forbids
-//! it to everybody is told, as nothing else helps before it is gone. Man pages: user_namespaces(7),
-//! cgroups(7), subuid(5), sysctl(8).
+//! Pure: touches no kernel object. Rule of order: a cause that forbids a thing to everybody is told first.
+//! Nothing else helps before that cause is gone. Man pages: user_namespaces(7), cgroups(7), subuid(5),
+//! sysctl(8).
 
 use std::fmt;
 

@@ -39,7 +39,7 @@ pub(crate) const CHECKS: &[Check] = &[
             "abc", ""];
         of_bridge(it, "--subnet", &bad, &[])?;
         of_bridge(it, "--subnet", &["10.0.0.0/7", "10.44.0.0/31"], &["8", "30"])?;
-        // What was meant is easily said.
+        // The error can easily name the intended value.
         of_bridge(it, "--subnet", &["10.44.3.1/16"], &["10.44.0.0/16"])
     })
     .hint("The prefix is 8 to 30. For a subnet with host bits, the error names the network around it."),

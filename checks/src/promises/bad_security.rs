@@ -12,7 +12,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "bad.userns",
         "An unknown mode of --userns, and a mode that this caller cannot have, are refused.", |it| {
         each(it, "--userns", &["", "Auto", "private", "container:1", "nomap"], &["auto", "host", "keep-id"])?;
-        // Who is root already is nobody whose ids could be kept.
+        // A caller that is root already has no other ids to keep.
         refused(it, &["--userns", "keep-id", "true"], &["--userns", "keep-id", "auto", "host"])
     })
     .needs(&[Need::Root])

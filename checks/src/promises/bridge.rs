@@ -1,4 +1,4 @@
-//! Containers on a bridge: who reaches whom, and what the host has for it. veth(4), ip(7), nft(8).
+//! Containers on a bridge: their connections, and the bridge's objects on the host. veth(4), ip(7), nft(8).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The cgroup's limits: each read back from the kernel's files, and felt by a program that runs into it.
+//! The cgroup's limits. Each check reads a limit from the kernel's files, or runs a program into it.
 //! cgroups(7), the kernel's cgroup-v1/ and cgroup-v2.rst.
 
 use std::thread;
@@ -176,8 +176,8 @@ fn cpus_option(subject: &Subject) -> Checked {
     Ok(())
 }
 
-/// Lets two loops spin and measures what they get. The rest of the machine may be busy, too: the container
-/// gets the largest weight, so that the quota is all that holds it back, and too little is measured again.
+/// Lets two loops spin, and measures their processor time. The rest of the machine may be busy, too. So the
+/// container gets the largest weight: then only the quota holds it back. Too little time is measured again.
 fn spin(subject: &Subject, options: &[&str], limit: f64) -> Checked {
     let container =
         subject.hold_sh(options, "(while :; do :; done) & (while :; do :; done) & echo ready; cat")?;
@@ -190,7 +190,7 @@ fn spin(subject: &Subject, options: &[&str], limit: f64) -> Checked {
     if of_host.folder("cpu")? != folder {
         std::fs::write(folder.join(weight), largest)?;
     }
-    // Past the start, whose processor time is not the loops'.
+    // After the start: that processor time does not belong to the loops.
     thread::sleep(Duration::from_millis(200));
     let mut share = 0.0;
     for _ in 0..3 {

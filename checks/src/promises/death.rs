@@ -23,7 +23,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "The container dies with the runtime also when its command runs as a user other than root.",
         with_user)
         .not_new()
-        // Who has no subordinate ids has no second user.
+        // A caller without subordinate ids has no second user.
         .needs(&[Need::Root])
         .hint("The kernel forgets PR_SET_PDEATHSIG when a process changes its user: ask for it again."),
     Check::since(0, "death.at-any-moment",

@@ -1,5 +1,5 @@
-//! Ways out of the root: what a process in it can try, and what the root itself can, by links that somebody
-//! has put there. pivot_root(2), proc_pid_fd(5), path_resolution(7).
+//! Ways out of the root: by a process in it, and by links that somebody has put into the root. pivot_root(2),
+//! proc_pid_fd(5), path_resolution(7).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -70,7 +70,7 @@ fn workdir_by_descriptor(subject: &Subject) -> Checked {
 }
 
 fn command_by_descriptor(subject: &Subject) -> Checked {
-    // No script, whose interpreter would have to find it once more.
+    // No script: the kernel would have to find the script once more, for its interpreter.
     let (host, _) = folder(subject, "shell-of-the-host")?;
     let shell = host.join("sh");
     fs::copy(Path::new(subject.root()?).join("bin/sh"), &shell)?;
@@ -126,7 +126,7 @@ fn hostile_links(subject: &Subject) -> Checked {
         with_link(subject, at, &to, || {
             let options = ["--rootfs", subject.root()?, "--workdir", "/etc/below"];
             let run = subject.sh(&options, "read name _ < /proc/self/mountinfo && echo proc")?;
-            // What is read from a /proc that is another's could be made up.
+            // A /proc that somebody else has made could hold false answers.
             let harmless = run.status == 125 || run.stdout == "proc\n" || run.status == 127;
             ensure(harmless, || {
                 Failure::new(format!("with a link at /{at}: a refusal, or a /proc"), run.ending())

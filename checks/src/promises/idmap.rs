@@ -1,8 +1,8 @@
-//! Whose the files are, where the container's users are others on the host: by idmapped mounts, and without
-//! them.
+//! The owners of files, where the container's users have other ids on the host: with and without idmapped
+//! mounts.
 //!
-//! What has no idmapped mounts in any kernel so far is ramfs, so a root on it stands for all kernels and file
-//! systems that have none. Man pages: mount_setattr(2), user_namespaces(7).
+//! ramfs has no idmapped mounts in any kernel so far. So a root on it stands for all kernels and file systems
+//! without them. Man pages: mount_setattr(2), user_namespaces(7).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

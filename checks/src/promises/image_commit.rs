@@ -1,8 +1,7 @@
 //! A container that becomes an image: what it has is in the image, and nobody ever sees half of one.
 //!
-//! What is changed in a container is changed from outside, by its root in /proc, so that no program of it is
-//! needed. Sources: OCI image specification, layer.md, "Representing Changes"; image-layout.md. Man page:
-//! rename(2).
+//! The checks change a container from outside, by its root in /proc, so they need no program of it. Sources:
+//! OCI image specification, layer.md, "Representing Changes"; image-layout.md. Man page: rename(2).
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
@@ -319,7 +318,7 @@ fn tools(subject: &Subject) -> Checked {
         tool(&at, "umoci unpack --image copy:it unpacked")?;
         let mut unpacked = root(&at.join("unpacked/rootfs"))?;
         let mut tree = tree;
-        // What was made to mount something is the runtime's.
+        // The runtime has made these folders, to mount on them.
         for it in [&mut unpacked, &mut tree] {
             it.retain(|path, _| !path.as_os_str().is_empty() && path != Path::new("etc"));
         }

@@ -21,7 +21,7 @@ pub(crate) const CHECKS: &[Check] = &[Check::since(
 .needs(&[Need::Debian, Need::Program("tar")])
 .hint("Begin with the first failure; --explain shows which layers are unpacked.")];
 
-/// What is left out.
+/// The paths that are left out.
 const NOT_RUN: [&str; 4] = ["./usr/share/doc", "./usr/share/locale", "./usr/share/man", "./var/cache"];
 
 fn debian_layer() -> Result<Layer, Failure> {

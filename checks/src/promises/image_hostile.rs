@@ -1,8 +1,8 @@
 //! Images that want what no image may: each is refused in two lines, and nothing of it stays.
 //!
-//! A sound image is run first, so that it is the images that are refused. Then the state folder and what lies
-//! around it must be as before, and a file outside untouched. What is only unusual must work. Sources: OCI
-//! image specification, descriptor.md, image-layout.md, layer.md.
+//! A sound image is run first, so that a refusal is about the hostile one. Then the state folder and the
+//! files around it must be as before, and a file outside untouched. An image that is only unusual must work.
+//! Sources: OCI image specification, descriptor.md, image-layout.md, layer.md.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -108,7 +108,7 @@ impl<'a> Trial<'a> {
         Ok(layout.add(image)?)
     }
 
-    /// What lies around, two folders deep.
+    /// The files around it, two folders deep.
     fn around(&self) -> BTreeSet<PathBuf> {
         let folder = self.victim.ancestors().nth(2).unwrap_or(&self.victim);
         kernel::listing(folder, 2).into_iter().chain(kernel::listing(&self.victim, 1)).collect()
@@ -196,7 +196,7 @@ fn entries(subject: &Subject) -> Checked {
 }
 
 impl Trial<'_> {
-    /// An image with a layer whose blob is this, and whose archive is said to be that.
+    /// An image with the layer `blob`. Its configuration names the digest of `archive` instead.
     fn blob(&mut self, case: &str, media_type: &str, blob: &[u8], archive: &[u8]) -> Checked {
         let mut layout = self.layout(case)?;
         let layer = Layer { media_type: media_type.into(), blob: blob.into(), diff_id: digest(archive) };

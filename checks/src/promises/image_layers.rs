@@ -36,7 +36,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("The media type says how a layer is compressed; gzip and zstd may be of several parts."),
 ];
 
-/// What is there, as `kind mode owner:group`, and for a file what is in it.
+/// The entry at a path, as `kind mode owner:group`, and a file's content.
 fn lines(root: &Path, tree: &Tree) -> Vec<String> {
     let line = |(path, facts): (&std::path::PathBuf, &crate::tree::Facts)| {
         let content = fs::read_to_string(root.join(path)).ok().filter(|_| facts.kind == "file");
@@ -153,7 +153,7 @@ fn kinds() -> Archive {
 }
 
 fn attributes(subject: &Subject) -> Checked {
-    // The second layer makes something in a folder of the first, whose time stays.
+    // The second layer makes a file in a folder of the first. The folder's time stays.
     let upper = Archive::default().file("t/sticky/.wh.x", "").file("t/sticky/y", "");
     look(subject, "attributes", vec![kinds(), upper], |root, tree| {
         for (name, expected) in [

@@ -90,7 +90,7 @@ fn shared(subject: &Subject) -> Checked {
     }
     let mut containers = Vec::new();
     for number in 0..20 {
-        // All at once they take their time; who is not root has no such limit.
+        // All at once they take their time. An ordinary user has no such limit.
         let faster: &[&str] = if nix::unistd::geteuid().is_root() { &["--cpus", "2"] } else { &[] };
         containers.push(home.hold(&[&["--image", images[number % 2].as_str()], faster].concat())?);
     }

@@ -50,7 +50,7 @@ fn tool_words(folder: &Path, words: &[&str]) -> Checked {
     })
 }
 
-/// What is in a root but for that which every runtime mounts there.
+/// The files of a root, without those that every runtime mounts there.
 pub(super) fn root(path: &Path) -> Result<Tree, Failure> {
     let mut tree = read_without(path, &["proc", "dev", "sys"])?;
     tree.retain(|path, _| {
@@ -59,7 +59,7 @@ pub(super) fn root(path: &Path) -> Result<Tree, Failure> {
     Ok(tree)
 }
 
-/// What is in a container's root while it runs.
+/// The files of a container's root while it runs.
 pub(super) fn container_root(container: &Container) -> Result<Tree, Failure> {
     root(&container.first()?.path("root/."))
 }

@@ -91,8 +91,8 @@ fn of_container(subject: &Subject) -> Checked {
     expect("the network namespace", first.namespace("net")?, other.first()?.namespace("net")?)?;
     Network::of(other.first()?)?.reaches("127.0.0.1:80", &listener)?;
     other.output()?.status_is(0)?;
-    // Any process will do, not only one of Congo's, but root of another user namespace may not join it. And
-    // what was joined must not be taken down by who leaves.
+    // Any process will do, not only one of Congo's, but root of another user namespace may not join it. A
+    // container that leaves must not take the joined network down.
     Network::of(first)?.reaches("127.0.0.1:80", &listener)?;
     let of_host = subject.hold(&["--network", "host"])?;
     let with_it = subject.hold(&["--network", &format!("container:{}", of_host.first()?)])?;

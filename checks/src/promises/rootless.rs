@@ -1,5 +1,5 @@
-//! Without root: who the container's users are then, whose its files are, and what it says that it does
-//! without.
+//! Without root: the container's users on the host, the owners of its files, and the messages about what it
+//! lacks.
 //!
 //! Man pages: user_namespaces(7), newuidmap(1), subuid(5), cgroups(7) on delegation.
 
@@ -239,7 +239,7 @@ fn state(subject: &Subject) -> Checked {
 fn overlay(subject: &Subject) -> Checked {
     let user = User::new(subject, "overlay")?;
     if needs::users_overlay().is_err() {
-        // What is said once comes with the first.
+        // A message that is printed once comes with the first.
         user.run(&["true"])?;
         return error(&user.run(&["true"])?, 125, &["overlay", "5.11"]);
     }

@@ -1,9 +1,9 @@
 //! What a container has no business to ask of the kernel. capabilities(7), seccomp(2), keyrings(7),
 //! ptrace(2).
 //!
-//! Each call has harmless arguments, to which the kernel has an answer of its own. So the answer tells who
-//! gave it: EPERM is what protects; another errno, in a container that is given all rights, shows that the
-//! call was made at all.
+//! Each call has harmless arguments, to which the kernel has an answer of its own. So the answer tells its
+//! source. EPERM comes from the protection. Another errno, in a container with all rights, shows that the
+//! kernel carried the call out.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

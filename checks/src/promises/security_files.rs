@@ -69,7 +69,7 @@ pub(super) fn host_users(subject: &Subject) -> &'static [&'static str] {
 /// An ordinary user.
 const NOBODY: u32 = 65534;
 
-/// The runtime as an ordinary user, who owns its file, and a state folder.
+/// The runtime of an ordinary user that owns its file, and a state folder.
 fn as_nobody(subject: &Subject, arguments: &[&str]) -> Result<(PathBuf, Command), Failure> {
     let home = subject.file("of-nobody");
     let binary = home.join("runtime");
@@ -273,8 +273,8 @@ fn overlay_options(subject: &Subject) -> Checked {
     }
     fs::create_dir(base.join("it"))?;
     let before = listed(&victims)?;
-    // As far as a single name can hold: to the kernel that would read it as options, the rest is another
-    // layer, another place to write to, and a flag.
+    // As far as a single name can hold them. If the kernel read the name as options, the rest would be
+    // another layer, another place to write to, and a flag.
     let names = [
         "it:victim",
         "it,upperdir=victim-upper,workdir=victim-work",

@@ -47,7 +47,7 @@ fn read_only(subject: &Subject) -> Checked {
 
 fn own_links(subject: &Subject) -> Checked {
     let listed = |options: &[&str]| -> Result<BTreeSet<String>, Failure> {
-        // What is no folder there is no link: bonding_masters.
+        // A file there is no link: bonding_masters.
         let output = subject.sh(options, "cd /sys/class/net && for link in */; do echo $link; done")?;
         Ok(output.ok()?.lines().map(|name| name.trim_end_matches('/').to_owned()).collect())
     };

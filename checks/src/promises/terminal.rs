@@ -48,8 +48,8 @@ fn interrupt(subject: &Subject) -> Checked {
     terminal.enter("echo status=$?")?;
     terminal.see("status=130")?;
     ensure(!sleeping.is_alive(), || Failure::new("Ctrl-C ends it", "it lives on"))?;
-    // At the prompt there is nothing to interrupt. What is typed before the signal arrives is lost with the
-    // line.
+    // At the prompt there is nothing to interrupt. Keys that are typed before the signal arrives are lost
+    // with the line.
     terminal.press("\x03")?;
     let lives = eventually(LIMIT, || {
         let _ = terminal.enter("echo still=$((1 + 1))");
@@ -91,8 +91,8 @@ fn job_control(subject: &Subject) -> Checked {
 }
 
 fn given_back(subject: &Subject) -> Checked {
-    // The shell itself asks for the settings: from outside one could meet it, or the container's, at its
-    // prompt, where a shell with line editing has settings of its own.
+    // The shell itself asks for the settings. A check from outside could meet this shell, or the container's,
+    // at its prompt. There a shell with line editing has settings of its own.
     let script = format!(
         "before=$(stty -g); '{}'; echo back=$?; [ \"$before\" = \"$(stty -g)\" ] && echo kept=1 || echo \
          kept=0\n",

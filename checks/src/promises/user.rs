@@ -1,4 +1,4 @@
-//! The user as whom the command runs. credentials(7), passwd(5), group(5), umask(2).
+//! The user that runs the command. credentials(7), passwd(5), group(5), umask(2).
 
 use std::fs;
 use std::os::unix::process::CommandExt;

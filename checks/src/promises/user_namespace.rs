@@ -1,4 +1,4 @@
-//! Who the container's users are on the host. user_namespaces(7), subuid(5), mount_setattr(2).
+//! The ids of the container's users on the host. user_namespaces(7), subuid(5), mount_setattr(2).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

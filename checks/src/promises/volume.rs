@@ -1,5 +1,5 @@
-//! What volumes hold: a host's folder or file, a named volume, one without a name, memory; and with whom they
-//! share mounts. open_tree(2), mount_setattr(2), mount_namespaces(7), tmpfs(5).
+//! Volumes: a host's folder or file, a named volume, an anonymous one, memory; and mounts that they share.
+//! open_tree(2), mount_setattr(2), mount_namespaces(7), tmpfs(5).
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
@@ -170,8 +170,8 @@ fn read_only(subject: &Subject) -> Checked {
     Ok(host?)
 }
 
-/// Which mounts appear on the other side, while a container with a volume of this propagation runs: in the
-/// container one that the host makes, and on the host one that the container makes.
+/// Which mounts appear on the other side, while a container with a volume of this propagation runs. The host
+/// makes one, which may appear in the container. The container makes another, which may appear on the host.
 fn appear(subject: &Subject, propagation: &str) -> Result<(bool, bool), Failure> {
     let (path, text) = folder(subject, "propagated")?;
     for below in ["of-the-host", "of-the-container"] {

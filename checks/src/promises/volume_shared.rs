@@ -1,5 +1,5 @@
-//! A named volume that several containers have, one after the other or at once: what one has written no other
-//! one loses, and nobody waits for ever. flock(2), proc_locks(5).
+//! A named volume that several containers have, one after the other or at once. No container loses what
+//! another one has written, and none waits for ever. flock(2), proc_locks(5).
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -127,8 +127,8 @@ fn killed(subject: &Subject) -> Checked {
     Err(Failure::new("a kill in the midst of filling", "each came too late"))
 }
 
-/// What comes of a run with two volumes while another process has the one that is first by name. It is
-/// released when the run waits, and `then` has had its look: at the folder of the other one.
+/// The result of a run with two volumes, while another process has the volume that is first by name. That
+/// process releases it when the run waits and `then` has looked at the folder of the other volume.
 fn while_locked(
     subject: &Subject,
     names: [&str; 2],
