@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use common::Result;
+use common::fs::sysctl;
 use common::net::netlink::Netlink;
 use common::net::settle;
 use common::sys::namespace::{enter, is_own_namespace, open_namespace};
@@ -79,8 +80,8 @@ impl Network {
         match self {
             Network::Host => Ok(()),
             Network::Container(namespace) => enter(namespace, CloneFlags::CLONE_NEWNET),
-            Network::None => bring_up_loopback(),
-            Network::Bridge(bridge) => bring_up_loopback().and_then(|()| bridge.configure()),
+            Network::None => prepare_own(),
+            Network::Bridge(bridge) => prepare_own().and_then(|()| bridge.configure()),
         }
     }
 
@@ -93,9 +94,15 @@ impl Network {
     }
 }
 
-/// Even 127.0.0.1 is a link's address, and each new namespace begins with its loopback down.
-fn bring_up_loopback() -> Result<()> {
+/// In a namespace of its own: brings loopback up, and opens to all users of the container what endangers
+/// nobody else there.
+fn prepare_own() -> Result<()> {
     let mut netlink = Netlink::open()?;
-    // The kernel makes loopback first, so it is number 1 in every namespace. Its addresses come with it.
-    netlink.set_up(1)
+    // Even 127.0.0.1 is a link's address, and each new namespace begins with its loopback down. The kernel
+    // makes loopback first, so it is number 1 in every namespace. Its addresses come with it.
+    netlink.set_up(1)?;
+    // Ports below 1024 and ping are root's, so that users of one host can trust who answers there. In here
+    // they belong to one application, which need not be root: an image of user 101 may listen on port 80.
+    sysctl::write_if_allowed("net.ipv4.ip_unprivileged_port_start", "0")?;
+    sysctl::write_if_allowed("net.ipv4.ping_group_range", &format!("0 {}", sysctl::highest_group()?))
 }

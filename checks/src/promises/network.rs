@@ -5,7 +5,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Command;
 
-use crate::kernel::{Process, myself};
+use crate::kernel::{Process, myself, read};
 use crate::network::Network;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
@@ -14,6 +14,11 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "network.loopback",
         "By default there is a loopback interface that works, and no other link.", loopback)
         .hint("A new network namespace has a `lo` that is down, and without an address until it is up."),
+    Check::since(2, "network.open-to-all-users",
+        "In a network of its own every user may listen on port 80 and send a ping; the host's settings stay.",
+        open_to_all_users)
+        .hint("net.ipv4.ip_unprivileged_port_start and net.ipv4.ping_group_range, as Docker sets them. The \
+               second takes only groups that the user namespace has."),
     Check::since(2, "network.hides-the-host",
         "The container cannot reach servers on the host's 127.0.0.1, nor the host's abstract sockets.",
         hides_the_host)
@@ -112,4 +117,19 @@ fn of_container(subject: &Subject) -> Checked {
     stranger.kill()?;
     stranger.wait()?;
     result
+}
+
+fn open_to_all_users(subject: &Subject) -> Checked {
+    let settings = || -> Result<Vec<String>, Failure> {
+        let read = |name| read(&format!("/proc/sys/net/ipv4/{name}"));
+        Ok(vec![read("ip_unprivileged_port_start")?, read("ping_group_range")?])
+    };
+    let before = settings()?;
+    let container = subject.hold(&[])?;
+    let inside = Network::of(container.first()?)?.run(settings)?;
+    expect("net.ipv4.ip_unprivileged_port_start", "0", inside[0].trim())?;
+    let groups: Vec<u32> = inside[1].split_whitespace().filter_map(|it| it.parse().ok()).collect();
+    let is_wide = groups.len() == 2 && groups[0] <= groups[1] && groups[1] - groups[0] >= 65535;
+    ensure(is_wide, || Failure::new("a net.ipv4.ping_group_range of all groups", &inside[1]))?;
+    expect("the host's settings", before, settings()?)
 }

@@ -38,6 +38,39 @@ pub fn write(name: &str, value: &str) -> Result<()> {
         .hint_if(Errno::EINVAL, "this kernel does not take that value")
 }
 
+/// The same for a setting without which the container can do. Where `/proc/sys` is mounted read-only, as in a
+/// container around this one, the setting stays as it is.
+///
+/// # Errors
+/// As [`write`], but for EROFS.
+pub fn write_if_allowed(name: &str, value: &str) -> Result<()> {
+    match write(name, value) {
+        Err(error) if error.errno() == Some(Errno::EROFS) => Ok(()),
+        result => result,
+    }
+}
+
+/// The highest group id that this process's user namespace has, for a setting that is a range of groups: the
+/// kernel takes only those, and none above 2,147,483,647.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn highest_group() -> Result<u32> {
+    const MAP: &str = "/proc/thread-self/gid_map";
+    let map = fs::read_to_string(MAP).at("read", MAP)?;
+    Ok(highest_of(&map))
+}
+
+/// Each line of a map has the first id inside, the first outside, and how many.
+fn highest_of(map: &str) -> u32 {
+    let last = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap_or_default());
+        let (first, count) = (numbers.next()?, numbers.nth(1)?);
+        Some(first.saturating_add(count).saturating_sub(1))
+    };
+    map.lines().filter_map(last).max().unwrap_or_default().min(i32::MAX.cast_unsigned())
+}
+
 fn path(name: &str) -> PathBuf {
     let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     Path::new("/proc/sys").join(relative)
@@ -66,6 +99,18 @@ mod tests {
             let line = "write(\"/proc/sys/net/ipv4/ip_forward\", \"much\"): EINVAL: Invalid argument";
             assert_eq!(error.to_string(), line);
         });
+    }
+
+    #[test]
+    fn the_highest_group_of_a_map() {
+        for (map, highest) in [
+            ("         0          0 4294967295\n", 2_147_483_647),
+            ("0 1879048192 65536\n", 65535),
+            ("0 1000 1\n", 0),
+            ("0 100000 1000\n1000 1000 1\n1001 101000 64536\n", 65536),
+        ] {
+            assert_eq!(highest_of(map), highest, "{map:?}");
+        }
     }
 
     #[test]
