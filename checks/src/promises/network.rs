@@ -121,7 +121,7 @@ fn of_container(subject: &Subject) -> Checked {
 
 fn open_to_all_users(subject: &Subject) -> Checked {
     let settings = || -> Result<Vec<String>, Failure> {
-        let read = |name| read(&format!("/proc/sys/net/ipv4/{name}"));
+        let read = |name| read(format!("/proc/sys/net/ipv4/{name}"));
         Ok(vec![read("ip_unprivileged_port_start")?, read("ping_group_range")?])
     };
     let before = settings()?;
