@@ -1,4 +1,4 @@
-//! What a user can ask for.
+//! The options that a user can give.
 
 use std::ffi::OsString;
 

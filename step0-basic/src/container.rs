@@ -1,4 +1,4 @@
-//! The story of a container, in kernel order: what the parent does, and what the child does.
+//! The story of a container, in kernel order: the parent's side, and the child's side.
 //!
 //! The parent stays on the host: it prepares (`plan.rs`), clones the child, waits for it, and cleans up.
 //! The child arranges its new world from within, and then becomes the command. It can do so because a
@@ -20,8 +20,8 @@ use crate::{cgroup, filesystem};
 /// The parent's side. Returns the command's exit status.
 ///
 /// # Errors
-/// An option that cannot be had, or what the kernel refused to the parent or the child. Everything is then
-/// undone: dropping the child kills it, and dropping `made` removes what was made for it.
+/// An impossible option, or a refusal of the kernel to the parent or the child. Everything is then undone:
+/// dropping the child kills it, and dropping `made` removes what was made for it.
 pub fn run(cli: &Cli) -> Result<u8> {
     process::require_root()?;
     if cli.explain {

@@ -13,8 +13,8 @@ use nix::mount::MsFlags;
 
 /// Cuts the link between the host's mounts and their copies in this namespace.
 ///
-/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this,
-/// the container's /proc and /dev would appear on the host, in the root's folder, and stay there.
+/// systemd makes every mount shared: a mount on a copy appears on the original, too. Without this, the
+/// container's /proc and /dev would appear on the host, in the root's folder, and stay there.
 pub fn make_mounts_private() -> Result<()> {
     mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
 }

@@ -46,7 +46,7 @@ impl<'a> Plan<'a> {
         Ok(Plan { cli, environment: environment::build(&cli.world)? })
     }
 
-    /// Waits for what may take long: the first run makes a root of the host's programs.
+    /// Does the slow work: the first run makes a root of the host's programs.
     pub fn ready(self) -> Result<Ready<'a>> {
         let root = self.cli.world.rootfs.clone().map_or_else(rootfs::default_root, Ok)?;
         // The caller's own terminal: until step 2 a container has no other.
@@ -56,7 +56,7 @@ impl<'a> Plan<'a> {
 }
 
 impl<'a> Ready<'a> {
-    /// Makes what must be undone.
+    /// Makes the objects that must be undone.
     pub fn make(self) -> Result<Made<'a>> {
         let Ready { plan, root, terminal } = self;
         // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.

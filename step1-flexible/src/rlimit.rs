@@ -3,7 +3,7 @@
 //!
 //! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by
 //! the process itself, before it becomes the command, while it has the right to raise them.
-//! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
+//! Man page: getrlimit(2). The limits of a process: `/proc/PID/limits`.
 
 use common::sys::setrlimit;
 use common::values::Ulimit;

@@ -17,7 +17,7 @@ pub struct Cli {
     #[command(flatten)]
     pub world: World,
 
-    /// What the container may use at the most.
+    /// The most that the container may use.
     #[command(flatten)]
     pub limits: Limits,
 

@@ -1,4 +1,4 @@
-//! The story of a container, in kernel order: what the parent does, and what the child does.
+//! The story of a container, in kernel order: the parent's side, and the child's side.
 //!
 //! The parent stays on the host: it prepares (`plan.rs`), clones the child, waits for it, and cleans up.
 //! The child arranges its new world from within, and then becomes the command. It can do so because a
@@ -25,8 +25,8 @@ const KILLED: u8 = 128 + 9;
 /// The parent's side. Returns the command's exit status.
 ///
 /// # Errors
-/// An option that cannot be had, or what the kernel refused to the parent or the child. Everything is then
-/// undone: dropping the child kills it, and dropping `made` removes what was made for it.
+/// An impossible option, or a refusal of the kernel to the parent or the child. Everything is then undone:
+/// dropping the child kills it, and dropping `made` removes what was made for it.
 pub fn run(cli: &Cli) -> Result<u8> {
     process::require_root()?;
     if cli.explain {
@@ -94,7 +94,7 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
 
 /// When the container has ended: says why, cleans up, and returns the status.
 fn after(made: Made, status: u8) -> Result<u8> {
-    // "Killed" alone would leave the user to guess who did it.
+    // "Killed" alone would not tell the user which process did it.
     let kills = cgroup::out_of_memory_kills(&made.cgroup);
     if status == KILLED && kills > 0 {
         let limit = values::format_size(made.plan.cli.limits.memory());

@@ -41,7 +41,7 @@ pub fn defaults(hostname: &str) -> Environment {
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
         ("HOSTNAME", hostname),
-        // What nearly every terminal understands. Without it, `less` and `vi` do not know how to draw.
+        // Nearly every terminal understands it. Without it, `less` and `vi` do not know how to draw.
         ("TERM", "xterm"),
     ];
     variables.map(|(name, value)| (name.into(), value.into())).into()

@@ -1,4 +1,4 @@
-//! What may pass between containers and the world: address translation, published ports, and a few refusals.
+//! The packets between containers and the world: address translation, published ports, and a few refusals.
 //!
 //! Kernel object: one nftables table, `inet congo`, with chains at the hooks through which a packet comes.
 //! The kernel replaces it as a whole, in one transaction, so it always fits all containers that live. See

@@ -141,7 +141,7 @@ impl Layers {
         Ok(())
     }
 
-    /// What the container has added (A), changed (C) and deleted (D), sorted by path, like `docker diff`.
+    /// The paths that the container has added (A), changed (C) and deleted (D), sorted, like `docker diff`.
     pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
         changes(&self.lower, &self.upper())
     }

@@ -23,7 +23,7 @@ use crate::{cli, firewall};
 /// The container's end of the cable.
 const CONTAINER_END: &str = "eth0";
 
-/// What must be on the host as long as containers are on bridges.
+/// The parts on the host that are needed as long as containers are on bridges.
 pub const WIRING: Wiring =
     Wiring { program: env!("CARGO_PKG_NAME"), table: firewall::TABLE, make, load: firewall::load, forward };
 
@@ -59,7 +59,7 @@ impl Bridge {
         let link = netlink.index(CONTAINER_END)?;
         netlink.add_address(link, self.address(), self.0.subnet().prefix_len())?;
         netlink.set_up(link)?;
-        // The kernel refuses a route through a gateway that no link that is up leads to: hence last.
+        // Last: the kernel refuses a route through a gateway to which no link leads that is up.
         netlink.add_default_route(gateway(self.0.subnet()))
     }
 
@@ -87,8 +87,8 @@ fn make(netlink: &mut Netlink, bridge: &lease::Bridge) -> Result<()> {
     netlink.add_address(link, gateway, bridge.subnet.prefix_len())
 }
 
-/// Without forwarding, the kernel throws away each packet that is not for itself: to a container, everybody
-/// but the host would be silent. It goes off again with the last container, if Congo has switched it on.
+/// Without forwarding, the kernel drops each packet that is not for itself: a container would reach only the
+/// host. It goes off again with the last container, if Congo has switched it on.
 fn forward(on: bool) -> Result<()> {
     sysctl::write(FORWARDING, if on { "1" } else { "0" })
 }

@@ -20,7 +20,7 @@ use common::security::capability::{self, Capabilities, Capability, Named, Set, n
 
 use crate::cli::Security;
 
-/// What Docker leaves to root: enough for packages, servers and `su`, and no kernel settings.
+/// The capabilities that Docker leaves to root: enough for packages, servers and `su`.
 const DOCKER: [Capability; 14] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
@@ -51,7 +51,7 @@ pub fn choose(options: &Security) -> Result<Capabilities> {
     Ok(&(&Capabilities::from(DOCKER) - &dropped) | &added)
 }
 
-/// In the child: takes all others from what any program of the container can ever get.
+/// In the child: drops all others, so that no program of the container can ever get them.
 pub fn bound(kept: &Capabilities) -> Result<()> {
     capability::drop_bounding(kept)
 }
@@ -61,8 +61,8 @@ pub fn bound(kept: &Capabilities) -> Result<()> {
 pub fn set(kept: &Capabilities, options: &Security, is_root: bool) -> Result<()> {
     let all = is_root || options.cap_add.contains(&Named::All);
     let own = if all { kept.clone() } else { kept & &named(&options.cap_add) };
-    // Empty for root: any user of the container could gain what is in it, with a file that has inheritable
-    // capabilities (CVE-2022-29162).
+    // Empty for root: any user of the container could gain its capabilities, with a file that has inheritable
+    // ones (CVE-2022-29162).
     let inheritable = if is_root { Capabilities::new() } else { own.clone() };
     capability::clear_ambient()?;
     capability::set(Set::Effective, &own)?;

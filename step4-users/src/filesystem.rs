@@ -16,8 +16,8 @@ use crate::user_namespace::UserNamespace;
 
 /// Cuts the link between the host's mounts and their copies in this namespace.
 ///
-/// systemd makes every mount shared: what is mounted on a copy appears on the original, too. Without this,
-/// the container's /proc and /dev would appear on the host, in the root's folder, and stay there.
+/// systemd makes every mount shared: a mount on a copy appears on the original, too. Without this, the
+/// container's /proc and /dev would appear on the host, in the root's folder, and stay there.
 pub fn make_mounts_private() -> Result<()> {
     mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
 }
@@ -43,8 +43,8 @@ pub fn open_host_sys() -> Result<Detached> {
     Ok(sys)
 }
 
-/// In the parent: the host's devices, as mounts: in a user namespace nobody can make a device. Read-only
-/// keeps their modes and owners, which are the host's. A process can still write to the device itself.
+/// In the parent: the host's devices, as mounts: a user namespace allows no new devices. Read-only keeps
+/// their modes and owners, which are the host's. A process can still write to the device itself.
 pub fn open_devices() -> Result<Vec<(&'static str, Detached)>> {
     let open = |(path, number): &(&'static str, (u64, u64))| {
         let mut device = Detached::copy_of_device(Path::new(path), *number)?;
@@ -93,7 +93,7 @@ const DEVICES: [(&str, (u64, u64)); 6] = [
 /// On a tmpfs, so that they are gone with the namespace and never get into the root on disk.
 pub fn mount_dev(devices: Vec<(&str, Detached)>) -> Result<()> {
     mkdir("/dev", 0o755)?;
-    // MS_NODEV: the devices are mounts of their own. Any other that is made in here is none.
+    // MS_NODEV: the devices are mounts of their own. No other device in here works.
     mount("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755,size=65536k")?;
     for (path, device) in devices {
         write_file(path, "")?;

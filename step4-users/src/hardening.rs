@@ -1,4 +1,4 @@
-//! What a container can still reach of the host: the runtime's own file, and parts of /proc and /sys.
+//! The parts of the host that a container can still reach: the runtime's own file, some of /proc and /sys.
 //!
 //! Kernel objects: the file that a process executes, /proc/self/exe; and mounts over files and folders of
 //! /proc and /sys. These tell about the whole host, or even change it: memory layout, interrupts, firmware.
@@ -40,8 +40,8 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 ///
 /// By /proc/self/exe each process finds the file that it executes, even where its root has no such path. In a
 /// container that is the runtime's file until exec, and after it if the command begins with
-/// `#!/proc/self/exe`. The container's root could then change what the host executes next time
-/// (CVE-2019-5736); so could an ordinary user who owns the file.
+/// `#!/proc/self/exe`. The container's root could then change the program that the host executes next time
+/// (CVE-2019-5736); so could an ordinary user that owns the file.
 pub fn protect_own_program() -> Result<()> {
     if own_program::is_read_only()? {
         return Ok(());

@@ -1,4 +1,4 @@
-//! A small init: a PID 1 that does nothing but what only PID 1 can do.
+//! A small init: a PID 1 that has only the duties of a PID 1.
 //!
 //! PID 1 of a PID namespace is special. It gets only the signals that it has asked for, so `sleep` as PID 1
 //! ignores Ctrl-C and SIGTERM. It becomes the parent of every orphan, and must reap it. Otherwise the orphan

@@ -110,7 +110,7 @@ impl Layers {
             if let Some(namespace) = namespace.filter(|_| !self.mounted.are_copies()) {
                 self.shift_owners(namespace)?;
             }
-            // An overlay makes files as the user who mounts it, and that must be a user of the container.
+            // An overlay makes files as the user that mounts it, so that must be a user of the container.
             with_files_of(maps, || self.mount())?;
             Detached::copy_of(&self.root())
         })
@@ -192,7 +192,7 @@ impl Layers {
         Ok(())
     }
 
-    /// What the container has added (A), changed (C) and deleted (D), sorted by path, like `docker diff`.
+    /// The paths that the container has added (A), changed (C) and deleted (D), sorted, like `docker diff`.
     pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
         changes(&self.lower, &self.upper())
     }

@@ -45,7 +45,7 @@ pub struct Plan<'a> {
     pub rights: Rights,
 }
 
-/// What the container's processes may do.
+/// The rights of the container's processes.
 pub struct Rights {
     pub no_new_privileges: bool,
     pub capabilities: Capabilities,
@@ -107,7 +107,7 @@ impl<'a> Plan<'a> {
         Ok(Plan { cli, environment, image, config, command, workdir, mounts, shared, user, rights })
     }
 
-    /// Waits for what may take long: the first run makes a root of the host's programs, or unpacks the image.
+    /// Does the slow work: the first run makes a root of the host's programs, or unpacks the image.
     pub fn ready(self) -> Result<Ready<'a>> {
         let state = rootfs::state_dir()?;
         // Waits while another runtime fills one of the named volumes.
@@ -144,7 +144,7 @@ impl Rights {
 }
 
 impl<'a> Ready<'a> {
-    /// Makes what must be undone, and the mounts that the child takes along.
+    /// Makes the objects that must be undone, and the mounts that the child takes along.
     pub fn make(self) -> Result<(Made<'a>, Mounts)> {
         let Ready { plan, roots, state, named, users, lower, terminal, ipc } = self;
         // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.

@@ -4,7 +4,7 @@
 //! Older than cgroups, and still the only way to limit, say, open files or the size of a core dump. Order: by
 //! the process itself, before it becomes the command, while it has the right to raise them. In a user
 //! namespace no process has that right, so the parent raises the hard limits before: [`allow`].
-//! Man page: getrlimit(2). What holds for a process: `/proc/PID/limits`.
+//! Man page: getrlimit(2). The limits of a process: `/proc/PID/limits`.
 
 use common::sys::{allow_limit, setrlimit};
 use common::values::Ulimit;

@@ -19,7 +19,7 @@ const NEW_NAMESPACES: u64 = 0x7E02_0000;
 /// some make an attack easier: ADDR_NO_RANDOMIZE puts everything in memory where it can be guessed.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
 
-/// In the parent: compiles the filter that is asked for. A capability needs the calls that go with it.
+/// In the parent: compiles the filter of the options. A capability needs the calls that go with it.
 pub fn prepare(profile: &SeccompProfile, capabilities: &Capabilities) -> Result<Option<Filter>> {
     match profile {
         SeccompProfile::Unconfined => Ok(None),

@@ -17,7 +17,7 @@ use nix::fcntl::OFlag;
 /// The main end goes to the parent, which copies between the two.
 pub fn open_own(terminal: &Terminal, parent: &mut ChildEnd) -> Result<()> {
     // A session without a terminal: /dev/tty leads to none, Ctrl-C at the caller's does not reach it, and
-    // `kill 0` hits nobody else.
+    // `kill 0` reaches no process outside.
     setsid()?;
     let Terminal::Own(streams) = terminal else { return Ok(()) };
     for (number, stream) in streams.each.iter().enumerate() {

@@ -131,7 +131,7 @@ fn write_maps(process: Pid, maps: &IdMaps) -> Result<()> {
             return newuidmap(process, maps);
         }
         // An ordinary user may map only its own two ids, and must give up setgroups(2) first. A group may
-        // take a right away, as with `rwx---r-x`; whoever could leave the group would have that right.
+        // take a right away, as with `rwx---r-x`; a process that left the group would have that right.
         write_map(process, "setgroups", "deny")?;
     }
     write_map(process, "gid_map", &maps.groups)?;

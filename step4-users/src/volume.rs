@@ -97,8 +97,8 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
             Opened::Volume(volume, source, own) => {
                 let kind = if source.is_directory()? { Kind::Directory } else { Kind::File };
                 let hides = path::open_beneath(&root, &volume.target).is_ok();
-                // By descriptor: between a look at a path and the mount, somebody who shares this root could
-                // put a link in its place (CVE-2021-30465).
+                // By descriptor: between a look at a path and the mount, a process that shares this root
+                // could put a link in its place (CVE-2021-30465).
                 let target = path::make_beneath(&root, &volume.target, kind)?;
                 path::check_target(&root, &target, &volume.target)?;
                 match own {
