@@ -254,16 +254,16 @@ fn links() -> BTreeSet<String> {
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
-/// The files that images and options leave in the state folder on purpose: unpacked layers, their copies for
-/// other ids, and named folders for the next run.
+/// The files that images and options leave in the state folder on purpose. They are unpacked layers, their
+/// copies for other ids, and named folders for the next run.
 const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
 /// How the names of other people's files begin, in folders that all users share: other checks' folders, and
 /// the socket of a runtime without `$TMPDIR`. The runs of these checks have a `$TMPDIR` of their own.
 const OF_OTHERS: [&str; 2] = [crate::subject::PREFIX, "congo-slirp-"];
 
-/// The state folder, without root filesystems and files that are meant to stay; the subject's temporary
-/// files; and files with Congo's name where temporary files usually are.
+/// The state folder, without root filesystems and files that are meant to stay. Also the subject's temporary
+/// files, and files with Congo's name where temporary files usually are.
 fn files(subject: &Subject) -> BTreeSet<PathBuf> {
     let home = subject.home();
     // No further up: the host's own root has a /proc, too.
