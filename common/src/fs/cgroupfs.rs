@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -213,9 +213,8 @@ impl Cgroup {
     /// # Errors
     /// EBUSY when a process does not go away.
     pub fn remove(mut self) -> Result<()> {
-        // All of them, and only then the first failure.
-        let results = self.directories.drain(..).rev().map(|directory| remove(&directory.path, PATIENCE));
-        results.collect::<Vec<_>>().into_iter().collect()
+        let directories = std::mem::take(&mut self.directories);
+        remove_all(directories.iter().map(|directory| directory.path.as_path()), PATIENCE)
     }
 
     fn directory(&self, controller: &str) -> &Directory {
@@ -259,10 +258,8 @@ impl Directory {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for directory in self.directories.iter().rev() {
-            // This is the way out after a failure, which is what gets reported.
-            let _ = remove(&directory.path, PATIENCE);
-        }
+        // This is the way out after a failure, which is what gets reported.
+        let _ = remove_all(self.directories.iter().map(|directory| directory.path.as_path()), PATIENCE);
     }
 }
 
@@ -402,12 +399,25 @@ fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
     let swept = claim::sweep(parent, is_ours, |path| {
         let name = path.file_name().unwrap_or_default();
         let others = hierarchies.iter().filter_map(|hierarchy| Some(hierarchy.parent().ok()?.join(name)));
-        let others = others.filter(|directory| directory != path && directory.exists());
-        // All of them, and only then the first failure. This one last: the next run looks for it.
-        let gone = others.map(|directory| remove(&directory, SWEEP_PATIENCE)).collect::<Vec<_>>();
-        gone.into_iter().collect::<Result<()>>().and_then(|()| remove(path, SWEEP_PATIENCE))
+        let is_there = |directory: &PathBuf| !is_gone(directory);
+        let others = others.filter(|directory| directory != path && is_there(directory)).collect::<Vec<_>>();
+        remove_all([path].into_iter().chain(others.iter().map(PathBuf::as_path)), SWEEP_PATIENCE)
     });
     swept.unwrap_or_else(|error| error.report("congo"));
+}
+
+/// Only when the kernel says so: what cannot be seen now may be there.
+fn is_gone(directory: &Path) -> bool {
+    fs::symlink_metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Removes a container's directories in all hierarchies. The first one goes last, and stays while one of the
+/// others is there: a sweep looks for the first one only, and would never find the others again.
+fn remove_all<'a>(mut directories: impl Iterator<Item = &'a Path>, patience: Duration) -> Result<()> {
+    let Some(first) = directories.next() else { return Ok(()) };
+    // All of them, and only then the first failure.
+    let gone = directories.map(|directory| remove(directory, patience)).collect::<Vec<_>>();
+    gone.into_iter().collect::<Result<()>>().and_then(|()| remove(first, patience))
 }
 
 /// Removes a cgroup's directory, those that a container's root has made in it, and kills what is in them.
@@ -488,6 +498,37 @@ mod tests {
 
         assert_eq!(hierarchy("22 27 0:21 / /proc rw - proc proc rw"), None);
         assert_eq!(hierarchy("cgroup"), None);
+    }
+
+    #[test]
+    fn the_directory_that_a_sweep_looks_for_goes_last() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = ["first", "stuck", "free"].map(|name| home.path().join(name));
+        for path in &paths {
+            fs::create_dir(path).unwrap();
+        }
+        // In the place of what rmdir(2) refuses for.
+        fs::write(paths[1].join("file"), "").unwrap();
+        let directory = |path: &PathBuf| Directory {
+            version: Version::V1,
+            controllers: Vec::new(),
+            path: path.clone(),
+            open: None,
+        };
+        let cgroup = || Cgroup {
+            directories: paths.iter().map(directory).collect(),
+            left_out: Vec::new(),
+            _claim: None,
+        };
+        let error = cgroup().remove().unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::ENOTEMPTY), "{error}");
+        let there = || paths.each_ref().map(|path| path.exists());
+        assert_eq!(there(), [true, true, false]);
+        drop(cgroup());
+        assert_eq!(there(), [true, true, false], "nor does a drop leave the others for ever");
+        fs::remove_file(paths[1].join("file")).unwrap();
+        cgroup().remove().unwrap();
+        assert_eq!(there(), [false; 3]);
     }
 
     #[test]
