@@ -206,7 +206,7 @@ const STORIES: &[Story] = &[
         "Docker: files of `/proc` and `/sys` told about the host, or changed it. They were hidden one after \
          the other",
         "the child hides Docker's whole list of paths",
-        &["cve.masked-paths", "cve.read-only-paths"],
+        &["cve.masked-paths", "cve.read-only-paths", "cve.masks-or-nothing"],
     ),
     (
         "the host's devices",

@@ -156,6 +156,15 @@ impl Subject {
         strace
     }
 
+    /// The same under strace, which answers each call with this path, and no other one, that it is forbidden.
+    pub(crate) fn command_without(&self, path: &str, arguments: &[&str]) -> Command {
+        let mut strace = Command::new(program("strace").unwrap_or_default());
+        strace.args(["--follow-forks", "--quiet=all", "--output", "/dev/null", "--trace-path", path]);
+        strace.args(["--trace=%file", "--inject=%file:error=EACCES"]);
+        strace.arg(&self.binary).args(arguments).envs(self.environment()).stdin(Stdio::null());
+        strace
+    }
+
     /// What the runtime's environment has more than the checks' own.
     pub fn environment(&self) -> [(&'static str, OsString); 4] {
         [

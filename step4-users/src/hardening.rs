@@ -7,13 +7,12 @@
 //! before the capabilities go.
 //! Source: Docker's lists. Man pages: proc(5), mount(2).
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Result;
 use common::fs::mount::Detached;
 use common::security::own_program;
-use common::sys::{exists, mount, open};
+use common::sys::{folders_in, mount, open, what_is_at};
 use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 
@@ -51,20 +50,22 @@ pub fn protect_own_program() -> Result<()> {
 
 /// Hides the files of the first list, and makes those of the second read-only.
 pub fn hide() -> Result<()> {
-    let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
-    let of_cpus = cpus.map(|cpu| cpu.path().join("thermal_throttle"));
+    let cpus = folders_in("/sys/devices/system/cpu")?.into_iter();
+    let of_cpus = cpus.map(|cpu| cpu.join("thermal_throttle"));
     for path in MASKED.iter().map(PathBuf::from).chain(of_cpus) {
         // Not every kernel has all of them.
-        if path.is_dir() {
+        let Some(kind) = what_is_at(&path)? else { continue };
+        if kind.is_dir() {
             mount("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")?;
-        } else if exists(&path) {
+        } else {
             // By descriptor, and after a look at the device. A volume over /dev may have another file of that
             // name, or a link. That file would lie here, to be read and written (CVE-2025-31133).
             Detached::copy_of_device(Path::new("/dev/null"), (1, 3))?
                 .attach_at(&open(&path, OFlag::O_PATH)?)?;
         }
     }
-    for path in READ_ONLY.map(Path::new).into_iter().filter(|path| exists(path)) {
+    for path in READ_ONLY.map(Path::new) {
+        let Some(_) = what_is_at(path)? else { continue };
         mount(path, path, "", MsFlags::MS_BIND | MsFlags::MS_REC, "")?;
         // A remount clears each flag that it does not name. In a user namespace the kernel refuses that.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;

@@ -122,9 +122,8 @@ impl Layers {
         // Most layers lie in the state folder: one mount for all of these.
         let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.home));
         for path in elsewhere.chain([&self.home]) {
-            let mut shifted = Detached::copy_of(path)?;
             // `ShiftedLayers::of` has found out that this works here.
-            shifted.map_ids(namespace)?;
+            let shifted = Detached::copy_of(path)?.must_map_ids(namespace, path)?;
             shifted.attach_at(&open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)?;
         }
         Ok(())

@@ -10,8 +10,9 @@ use nix::sys::stat::makedev;
 use super::escape::with_link;
 use super::security_files::host_users;
 use super::volume::folder;
-use crate::container::Output;
+use crate::container::{Container, Output};
 use crate::kernel::Mount;
+use crate::needs::Need;
 use crate::terminal::Terminal;
 use crate::{Check, Checked, Failure, Subject, ensure, expect, inside, tree};
 
@@ -44,6 +45,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "All paths that Docker makes read-only in /proc cannot be written, even by the host's root.",
         read_only)
         .hint("A bind mount onto itself, then MS_REMOUNT|MS_BIND|MS_RDONLY."),
+    Check::since(4, "cve.masks-or-nothing",
+        "Where it cannot be told whether a path is there that is to be hidden, or made read-only, no command \
+         runs.", masks_or_nothing)
+        .needs(&[Need::Root, Need::Program("strace")])
+        .hint("Only ENOENT means that nothing is there. After any other error of stat(2), or of reading a \
+               folder, the file may lie open."),
 ];
 
 /// What the container sees mounted at this place, of this kind; refused is as good.
@@ -207,6 +214,19 @@ fn there(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<PathBuf>, Failu
     let found: Vec<_> = paths.into_iter().filter(|path| path.exists()).collect();
     ensure(!found.is_empty(), || Failure::new("a path of Docker's list on this kernel", "none"))?;
     Ok(found)
+}
+
+fn masks_or_nothing(subject: &Subject) -> Checked {
+    for path in ["/proc/kcore", "/proc/sysrq-trigger", "/sys/devices/system/cpu"] {
+        let run = Container::start(&mut subject.command_without(path, &["echo", "ran"]))?.output()?;
+        ensure(run.status == 125 && run.stdout.is_empty() && run.stderr.contains(path), || {
+            Failure::new(
+                format!("when nobody may look at {path}: status 125, and an error about it"),
+                format!("{}; stdout: {:?}; stderr: {:?}", run.ending(), run.stdout, run.stderr),
+            )
+        })?;
+    }
+    Ok(())
 }
 
 fn masked(subject: &Subject) -> Checked {

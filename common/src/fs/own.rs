@@ -20,6 +20,7 @@ use nix::unistd::geteuid;
 
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::privilege::Privilege;
+use crate::sys::what_is_at;
 
 /// How often a folder is made that others remove at once: each time one of them must have ended just then.
 pub(super) const TRIES: usize = 1000;
@@ -80,9 +81,9 @@ pub(crate) fn check_own(folder: PathBuf) -> Result<PathBuf> {
 /// Refuses a symbolic link in the place of what a container may change, such as the mode of its root.
 ///
 /// # Errors
-/// It is one.
+/// It is one; or that cannot be told.
 pub(crate) fn refuse_link(path: &Path) -> Result<()> {
-    let is_link = fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink());
+    let is_link = what_is_at(path)?.is_some_and(|kind| kind.is_symlink());
     if is_link { Err(refused(path, "it is a symbolic link")) } else { Ok(()) }
 }
 

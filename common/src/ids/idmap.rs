@@ -28,7 +28,7 @@ pub use host_ids::HostIds;
 pub use layers::{ShiftedLayers, mount_own};
 pub(crate) use namespace::start_in_user_namespace;
 pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};
-use namespace::{enter_own, enter_parent_of, owner_of};
+use namespace::{enter_own, enter_parent_of, look_whether_groups_are_denied, owner_of};
 pub use shifted::give;
 use subordinate::{keep_id, require};
 pub use subordinate::{own, subordinate, subordinate_of};

@@ -11,7 +11,7 @@ mod tests;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -82,13 +82,19 @@ pub(crate) fn name_on_host(id: u32) -> Option<Vec<u8>> {
     entries(&users).filter_map(Entry::parse).find(|entry| entry.id == id).map(|entry| entry.name.to_vec())
 }
 
-/// All users and groups of the host's own lists.
-pub(crate) fn ids_on_host() -> Vec<u32> {
-    let (users, groups) =
-        (fs::read("/etc/passwd").unwrap_or_default(), fs::read("/etc/group").unwrap_or_default());
+/// All users and groups of the host's own lists. A list that is not there has none.
+///
+/// # Errors
+/// One cannot be read: a container could get the ids of a user.
+pub(crate) fn ids_on_host() -> Result<Vec<u32>> {
+    let read = |path: &str| match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        list => list.at("read", path),
+    };
+    let (users, groups) = (read("/etc/passwd")?, read("/etc/group")?);
     let users = entries(&users).filter_map(Entry::parse).flat_map(|entry| [entry.id, entry.gid]);
     let groups = entries(&groups).filter_map(Group::parse).map(|group| group.id);
-    users.chain(groups).collect()
+    Ok(users.chain(groups).collect())
 }
 
 /// A line of `/etc/passwd`: `NAME:PASSWORD:UID:GID:COMMENT:HOME:SHELL`.

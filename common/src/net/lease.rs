@@ -188,14 +188,19 @@ impl Leases {
         for (name, subnet) in self.recorded()? {
             let folder = self.bridge_folder(&name, subnet);
             let (living, dead) = addresses(&folder)?;
-            let member = |address: Ipv4Addr| {
-                // A container that ends just now takes its file with it.
-                let text = fs::read_to_string(folder.join(address.to_string())).ok()?;
+            let mut members = Vec::new();
+            for address in living {
+                let file = folder.join(address.to_string());
+                let text = match fs::read_to_string(&file) {
+                    // A container that ends just now takes its file with it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    // Without this one, a bridge that is used would pass for one that is not.
+                    text => text.at("read", &file)?,
+                };
                 let ports = text.lines().filter_map(|line| publish(line).ok());
-                Some(Member { address, ports: ports.flat_map(|published| published.ports()).collect() })
-            };
+                members.push(Member { address, ports: ports.flat_map(|it| it.ports()).collect() });
+            }
             self.dead.borrow_mut().extend(dead.iter().map(|address| folder.join(address.to_string())));
-            let members = living.into_iter().filter_map(member).collect();
             bridges.push(Bridge { name, subnet, members, dead: dead.into_iter().collect() });
         }
         Ok(bridges)
@@ -230,9 +235,15 @@ impl Leases {
 
     /// Whether forwarding (`net.ipv4.ip_forward`) was off before Congo switched it on. What was recorded
     /// before the machine was started last is over: the kernel has begun anew since.
-    pub fn forwarding_was_off(&self) -> bool {
-        let recorded = fs::read_to_string(self.folder.join(FORWARDING));
-        recorded.is_ok_and(|recorded| boot_id().is_ok_and(|boot| boot == recorded))
+    ///
+    /// # Errors
+    /// When that cannot be told: the host would go on as everybody's router.
+    pub fn forwarding_was_off(&self) -> Result<bool> {
+        let path = self.folder.join(FORWARDING);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            recorded => Ok(recorded.at("read", &path)? == boot_id()?),
+        }
     }
 
     /// Records it, for whoever removes the last bridge.

@@ -48,12 +48,17 @@ pub fn load(ruleset: &str) -> Result<()> {
 /// Whether a table is there, such as `inet congo`.
 ///
 /// # Errors
-/// When `nft` is not installed.
+/// When `nft` is not installed, or cannot tell: rules of others would be replaced.
 pub fn has_table(name: &str) -> Result<bool> {
-    let mut command = Command::new(program()?);
-    command.args(["list", "table"]).args(name.split(' '));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(command.status().is_ok_and(|status| status.success()))
+    let program = program()?;
+    let mut command = Command::new(&program);
+    command.args(["list", "table"]).args(name.split(' ')).stdin(Stdio::null()).env("LC_ALL", "C");
+    let output = command.output().at("run", &program)?;
+    match output.status.success() {
+        true => Ok(true),
+        false if String::from_utf8_lossy(&output.stderr).contains("No such file or directory") => Ok(false),
+        false => Err(refused(&output)),
+    }
 }
 
 fn run(program: &Path, ruleset: &str) -> io::Result<Output> {

@@ -181,10 +181,10 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
         leases.set_forwarding_was_off(true)?;
     }
     // Before forwarding is on, or the host would be everybody's router in between.
-    (wiring.load)(&used, !leases.forwarding_was_off())?;
+    (wiring.load)(&used, !leases.forwarding_was_off()?)?;
     if needed && is_off()? {
         (wiring.forward)(true)?;
-    } else if !needed && leases.forwarding_was_off() {
+    } else if !needed && leases.forwarding_was_off()? {
         (wiring.forward)(false)?;
         leases.set_forwarding_was_off(false)?;
     }

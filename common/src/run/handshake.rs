@@ -128,11 +128,11 @@ impl ChildEnd {
     /// no moment at which its death could be missed.
     ///
     /// # Errors
-    /// When it has died.
+    /// When it has died, or that cannot be told.
     pub fn must_live(&self) -> Result<()> {
         // A socket whose other end is closed is "hung up", which poll(2) tells without being asked for it.
         let mut hung_up = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
-        if poll(&mut hung_up, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
+        if poll(&mut hung_up, PollTimeout::ZERO).context("poll(socket)")? > 0 {
             return Err(Error::new("the runtime ended before the container began"));
         }
         Ok(())

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use nix::errno::Errno;
@@ -361,9 +361,35 @@ pub fn give_streams(user: u32, group: u32) -> Result<()> {
     Ok(())
 }
 
-/// Whether there is anything at this path.
-pub fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
+/// What is at this path, which may be a symbolic link. `None` only where the kernel says that nothing is
+/// there: whatever else keeps us from looking, a protection of it must not be left out.
+///
+/// # Errors
+/// EACCES, EIO, ELOOP and the like.
+pub fn what_is_at(path: &Path) -> Result<Option<fs::FileType>> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        there => there.at("look at", path).map(|there| Some(there.file_type())),
+    }
+}
+
+/// The folders in a folder; none where that is not there.
+///
+/// # Errors
+/// As [`what_is_at`].
+pub fn folders_in(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let folder = folder.as_ref();
+    if what_is_at(folder)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(folder).at("read", folder)? {
+        let entry = entry.at("read", folder)?;
+        if entry.file_type().at("look at", entry.path())?.is_dir() {
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
 }
 
 /// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`.
@@ -501,6 +527,22 @@ mod tests {
         assert_eq!(short.to_string(), "the kernel took 2 of 5 bytes");
         let refused = write(vec![Err(Errno::EINVAL.into())]).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(Errno::EINVAL as i32));
+    }
+
+    #[test]
+    fn only_what_the_kernel_says_is_not_there_is_not_there() {
+        let home = tempfile::tempdir().unwrap();
+        let (file, folder) = (home.path().join("file"), home.path().join("folder"));
+        assert!(what_is_at(&file).unwrap().is_none());
+        assert!(folders_in(&folder).unwrap().is_empty());
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(&folder, home.path().join("link")).unwrap();
+        assert!(what_is_at(&home.path().join("link")).unwrap().unwrap().is_symlink());
+        assert_eq!(folders_in(home.path()).unwrap(), std::slice::from_ref(&folder));
+        let below = file.join("below");
+        assert_eq!(what_is_at(&below).unwrap_err().errno(), Some(Errno::ENOTDIR));
+        assert_eq!(folders_in(&below).unwrap_err().errno(), Some(Errno::ENOTDIR));
     }
 
     #[test]

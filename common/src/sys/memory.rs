@@ -4,7 +4,7 @@
 
 use std::{fs, ptr};
 
-use super::error::{Context, Result};
+use super::error::{Context, Error, Result};
 
 /// Writes zeroes over this process's arguments and variables, as they lie in its memory since its own exec,
 /// and `name` in their place: `/proc/PID/cmdline` and `/proc/PID/environ` show that memory. For a process
@@ -17,9 +17,13 @@ pub fn wipe_arguments_and_environment(name: &str) -> Result<()> {
     // After the name in brackets, which may hold anything: fields 48 to 51 of proc_pid_stat(5).
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(45);
     let addresses: Vec<usize> = fields.take(4).filter_map(|field| field.parse().ok()).collect();
+    if addresses.len() != 4 || addresses.contains(&0) {
+        // Others in the container would see them.
+        return Err(Error::new("/proc/self/stat: it does not tell where the arguments and variables are"));
+    }
     // As much of it as the first argument has room for; of the variables nothing is left.
     for (range, name) in addresses.chunks_exact(2).zip([name, ""]) {
-        if range[0] == 0 || range[1] <= range[0] {
+        if range[1] <= range[0] {
             continue;
         }
         // SAFETY: the kernel put the arguments, or the variables, between these addresses, on the stack above

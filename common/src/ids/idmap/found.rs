@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Pid, geteuid};
 
 use super::{HostIds, IdMaps, enter_own, enter_parent_of, in_user_namespace, own, owner_of, require};
-use super::{keep_id, subordinate, user_namespace};
+use super::{keep_id, look_whether_groups_are_denied, subordinate, user_namespace};
 use crate::fs::mount::can_map_ids;
 use crate::fs::rootfs;
 use crate::keep::state::tell_once;
@@ -36,6 +36,7 @@ impl Ids {
     /// They have no root; those of [`user_namespace`].
     pub fn of_root(maps: IdMaps) -> Result<Ids> {
         maps.root()?;
+        look_whether_groups_are_denied()?;
         let namespace = user_namespace(&maps)?;
         Ok(Ids { maps, namespace: Some(namespace), shifted: true, _taken: None })
     }
@@ -98,7 +99,9 @@ impl Ids {
             ));
         }
         let shifted = geteuid().is_root();
-        if !shifted {
+        if shifted {
+            look_whether_groups_are_denied()?;
+        } else {
             // The runtime of that container is root there, of the same user: all that it mounts belongs to
             // it.
             enter_parent_of(&namespace)?;

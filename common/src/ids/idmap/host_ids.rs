@@ -124,7 +124,7 @@ fn taken_on_host() -> Result<Vec<(u32, u32)>> {
     for list in [SUBUID, SUBGID] {
         taken.extend(read(Path::new(list))?.iter().map(|line| (line.first, line.count)));
     }
-    taken.extend(passwd::ids_on_host().into_iter().map(|id| (id, 1)));
+    taken.extend(passwd::ids_on_host()?.into_iter().map(|id| (id, 1)));
     Ok(taken)
 }
 

@@ -97,12 +97,14 @@ impl ShiftedLayers {
 pub fn mount_own(volume: &mut OwnVolume, shift: Shift<'_>, target: &Path) -> Result<Detached> {
     let mut mount = Detached::copy_of(&volume.path)?;
     if let Some((maps, namespace)) = shift {
-        if !mount.map_ids(namespace)? {
-            give(&volume.path, maps, &format!("the volume at {}", target.display()))?;
-        }
         // The volume is filled through another mount, as this one may become read-only.
         let mut filled = Detached::copy_of(&volume.path)?;
-        filled.map_ids(namespace)?;
+        if mount.map_ids(namespace)? {
+            // Or the files in one of them would be nobody's.
+            filled = filled.must_map_ids(namespace, &volume.path)?;
+        } else {
+            give(&volume.path, maps, &format!("the volume at {}", target.display()))?;
+        }
         volume.data = filled.open_directory()?;
     }
     Ok(mount)

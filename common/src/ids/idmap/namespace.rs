@@ -6,8 +6,9 @@
 //! the socket ends.
 //! Man pages: user_namespaces(7), unshare(2), setresuid(2), setgroups(2).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -50,6 +51,7 @@ pub(crate) fn start_in_user_namespace(
     story: impl FnOnce(&mut HelperEnd) -> Result<()>,
 ) -> Result<Helper> {
     let mut helper = mapped(maps, |parent| {
+        look_whether_groups_are_denied()?;
         become_root()?;
         // Not earlier: a change of ids takes it away.
         die_with_parent()?;
@@ -84,6 +86,7 @@ pub fn enter_own(write_maps: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
     Privilege::became_root();
     helper.go();
     helper.finish()?;
+    look_whether_groups_are_denied()?;
     become_root()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
@@ -97,6 +100,7 @@ pub fn enter_parent_of(namespace: &OwnedFd) -> Result<()> {
     let parent = parent_of(namespace)?;
     enter(&parent, CloneFlags::CLONE_NEWUSER)?;
     Privilege::became_root();
+    look_whether_groups_are_denied()?;
     become_root()?;
     unshare(CloneFlags::CLONE_NEWNS)
 }
@@ -108,19 +112,31 @@ fn stay_readable() -> Result<()> {
     nix::sys::prctl::set_dumpable(true).context("prctl(PR_SET_DUMPABLE, 1)")
 }
 
+/// Whether no process of this user namespace may set groups. The namespaces within it have that from it.
+static GROUPS_ARE_DENIED: AtomicBool = AtomicBool::new(false);
+
+/// Remembers that, for this process and its children, as long as `/proc` is the host's: the container's root
+/// may have a `/proc` of its own, and tell what it likes.
+pub(super) fn look_whether_groups_are_denied() -> Result<()> {
+    let path = "/proc/self/setgroups";
+    let text = fs::read_to_string(path).at("read", path)?;
+    GROUPS_ARE_DENIED.store(text.trim() == "deny", Ordering::Relaxed);
+    Ok(())
+}
+
 /// In a child with a new user namespace, when it has its maps: becomes user 0 and group 0 of it. Until then
 /// its ids are those of before, which may be nobody's there. Takes away the wish to die with the parent: ask
 /// for that afterwards. The process stays open to others of its user, such as to itself: see
 /// [`set_not_dumpable`](crate::sys::set_not_dumpable).
 ///
 /// # Errors
-/// EINVAL when the maps have no 0.
+/// EINVAL when the maps have no 0; EPERM where the caller's groups could be given up, and were not.
 pub fn become_root() -> Result<()> {
     let zero = "the maps of this user namespace have no id 0";
     let groups = call("setgroups(2)", || "setgroups([])".into(), || setgroups(&[]));
     match groups {
         // "deny", the price of a map without help: the groups of the caller stay, as nobody's.
-        Err(error) if error.errno() == Some(Errno::EPERM) => {}
+        Err(error) if error.errno() == Some(Errno::EPERM) && GROUPS_ARE_DENIED.load(Ordering::Relaxed) => {}
         groups => groups?,
     }
     let root = Gid::from_raw(0);

@@ -155,6 +155,19 @@ fn what_fails_in_a_user_namespace_is_told() {
     });
 }
 
+#[test]
+#[cfg(feature = "capability")]
+fn groups_stay_only_where_they_must() {
+    in_mount_namespace(|_| {
+        let error = in_user_namespace(&maps(), || {
+            // Then setgroups(2) says EPERM, and not because the namespace denies it.
+            caps::drop(None, caps::CapSet::Effective, caps::Capability::CAP_SETGID).unwrap();
+            become_root()
+        });
+        assert_eq!(error.unwrap_err().errno(), Some(nix::errno::Errno::EPERM));
+    });
+}
+
 fn owner(path: &Path) -> (u32, u32) {
     let there = fs::symlink_metadata(path).unwrap();
     (there.uid(), there.gid())

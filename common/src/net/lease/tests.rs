@@ -119,14 +119,18 @@ fn a_bridge_has_one_subnet_and_shares_it_with_none() {
 fn forwarding_is_remembered_until_the_machine_starts_anew() {
     let home = tempfile::tempdir().unwrap();
     let leases = Leases::lock_in(home.path()).unwrap();
-    assert!(!leases.forwarding_was_off());
+    assert!(!leases.forwarding_was_off().unwrap());
     leases.set_forwarding_was_off(true).unwrap();
-    assert!(leases.forwarding_was_off());
+    assert!(leases.forwarding_was_off().unwrap());
     fs::write(leases.folder.join(FORWARDING), "of another boot").unwrap();
-    assert!(!leases.forwarding_was_off());
+    assert!(!leases.forwarding_was_off().unwrap());
     leases.set_forwarding_was_off(false).unwrap();
     leases.set_forwarding_was_off(false).unwrap();
     assert!(!leases.folder.join(FORWARDING).exists());
+    // What cannot be read is not taken for "it was on".
+    fs::create_dir(leases.folder.join(FORWARDING)).unwrap();
+    assert_eq!(leases.forwarding_was_off().unwrap_err().errno(), Some(Errno::EISDIR));
+    assert!(leases.set_forwarding_was_off(true).is_err());
 }
 
 #[test]
