@@ -72,7 +72,7 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
 
     // Last: on old kernels it reads /proc.
     process::close_descriptors_on_exec()?;
-    process::exec(&cli.command, &made.plan.environment)
+    process::exec(&cli.command, &made.plan.environment, parent)
 }
 
 /// When the container has ended: says why, cleans up, and returns the status.

@@ -84,12 +84,12 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     filesystem::enter_workdir(cli.world.workdir.as_deref().unwrap_or(Path::new("/")))?;
 
     if cli.session.init {
-        init::stay_behind(&made.signals)?;
+        init::stay_behind(&made.signals, parent)?;
     }
     terminal::open_own(&made.terminal, parent)?;
     // Last: on old kernels it reads /proc.
     process::close_descriptors_on_exec()?;
-    process::exec(&cli.command, &made.plan.environment)
+    process::exec(&cli.command, &made.plan.environment, parent)
 }
 
 /// When the container has ended: says why, cleans up, and returns the status.

@@ -98,10 +98,10 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     }
 
     if cli.session.init {
-        init::stay_behind(&made.signals)?;
+        init::stay_behind(&made.signals, parent)?;
     }
     terminal::open_own(&made.terminal, parent)?;
-    process::exec(&made.plan.command, &made.plan.environment)
+    process::exec(&made.plan.command, &made.plan.environment, parent)
 }
 
 /// When the container has ended: says why, cleans up, and returns the status.

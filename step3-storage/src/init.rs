@@ -9,6 +9,7 @@
 use std::io::{Read, pipe};
 use std::process::exit;
 
+use common::run::handshake::ChildEnd;
 use common::run::process::{
     Signals, close_descriptors, fork, reap_any, send, wipe_arguments_and_environment,
 };
@@ -20,7 +21,7 @@ use nix::sys::prctl::set_name;
 use nix::sys::signal::Signal;
 
 /// PID 1 stays in this function, for good. Only its child returns, and goes on to become the command.
-pub fn stay_behind(signals: &Signals) -> Result<()> {
+pub fn stay_behind(signals: &Signals, parent: &mut ChildEnd) -> Result<()> {
     let (mut given_up, last) = pipe().context("pipe")?;
     let Some(command) = fork()? else {
         drop(last);
@@ -39,6 +40,7 @@ pub fn stay_behind(signals: &Signals) -> Result<()> {
     wipe_arguments_and_environment("init")?;
     // So that `ps` shows that name, without -f, too.
     let _ = set_name(c"init");
+    parent.last_act()?;
     close_descriptors()?;
     loop {
         match signals.wait()? {

@@ -112,14 +112,14 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
 
     let environment = give_up_rights(made, parent)?;
     if cli.session.init {
-        init::stay_behind(&made.signals)?;
+        init::stay_behind(&made.signals, parent)?;
     }
     terminal::open_own(&made.terminal, parent)?;
-    process::exec(&made.plan.command, &environment)
+    process::exec(&made.plan.command, &environment, parent)
 }
 
 /// In the child: gives up what the command must not have. Returns the command's variables.
-fn give_up_rights(made: &Made, parent: &ChildEnd) -> Result<Environment> {
+fn give_up_rights(made: &Made, parent: &mut ChildEnd) -> Result<Environment> {
     let (plan, rights) = (&made.plan, &made.plan.rights);
     join_session_keyring()?;
     let identity = user::resolve(plan.user.as_ref())?;
@@ -138,7 +138,8 @@ fn give_up_rights(made: &Made, parent: &ChildEnd) -> Result<Environment> {
     capabilities::set(&rights.capabilities, &plan.cli.security, is_root)?;
     if rights.no_new_privileges {
         set_no_new_privs()?;
-        seccomp::load(rights.filter.as_ref())?;
+        let filter = rights.filter.clone();
+        parent.at_last(move || seccomp::load(filter.as_ref()));
     }
     // Another process of the container may not look into this one, which is still the runtime.
     set_not_dumpable()?;

@@ -2,8 +2,8 @@
 //!
 //! Kernel object: a filter, a small program that the kernel runs before each system call of the process and
 //! of all that it starts. Nothing can take it off. Most holes of kernels are in calls that few programs need.
-//! Order: the parent compiles the filter, while it can still read files. The child loads it late, as the
-//! runtime's own later calls must pass it. But it does so before an init stays behind in the container.
+//! Order: the parent compiles the filter, while it can still read files. The child loads it as its last act
+//! before the exec, as all later calls must pass it. An init that stays behind loads it, too.
 //! Man pages: seccomp(2), bpf(2), syscall(2), personality(2).
 
 use common::Result;

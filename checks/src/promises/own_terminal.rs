@@ -52,6 +52,11 @@ pub(crate) const CHECKS: &[Check] = &[
         "The runtime ends even if no process reads its terminal any more.", unread)
         .not_new()
         .hint("A write to a full terminal does not return: do not wait for it for ever."),
+    Check::since(2, "terminal.full",
+        "A screen that cannot be written is an error, after the command has run to its end.", full)
+        .not_new()
+        .hint("`runtime … > file` on a full disk: write(2) says ENOSPC to the runtime, and the command \
+               cannot know it."),
     Check::since(2, "terminal.piped",
         "If stdout goes elsewhere, stdin is /dev/null, and the next program gets the typed keys.", piped)
         .hint("The usual filter: `runtime … | less`. Two readers of one terminal take each other's keys."),
@@ -144,6 +149,17 @@ fn no_pushed_keys(subject: &Subject) -> Checked {
     terminal.see("ended=0")?;
     terminal.enter("typed")?;
     expect("what the host's shell reads", "typed.", &terminal.line_after("read=")?)
+}
+
+fn full(subject: &Subject) -> Checked {
+    let mut terminal =
+        script(subject, "\"$0\" -t sh -c 'echo lost; exit 3' > /dev/full; echo ended=$?; exit 0")?;
+    terminal.see("ENOSPC")?;
+    expect("the status when the disk is full", "125", &terminal.line_after("ended=")?)?;
+    // That nobody reads any more is no error.
+    let command = "{ \"$0\" -t sh -c 'sleep 1; echo lost; exit 3'; echo ended=$? >&2; } | true; exit 0";
+    let mut terminal = script(subject, command)?;
+    expect("the status when the reader has gone", "3", &terminal.line_after("ended=")?)
 }
 
 fn size(subject: &Subject) -> Checked {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::bad_input::error;
 use crate::container::Container;
-use crate::kernel::eventually;
+use crate::kernel::{Process, eventually};
 use crate::network::{Network, Outside, default_gateway};
 use crate::user::{User, with_tap};
 use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
@@ -39,6 +39,12 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("Let a process beside the runtime wait for its end. PR_SET_PDEATHSIG does not outlive a change \
                of the user namespace."),
+    Check::since(4, "rootless.keeper-killed",
+        "What speaks for it ends, and gives its ports back, also when the process that keeps it is killed; \
+         the container goes on.", keeper_killed)
+        .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
+        .hint("When PID 1 of a PID namespace ends, the kernel kills all others in it: clone(2) with \
+               CLONE_NEWPID."),
     Check::since(4, "rootless.publish-refused",
         "A port that is taken, or that only root may have, is refused.", publish_refused)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
@@ -162,6 +168,31 @@ fn speaker_ends(subject: &Subject) -> Checked {
             let gone = || others.iter().all(|it| !it.is_alive());
             let ended = if killed { eventually(Duration::from_secs(5), gone) } else { gone() };
             ensure(ended, || Failure::new("nothing of it is left", "what spoke for it lives"))?;
+        }
+        Ok(())
+    })
+}
+
+fn keeper_killed(subject: &Subject) -> Checked {
+    let mut users = vec![("pasta", User::new(subject, "keeper-killed")?)];
+    if Need::Program("slirp4netns").met().is_ok() {
+        let user = User::new(subject, "keeper-of-slirp4netns")?.with_programs_only(&["slirp4netns"])?;
+        users.push(("slirp4netns", user));
+    }
+    outside(subject, |_| {
+        for (name, user) in &users {
+            let container = user.hold(&["--network", "bridge", "--publish", "8055:80"])?;
+            let below = container.runtime().descendants();
+            let speaks = |process: &Process| process.command_line().contains(&format!("{name} "));
+            let speaker = below.iter().copied().find(speaks);
+            let speaker = speaker.ok_or_else(|| Failure::new("a speaker below the runtime", "none"))?;
+            let keeper = below.iter().copied().find(|it| it.descendants().contains(&speaker));
+            keeper.ok_or_else(|| Failure::new("a process that keeps it", "none"))?.end();
+            let ended = eventually(Duration::from_secs(2), || !speaker.is_alive());
+            ensure(ended, || Failure::new(format!("{name} ends with its keeper"), "it lives"))?;
+            // So somebody else can have it.
+            drop(Network::of_host()?.tcp("0.0.0.0:8055")?);
+            container.output()?.ok()?;
         }
         Ok(())
     })

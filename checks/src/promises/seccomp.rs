@@ -46,6 +46,15 @@ pub(crate) const CHECKS: &[Check] = &[
            as a zombie."),
     Check::since(
         4,
+        "seccomp.needs-nothing-else",
+        "A profile may refuse all that the runtime does before the exec; one that refuses the exec is named \
+         as the cause.",
+        needs_nothing_else,
+    )
+    .hint("Load the filter last of all. What fails after it can be told to the parent by memory that both \
+           share: that takes no call."),
+    Check::since(
+        4,
         "seccomp.by-capability",
         "A call that needs a capability is allowed if the container has that capability.",
         by_capability,
@@ -163,6 +172,28 @@ fn kills_the_runtime(subject: &Subject) -> Checked {
     let run = subject.sh(&["--security-opt", &kill], "kill -0 $$")?;
     expect("the status of a command that is killed", 128 + 31, run.status)?;
     expect("what the runtime says", "", run.stderr.trim())
+}
+
+fn needs_nothing_else(subject: &Subject) -> Checked {
+    let profile = |name: &str, calls: &[&str]| {
+        let names = calls.iter().map(|call| format!("\"{call}\"")).collect::<Vec<_>>().join(", ");
+        let rule = format!(r#"[{{"names": [{names}], "action": "SCMP_ACT_ERRNO"}}]"#);
+        let text = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": {rule}}}"#);
+        subject.write(name, text).map(|path| format!("seccomp={path}"))
+    };
+    let calls =
+        ["setsid", "sendto", "sendmsg", "prctl", "capset", "setresuid", "seccomp", "unshare", "mount"];
+    let refuses = profile("refuses-much.json", &calls)?;
+    for options in [&[][..], &["--user", "1000"], &["--init"]] {
+        let run = subject.sh(&[options, &["--security-opt", &refuses]].concat(), "echo ran")?;
+        expect(format!("what a command says with {options:?}"), "ran", run.ok()?)?;
+    }
+    let all = profile("refuses-exec.json", &["execve", "sendto", "write"])?;
+    for options in [&[][..], &["--init"]] {
+        let run = subject.run(&[options, &["--security-opt", &all, "true"]].concat())?;
+        error(&run, 126, &["execve", "EPERM", "seccomp"])?;
+    }
+    Ok(())
 }
 
 fn by_capability(subject: &Subject) -> Checked {

@@ -42,7 +42,7 @@ pub fn write(name: &str, value: &str) -> Result<()> {
 /// container around this one, the setting stays as it is.
 ///
 /// # Errors
-/// As [`write`], but for EROFS.
+/// As [`write()`], but for EROFS.
 pub fn write_if_allowed(name: &str, value: &str) -> Result<()> {
     match write(name, value) {
         Err(error) if error.errno() == Some(Errno::EROFS) => Ok(()),

@@ -2,11 +2,11 @@
 //!
 //! Kernel objects: a tap device in the container's network namespace. What the container sends there, the
 //! program reads packet by packet, and does with sockets of its own on the host, as any program of this user
-//! may. The program is pasta(1), or else slirp4netns(1). Beside it there is a keeper, which ends it when the
-//! runtime ends, however that ends: it waits for the end of a socket of which only the runtime has the other
-//! side.
+//! may. The program is pasta(1), or else slirp4netns(1). A keeper starts it. The keeper ends when the runtime
+//! ends, however that ends: it waits for the end of a socket of which only the runtime has the other side. It
+//! is PID 1 of a PID namespace, so the kernel then kills the program, also when somebody has killed the keeper.
 //! Order: the namespace has its maps; start; the program is up when there is a route; "go".
-//! Man pages: network_namespaces(7), user_namespaces(7), /proc/PID/net/route in proc_pid_net(5).
+//! Man pages: network_namespaces(7), user_namespaces(7), pid_namespaces(7), /proc/PID/net/route in proc_pid_net(5).
 
 mod keeper;
 
@@ -108,7 +108,7 @@ impl UserNetwork {
     /// What the program complains of.
     pub fn start(&self, container: Pid) -> Result<Speaker> {
         let doing = "keeping the container's network";
-        let mut keeper = Helper::start(doing, |runtime| keeper::keep(self, container, runtime))?;
+        let mut keeper = Helper::start_as_first(doing, |runtime| keeper::keep(self, container, runtime))?;
         let up = keeper.wait_until_ready();
         let result = if up.is_ok() { "up" } else { "failed" };
         explain::line(

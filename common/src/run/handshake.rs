@@ -1,13 +1,15 @@
 //! The talk between the two sides of a start: "go" from the parent; from the child a descriptor, where one is
 //! waited for, and "failed at this" or silence.
 //!
-//! A pair of connected unix sockets, one end for each side, both close-on-exec. So what the parent reads is
-//! empty exactly when the child's exec has worked, and the child reads the end of the file when the parent
-//! has died.
-//! See socketpair(2), unix(7).
+//! Kernel objects: a pair of connected unix sockets, one end for each side, both close-on-exec. So the child
+//! reads the end of the file when the parent has died. And a page of memory that both share: there the child
+//! notes what it failed at. A message would take a system call, which a seccomp filter of the user's may
+//! forbid. The parent reads the note when the child has ended; it is empty if the child's exec has worked.
+//! See socketpair(2), unix(7), mmap(2).
 
+use std::fmt;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -22,6 +24,7 @@ use crate::sys::call;
 use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain;
+use crate::sys::memory::Note;
 
 /// Room for one descriptor in the control data of a message.
 const SPACE: usize = cmsg_space!(ScmRights(1));
@@ -30,16 +33,25 @@ const SPACE: usize = cmsg_space!(ScmRights(1));
 #[derive(Debug)]
 pub struct ParentEnd {
     socket: UnixStream,
-    /// What came in the place of a descriptor: the beginning of a failure.
-    begun: Vec<u8>,
+    failure: Note,
 }
 
 /// The child's end.
 #[derive(Debug)]
 pub struct ChildEnd {
     socket: UnixStream,
+    failure: Note,
     may_go: bool,
     born_in_cgroup: bool,
+    last_act: Option<LastAct>,
+}
+
+struct LastAct(Box<dyn FnOnce() -> Result<()>>);
+
+impl fmt::Debug for LastAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LastAct")
+    }
 }
 
 /// Makes the two ends.
@@ -54,9 +66,10 @@ pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
         "parent's end, child's end",
         "socketpair(2)",
     );
+    let failure = Note::new()?;
     Ok((
-        ParentEnd { socket: parent, begun: Vec::new() },
-        ChildEnd { socket: child, may_go: false, born_in_cgroup: false },
+        ParentEnd { socket: parent, failure },
+        ChildEnd { socket: child, failure, may_go: false, born_in_cgroup: false, last_act: None },
     ))
 }
 
@@ -80,20 +93,17 @@ impl ParentEnd {
     /// # Errors
     /// When this process has no descriptors left.
     pub fn receive_descriptor(&mut self) -> Result<Option<OwnedFd>> {
-        let (descriptor, begun) = receive_descriptor(&self.socket)?;
-        self.begun.extend(begun);
-        Ok(descriptor)
+        receive_descriptor(&self.socket).map(|(descriptor, _)| descriptor)
     }
 
-    /// Reads what the child failed at. Called once the child has ended: the end of the file that exec makes
-    /// is no news that is worth waking up for, as every wake-up delays the start.
+    /// Reads what the child failed at. Called once the child has ended: its exec is no news that is worth
+    /// waking up for, as every wake-up delays the start.
     ///
     /// # Errors
     /// What the child failed at, if it did not become the command.
-    pub fn failure(&mut self) -> Result<()> {
-        let mut message = mem::take(&mut self.begun);
-        self.socket.read_to_end(&mut message).context("reading what the child failed at")?;
-        if message.is_empty() { Ok(()) } else { Err(Error::from_bytes(&message)) }
+    pub fn failure(&self) -> Result<()> {
+        let note = self.failure.read();
+        if note.is_empty() { Ok(()) } else { Err(Error::from_bytes(&note)) }
     }
 }
 
@@ -156,12 +166,25 @@ impl ChildEnd {
         close_all_but(Some(self.socket.as_fd()))
     }
 
-    /// Tells the parent what failed. That the parent may be dead, too, is no further failure.
+    /// Notes what failed, for the parent. Makes no system call once the child may go.
     pub(crate) fn failed(&mut self, error: &Error) {
-        // The kernel throws away what a socket holds when the other side leaves its own mail unread: read
-        // "go" first.
+        // The parent's "go" must not fail: it would be told in the place of this error.
         let _ = if self.may_go { Ok(()) } else { self.wait_for_go() };
-        let _ = self.socket.write_all(&error.to_bytes());
+        self.failure.write(&error.to_bytes());
+    }
+
+    /// Sets what this process does when it needs no other system call any more than its
+    /// [`exec`](crate::run::process::exec): to load a filter of system calls, which may forbid all others.
+    pub fn at_last(&mut self, act: impl FnOnce() -> Result<()> + 'static) {
+        self.last_act = Some(LastAct(Box::new(act)));
+    }
+
+    /// Does what [`at_last`](ChildEnd::at_last) has set, if anything.
+    ///
+    /// # Errors
+    /// Those of that act.
+    pub fn last_act(&mut self) -> Result<()> {
+        self.last_act.take().map_or(Ok(()), |LastAct(act)| act())
     }
 }
 

@@ -55,6 +55,29 @@ impl Helper {
     /// # Errors
     /// EAGAIN at a limit of processes, ENOMEM, EMFILE.
     pub fn start(doing: &'static str, story: impl FnOnce(&mut HelperEnd) -> Result<()>) -> Result<Helper> {
+        Helper::from(doing, fork, story)
+    }
+
+    /// The same in a new PID namespace, as its PID 1: when the helper ends, however it ends, the kernel kills
+    /// all that it has started. The helper has ended when they have. See pid_namespaces(7).
+    ///
+    /// # Errors
+    /// As [`start`](Helper::start); EPERM without `CAP_SYS_ADMIN` in this process's user namespace; ENOSPC at
+    /// a limit of PID namespaces.
+    #[cfg(feature = "network")]
+    pub fn start_as_first(
+        doing: &'static str,
+        story: impl FnOnce(&mut HelperEnd) -> Result<()>,
+    ) -> Result<Helper> {
+        let flags = nix::sched::CloneFlags::CLONE_NEWPID;
+        Helper::from(doing, || Ok(crate::sys::clone::clone(flags, None)?.child), story)
+    }
+
+    fn from(
+        doing: &'static str,
+        fork: impl FnOnce() -> Result<Option<Pid>>,
+        story: impl FnOnce(&mut HelperEnd) -> Result<()>,
+    ) -> Result<Helper> {
         let (parents, helpers) = UnixStream::pair().context("socketpair(AF_UNIX)")?;
         let Some(process) = fork()? else {
             drop(parents);
@@ -94,7 +117,10 @@ impl Helper {
     /// Tells it to go on, where it [waits](HelperEnd::wait_for_go) for that. If it has ended instead, its
     /// last message says why.
     pub fn go(&mut self) {
-        let _ = self.socket.write_all(&[GO]);
+        if self.socket.write_all(&[GO]).is_err() {
+            // A helper that lives would wait for ever, and this process for it. So it reads the end instead.
+            let _ = self.socket.shutdown(Shutdown::Write);
+        }
     }
 
     /// Waits for the descriptor that it [sends](HelperEnd::send), and for its end. `None` when it was done
@@ -244,6 +270,31 @@ mod tests {
         for (result, how) in told {
             assert_eq!(result.unwrap_err().to_string(), format!("testing: {how}"));
         }
+    }
+
+    #[cfg(feature = "seccomp")]
+    #[test]
+    fn a_go_that_cannot_be_sent_is_no_wait_for_ever() {
+        use std::time::Duration;
+
+        use crate::security::capability::Capabilities;
+        use crate::security::seccomp::{Action, Profile, fails_with};
+
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // A filter holds for its thread, and the thread ends.
+        std::thread::spawn(move || {
+            let mut helper = Helper::start("testing", HelperEnd::wait_for_go).unwrap();
+            let mut profile = Profile::new();
+            profile.newer_calls(Action::Allow);
+            profile.other_calls(Action::Allow);
+            profile.refuse("sendto write", fails_with(Errno::EIO));
+            crate::sys::set_no_new_privs().unwrap();
+            profile.compile(&Capabilities::new()).unwrap().load().unwrap();
+            helper.go();
+            let _ = sender.send(helper.finish().unwrap_err().to_string());
+        });
+        let told = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(told.contains("waiting for the runtime's"), "{told}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use exec::{Environment, exec};
 use crate::run::handshake::{self, ChildEnd, ParentEnd};
 use crate::run::terminal::{Relay, Terminal};
 use crate::sys::clone::{self as sys, exit_now};
-use crate::sys::error::{Context, Error, Result, tell};
+use crate::sys::error::{Context, Error, RUNTIME_FAILED, Result, tell};
 use crate::sys::explain;
 use crate::sys::signal::{heeds, is_ignored, set_default, wait_for};
 use crate::sys::{call, names};
@@ -105,7 +105,7 @@ pub(crate) fn heed_children() -> Result<()> {
 #[derive(Debug)]
 pub struct Child<'a> {
     pid: Pid,
-    socket: ParentEnd,
+    parent_end: ParentEnd,
     terminal: &'a Terminal,
     relay: Option<Relay>,
     stop_signal: Signal,
@@ -144,7 +144,7 @@ pub fn clone<'a>(
     if let Terminal::Shared(terminal) = terminal {
         terminal.give_to(pid);
     }
-    Ok(Child { pid, socket: parent_end, terminal, relay: None, stop_signal: Signal::SIGTERM, ended: false })
+    Ok(Child { pid, parent_end, terminal, relay: None, stop_signal: Signal::SIGTERM, ended: false })
 }
 
 impl Child<'_> {
@@ -158,7 +158,7 @@ impl Child<'_> {
     /// # Errors
     /// When the child is dead already.
     pub fn go(&mut self) -> Result<()> {
-        self.socket.go()
+        self.parent_end.go()
     }
 
     /// Says which signal asks the command to end, where it is not SIGTERM: it gets that one instead.
@@ -175,7 +175,7 @@ impl Child<'_> {
     pub fn attach(&mut self) -> Result<()> {
         if let Terminal::Own(streams) = self.terminal
             && streams.any()
-            && let Some(main) = self.socket.receive_descriptor()?
+            && let Some(main) = self.parent_end.receive_descriptor()?
         {
             self.relay = Some(Relay::start(main, streams, self.pid)?);
         }
@@ -197,9 +197,9 @@ impl Child<'_> {
             if signal == Signal::SIGCHLD {
                 let killed = killed_before_exec(self.pid);
                 if let Some(status) = self.reap(WaitPidFlag::WNOHANG)? {
-                    self.restore_terminal();
-                    self.socket.failure()?;
-                    return killed.map_or(Ok(status), Err);
+                    let shown = self.restore_terminal();
+                    self.parent_end.failure()?;
+                    return killed.map_or_else(|| Ok(status_of(status, shown)), Err);
                 }
                 continue;
             }
@@ -226,12 +226,14 @@ impl Child<'_> {
         send(self.pid, signal);
     }
 
-    /// Gives the caller's terminal back as it was.
-    fn restore_terminal(&mut self) {
-        self.relay = None;
+    /// Gives the caller's terminal back as it was. The error says that the end of the container's output was
+    /// lost.
+    fn restore_terminal(&mut self) -> Result<()> {
+        let shown = self.relay.take().map_or(Ok(()), Relay::end);
         if let Terminal::Shared(terminal) = self.terminal {
             terminal.restore();
         }
+        shown
     }
 
     fn reap(&mut self, flags: WaitPidFlag) -> Result<Option<u8>> {
@@ -257,7 +259,19 @@ impl Drop for Child<'_> {
         if !self.ended {
             self.send(Signal::SIGKILL);
             let _ = self.reap(WaitPidFlag::empty());
-            self.restore_terminal();
+            let _ = self.restore_terminal();
+        }
+    }
+}
+
+/// The runtime's status, by the command's and whether all that it wrote could be shown. That is reported only:
+/// what the container has made may still be wanted, as by `--commit`.
+fn status_of(status: u8, shown: Result<()>) -> u8 {
+    match shown {
+        Ok(()) => status,
+        Err(error) => {
+            tell(format_args!("congo: {error}"));
+            RUNTIME_FAILED
         }
     }
 }

@@ -9,9 +9,8 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
-use crate::sys::error::{Error, Result, one_line};
+use crate::sys::error::{Result, one_line};
+use crate::sys::memory::share;
 
 struct Page {
     taken: AtomicBool,
@@ -32,24 +31,9 @@ const LINES: &str = "CONGO_EXPLAINED_LINES";
 /// # Errors
 /// When the kernel has no memory for one page.
 pub fn start() -> Result<()> {
-    let size = size_of::<Page>();
-    // SAFETY: a new anonymous mapping at an address that the kernel chooses touches no memory of ours.
-    let address = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            // Shared, or the child would count in a copy of its own.
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if address == libc::MAP_FAILED {
-        return Err(Error::from_errno("mmap a page for --explain", Errno::last()));
-    }
-    // The kernel's zeroes are a valid page: not taken, no lines.
-    PAGE.store(address.cast::<Page>(), Ordering::Release);
+    // SAFETY: zeroes are a valid page, not taken and without lines, and all of it is atomics.
+    let shared: &'static Page = unsafe { share() }?;
+    PAGE.store(ptr::from_ref(shared).cast_mut(), Ordering::Release);
     let told = std::env::var(LINES).ok().and_then(|lines| lines.parse().ok());
     if let (Some(page), Some(told)) = (page(), told) {
         page.lines.store(told, Ordering::Relaxed);

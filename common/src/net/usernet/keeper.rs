@@ -2,8 +2,9 @@
 //!
 //! Not the runtime itself: when that is killed, somebody must be left to end the program. A wish to die with
 //! the parent (PR_SET_PDEATHSIG) would be gone as soon as the program changes its user namespace, or a
-//! security module its domain.
-//! Man pages: poll(2), setsid(2), slirp4netns(1), "API SOCKET".
+//! security module its domain. But the keeper is PID 1 of a PID namespace, and the program is in that. So the
+//! kernel kills it when the keeper ends.
+//! Man pages: poll(2), setsid(2), pid_namespaces(7), slirp4netns(1), "API SOCKET".
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -40,11 +41,7 @@ pub(super) fn keep(network: &UserNetwork, container: Pid, runtime: &mut HelperEn
     let _ = setsid();
     // The runtime's locks, too, which must be free as soon as it is dead.
     close_all_but(Some(runtime.as_fd()))?;
-    let mut program = Program::start(network, container)?;
-    let result = program.attend(network, container, runtime);
-    let _ = program.child.kill();
-    let _ = program.child.wait();
-    result
+    Program::start(network, container)?.attend(network, container, runtime)
 }
 
 struct Program {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
+use crate::run::handshake::ChildEnd;
 use crate::sys::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
 use crate::sys::explain;
 use crate::sys::signal::set_default;
@@ -19,12 +20,12 @@ use crate::sys::{call, list};
 /// The variables of a command by name, and so sorted: the same options always give the same environment.
 pub type Environment = BTreeMap<OsString, OsString>;
 
-/// Becomes the command: execve(2). A name without `/` is looked for in the `PATH` of `environment`, as
+/// Becomes the command: execve(2), after the [last act](ChildEnd::at_last) of this process. A name without `/` is looked for in the `PATH` of `environment`, as
 /// execvp(3) does. Signals are as in a new process again.
 ///
 /// # Errors
 /// With Docker's exit status: 127 when there is no such command, 126 when it cannot be executed.
-pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallible> {
+pub fn exec(command: &[OsString], environment: &Environment, parent: &mut ChildEnd) -> Result<Infallible> {
     let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
     let file = find(name, environment)?;
     default_signals()?;
@@ -38,11 +39,12 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<Infallibl
         environment.iter().map(|(key, value)| c_string([key.as_bytes(), b"=", value.as_bytes()].concat()));
     let variables = variables.collect::<Result<Vec<_>>>()?;
 
-    let line = || format!("execve({file:?}, {}, {} variables)", list(command), environment.len());
+    let line = format!("execve({file:?}, {}, {} variables)", list(command), environment.len());
+    parent.last_act()?;
     // Told before it is done: nobody is left to tell it afterwards.
-    explain::line(line(), "(the command runs)", "execve(2)");
+    explain::line(&line, "(the command runs)", "execve(2)");
     let Err(errno) = nix::unistd::execve(&c_file, &arguments, &variables);
-    Err(exec_failed(&file, line(), errno))
+    Err(exec_failed(&file, line, errno))
 }
 
 /// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The
@@ -89,7 +91,7 @@ fn exec_failed(file: &Path, line: String, errno: Errno) -> Error {
         }
         Errno::EACCES if file.is_dir() => error.hint("it is a directory").with_status(CANNOT_EXECUTE),
         Errno::EACCES => error.hint("it has no execute permission: chmod +x").with_status(CANNOT_EXECUTE),
-        Errno::EPERM => {
+        Errno::EPERM | Errno::ENOSYS => {
             error.hint("a seccomp profile or a security module forbids it").with_status(CANNOT_EXECUTE)
         }
         Errno::ENOEXEC => error

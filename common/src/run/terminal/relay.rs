@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -57,12 +57,28 @@ impl Relay {
             Stream::Own => Caller::Stdout,
             _ => Caller::Stderr,
         };
-        let screen = Screen::copy(Arc::clone(&main), to_caller, Arc::clone(&stopped));
+        let screen = Screen::copy(Arc::clone(&main), to_caller, Arc::clone(&stopped))?;
         if streams.keys {
             let to = Arc::clone(&main);
-            thread::spawn(move || copy_keys(&to, &stopped, first));
+            start("keys", move || copy_keys(&to, &stopped, first))?;
         }
         Ok(Relay { main, caller: streams.caller, screen, stop: Some(stop), raw })
+    }
+
+    /// Ends the copying, as a drop does.
+    ///
+    /// # Errors
+    /// ENOSPC, EDQUOT, EFBIG, EIO: where the screen goes to did not take all of it. That nobody reads it any
+    /// more is no error.
+    pub(crate) fn end(self) -> Result<()> {
+        let lost = Arc::clone(&self.screen.lost);
+        drop(self);
+        match lost.load(Ordering::Acquire) {
+            0 => Ok(()),
+            number => {
+                Err(Error::from_errno("writing what the container's terminal shows", Errno::from_raw(number)))
+            }
+        }
     }
 
     /// Makes the container's terminal as large as the caller's has become. The kernel tells the container.
@@ -86,20 +102,22 @@ impl Drop for Relay {
 struct Screen {
     /// How many bytes the caller's terminal has taken.
     shown: Arc<AtomicU64>,
+    /// The errno of the first write that failed, or 0.
+    lost: Arc<AtomicI32>,
     /// Disconnected when the thread ends.
     ended: Receiver<()>,
 }
 
 impl Screen {
-    fn copy(main: Arc<File>, to: Caller, stop: Arc<PipeReader>) -> Screen {
+    fn copy(main: Arc<File>, to: Caller, stop: Arc<PipeReader>) -> Result<Screen> {
         let (alive, ended) = mpsc::channel();
-        let shown = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&shown);
-        thread::spawn(move || {
-            copy_screen(&main, to, &stop, &count);
+        let (shown, lost) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicI32::new(0)));
+        let (count, failed) = (Arc::clone(&shown), Arc::clone(&lost));
+        start("screen", move || {
+            copy_screen(&main, to, &stop, &count, &failed);
             drop(alive);
-        });
-        Screen { shown, ended }
+        })?;
+        Ok(Screen { shown, lost, ended })
     }
 
     /// Waits for its end, as long as the caller's terminal goes on taking something: a write to one that
@@ -116,6 +134,12 @@ impl Screen {
     }
 }
 
+/// Starts a thread. Unlike `thread::spawn`, it does not panic at a limit of processes.
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let started = thread::Builder::new().name(name.into()).spawn(work);
+    started.map(drop).context(format_args!("starting a thread for the terminal's {name}"))
+}
+
 /// Which of the two can be read: what is waited for, and the word to stop. An end counts as readable.
 fn wait(file: impl AsFd, stop: &PipeReader) -> (bool, bool) {
     let mut both =
@@ -126,19 +150,23 @@ fn wait(file: impl AsFd, stop: &PipeReader) -> (bool, bool) {
 
 /// Copies until no process has the container's terminal open any more; told to stop, until nothing is left to
 /// copy.
-fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64) {
+fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64, lost: &AtomicI32) {
     // Small, so that even a slow terminal takes one within the time for which its silence is borne.
     let mut buffer = [0; 1 << 12];
     loop {
         let (readable, stopped) = wait(main, stop);
         if readable {
             match main.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EIO: the other end is closed.
                 Ok(0) | Err(_) => return,
                 Ok(count) => {
-                    // It fails when the caller's terminal is gone. The container must not wait for what it
-                    // writes then.
-                    let _ = write_all(to, &buffer[..count]);
+                    // Whatever it fails at, the container must not wait for what it writes then.
+                    if let Err(errno) = write_all(to, &buffer[..count])
+                        && !is_gone(to, errno)
+                    {
+                        let _ = lost.compare_exchange(0, errno as i32, Ordering::AcqRel, Ordering::Relaxed);
+                    }
                     shown.fetch_add(count as u64, Ordering::Relaxed);
                 }
             }
@@ -146,6 +174,11 @@ fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64
             return;
         }
     }
+}
+
+/// Whether a write failed because nobody reads any more: a pipe without a reader, a terminal that was hung up.
+fn is_gone(to: Caller, errno: Errno) -> bool {
+    errno == Errno::EPIPE || nix::unistd::isatty(to).unwrap_or(true)
 }
 
 /// Copies keys. Who presses Ctrl-C in vain gets out by pressing it three times in a row, as without a
@@ -158,6 +191,7 @@ fn copy_keys(main: &File, stop: &PipeReader, first: Pid) {
             return;
         }
         let count = match nix::unistd::read(Caller::Stdin, &mut buffer) {
+            Err(Errno::EINTR) => continue,
             // The caller's terminal is gone.
             Ok(0) | Err(_) => return,
             Ok(count) => count,
