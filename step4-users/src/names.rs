@@ -6,13 +6,14 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
 
-use common::Result;
 use common::fs::path::make_mount_point;
 use common::sys::{mkdir, mount, umount2, write_file};
 use common::values::{HostAddress, gateway};
+use common::{Result, tell};
 use nix::mount::{MntFlags, MsFlags};
 
 use crate::cli;
@@ -38,7 +39,9 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> String {
     let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     // Programs ask for the address of their own host, and some wait long for an answer that does not come.
     let own = network.address().map_or("127.0.0.1".into(), |address| address.to_string());
-    let _ = writeln!(hosts, "{own}\t{hostname}");
+    // Of a name with a domain, the first part is a name of its own.
+    let alias = hostname.split_once('.').map_or(String::new(), |(host, _)| format!(" {host}"));
+    let _ = writeln!(hosts, "{own}\t{hostname}{alias}");
     for (name, address) in &options.add_host {
         let address = match address {
             HostAddress::Ip(address) => *address,
@@ -50,22 +53,32 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> String {
     hosts
 }
 
-/// The nameservers of `--dns`, or else all lines of the host's file. Nameservers on the host's loopback are
-/// left out, as the container has another loopback.
+/// The host's file, with the nameservers of `--dns` in the place of its own. Nameservers on the host's loopback
+/// are left out, as the container has another loopback.
 fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
+    let texts = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
     if !nameservers.is_empty() {
-        return Ok(nameservers.iter().map(|address| format!("nameserver {address}\n")).collect());
+        let own = nameservers.iter().map(|address| format!("nameserver {address}\n"));
+        // `search` and `options` stay.
+        let others = texts[0].lines().filter(|line| !line.starts_with("nameserver"));
+        return Ok(own.chain(others.map(|line| format!("{line}\n"))).collect());
     }
     let reachable = |line: &&str| {
-        let address = line.strip_prefix("nameserver").map(|rest| rest.trim().parse::<IpAddr>());
-        !matches!(address, Some(Ok(address)) if address.is_loopback()) || matches!(network, Network::Host)
+        let address = line.strip_prefix("nameserver").and_then(|rest| rest.split_whitespace().next());
+        let is_loopback = |text: &str| text.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        !address.is_some_and(is_loopback) || matches!(network, Network::Host)
     };
-    let mut texts = RESOLV_CONF.iter().map(|path| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter(reachable).fold(String::new(), |text, line| text + line + "\n")
-    });
     let has_server = |text: &String| text.lines().any(|line| line.starts_with("nameserver"));
-    Ok(texts.find(has_server).unwrap_or_default())
+    let had_server = has_server(&texts[0]);
+    let mut texts =
+        texts.map(|text| text.lines().filter(reachable).fold(String::new(), |text, line| text + line + "\n"));
+    let chosen = texts.iter().position(has_server);
+    if chosen.is_none() && had_server && !matches!(network, Network::None) {
+        tell(format_args!(
+            "congo: the host's nameservers are on its loopback: give the container one by --dns"
+        ));
+    }
+    Ok(mem::take(&mut texts[chosen.unwrap_or(0)]))
 }
 
 /// In the child, in its root, with /dev there: mounts the files.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
 use super::bridge::{GATEWAY, Member};
 use crate::kernel::read;
 use crate::needs::Need;
@@ -12,7 +14,7 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(2, "names.hosts", "/etc/hosts has localhost and the container's own name.", hosts)
+    Check::since(2, "names.hosts", "/etc/hosts has localhost and the container's own name, with its domain and without.", hosts)
         .hint("One line with 127.0.0.1, one with ::1, one with the name that --hostname gives."),
     Check::since(2, "names.own-address",
         "On a bridge, /etc/hosts has the container's name with its address.", own_address)
@@ -26,6 +28,11 @@ pub(crate) const CHECKS: &[Check] = &[
         .hint("One line. hostname(5)."),
     Check::since(2, "names.dns", "--dns gives the name servers in /etc/resolv.conf.", dns)
         .hint("One line `nameserver ADDRESS` for each."),
+    Check::since(2, "names.dns-search",
+        "The host's search list stays beside other name servers, and where none is left, the runtime says so.",
+        dns_search)
+        .needs(&[Need::Bridge])
+        .hint("Only the lines `nameserver` are the runtime's to choose. Text may follow the address."),
     Check::since(2, "names.dns-of-the-host",
         "Without --dns the container has the host's name servers, but not those on the host's loopback \
          interface.", dns_of_the_host)
@@ -66,12 +73,14 @@ fn has(text: &str, name: &str, address: &str) -> Checked {
 }
 
 fn hosts(subject: &Subject) -> Checked {
-    let output = subject.run(&["--hostname", "web", "--network", "none", "cat", "/etc/hosts"])?;
+    let output = subject.run(&["--hostname", "web.example", "--network", "none", "cat", "/etc/hosts"])?;
     let text = output.ok()?;
     has(text, "localhost", "127.0.0.1")?;
     has(text, "localhost", "::1")?;
-    let own = entries(text).iter().any(|(name, _)| name == "web");
-    ensure(own, || Failure::new("the name web in /etc/hosts", format!("{text:?}")))
+    ["web.example", "web"].into_iter().try_for_each(|own| {
+        let found = entries(text).iter().any(|(name, _)| name == own);
+        ensure(found, || Failure::new(format!("the name {own} in /etc/hosts"), format!("{text:?}")))
+    })
 }
 
 fn own_address(subject: &Subject) -> Checked {
@@ -108,6 +117,26 @@ fn dns(subject: &Subject) -> Checked {
         vec!["192.0.2.53".to_owned(), "2001:db8::53".into()],
         nameservers(output.ok()?),
     )
+}
+
+fn dns_search(subject: &Subject) -> Checked {
+    let rest = "search example.test\noptions ndots:2\n";
+    let file = subject.file("resolv.conf-of-the-host");
+    fs::write(&file, format!("{rest}nameserver 127.0.0.53 # of the host\n"))?;
+    // The checks have a mount namespace of their own.
+    mount(Some(&file), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let given = subject.run(&["--dns", "192.0.2.53", "cat", "/etc/resolv.conf"]);
+    let none_left = subject.run(&["--network", "bridge", "cat", "/etc/resolv.conf"]);
+    umount2("/etc/resolv.conf", MntFlags::MNT_DETACH)?;
+    expect("the file with --dns", format!("nameserver 192.0.2.53\n{rest}").trim(), given?.ok()?.trim())?;
+    let none_left = none_left?;
+    // The file of systemd-resolved may have others.
+    if !Path::new("/run/systemd/resolve/resolv.conf").exists() {
+        expect("the file without a name server", rest.trim(), none_left.ok()?.trim())?;
+        let says = none_left.stderr.contains("--dns");
+        ensure(says, || Failure::new("a line on stderr about --dns", &none_left.stderr))?;
+    }
+    Ok(())
 }
 
 fn dns_of_the_host(subject: &Subject) -> Checked {
