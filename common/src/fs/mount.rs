@@ -140,17 +140,17 @@ impl Detached {
             .hint_if(Errno::EINVAL, "that mount is unbindable, or belongs to another mount namespace")
     }
 
-    /// Copies the mount of the directory at `path` without what is mounted below it. Follows symbolic links.
+    /// Copies what is at `path`, without what is mounted below it. Follows symbolic links.
     ///
     /// The mounts that a user namespace has from outside are locked together, and the kernel refuses to take
     /// one of them alone: it could show what another one hides. Then the copy has all of them, and
-    /// [`attach`](Detached::attach) covers each mount below with an empty filesystem.
+    /// when it is attached, each mount below is covered with an empty filesystem.
     ///
     /// # Errors
     /// As [`copy_of`](Detached::copy_of).
     pub fn copy_of_one(path: &Path) -> Result<Detached> {
-        let directory = crate::sys::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)?;
-        match copy_mount(&directory, &format!("{path:?}")) {
+        let opened = crate::sys::open(path, OFlag::O_PATH)?;
+        match copy_mount(&opened, &format!("{path:?}")) {
             Err(error) if error.errno() == Some(Errno::EINVAL) => {
                 let mut copy = Detached::copy_of(path)?;
                 copy.later.cover = true;
@@ -327,9 +327,7 @@ impl Detached {
     /// ENOENT, ENOTDIR, EPERM without `CAP_SYS_ADMIN`.
     pub fn attach(self, target: &str) -> Result<()> {
         mounts::attach(&self.tree, target)?;
-        let cover = self.later.cover;
-        let attached = self.attached()?;
-        if cover { attributes::cover_each_below(&attached.0) } else { Ok(()) }
+        self.attached().map(drop)
     }
 
     /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put
@@ -354,6 +352,9 @@ impl Detached {
         }
         if self.later.read_only {
             attached.make_read_only()?;
+        }
+        if self.later.cover {
+            attributes::cover_each_below(&attached.0)?;
         }
         Ok(attached)
     }
