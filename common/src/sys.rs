@@ -12,6 +12,7 @@ pub mod error;
 pub mod explain;
 #[cfg(feature = "seccomp")]
 pub(crate) mod filter;
+pub(crate) mod folder;
 #[cfg(any(feature = "idmap", feature = "seccomp"))]
 pub(crate) mod kernel;
 pub mod keyring;

@@ -27,6 +27,7 @@ use nix::unistd::{AccessFlags, Pid, access};
 use crate::fs::claim::{self, Claim};
 use crate::fs::mount::mountinfo::{self, Mount};
 use crate::sys::error::{Context, Error, Hint, Result};
+use crate::sys::folder::names_in;
 use crate::sys::{call, write_value};
 
 const PREFIX: &str = "congo-";
@@ -430,9 +431,10 @@ fn remove(directory: &Path, patience: Duration) -> Result<()> {
             Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
             Err(error) if error.errno() == Some(Errno::EBUSY) && Instant::now() < give_up => {
                 kill_all(directory);
-                for child in fs::read_dir(directory).into_iter().flatten().flatten() {
-                    if child.file_type().is_ok_and(|kind| kind.is_dir()) {
-                        remove(&child.path(), patience)?;
+                for child in names_in(directory).unwrap_or_default() {
+                    let child = directory.join(child);
+                    if child.is_dir() {
+                        remove(&child, patience)?;
                     }
                 }
                 sleep(pause);

@@ -27,6 +27,7 @@ use crate::fs::own::{self, Access, TRIES};
 use crate::sys::clone::generation;
 use crate::sys::error::{Context, Error, Hint, Result, tell};
 use crate::sys::explain;
+use crate::sys::folder::names_in;
 use crate::sys::signal::{blocked_endings, pending_of};
 
 /// How many dead entries one run removes: a container should not have to wait for more.
@@ -270,17 +271,16 @@ fn sweep_and_tell(
     mut remove: impl FnMut(&Path) -> Result<()>,
     mut tell: impl FnMut(&Error),
 ) -> Result<()> {
-    let entries = match fs::read_dir(folder) {
+    let names = match names_in(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.at("read", folder)?,
     };
     let mut removed = 0;
-    for entry in entries {
-        let entry = entry.at("read", folder)?;
-        if !is_claim(&entry.file_name()) {
+    for name in names {
+        if !is_claim(&name) {
             continue;
         }
-        let swept = match Claim::of(&entry.path(), FlockOperation::NonBlockingLockExclusive) {
+        let swept = match Claim::of(&folder.join(&name), FlockOperation::NonBlockingLockExclusive) {
             // A living one's lock is taken. Or it has just removed the entry.
             Ok(None) => continue,
             Ok(Some(claim)) => remove(claim.path()),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::tree::is_opaque;
 use crate::sys::error::{Context, Result};
+use crate::sys::folder::names_in;
 
 /// The file at this path in the lower layers, which are given lowest first. `path` is relative to the root.
 /// The topmost layer that says anything about the path counts. No link on the way is followed.
@@ -107,7 +108,5 @@ pub(crate) fn is_whiteout(file: &Metadata) -> bool {
 
 /// The names in a folder.
 fn names(folder: &Path) -> Result<Vec<OsString>> {
-    let entries =
-        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
-    entries.at("read", folder)
+    names_in(folder).at("read", folder)
 }

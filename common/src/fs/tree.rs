@@ -31,6 +31,7 @@ use crate::fs::holes;
 use crate::fs::mount::mounts_beneath;
 use crate::fs::xattr;
 use crate::sys::error::{Context, Error, Result, errno};
+use crate::sys::folder::names_in;
 pub(crate) use remove::{remove_all, remove_contents};
 
 const DIRECTORY: OFlag =
@@ -217,8 +218,7 @@ fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> nix::Result<()> {
 
 /// The names in a directory: all at once, as names may be added while they are read.
 fn entries(directory: &OwnedFd) -> nix::Result<Vec<OsString>> {
-    let entries = fs::read_dir(path_of(directory, OsStr::new("."))).map_err(|error| errno(&error))?;
-    entries.map(|entry| entry.map(|entry| entry.file_name()).map_err(|error| errno(&error))).collect()
+    names_in(path_of(directory, OsStr::new("."))).map_err(|error| errno(&error))
 }
 
 /// A path that begins at an open directory, for calls that take no descriptor.

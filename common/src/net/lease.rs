@@ -13,6 +13,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -28,6 +29,7 @@ use crate::fs::claim::{Claim, Make, Maker, maker_of};
 use crate::fs::own::{Access, own_folder};
 use crate::fs::rootfs::run_dir;
 use crate::sys::error::{Context, Error, Result};
+use crate::sys::folder::names_in;
 use crate::values::{Publish, check_ip, container_addresses, publish};
 
 /// No bridge's folder, as it has no `@`.
@@ -265,8 +267,8 @@ impl Leases {
     /// recorded by half.
     fn recorded(&self) -> Result<Vec<(String, Ipv4Net)>> {
         let entries = entries(&self.folder)?;
-        let parse = |entry: fs::DirEntry| {
-            let folder = entry.file_name().into_string().ok()?;
+        let parse = |name: OsString| {
+            let folder = name.into_string().ok()?;
             let (name, subnet) = folder.rsplit_once('@')?;
             Some((name.to_owned(), subnet.replace('_', "/").parse().ok()?))
         };
@@ -314,14 +316,14 @@ impl Lease {
 }
 
 /// What is in a folder. A bridge or an address that could not be read would be given to another container.
-fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
-    fs::read_dir(folder).and_then(Iterator::collect).at("read", folder)
+fn entries(folder: &Path) -> Result<Vec<OsString>> {
+    names_in(folder).at("read", folder)
 }
 
 /// The addresses in a bridge's folder: of the living, and of the dead.
 fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> {
     let entries = entries(folder)?.into_iter();
-    let addresses = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let addresses = entries.filter_map(|name| name.to_str()?.parse().ok());
     let (mut living, mut dead) = (BTreeSet::new(), BTreeSet::new());
     for address in addresses {
         match maker_of(&folder.join(Ipv4Addr::to_string(&address)))? {

@@ -30,6 +30,7 @@ use super::tar::{Entries, Entry, Kind};
 use crate::fs::holes;
 use crate::fs::tree::remove_all;
 use crate::fs::xattr;
+use crate::sys::folder::names_in;
 use crate::sys::privilege::Privilege;
 
 type Time = (i64, u32);
@@ -233,8 +234,7 @@ impl<'a> Tree<'a> {
         }
         self.note(folder)?;
         let mut has_own = false;
-        let names = fs::read_dir(&at)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-        for path in names.into_iter().map(|name| folder.join(name)) {
+        for path in names_in(&at)?.into_iter().map(|name| folder.join(name)) {
             match self.made.get(&path) {
                 None => self.remove(&path)?,
                 Some(Made::Below(_)) => match self.clear(&path)? {

@@ -32,6 +32,7 @@ use super::reference::Reference;
 use crate::fs::claim::{Claim, sweep};
 use crate::fs::tree::remove_tree;
 use crate::sys::error::{Context, Error, Result};
+use crate::sys::folder::names_in;
 
 /// What the new layer goes on top of.
 #[derive(Debug, Clone, Copy, Default)]
@@ -281,12 +282,11 @@ impl Work {
         let from = self.folder.join("blobs/sha256");
         let blobs = layout.join("blobs/sha256");
         fs::create_dir_all(&blobs).at("make", &blobs)?;
-        for blob in fs::read_dir(&from).at("read", &from)? {
-            let blob = blob.at("read", &from)?;
-            let to = blobs.join(blob.file_name());
+        for blob in names_in(&from).at("read", &from)? {
+            let to = blobs.join(&blob);
             // One of this name has this content.
             if !to.exists() {
-                fs::rename(blob.path(), &to).at("make", &to)?;
+                fs::rename(from.join(&blob), &to).at("make", &to)?;
             }
         }
         fs::rename(self.folder.join("index.json"), &index).at("write", &index)

@@ -15,7 +15,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::iter;
 use std::ops::Range;
@@ -33,6 +33,7 @@ use crate::fs::overlay::is_whiteout;
 use crate::fs::path::open_itself;
 use crate::fs::xattr;
 use crate::sys::error::{Context, Error, Result};
+use crate::sys::folder::names_in;
 use crate::sys::open;
 
 /// Octal numbers in a header end here; larger ones stand in a pax record.
@@ -98,8 +99,7 @@ impl<W: Write> Pack<'_, W> {
             if notes.opaque {
                 self.marker(&path.join(".wh..wh..opq")).at("pack", &at)?;
             }
-            let names = fs::read_dir(there.path())
-                .and_then(|entries| entries.map(|it| Ok(it?.file_name())).collect::<io::Result<Vec<_>>>());
+            let names = names_in(there.path());
             // One descriptor at a time, however deep the folders are.
             drop(there);
             let mut names = names.at("read", &at)?;
@@ -371,6 +371,7 @@ fn record(pax: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
+    use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicBool, Ordering};
 

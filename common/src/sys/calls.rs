@@ -21,6 +21,7 @@ use nix::unistd::{Gid, Pid, Uid};
 
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::explain;
+use crate::sys::folder::names_in;
 
 /// Attaches a filesystem at `target`, or changes the mount that is there, as the flags say: mount(2). An
 /// empty `fstype` or `data` is passed as NULL.
@@ -383,10 +384,10 @@ pub fn folders_in(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut folders = Vec::new();
-    for entry in fs::read_dir(folder).at("read", folder)? {
-        let entry = entry.at("read", folder)?;
-        if entry.file_type().at("look at", entry.path())?.is_dir() {
-            folders.push(entry.path());
+    for name in names_in(folder).at("read", folder)? {
+        let path = folder.join(name);
+        if fs::symlink_metadata(&path).at("look at", &path)?.is_dir() {
+            folders.push(path);
         }
     }
     Ok(folders)

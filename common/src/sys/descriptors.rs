@@ -3,8 +3,6 @@
 //! Kernel object: the table of open descriptors, of which each process has a copy, and which exec keeps but
 //! for those that are marked. Man pages: close_range(2), execve(2), proc_pid_fd(5).
 
-use std::fs;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
@@ -12,6 +10,7 @@ use nix::libc;
 
 use super::call;
 use super::error::{Context, Result};
+use super::folder::names_in;
 
 /// Marks every descriptor above 2 close-on-exec, so that the command inherits only stdin, stdout and stderr.
 /// A descriptor of a host directory would be a way out of the container.
@@ -85,8 +84,7 @@ fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> 
 fn open_descriptors() -> Result<Vec<RawFd>> {
     let what = "reading /proc/self/fd to close the descriptors above 2";
     // A descriptor that is not read would stay open.
-    let entries = fs::read_dir("/proc/self/fd").and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    let entries = entries.context(what)?.into_iter();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let names = names_in("/proc/self/fd").context(what)?.into_iter();
+    let numbers = names.filter_map(|name| name.to_str()?.parse().ok());
     Ok(numbers.filter(|&descriptor| descriptor > 2).collect())
 }

@@ -12,7 +12,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, OsStr, OsString};
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,6 +23,7 @@ use goblin::elf::program_header::{PT_INTERP, PT_LOAD};
 use goblin::elf::{Dynamic, Elf, ProgramHeader};
 
 use super::host::{Found, Host};
+use crate::sys::folder::names_in;
 
 /// glibc's built-in directories of every distribution; a library of the wrong kind in one of them is passed
 /// over.
@@ -343,8 +343,8 @@ fn matching(host: &Host, pattern: &Path) -> Vec<PathBuf> {
     let Some((start, end)) = name.split_once('*') else { return vec![pattern.to_owned()] };
     let directory = parent(pattern);
     let Some(found) = host.resolve(&directory) else { return Vec::new() };
-    let entries = fs::read_dir(host.path(&found.real)).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let names = names_in(host.path(&found.real)).unwrap_or_default().into_iter();
+    let names = names.filter_map(|name| name.into_string().ok());
     let fits = |name: &String| {
         name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
     };

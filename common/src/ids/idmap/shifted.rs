@@ -26,6 +26,7 @@ use crate::fs::own::{Access, is_folder, own_folder};
 use crate::fs::tree::{copy_layer, remove_tree};
 use crate::keep::hash::stable;
 use crate::sys::error::{Context, Error, Result, tell};
+use crate::sys::folder::names_in;
 
 /// The id that stands for whom there is no place.
 const NOBODY: u32 = 65534;
@@ -122,7 +123,7 @@ pub fn give(folder: &Path, maps: &IdMaps, what: &str) -> Result<()> {
     if maps.users.to_container(there.uid()).is_some() && maps.groups.to_container(there.gid()).is_some() {
         return Ok(());
     }
-    if fs::read_dir(folder).at("read", folder)?.next().is_some() {
+    if !names_in(folder).at("read", folder)?.is_empty() {
         return Err(Error::new(format!("{what}: it has files of other users than the container's")).hint(
             "no idmapped mounts here: take the ids with which it was made, or --userns host, or another name",
         ));
@@ -177,9 +178,9 @@ fn state_of(layer: &OwnedFd) -> io::Result<u64> {
     let top = PathBuf::from(format!("/proc/self/fd/{}/.", layer.as_raw_fd()));
     let (mut sum, mut folders) = (state_of_file(OsStr::new(""), &fs::metadata(&top)?), vec![PathBuf::new()]);
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(top.join(&folder))? {
-            let entry = entry?;
-            let (path, there) = (folder.join(entry.file_name()), entry.metadata()?);
+        for name in names_in(top.join(&folder))? {
+            let path = folder.join(name);
+            let there = fs::symlink_metadata(top.join(&path))?;
             // A sum, as the order in which a folder is read may change.
             sum = sum.wrapping_add(state_of_file(path.as_os_str(), &there));
             if there.is_dir() {
