@@ -77,6 +77,12 @@ pub(crate) const CHECKS: &[Check] = &[
         forwarding)
         .needs(&[Need::Bridge])
         .hint("Remember whether forwarding was off: another program may have turned it on before."),
+    Check::since(2, "bridge.never-open",
+        "Whenever the packet filter's rules are changed, the host's forwarding is off, if it was before.",
+        never_open)
+        .needs(&[Need::Bridge])
+        .hint("First the rules, then forwarding; at the end first forwarding, then the rules. The runtime may \
+               be killed between the two."),
     Check::since(2, "bridge.no-router",
         "A container on a bridge does not make the host a router between its other networks. A host that \
          already is a router stays one.", no_router)
@@ -351,4 +357,25 @@ fn no_router(subject: &Subject) -> Checked {
     });
     network::set_forwarding(before)?;
     result
+}
+
+fn never_open(subject: &Subject) -> Checked {
+    let before = network::forwarding()?;
+    network::set_forwarding(false)?;
+    let (folder, told) = (subject.empty_folder("nft-that-looks")?, subject.file("forwarding-at-nft"));
+    std::fs::write(&told, "")?;
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let script = "#!/bin/sh\nread -r on < /proc/sys/net/ipv4/ip_forward; echo $on >> \"$TOLD\"\n\
+                  PATH=$REST exec nft \"$@\"\n";
+    let nft = folder.join("nft");
+    std::fs::write(&nft, script)?;
+    std::fs::set_permissions(&nft, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let mut command = subject.command(&["--network", "bridge", "true"]);
+    command.env("PATH", format!("{}:{path}", folder.display())).env("REST", &path).env("TOLD", &told);
+    let run = Container::start(&mut command)?.output();
+    network::set_forwarding(before)?;
+    run?.ok()?;
+    let told = std::fs::read_to_string(told)?;
+    let states: BTreeSet<_> = told.lines().collect();
+    expect("net.ipv4.ip_forward whenever nft begins", BTreeSet::from(["0"]), states)
 }

@@ -153,7 +153,8 @@ fn check(path: &Path, there: &fs::Metadata) -> Result<()> {
         return Err(refused(path, &format!("it belongs to user {owner}, its mode is {mode:04o}")));
     }
     if mode & 0o022 != 0 {
-        return Err(refused(path, &format!("others may write to it: user {owner}'s, mode {mode:04o}")));
+        let what = format!("{}: others may write to it: user {owner}'s, mode {mode:04o}", path.display());
+        return Err(Error::new(what).hint(format!("chmod go-w {}", path.display())));
     }
     Ok(())
 }

@@ -39,13 +39,13 @@ pub fn write(name: &str, value: &str) -> Result<()> {
 }
 
 /// The same for a setting without which the container can do. Where `/proc/sys` is mounted read-only, as in a
-/// container around this one, the setting stays as it is.
+/// container around this one, the setting stays as it is. It also does where the kernel has no such setting.
 ///
 /// # Errors
-/// As [`write()`], but for EROFS.
+/// As [`write()`], but for EROFS and ENOENT.
 pub fn write_if_allowed(name: &str, value: &str) -> Result<()> {
     match write(name, value) {
-        Err(error) if error.errno() == Some(Errno::EROFS) => Ok(()),
+        Err(error) if matches!(error.errno(), Some(Errno::EROFS | Errno::ENOENT)) => Ok(()),
         result => result,
     }
 }

@@ -238,29 +238,39 @@ impl Leases {
     /// Whether forwarding (`net.ipv4.ip_forward`) was off before Congo switched it on. What was recorded
     /// before the machine was started last is over: the kernel has begun anew since.
     ///
+    /// `None` when it was on; else the links that were switched on by themselves.
+    ///
     /// # Errors
     /// When that cannot be told: the host would go on as everybody's router.
-    pub fn forwarding_was_off(&self) -> Result<bool> {
+    pub fn forwarding_was_off(&self) -> Result<Option<Vec<String>>> {
         let path = self.folder.join(FORWARDING);
-        match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            recorded => Ok(recorded.at("read", &path)? == boot_id()?),
-        }
+        let recorded = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            recorded => recorded.at("read", &path)?,
+        };
+        let mut lines = recorded.lines();
+        let is_of_now = lines.next() == Some(boot_id()?.trim_end());
+        Ok(is_of_now.then(|| lines.map(str::to_owned).collect()))
     }
 
-    /// Records it, for whoever removes the last bridge.
+    /// Records it, with these links, for whoever removes the last bridge.
     ///
     /// # Errors
     /// ENOSPC and the like.
-    pub fn set_forwarding_was_off(&self, yes: bool) -> Result<()> {
+    pub fn set_forwarding_was_off(&self, links: &[String]) -> Result<()> {
         let path = self.folder.join(FORWARDING);
-        if !yes {
-            return remove_file(&path);
-        }
-        let boot = boot_id()?;
+        let lines = links.iter().fold(boot_id()?.trim_end().to_owned(), |lines, link| lines + "\n" + link);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW);
-        options.open(&path).and_then(|mut file| file.write_all(boot.as_bytes())).at("write", &path)
+        options.open(&path).and_then(|mut file| file.write_all(lines.as_bytes())).at("write", &path)
+    }
+
+    /// Takes the record away.
+    ///
+    /// # Errors
+    /// EROFS and the like.
+    pub fn forget_forwarding(&self) -> Result<()> {
+        remove_file(&self.folder.join(FORWARDING))
     }
 
     /// The names and subnets of the bridges. Both stand in the folder's name, so that a bridge is never

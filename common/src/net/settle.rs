@@ -8,6 +8,7 @@
 //! missing, loads the rules, and switches forwarding.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
@@ -17,7 +18,7 @@ use super::lease::{Bridge, Lease, Leases};
 use super::netlink::Netlink;
 use super::{nft, port};
 use crate::fs::sysctl;
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 use crate::values::Publish;
 
 /// Whether this kernel passes on packets that are not for itself.
@@ -178,17 +179,41 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
     let is_off = || Ok(sysctl::read(FORWARDING)? != "1");
     if needed && is_off()? {
         // First, as this process may be killed at any moment.
-        leases.set_forwarding_was_off(true)?;
+        leases.set_forwarding_was_off(&forwarding_links()?)?;
     }
-    // Before forwarding is on, or the host would be everybody's router in between.
-    (wiring.load)(&used, !leases.forwarding_was_off()?)?;
+    // The rules are there whenever forwarding is on, or the host would be everybody's router in between.
+    if let (false, Some(links)) = (needed, leases.forwarding_was_off()?) {
+        (wiring.forward)(false)?;
+        // That has switched off each single link, too.
+        for link in links.iter().filter(|link| forwards(link).is_ok()) {
+            sysctl::write(&format!("net/ipv4/conf/{link}/forwarding"), "1")?;
+        }
+        leases.forget_forwarding()?;
+    }
+    let host_routes = leases.forwarding_was_off()?.is_none_or(|links| !links.is_empty());
+    (wiring.load)(&used, host_routes)?;
     if needed && is_off()? {
         (wiring.forward)(true)?;
-    } else if !needed && leases.forwarding_was_off()? {
-        (wiring.forward)(false)?;
-        leases.set_forwarding_was_off(false)?;
     }
     empty.iter().try_for_each(|bridge| leases.forget(&bridge.name))
+}
+
+/// The links between which the host passes packets on although forwarding as a whole is off.
+fn forwarding_links() -> Result<Vec<String>> {
+    let folder = "/proc/sys/net/ipv4/conf";
+    let mut links = Vec::new();
+    for entry in fs::read_dir(folder).at("read", folder)? {
+        let name = entry.at("read", folder)?.file_name().to_string_lossy().into_owned();
+        // A link may go at any moment.
+        if !["all", "default"].contains(&name.as_str()) && forwards(&name).unwrap_or(false) {
+            links.push(name);
+        }
+    }
+    Ok(links)
+}
+
+fn forwards(link: &str) -> Result<bool> {
+    Ok(sysctl::read(&format!("net/ipv4/conf/{link}/forwarding"))? != "0")
 }
 
 /// The container's address in hexadecimal, as the name of a link has at most 15 bytes.

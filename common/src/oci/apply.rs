@@ -113,7 +113,15 @@ impl<'a> Tree<'a> {
 
     fn white_out(&mut self, whiteout: Whiteout) -> Result<(), Refusal> {
         let (Whiteout::Opaque(path) | Whiteout::Gone(path)) = &whiteout else { return Ok(()) };
-        let path = match self.place(path, false) {
+        let place = match whiteout {
+            // The marker lies in the folder, which a link may lead to.
+            Whiteout::Opaque(_) => self.place(&path.join(".wh..wh..opq"), false).map(|mut marker| {
+                marker.pop();
+                marker
+            }),
+            _ => self.place(path, false),
+        };
+        let path = match place {
             // Some tools also white out what was in a folder that is gone as a whole, or a file by now.
             Err(refusal) if refusal.is_missing() => return Ok(()),
             place => place?,
@@ -182,6 +190,9 @@ impl<'a> Tree<'a> {
                 }
                 Ok(_) => return Err(Errno::ENOTDIR.into()),
                 Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
+                    if next.components().count() > name::MAX_DEPTH {
+                        return Err("a link to a name of more than 512 parts".into());
+                    }
                     self.note(&real)?;
                     fs::create_dir(self.at(&next))?;
                     fs::set_permissions(self.at(&next), Permissions::from_mode(0o755))?;

@@ -27,7 +27,7 @@ use super::layer::{Compression, Stream, broken};
 use super::model::{
     CONFIG, Descriptor, INDEX, Index, LAYER, MANIFEST, Manifest, Platform, REF_NAME, architecture, parse,
 };
-use super::pack::pack;
+use super::pack::{Holes, pack};
 use super::reference::Reference;
 use crate::fs::claim::{Claim, sweep};
 use crate::fs::tree::remove_tree;
@@ -64,7 +64,7 @@ pub fn commit(target: &Reference, base: Base<'_>, upper: &Path, created_by: &[Os
         let archive = work.beside.join("archive");
         let file = File::create_new(&archive).at("make", &archive)?;
         let mut file = BufWriter::new(file);
-        pack(&work.folder, &mut file)?;
+        pack(&work.folder, Holes::Written, &mut file)?;
         file.flush().at("write", &archive)?;
         // Before the archive has its name: once it has, no later commit sweeps the leftovers of a killed
         // runtime.
@@ -214,7 +214,7 @@ impl Work {
         self.blob(&format!("{LAYER}{}", Compression::Gzip.suffix()), |file| {
             // No time and no name in gzip's header: flate2 writes none.
             let mut archive = Summing::new(GzEncoder::new(file, Level::default()), u64::MAX);
-            pack(folder, &mut archive)?;
+            pack(folder, Holes::Listed, &mut archive)?;
             let digest = archive.sum.digest();
             archive.inner.finish().at("pack", folder)?;
             Ok(digest)

@@ -13,7 +13,7 @@ const MAX_NAME: usize = 4096;
 /// Its NAME_MAX.
 const MAX_PART: usize = 255;
 /// No real image is as deep. A program that walks through a tree opens, or remembers, each level of it.
-const MAX_DEPTH: usize = 512;
+pub(super) const MAX_DEPTH: usize = 512;
 
 /// A name as a relative path without `.` and without double slashes; empty for the root itself. A slash at the
 /// beginning means the layer's root: some tools give every name one.

@@ -42,13 +42,22 @@ const MAX_SIZE: u64 = 0o77_777_777_777;
 /// Holes in smaller files are written out: that takes less than to list them.
 const MAY_HAVE_HOLES: u64 = 1 << 20;
 
+/// What becomes of the holes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holes {
+    /// The archive lists them.
+    Listed,
+    /// They are written out, for an archive whose members are read in place.
+    Written,
+}
+
 /// Writes the archive.
 ///
 /// # Errors
 /// A file cannot be read, or is none that a layer can have.
-pub(super) fn pack(folder: &Path, writer: impl Write) -> Result<()> {
+pub(super) fn pack(folder: &Path, holes: Holes, writer: impl Write) -> Result<()> {
     let top = open(folder, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    let mut pack = Pack { folder, top, archive: Builder::new(writer), first_names: HashMap::new() };
+    let mut pack = Pack { folder, top, holes, archive: Builder::new(writer), first_names: HashMap::new() };
     pack.add(Path::new(""))?;
     pack.archive.into_inner().and_then(|mut writer| writer.flush()).at("pack", folder)
 }
@@ -57,6 +66,7 @@ struct Pack<'a, W: Write> {
     folder: &'a Path,
     /// The same, open.
     top: OwnedFd,
+    holes: Holes,
     archive: Builder<W>,
     /// Files with several names: under which the content is, by device and inode.
     first_names: HashMap<(u64, u64), PathBuf>,
@@ -131,7 +141,7 @@ impl<W: Write> Pack<'_, W> {
         } else if kind.is_file() {
             header.set_entry_type(EntryType::Regular);
             // It is a file for sure, so this neither waits nor wakes a device.
-            content = Some(Content::of(File::open(found.path())?, there.len())?);
+            content = Some(Content::of(File::open(found.path())?, there.len(), self.holes)?);
         } else if kind.is_fifo() {
             header.set_entry_type(EntryType::Fifo);
         } else {
@@ -205,9 +215,10 @@ struct Content {
 }
 
 impl Content {
-    fn of(file: File, size: u64) -> io::Result<Content> {
+    fn of(file: File, size: u64, holes: Holes) -> io::Result<Content> {
         let whole = || iter::once(0..size).collect();
-        let data = if size < MAY_HAVE_HOLES { whole() } else { holes::data_in(&file, size)?.into() };
+        let is_whole = size < MAY_HAVE_HOLES || holes == Holes::Written;
+        let data = if is_whole { whole() } else { holes::data_in(&file, size)?.into() };
         Ok(Content { file, size, parts: data, list: io::Cursor::default() })
     }
 
@@ -400,7 +411,8 @@ mod tests {
             });
             let found = (0..5000).find(|_| {
                 let mut archive = Vec::new();
-                pack(&folder, &mut archive).is_ok() && archive.windows(11).any(|part| part == b"of the host")
+                pack(&folder, Holes::Listed, &mut archive).is_ok()
+                    && archive.windows(11).any(|part| part == b"of the host")
             });
             stop.store(true, Ordering::Relaxed);
             found
@@ -420,7 +432,7 @@ mod tests {
             set(&home.path().join("link"), "trusted.note", b"of the link").unwrap();
         }
         let mut archive = Vec::new();
-        pack(home.path(), &mut archive).unwrap();
+        pack(home.path(), Holes::Listed, &mut archive).unwrap();
         assert!(archive.len() < 1 << 17, "{} bytes", archive.len());
         let mut entries = Entries::new(&archive[..]);
         entries.next_entry().unwrap();

@@ -24,6 +24,7 @@ use super::model::Descriptor;
 use super::name;
 use super::refusal::invalid;
 use super::tar::{Entries, Kind};
+use crate::fs::holes;
 use crate::sys::error::{Context, Error, Result};
 
 /// Indexes, manifests and configs are held in memory; registries take no larger ones either.
@@ -99,7 +100,11 @@ impl Source {
         let file = open_file(path).at("open the image", path)?;
         let file = match Compression::by_magic(first_bytes(&file)) {
             Compression::None => file,
-            compression => decompressed(file, compression).at("decompress the image", path)?,
+            compression => decompressed(file, compression)
+                .context(format_args!("decompress the image {} into {LARGE_FILES}", path.display()))
+                .map_err(|error| {
+                    error.hint("decompress it yourself; or is the image damaged, or that folder full?")
+                })?,
         };
         let members = members(&file).map_err(|error| {
             let hint = match first_bytes(&file) {
@@ -207,12 +212,14 @@ fn open_file(path: &Path) -> io::Result<File> {
 /// place, which a compressed stream cannot do. The kernel removes the file with its last descriptor.
 fn decompressed(file: File, compression: Compression) -> io::Result<File> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let mut whole = File::from(nix::fcntl::open(LARGE_FILES, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    let whole = File::from(nix::fcntl::open(LARGE_FILES, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     let limit = Limits::default().bytes;
     let mut reader = decompress(compression, file)?.take(limit);
-    if io::copy(&mut reader, &mut whole)? == limit {
+    let size = holes::write(&mut reader, &whole, 0)?;
+    if size == limit {
         return Err(invalid(format!("it is larger than {limit} bytes")));
     }
+    whole.set_len(size)?;
     Ok(whole)
 }
 

@@ -124,9 +124,11 @@ fn write_to_stderr(text: &str) {
 }
 
 /// A text that may be anybody's, such as an image's, in one line: a newline in it would be taken for the next
-/// line, and what begins with an escape is an order to the terminal.
+/// line, and what begins with an escape is an order to the terminal. Some characters turn the direction of
+/// the text around.
 pub(crate) fn one_line(text: &str) -> String {
-    let escape = |character: char| match character.is_control() {
+    let turns = |character| matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let escape = |character: char| match character.is_control() || turns(character) {
         true => character.escape_default().to_string(),
         false => character.to_string(),
     };
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_told_is_one_line_and_no_order_to_the_terminal() {
-        assert_eq!(one_line("/ä b\n\u{1b}[31m\r\u{9b}"), "/ä b\\n\\u{1b}[31m\\r\\u{9b}");
+        assert_eq!(one_line("/ä b\n\u{1b}[31m\r\u{9b}\u{202e}"), "/ä b\\n\\u{1b}[31m\\r\\u{9b}\\u{202e}");
     }
 
     #[test]

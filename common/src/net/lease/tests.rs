@@ -119,18 +119,18 @@ fn a_bridge_has_one_subnet_and_shares_it_with_none() {
 fn forwarding_is_remembered_until_the_machine_starts_anew() {
     let home = tempfile::tempdir().unwrap();
     let leases = Leases::lock_in(home.path()).unwrap();
-    assert!(!leases.forwarding_was_off().unwrap());
-    leases.set_forwarding_was_off(true).unwrap();
-    assert!(leases.forwarding_was_off().unwrap());
+    assert_eq!(leases.forwarding_was_off(), Ok(None));
+    leases.set_forwarding_was_off(&["eth1".into()]).unwrap();
+    assert_eq!(leases.forwarding_was_off(), Ok(Some(vec!["eth1".into()])));
     fs::write(leases.folder.join(FORWARDING), "of another boot").unwrap();
-    assert!(!leases.forwarding_was_off().unwrap());
-    leases.set_forwarding_was_off(false).unwrap();
-    leases.set_forwarding_was_off(false).unwrap();
+    assert_eq!(leases.forwarding_was_off(), Ok(None));
+    leases.forget_forwarding().unwrap();
+    leases.forget_forwarding().unwrap();
     assert!(!leases.folder.join(FORWARDING).exists());
     // What cannot be read is not taken for "it was on".
     fs::create_dir(leases.folder.join(FORWARDING)).unwrap();
     assert_eq!(leases.forwarding_was_off().unwrap_err().errno(), Some(Errno::EISDIR));
-    assert!(leases.set_forwarding_was_off(true).is_err());
+    assert!(leases.set_forwarding_was_off(&[]).is_err());
 }
 
 #[test]
