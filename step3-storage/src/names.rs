@@ -53,8 +53,8 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> String {
     hosts
 }
 
-/// The host's file, with the nameservers of `--dns` in the place of its own. Nameservers on the host's loopback
-/// are left out, as the container has another loopback.
+/// The host's file, with the nameservers of `--dns` in the place of its own. Nameservers on the host's
+/// loopback are left out, as the container has another loopback.
 fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
     let texts = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
     if !nameservers.is_empty() {

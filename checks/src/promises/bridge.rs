@@ -81,8 +81,8 @@ pub(crate) const CHECKS: &[Check] = &[
         "Whenever the packet filter's rules are changed, the host's forwarding is off, if it was before.",
         never_open)
         .needs(&[Need::Bridge])
-        .hint("First the rules, then forwarding; at the end first forwarding, then the rules. The runtime may \
-               be killed between the two."),
+        .hint("First the rules, then forwarding; at the end first forwarding, then the rules. The runtime \
+               may be killed between the two."),
     Check::since(2, "bridge.no-router",
         "A container on a bridge does not make the host a router between its other networks. A host that \
          already is a router stays one.", no_router)

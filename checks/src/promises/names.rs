@@ -14,7 +14,8 @@ use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
-    Check::since(2, "names.hosts", "/etc/hosts has localhost and the container's own name, with its domain and without.", hosts)
+    Check::since(2, "names.hosts",
+        "/etc/hosts has localhost and the container's own name, with its domain and without.", hosts)
         .hint("One line with 127.0.0.1, one with ::1, one with the name that --hostname gives."),
     Check::since(2, "names.own-address",
         "On a bridge, /etc/hosts has the container's name with its address.", own_address)
@@ -29,8 +30,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "names.dns", "--dns gives the name servers in /etc/resolv.conf.", dns)
         .hint("One line `nameserver ADDRESS` for each."),
     Check::since(2, "names.dns-search",
-        "The host's search list stays beside other name servers, and where none is left, the runtime says so.",
-        dns_search)
+        "The host's search list stays beside other name servers, and where no server is left, the runtime \
+         says so.", dns_search)
         .needs(&[Need::Bridge])
         .hint("Only the lines `nameserver` are the runtime's to choose. Text may follow the address."),
     Check::since(2, "names.dns-of-the-host",

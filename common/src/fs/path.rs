@@ -76,9 +76,9 @@ pub(crate) fn open_itself(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
     }
 }
 
-/// The same as [`open_beneath`], and makes what is missing: directories on the way, and `what` at its end. Where a link leads to
-/// a place that is not there yet, it is made at that place. Modes are those of mkdir(1) and touch(1), less
-/// the umask.
+/// The same as [`open_beneath`], and makes what is missing: directories on the way, and `what` at its end.
+/// Where a link leads to a place that is not there yet, it is made at that place. Modes are those of mkdir(1)
+/// and touch(1), less the umask.
 ///
 /// # Errors
 /// Those of [`open_beneath`]; EROFS; EISDIR or ENOTDIR when something else than `what` is there.

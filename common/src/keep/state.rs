@@ -121,7 +121,8 @@ pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
     }
 }
 
-/// Makes `state/name`, for its owner only, and the folders above it. Those that are there must be Congo's own.
+/// Makes `state/name`, for its owner only, and the folders above it. Those that are there must be Congo's
+/// own.
 fn make_folder(state: &Path, name: &str) -> Result<PathBuf> {
     own_folder(state, Access::All)?;
     own_folder(&state.join(name), Access::Owner)

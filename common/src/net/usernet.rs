@@ -4,9 +4,10 @@
 //! program reads packet by packet, and does with sockets of its own on the host, as any program of this user
 //! may. The program is pasta(1), or else slirp4netns(1). A keeper starts it. The keeper ends when the runtime
 //! ends, however that ends: it waits for the end of a socket of which only the runtime has the other side. It
-//! is PID 1 of a PID namespace, so the kernel then kills the program, also when somebody has killed the keeper.
-//! Order: the namespace has its maps; start; the program is up when there is a route; "go".
-//! Man pages: network_namespaces(7), user_namespaces(7), pid_namespaces(7), /proc/PID/net/route in proc_pid_net(5).
+//! is PID 1 of a PID namespace, so the kernel then kills the program, also when somebody has killed the
+//! keeper. Order: the namespace has its maps; start; the program is up when there is a route; "go". Man
+//! pages: network_namespaces(7), user_namespaces(7), pid_namespaces(7), /proc/PID/net/route in
+//! proc_pid_net(5).
 
 mod keeper;
 

@@ -108,7 +108,8 @@ mod tests {
         assert_eq!(read(&format!("{{{rootfs}}}")), Config::default());
         let nulls = r#""Env":null,"Entrypoint":null,"Cmd":null,"WorkingDir":"","User":"","Volumes":null"#;
         assert_eq!(read(&format!(r#"{{{rootfs},"config":{{{nulls}}}}}"#)), Config::default());
-        let some = r#""Env":["A=b=c"],"Cmd":["x"],"WorkingDir":"srv","Entrypoint":[""],"Volumes":{"/x/.././v":{}},"StopSignal":"SIGINT""#;
+        let some = r#""Env":["A=b=c"],"Cmd":["x"],"WorkingDir":"srv","Entrypoint":[""],
+            "Volumes":{"/x/.././v":{}},"StopSignal":"SIGINT""#;
         let config = read(&format!(r#"{{{rootfs},"config":{{{some}}}}}"#));
         assert_eq!(config.env, [("A".into(), "b=c".into())]);
         assert_eq!((config.working_dir, config.volumes), (Some("/srv".into()), vec!["/v".into()]));

@@ -15,8 +15,8 @@ const MAX_PART: usize = 255;
 /// No real image is as deep. A program that walks through a tree opens, or remembers, each level of it.
 pub(super) const MAX_DEPTH: usize = 512;
 
-/// A name as a relative path without `.` and without double slashes; empty for the root itself. A slash at the
-/// beginning means the layer's root: some tools give every name one.
+/// A name as a relative path without `.` and without double slashes; empty for the root itself. A slash at
+/// the beginning means the layer's root: some tools give every name one.
 pub(super) fn normal(name: &[u8]) -> Result<PathBuf, &'static str> {
     let mut path = PathBuf::new();
     let mut depth = 0;

@@ -2,8 +2,8 @@
 //! again.
 //!
 //! Equal folders give equal bytes: the entries are sorted by name, and no fact goes in that only this machine
-//! knows. Values that are too long for ustar stand in pax records. A large file's holes are listed there, too,
-//! and not written out. A socket is left out: without the process behind it, it is useless.
+//! knows. Values that are too long for ustar stand in pax records. A large file's holes are listed there,
+//! too, and not written out. A socket is left out: without the process behind it, it is useless.
 //!
 //! Somebody who still works in the folder could put a link in the place of a file that was just looked at, or
 //! a pipe whose reader waits for ever. So each file is opened first, without following it (O_PATH). All else

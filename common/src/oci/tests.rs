@@ -1,8 +1,8 @@
 //! Images made by hand, for what no check of an image sees: the smaller limits, forms that no tool writes any
 //! more, and which image a name means.
 //!
-//! A layout lies in a folder of the test's own, beside the state folder. See the parent module, and the checks
-//! `image.*`.
+//! A layout lies in a folder of the test's own, beside the state folder. See the parent module, and the
+//! checks `image.*`.
 
 /// Ends a test that unpacks an image, if this process is not root: layers are mounted, and have owners.
 macro_rules! root_only {

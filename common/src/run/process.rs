@@ -264,8 +264,8 @@ impl Drop for Child<'_> {
     }
 }
 
-/// The runtime's status, by the command's and whether all that it wrote could be shown. That is reported only:
-/// what the container has made may still be wanted, as by `--commit`.
+/// The runtime's status, by the command's and whether all that it wrote could be shown. That is reported
+/// only: what the container has made may still be wanted, as by `--commit`.
 fn status_of(status: u8, shown: Result<()>) -> u8 {
     match shown {
         Ok(()) => status,

@@ -91,8 +91,8 @@ pub fn subid_name(text: &str) -> Result<String, Invalid> {
     name_or_id(text).map(|_| text.to_owned())
 }
 
-/// Reads the value of `--user`: `NAME|UID[:GROUP|GID]`. As for Docker, `NAME:` is `NAME`, and `:GROUP` is root
-/// with that group.
+/// Reads the value of `--user`: `NAME|UID[:GROUP|GID]`. As for Docker, `NAME:` is `NAME`, and `:GROUP` is
+/// root with that group.
 ///
 /// # Errors
 /// Nothing at all, or a part that is neither a name nor the number of a user.

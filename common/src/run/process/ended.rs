@@ -50,8 +50,8 @@ pub(super) fn killed_before_exec(child: Pid) -> Option<Error> {
         return None;
     }
     Some(Error::new(format!("{signal} ended the runtime in the container")).hint(
-        "a seccomp profile has to let through what the runtime still does: execve(2); more with --init, or with \
-         no-new-privileges=false",
+        "a seccomp profile has to let through what the runtime still does: execve(2); more with --init, or \
+         with no-new-privileges=false",
     ))
 }
 

@@ -20,8 +20,9 @@ use crate::sys::{call, list};
 /// The variables of a command by name, and so sorted: the same options always give the same environment.
 pub type Environment = BTreeMap<OsString, OsString>;
 
-/// Becomes the command: execve(2), after the [last act](ChildEnd::at_last) of this process. A name without `/` is looked for in the `PATH` of `environment`, as
-/// execvp(3) does. Signals are as in a new process again.
+/// Becomes the command: execve(2), after the [last act](ChildEnd::at_last) of this process. A name without
+/// `/` is looked for in the `PATH` of `environment`, as execvp(3) does. Signals are as in a new process
+/// again.
 ///
 /// # Errors
 /// With Docker's exit status: 127 when there is no such command, 126 when it cannot be executed.

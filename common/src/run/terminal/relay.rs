@@ -176,7 +176,8 @@ fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64
     }
 }
 
-/// Whether a write failed because nobody reads any more: a pipe without a reader, a terminal that was hung up.
+/// Whether a write failed because nobody reads any more: a pipe without a reader, a terminal that was hung
+/// up.
 fn is_gone(to: Caller, errno: Errno) -> bool {
     errno == Errno::EPIPE || nix::unistd::isatty(to).unwrap_or(true)
 }
