@@ -190,8 +190,10 @@ fn keeper_killed(subject: &Subject) -> Checked {
             keeper.ok_or_else(|| Failure::new("a process that keeps it", "none"))?.end();
             let ended = eventually(Duration::from_secs(2), || !speaker.is_alive());
             ensure(ended, || Failure::new(format!("{name} ends with its keeper"), "it lives"))?;
-            // So somebody else can have it.
-            drop(Network::of_host()?.tcp("0.0.0.0:8055")?);
+            // slirp4netns has two processes, and the second one ends a moment later.
+            let host = Network::of_host()?;
+            let free = eventually(Duration::from_secs(2), || host.tcp("0.0.0.0:8055").is_ok());
+            ensure(free, || Failure::new("the port is free again", "it is taken"))?;
             container.output()?.ok()?;
         }
         Ok(())
