@@ -32,7 +32,7 @@ pub const ESCAPE: &str = "escape";
 /// wait.
 pub const MOUNT: &str = "mount";
 
-pub use acts::{BIND, CALL, CALL_32_BIT, FIND_KEY, MAP_IDS, SIGNAL, STATUS, TRACE};
+pub use acts::{CALL, CALL_32_BIT, FIND_KEY, MAP_IDS, SIGNAL, STATUS, TRACE};
 /// The second one of an executable that is to print, as JSON, what it finds out about the container.
 pub const LOOK: &str = "look";
 

@@ -6,13 +6,11 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::net::TcpListener;
 use std::path::Path;
 
 use common::fs::mount::Detached;
 use common::ids::idmap::{IdMaps, user_namespace};
 use common::sys::attack;
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
@@ -25,8 +23,6 @@ pub const CALL_32_BIT: &str = "call-32-bit";
 pub const TRACE: &str = "trace";
 /// Looks for a key of that name.
 pub const FIND_KEY: &str = "find-key";
-/// Listens at that port.
-pub const BIND: &str = "bind";
 /// Prints these lines of its `/proc/self/status`.
 pub const STATUS: &str = "status";
 /// On the host: becomes who is root in the container of the first process, and sends SIGTERM to the second.
@@ -54,10 +50,6 @@ pub(super) fn act(word: &str, arguments: &[String]) -> bool {
         }
         TRACE => answer(word, attack::trace(number(first))),
         FIND_KEY => answer(word, attack::find_key(&CString::new(first).unwrap_or_default())),
-        BIND => answer(
-            word,
-            TcpListener::bind(("127.0.0.1", first.parse().unwrap_or(0))).map(drop).map_err(errno),
-        ),
         STATUS => {
             let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
             for field in arguments {
@@ -87,10 +79,6 @@ fn answer(what: &str, result: nix::Result<()>) {
         Ok(()) => println!("{what}=ok"),
         Err(errno) => println!("{what}={errno:?}"),
     }
-}
-
-fn errno(error: io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
 /// Joins the user namespace of a process and becomes its root. Before step 4, that is who we are.

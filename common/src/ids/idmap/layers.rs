@@ -8,11 +8,28 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::IdMaps;
 use super::shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
 use crate::fs::mount::{Detached, can_map_ids};
 use crate::keep::state::OwnVolume;
-use crate::sys::error::Result;
+use crate::sys::error::{Context, Result};
+
+/// Each layer is mapped by itself. Of two that overlap, one would be mapped twice, which the kernel refuses
+/// with an errno that says less than overlayfs's.
+fn refuse_overlap(layers: &[PathBuf]) -> Result<()> {
+    let follow = |path: &PathBuf| path.canonicalize().at("follow", path);
+    let real = layers.iter().map(follow).collect::<Result<Vec<_>>>()?;
+    let lies_in_another = |number: usize| {
+        let mut others = real.iter().enumerate().filter(|(other, _)| *other != number);
+        others.any(|(_, other)| real[number].starts_with(other))
+    };
+    match (0..layers.len()).find(|&number| lies_in_another(number)) {
+        Some(number) => Err(Errno::ELOOP).at("mount the layer", &layers[number]),
+        None => Ok(()),
+    }
+}
 
 /// The maps of a container and its user namespace, where its ids are not those on the disk.
 type Shift<'a> = Option<(&'a IdMaps, &'a OwnedFd)>;
@@ -42,7 +59,11 @@ impl ShiftedLayers {
             Some((maps, namespace)) if !can_map_ids(folders().chain([state]), namespace)? => {
                 Some(shifted_copies(folders(), &state.join("shifted"), maps)?)
             }
-            _ => None,
+            Some(_) => {
+                refuse_overlap(layers)?;
+                None
+            }
+            None => None,
         };
         let paths = match &copies {
             Some(copies) => copies.iter().map(|copy| copy.path.clone()).collect(),
