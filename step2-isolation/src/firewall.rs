@@ -90,8 +90,8 @@ fn leaving(bridges: &[Bridge]) -> String {
     rules(bridges, |Bridge { name, subnet, .. }| {
         format!(
             "ip saddr {subnet} oifname != \"{name}\" masquerade\n\
-             # The answer to a published port must come back the same way: from the host itself it was sent\n\
-             # by 127.0.0.1, and from a container by a neighbour, whom the other would answer directly.\n\
+             # The answer to a published port must come back the same way. The host itself sends from\n\
+             # 127.0.0.1; and to a neighbour on the bridge the container would answer directly.\n\
              ip saddr {{ 127.0.0.0/8, {subnet} }} oifname \"{name}\" ct status dnat masquerade"
         )
     })

@@ -20,7 +20,7 @@ use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
     Check::since(4, "rootless.one-user",
-        "Without subordinate ids the container has one user, root, who is the caller on the host. The \
+        "Without subordinate ids the container has one user, root: on the host it is the caller. The \
          runtime says so once.", one_user)
         .needs(&[Need::UsersOverlay])
         .hint("/proc/PID/uid_map with one id; setgroups must be denied before gid_map is written: \

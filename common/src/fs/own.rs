@@ -1,13 +1,14 @@
 //! Folders of Congo's own: their owner, and the rights of other users to them.
 //!
-//! Congo removes and overwrites what is in its state folder, with root's rights if root has called it.
-//! Somebody else who could put a symbolic link there, such as `volumes`, would choose what that is. And who
-//! can open a file, or a folder, can lock it, and so keep every container waiting. So these folders are their
-//! owner's: no link, root's or the caller's, and nobody else may write to them.
+//! Congo removes and overwrites files in its state folder, with root's rights if root has called it. Another
+//! user with a symbolic link there, such as `volumes`, would choose those files. A user with the right to
+//! open a file, or a folder, can also lock it, and so keep every container waiting. So each of these folders
+//! must be no link, belong to root or the caller, and be writable for no other user.
 //!
 //! Kernel objects: folders, opened without following a link, and then looked at by that descriptor. The
-//! folders above are not looked at. A user who may rename there can put another folder in this one's place.
-//! The next run refuses that one. Man pages: open(2) on `O_NOFOLLOW`, inode(7), path_resolution(7).
+//! folders above are not looked at. A user with the right to rename there can put another folder in the place
+//! of this one. The next run refuses that one. Man pages: open(2) on `O_NOFOLLOW`, inode(7),
+//! path_resolution(7).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;

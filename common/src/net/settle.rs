@@ -177,7 +177,7 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
     }
     let needed = !used.is_empty();
     let is_off = || Ok(sysctl::read(FORWARDING)? != "1");
-    if needed && is_off()? {
+    if needed && is_off()? && leases.forwarding_was_off()?.is_none() {
         // First, as this process may be killed at any moment.
         leases.set_forwarding_was_off(&forwarding_links()?)?;
     }

@@ -160,6 +160,7 @@ impl Work<'_> {
             .find(&self.layer.member)?
             .ok_or_else(|| Error::new(format!("{}: it is gone", self.name())))?;
         let helper = Helper::start("unpacking a layer", |parent| {
+            parent.die_with_parent()?;
             self.in_helper(unfinished, blob).map(|bytes| parent.answer(bytes.to_string()))
         })?;
         let bytes = helper.finish()?;
@@ -167,11 +168,6 @@ impl Work<'_> {
     }
 
     fn in_helper(&self, unfinished: &Path, blob: Blob) -> Result<u64> {
-        let parent = nix::unistd::getppid();
-        sys::die_with_parent()?;
-        if nix::unistd::getppid() != parent {
-            return Err(Error::new("the runtime ended"));
-        }
         sys::umask(0);
         let root = unfinished.join("root");
         // Before /proc is out of sight.

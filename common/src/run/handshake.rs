@@ -140,12 +140,10 @@ impl ChildEnd {
     /// # Errors
     /// When it has died, or that cannot be told.
     pub fn must_live(&self) -> Result<()> {
-        // A socket whose other end is closed is "hung up", which poll(2) tells without being asked for it.
-        let mut hung_up = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
-        if poll(&mut hung_up, PollTimeout::ZERO).context("poll(socket)")? > 0 {
-            return Err(Error::new("the runtime ended before the container began"));
+        match has_ended(&self.socket)? {
+            true => Err(Error::new("the runtime ended before the container began")),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Sends a copy of a descriptor to the parent, which waits for it: unix(7), SCM_RIGHTS.
@@ -186,6 +184,13 @@ impl ChildEnd {
     pub fn last_act(&mut self) -> Result<()> {
         self.last_act.take().map_or(Ok(()), |LastAct(act)| act())
     }
+}
+
+/// Whether the process at the other end has ended. A socket whose other end is closed is "hung up", which
+/// poll(2) tells without being asked for it.
+pub(super) fn has_ended(socket: &UnixStream) -> Result<bool> {
+    let mut hung_up = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    Ok(poll(&mut hung_up, PollTimeout::ZERO).context("poll(socket)")? > 0)
 }
 
 /// Sends a copy of a descriptor to the process at the other end.

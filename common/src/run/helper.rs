@@ -18,10 +18,10 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::run::handshake::{receive_descriptor, send_descriptor};
+use crate::run::handshake::{has_ended, receive_descriptor, send_descriptor};
 use crate::sys::clone::{exit_now, fork};
 use crate::sys::error::{Context, Error, Result};
-use crate::sys::explain;
+use crate::sys::{die_with_parent, explain};
 
 /// What the two sides say. An error begins with a digit: see `Error::to_bytes`.
 const READY: u8 = b'r';
@@ -195,6 +195,19 @@ impl HelperEnd {
         self.socket.read_exact(&mut [0]).context("waiting for the runtime's \"go\"")
     }
 
+    /// Lets the kernel kill this process when the parent ends. A change of ids takes that away, so it comes
+    /// after one.
+    ///
+    /// # Errors
+    /// When the parent has ended already: the kernel does not tell that any more.
+    pub fn die_with_parent(&self) -> Result<()> {
+        die_with_parent()?;
+        match has_ended(&self.socket)? {
+            true => Err(Error::new("the runtime ended before its helper began")),
+            false => Ok(()),
+        }
+    }
+
     /// Sends a copy of a descriptor to the parent, which waits for it.
     ///
     /// # Errors
@@ -306,6 +319,16 @@ mod tests {
         assert_eq!(std::fs::read_link(link).unwrap(), std::path::Path::new("/dev/null"));
         let without = Helper::start("testing", |_| Ok(())).unwrap();
         assert!(without.descriptor().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_helper_does_not_begin_when_its_parent_has_ended() {
+        let (parent, helper) = UnixStream::pair().unwrap();
+        let end = HelperEnd { socket: helper, last: Vec::new() };
+        assert!(!has_ended(&end.socket).unwrap());
+        drop(parent);
+        let begun = Helper::start("testing", move |_| end.die_with_parent()).unwrap().finish();
+        assert_eq!(begun.unwrap_err().to_string(), "the runtime ended before its helper began");
     }
 
     #[test]

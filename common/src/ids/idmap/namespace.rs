@@ -20,7 +20,7 @@ use crate::sys::error::{Context, Hint, Result};
 pub use crate::sys::namespace::owner_of;
 use crate::sys::namespace::{enter, parent_of};
 use crate::sys::privilege::Privilege;
-use crate::sys::{call, die_with_parent, unshare};
+use crate::sys::{call, unshare};
 
 /// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it.
 /// This process must have one thread.
@@ -53,8 +53,7 @@ pub(crate) fn start_in_user_namespace(
     let mut helper = mapped(maps, |parent| {
         look_whether_groups_are_denied()?;
         become_root()?;
-        // Not earlier: a change of ids takes it away.
-        die_with_parent()?;
+        parent.die_with_parent()?;
         story(parent)
     })?;
     helper.go();

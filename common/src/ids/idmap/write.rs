@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn each_file_has_its_own_hint() {
         if !geteuid().is_root() {
-            return crate::testing::skipped("it needs root, who may open the files");
+            return crate::testing::skipped("it needs root: other users may not open the files");
         }
         let mut hints = std::collections::BTreeSet::new();
         for (file, text) in [("setgroups", "deny"), ("gid_map", "0 0 1"), ("uid_map", "0 0 1")] {
