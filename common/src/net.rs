@@ -5,5 +5,6 @@ pub mod lease;
 pub mod netlink;
 pub mod nft;
 pub mod port;
+pub mod resolv;
 pub mod settle;
 pub mod usernet;

@@ -36,7 +36,7 @@ use std::str::FromStr;
 pub use cpu::{Cpus, Cpuset, cpu_shares, cpu_weight, cpus, cpuset};
 pub use environment::{Variable, env, env_file};
 #[cfg(feature = "network")]
-pub use hosts::{ExtraHost, HostAddress, add_host, dns};
+pub use hosts::{ExtraHost, HostAddress, add_host, dns, dns_option, dns_search};
 pub use ids::{IdRange, NameOrId, User, UsernsMode, id_range, subid_name, user, userns_mode};
 #[cfg(feature = "network")]
 pub use ipnet::Ipv4Net;

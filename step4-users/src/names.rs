@@ -5,8 +5,6 @@
 //! Man pages: hosts(5), hostname(5), resolv.conf(5); mount(2) for bind mounts.
 
 use std::fmt::Write;
-use std::fs;
-use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -19,10 +17,6 @@ use nix::mount::{MntFlags, MsFlags};
 use crate::cli;
 use crate::network::Network;
 
-/// Where the host keeps its nameservers. systemd-resolved writes the second, when the first names only
-/// itself.
-const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-
 /// A file's path in the container, and its content.
 pub type File = (&'static str, String);
 
@@ -31,7 +25,7 @@ pub fn build(hostname: &str, options: &cli::Network, network: &Network) -> Resul
     Ok([
         ("/etc/hosts", hosts(hostname, options, network)),
         ("/etc/hostname", format!("{hostname}\n")),
-        ("/etc/resolv.conf", resolv_conf(&options.dns, network)?),
+        ("/etc/resolv.conf", resolv_conf(options, network)),
     ])
 }
 
@@ -53,32 +47,17 @@ fn hosts(hostname: &str, options: &cli::Network, network: &Network) -> String {
     hosts
 }
 
-/// The host's file, with the nameservers of `--dns` in the place of its own. Nameservers on the host's
-/// loopback are left out, as the container has another loopback.
-fn resolv_conf(nameservers: &[IpAddr], network: &Network) -> Result<String> {
-    let texts = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
-    if !nameservers.is_empty() {
-        let own = nameservers.iter().map(|address| format!("nameserver {address}\n"));
-        // `search` and `options` stay.
-        let others = texts[0].lines().filter(|line| !line.starts_with("nameserver"));
-        return Ok(own.chain(others.map(|line| format!("{line}\n"))).collect());
-    }
-    let reachable = |line: &&str| {
-        let address = line.strip_prefix("nameserver").and_then(|rest| rest.split_whitespace().next());
-        let is_loopback = |text: &str| text.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        !address.is_some_and(is_loopback) || matches!(network, Network::Host)
-    };
-    let has_server = |text: &String| text.lines().any(|line| line.starts_with("nameserver"));
-    let had_server = has_server(&texts[0]);
-    let mut texts =
-        texts.map(|text| text.lines().filter(reachable).fold(String::new(), |text, line| text + line + "\n"));
-    let chosen = texts.iter().position(has_server);
-    if chosen.is_none() && had_server && !matches!(network, Network::None) {
+/// The host's file, with lines of the options in the place of its own. Nameservers on the host's loopback are
+/// left out, as the container has another loopback.
+fn resolv_conf(options: &cli::Network, network: &Network) -> String {
+    let is_reachable = |server: IpAddr| !server.is_loopback() || matches!(network, Network::Host);
+    let made = options.resolver().on_this_host(is_reachable);
+    if made.has_lost_servers && !matches!(network, Network::None) {
         tell(format_args!(
             "congo: the host's nameservers are on its loopback: give the container one by --dns"
         ));
     }
-    Ok(mem::take(&mut texts[chosen.unwrap_or(0)]))
+    made.text
 }
 
 /// In the child, in its root, with /dev there: mounts the files.

@@ -95,9 +95,16 @@ pub(crate) const CHECKS: &[Check] = &[
     })
     .hint("resolv.conf(5) takes addresses only."),
     Check::since(2, "bad.add-host", "A host without a name or without an address is refused.", |it| {
-        each(it, "--add-host", &["x", "x:", ":1.2.3.4", "x:abc", "", "a b:1.2.3.4"], &[])
+        each(it, "--add-host", &["x", "x:", ":1.2.3.4", "x:abc", "", "a b:1.2.3.4"], &[])?;
+        each(it, "--add-host", &["x=", "=1.2.3.4", "x=abc", "a:b=1.2.3.4"], &[])
     })
-    .hint("NAME:IP."),
+    .hint("NAME:IP or NAME=IP."),
+    Check::since(2, "bad.dns-search", "A search domain that is none is refused, and an option of two lines.",
+        |it| {
+        each(it, "--dns-search", &["", "a b", "a\nnameserver 1.2.3.4", "-a.test", "a..b"], &["."])?;
+        each(it, "--dns-option", &["", "a b", "a\nnameserver 1.2.3.4"], &["ndots:2"])
+    })
+    .hint("Both end in a line of resolv.conf(5): white space would begin another word, or another line."),
 ];
 
 /// Options of `--network bridge`.

@@ -22,7 +22,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Bridge])
         .hint("Programs look up their own name, to tell others where to find them."),
     Check::since(2, "names.add-host",
-        "--add-host adds a line; host-gateway is the bridge's gateway.", add_host)
+        "--add-host NAME:IP or NAME=IP adds a line; host-gateway is the bridge's gateway.", add_host)
         .needs(&[Need::Bridge])
         .hint("Docker writes the address first, then the name: hosts(5)."),
     Check::since(2, "names.hostname", "/etc/hostname has the container's name.", hostname)
@@ -34,6 +34,11 @@ pub(crate) const CHECKS: &[Check] = &[
          says so.", dns_search)
         .needs(&[Need::Bridge])
         .hint("Only the lines `nameserver` are the runtime's to choose. Text may follow the address."),
+    Check::since(2, "names.search",
+        "--dns-search gives the search list, or takes it away with a single dot; --dns-option and --dns-opt \
+         give the options. What is not given is the host's.", search)
+        .hint("One line `search`, and one line `options`, in the place of the host's. `domain` is a search \
+               list of one: resolv.conf(5)."),
     Check::since(2, "names.dns-of-the-host",
         "Without --dns the container has the host's name servers, but not those on the host's loopback \
          interface.", dns_of_the_host)
@@ -91,12 +96,15 @@ fn own_address(subject: &Subject) -> Checked {
 
 fn add_host(subject: &Subject) -> Checked {
     let options = ["--add-host", "db.example:192.0.2.77", "--add-host", "host.example:host-gateway"];
-    let options = [&options[..], &["--add-host", "six.example:2001:db8::1"]].concat();
+    let six = ["--add-host", "six.example:2001:db8::1", "--add-host", "eight.example=[2001:db8::8]"];
+    let options = [&options[..], &six, &["--add-host", "seven.example=192.0.2.7"]].concat();
     let member = Member::new(subject, &options)?;
     let text = read(member.first.path("root/etc/hosts"))?;
     has(&text, "db.example", "192.0.2.77")?;
     has(&text, "host.example", GATEWAY)?;
-    has(&text, "six.example", "2001:db8::1")
+    has(&text, "six.example", "2001:db8::1")?;
+    has(&text, "seven.example", "192.0.2.7")?;
+    has(&text, "eight.example", "2001:db8::8")
 }
 
 fn hostname(subject: &Subject) -> Checked {
@@ -120,22 +128,78 @@ fn dns(subject: &Subject) -> Checked {
     )
 }
 
+/// A file in the place of the host's /etc/resolv.conf, until it is dropped. The checks have a mount namespace
+/// of their own.
+struct OfTheHost(&'static str);
+
+impl OfTheHost {
+    fn new(subject: &Subject, text: &str) -> Result<OfTheHost, Failure> {
+        let folder = subject.file("etc-of-the-host");
+        fs::create_dir_all(&folder)?;
+        let file = folder.join("resolv.conf");
+        fs::write(&file, text)?;
+        let path = "/etc/resolv.conf";
+        if Path::new(path).exists() {
+            mount(Some(&file), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            return Ok(OfTheHost(path));
+        }
+        // Nothing can be mounted on a file that is missing: an overlay puts one beside the others.
+        let layers = format!("lowerdir={}:/etc", folder.display());
+        mount(Some("overlay"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
+        Ok(OfTheHost("/etc"))
+    }
+}
+
+impl Drop for OfTheHost {
+    fn drop(&mut self) {
+        let _ = umount2(self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 fn dns_search(subject: &Subject) -> Checked {
     let rest = "search example.test\noptions ndots:2\n";
-    let file = subject.file("resolv.conf-of-the-host");
-    fs::write(&file, format!("{rest}nameserver 127.0.0.53 # of the host\n"))?;
-    // The checks have a mount namespace of their own.
-    mount(Some(&file), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    let given = subject.run(&["--dns", "192.0.2.53", "cat", "/etc/resolv.conf"]);
-    let none_left = subject.run(&["--network", "bridge", "cat", "/etc/resolv.conf"]);
-    umount2("/etc/resolv.conf", MntFlags::MNT_DETACH)?;
-    expect("the file with --dns", format!("nameserver 192.0.2.53\n{rest}").trim(), given?.ok()?.trim())?;
-    let none_left = none_left?;
+    let of_the_host = OfTheHost::new(subject, &format!("{rest}nameserver 127.0.0.53 # of the host\n"))?;
+    let given = subject.run(&["--dns", "192.0.2.53", "cat", "/etc/resolv.conf"])?;
+    let none_left = subject.run(&["--network", "bridge", "cat", "/etc/resolv.conf"])?;
+    drop(of_the_host);
+    expect("the file with --dns", format!("nameserver 192.0.2.53\n{rest}").trim(), given.ok()?.trim())?;
     // The file of systemd-resolved may have others.
     if !Path::new("/run/systemd/resolve/resolv.conf").exists() {
         expect("the file without a name server", rest.trim(), none_left.ok()?.trim())?;
         let says = none_left.stderr.contains("--dns");
         ensure(says, || Failure::new("a line on stderr about --dns", &none_left.stderr))?;
+    }
+    Ok(())
+}
+
+fn search(subject: &Subject) -> Checked {
+    let host = "nameserver 192.0.2.1\ndomain old.test\nsearch one.test two.test\noptions ndots:2\n";
+    let _of_the_host = OfTheHost::new(subject, host)?;
+    let server = "nameserver 192.0.2.1";
+    let of_the_host = "domain old.test\nsearch one.test two.test";
+    for (options, lines) in [
+        (
+            &["--dns-search", "a.test", "--dns-search=b.test"][..],
+            [server, "search a.test b.test", "options ndots:2"].join("\n"),
+        ),
+        (&["--dns-search", "."], [server, "options ndots:2"].join("\n")),
+        (
+            &["--dns-option", "ndots:1", "--dns-opt", "use-vc"],
+            [server, of_the_host, "options ndots:1 use-vc"].join("\n"),
+        ),
+        (
+            &["--dns", "192.0.2.53", "--dns-search", "a.test", "--dns-opt=rotate"],
+            "nameserver 192.0.2.53\nsearch a.test\noptions rotate".into(),
+        ),
+    ] {
+        let output = subject.run(&[options, &["cat", "/etc/resolv.conf"]].concat())?;
+        let sorted = |text: &str| {
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        // The order is the runtime's.
+        expect(format!("the file with {options:?}"), sorted(&lines), sorted(output.ok()?))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use clap::Args;
 use nix::unistd::geteuid;
 
+use crate::net::resolv::Resolver;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::check_namespace;
 use crate::values::{self, ExtraHost, HostAddress, Ipv4Net, NetworkMode, Publish, Published};
@@ -49,7 +50,19 @@ pub struct Network {
 
     /// A nameserver; repeatable [default: the host's].
     #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true, value_parser = values::dns)]
-    pub dns: Vec<IpAddr>,
+    dns: Vec<IpAddr>,
+
+    /// A domain in which to look names up, or . for none; repeatable [default: the host's].
+    #[arg(long, value_name = "DOMAIN", allow_hyphen_values = true, value_parser = values::dns_search)]
+    dns_search: Vec<String>,
+
+    /// An option of the resolver, such as ndots:2; repeatable [default: the host's].
+    #[arg(
+        long, alias = "dns-opt",
+        value_name = "OPTION", allow_hyphen_values = true,
+        value_parser = values::dns_option
+    )]
+    dns_option: Vec<String>,
 
     /// A line for /etc/hosts; host-gateway is the host's address on the bridge; repeatable.
     #[arg(long, value_name = "NAME:ADDRESS", allow_hyphen_values = true, value_parser = values::add_host)]
@@ -97,6 +110,11 @@ impl Network {
     /// The bridge's network: `--subnet`, or 10.44.0.0/16.
     pub fn subnet(&self) -> Ipv4Net {
         self.subnet.unwrap_or(SUBNET)
+    }
+
+    /// What the container's resolver is told: `--dns`, `--dns-search`, `--dns-option`.
+    pub fn resolver(&self) -> Resolver<'_> {
+        Resolver { servers: &self.dns, search: &self.dns_search, options: &self.dns_option }
     }
 
     /// The ports to publish, one by one.
