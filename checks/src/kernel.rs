@@ -397,13 +397,21 @@ impl Cgroup {
     /// # Errors
     /// As [`read`](Cgroup::read).
     pub fn cpus(&self) -> Result<Option<f64>, Failure> {
-        let quota_and_period = match self.with("cpu")?.0.v2 {
-            true => self.read("cpu", "cpu.max")?,
-            false => self.read("cpu.cfs_quota_us", "")? + " " + &self.read("cpu.cfs_period_us", "")?,
-        };
+        let quota_and_period = self.quota_and_period()?;
         let mut numbers = quota_and_period.split(' ').map(|number| number.parse::<f64>().ok());
         let quota = numbers.next().flatten().filter(|&quota| quota > 0.0);
         Ok(quota.zip(numbers.next().flatten()).map(|(quota, period)| quota / period))
+    }
+
+    /// The quota of processor time and its period, in microseconds, with a space in between.
+    ///
+    /// # Errors
+    /// As [`read`](Cgroup::read).
+    pub fn quota_and_period(&self) -> Result<String, Failure> {
+        match self.with("cpu")?.0.v2 {
+            true => self.read("cpu", "cpu.max"),
+            false => Ok(self.read("cpu.cfs_quota_us", "")? + " " + &self.read("cpu.cfs_period_us", "")?),
+        }
     }
 
     fn with(&self, controller: &str) -> Result<&(Hierarchy, PathBuf), Failure> {

@@ -33,7 +33,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-pub use cpu::{Cpus, Cpuset, cpu_shares, cpu_weight, cpus, cpuset};
+pub use cpu::{Cpus, Cpuset, cpu_period, cpu_quota, cpu_shares, cpu_weight, cpus, cpuset, memory_nodes};
 pub use environment::{Variable, env, env_file};
 #[cfg(feature = "network")]
 pub use hosts::{ExtraHost, HostAddress, add_host, dns, dns_option, dns_search};
@@ -55,7 +55,7 @@ pub use path::{directory, workdir};
 pub use publish::{Protocol, Publish, Published, check_ports, publish};
 #[cfg(feature = "capability")]
 pub use security::{Named, SeccompProfile, Security, SecurityOption, by_name, capability, security_opt};
-pub use size::{check_swap, format_size, memory, memory_swap, shm_size, size};
+pub use size::{check_swap, format_limit, format_size, memory, memory_swap, shm_size, size};
 pub use tmpfs::{Tmpfs, tmpfs};
 pub use volume::{Propagation, Source, Volume, volume};
 
@@ -84,6 +84,16 @@ pub enum Limit {
     Unlimited,
     /// At most so many, in the unit of the option.
     AtMost(u64),
+}
+
+impl Limit {
+    /// As most files of cgroup v1 want it: the number, or -1.
+    pub fn v1(self) -> String {
+        match self {
+            Limit::Unlimited => "-1".into(),
+            Limit::AtMost(limit) => limit.to_string(),
+        }
+    }
 }
 
 /// As cgroup v2 (and `pids.max` of v1) wants it: the number, or `max`.
@@ -170,6 +180,9 @@ mod tests {
                 cpus(&text).err(),
                 cpu_shares(&text).err(),
                 cpuset(&text).err(),
+                cpu_period(&text).err(),
+                cpu_quota(&text).err(),
+                memory_nodes(&text).err(),
                 pids_limit(&text).err(),
                 ulimit(&text).err(),
                 ulimit(&format!("nofile={text}")).err(),
@@ -208,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_limit_is_written_as_the_kernel_reads_it() {
-        assert_eq!(Limit::Unlimited.to_string(), "max");
-        assert_eq!(Limit::AtMost(20).to_string(), "20");
+        assert_eq!((Limit::Unlimited.to_string().as_str(), Limit::Unlimited.v1().as_str()), ("max", "-1"));
+        assert_eq!((Limit::AtMost(20).to_string().as_str(), Limit::AtMost(20).v1().as_str()), ("20", "20"));
     }
 }

@@ -97,7 +97,7 @@ fn after(made: Made, status: u8) -> Result<u8> {
     // "Killed" alone would not tell the user which process did it.
     let kills = cgroup::out_of_memory_kills(&made.cgroup);
     if status == KILLED && kills > 0 {
-        let limit = values::format_size(made.plan.cli.limits.memory());
+        let limit = values::format_limit(made.plan.cli.limits.memory());
         let program = env!("CARGO_PKG_NAME");
         tell(format_args!(
             "{program}: out of memory: processes that the kernel killed: {kills}, --memory is {limit}"

@@ -11,7 +11,7 @@
 //! | memory and swap | `memory.memsw.limit_in_bytes` | `memory.swap.max`: swap alone |
 //! | CPU time | `cpu.cfs_period_us`, `cpu.cfs_quota_us` | `cpu.max` |
 //! | share of CPU time | `cpu.shares` | `cpu.weight`: another scale |
-//! | which CPUs | `cpuset.cpus`, `cpuset.mems` | `cpuset.cpus` |
+//! | which CPUs, whose memory | `cpuset.cpus`, `cpuset.mems`: both needed | the same, each alone |
 //! | processes | `pids.max` | `pids.max` |
 //!
 //! Man page: cgroups(7). The files: the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
@@ -19,19 +19,16 @@
 use common::Result;
 use common::fs::cgroupfs::{Cgroup, Version};
 use common::run::handshake::ChildEnd;
-use common::values::{self, Limit};
+use common::values;
 use nix::errno::Errno;
 
 use crate::cli::Limits;
-
-/// In microseconds, the stretch of time over which CPU use is counted: the kernel's own default.
-const CPU_PERIOD: u64 = 100_000;
 
 /// Makes a cgroup with these limits and no process in it.
 pub fn create(limits: &Limits) -> Result<Cgroup> {
     let mut controllers = vec!["memory", "cpu", "pids"];
     // Only when it is asked for: not every host has it, and each v1 hierarchy costs a directory.
-    if limits.cpuset_cpus.is_some() {
+    if limits.need("cpuset") {
         controllers.push("cpuset");
     }
     let cgroup = Cgroup::create(&controllers)?;
@@ -81,7 +78,7 @@ pub fn join(cgroup: &Cgroup, parent: &ChildEnd) -> Result<()> {
 /// out-of-memory killer ends a process.
 fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     match cgroup.version("memory") {
-        Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory()),
+        Version::V1 => cgroup.write("memory", "memory.limit_in_bytes", limits.memory().v1()),
         Version::V2 => cgroup.write("memory", "memory.max", limits.memory()),
     }
 }
@@ -92,30 +89,26 @@ fn limit_memory(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 /// v1 counts memory and swap together, as the option does. That limit must not be below the memory limit, so
 /// it is written later. v2 counts swap alone.
 fn limit_swap(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    // Docker's default.
-    let together = limits.memory_swap.unwrap_or(Limit::AtMost(limits.memory().saturating_mul(2)));
-    let (file, value) = match (cgroup.version("memory"), together) {
-        (Version::V1, Limit::AtMost(bytes)) => ("memory.memsw.limit_in_bytes", bytes.to_string()),
-        (Version::V1, Limit::Unlimited) => ("memory.memsw.limit_in_bytes", "-1".into()),
-        (Version::V2, Limit::AtMost(bytes)) => ("memory.swap.max", (bytes - limits.memory()).to_string()),
-        (Version::V2, Limit::Unlimited) => ("memory.swap.max", "max".into()),
+    let (file, value) = match cgroup.version("memory") {
+        Version::V1 => ("memory.memsw.limit_in_bytes", limits.memory_and_swap().v1()),
+        Version::V2 => ("memory.swap.max", limits.swap().to_string()),
     };
     match cgroup.write("memory", file, value) {
         // A kernel may be unable to count swap. The runtime fails only if the user set this limit.
-        Err(error) if error.errno() == Some(Errno::ENOENT) && limits.memory_swap.is_none() => Ok(()),
+        Err(error) if error.errno() == Some(Errno::ENOENT) && !limits.need_swap() => Ok(()),
         result => result,
     }
 }
 
 /// At the limit, the kernel lets no process of the cgroup run until the next period begins.
 fn limit_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    let quota = limits.cpus().quota(CPU_PERIOD);
+    let (quota, period) = (limits.cpu_quota(), limits.cpu_period());
     match cgroup.version("cpu") {
         Version::V1 => {
-            cgroup.write("cpu", "cpu.cfs_period_us", CPU_PERIOD)?;
-            cgroup.write("cpu", "cpu.cfs_quota_us", quota)
+            cgroup.write("cpu", "cpu.cfs_period_us", period)?;
+            cgroup.write("cpu", "cpu.cfs_quota_us", quota.v1())
         }
-        Version::V2 => cgroup.write("cpu", "cpu.max", format_args!("{quota} {CPU_PERIOD}")),
+        Version::V2 => cgroup.write("cpu", "cpu.max", format_args!("{quota} {period}")),
     }
 }
 
@@ -128,14 +121,17 @@ fn weigh_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     }
 }
 
-/// Names the CPUs on which the container's processes may run.
+/// Names the CPUs on which the container's processes may run, and the nodes from which they get memory.
 fn pin_cpus(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    let Some(cpus) = &limits.cpuset_cpus else { return Ok(()) };
-    if cgroup.version("cpuset") == Version::V1 {
-        // A new v1 cpuset is empty. No process may enter it before it has a memory node, too.
-        cgroup.write("cpuset", "cpuset.mems", cgroup.read_above("cpuset", "cpuset.mems")?)?;
+    for (file, list) in [("cpuset.mems", &limits.cpuset_mems), ("cpuset.cpus", &limits.cpuset_cpus)] {
+        match list {
+            Some(list) => cgroup.write("cpuset", file, list)?,
+            None if !limits.need("cpuset") || cgroup.version("cpuset") == Version::V2 => {}
+            // A new v1 cpuset is empty. No process may enter it before it has CPUs and memory nodes.
+            None => cgroup.write("cpuset", file, cgroup.read_above("cpuset", file)?)?,
+        }
     }
-    cgroup.write("cpuset", "cpuset.cpus", cpus)
+    Ok(())
 }
 
 /// At the limit, fork(2) fails with EAGAIN: no fork bomb gets out of the container.

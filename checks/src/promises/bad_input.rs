@@ -71,17 +71,25 @@ pub(crate) const CHECKS: &[Check] = &[
             it,
             &["--memory", "64m", "--memory-swap", "32m", "true"],
             &["--memory-swap", "32", "--memory", "64"],
-        )
+        )?;
+        refused(it, &["--memory", "0", "--memory-swap", "32m", "true"], &["--memory-swap", "32", "--memory"])
     })
     .needs(&[Need::Controller("memory")])
     .hint("The sum cannot be smaller than one of its parts."),
     Check::since(
         1,
         "bad.cpus",
-        "Zero processors, more processors than the host has, and words are refused.",
-        |it| each(it, "--cpus", &["0", "9999", "-1", "abc", "nan", "inf", ""], &["0.01"]),
+        "More processors than the host has, less than 0.01 and words are refused.",
+        |it| each(it, "--cpus", &["0.001", "9999", "-1", "abc", "nan", "inf", ""], &["0.01"]),
     )
     .hint("The error names the accepted range: 0.01 to the number of processors."),
+    Check::since(
+        1,
+        "bad.cpu-time",
+        "Periods and quotas out of range are refused, and --cpus beside one of them.",
+        cpu_time,
+    )
+    .hint("--cpus is a quota, too: which one should count?"),
     Check::since(1, "bad.cpu-shares", "Shares out of range are refused.", |it| {
         each(it, "--cpu-shares", &["1", "262145", "-1", "abc"], &["2", "262144"])
     })
@@ -94,6 +102,11 @@ pub(crate) const CHECKS: &[Check] = &[
     )
     .needs(&[Need::Controller("cpuset")])
     .hint("`0-2,4` is a list."),
+    Check::since(1, "bad.cpuset-mems", "Memory nodes that the host does not have are refused.", |it| {
+        each(it, "--cpuset-mems", &["9999", "a", "1-0", "0,,1", ""], &["memory node"])
+    })
+    .needs(&[Need::Controller("cpuset")])
+    .hint("/sys/devices/system/node/has_memory lists them; without that file there is node 0."),
     Check::since(1, "bad.pids-limit", "Words, and negative numbers other than -1, are refused.", |it| {
         each(it, "--pids-limit", &["-2", "abc", "1.5", ""], &["-1"])
     })
@@ -132,6 +145,16 @@ pub(crate) const CHECKS: &[Check] = &[
     )
     .hint("sethostname(2) takes up to 64 bytes of any kind, so the runtime itself must refuse the newline."),
 ];
+
+fn cpu_time(subject: &Subject) -> Checked {
+    each(subject, "--cpu-period", &["999", "1000001", "-1", "abc", ""], &["1000", "1000000"])?;
+    each(subject, "--cpu-quota", &["999", "-2", "abc", ""], &["1000", "-1"])?;
+    for option in ["--cpu-period", "--cpu-quota"] {
+        refused(subject, &["--cpus", "0.5", option, "50000", "true"], &["--cpus", option])?;
+    }
+    // Half of it would be too little for the kernel.
+    refused(subject, &["--cpu-period", "1000", "true"], &["--cpu-period", "--cpu-quota"])
+}
 
 /// Fails unless the runtime refuses: status 125, an error in one or two lines with these words, nothing else.
 pub(super) fn refused(subject: &Subject, arguments: &[&str], words: &[&str]) -> Checked {

@@ -54,6 +54,19 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(1, "swap.unlimited", "--memory-swap -1 leaves swap unlimited.", swap_unlimited)
         .needs(&[Need::Controller("memory"), Need::SwapAccounting])
         .hint("v1: -1; v2: max."),
+    Check::since(1, "memory.unlimited", "--memory 0 means no limit.", |it| {
+        let options = ["--memory", "0"];
+        expect("the memory limit", None, it.in_cgroup(&options, |it| it.limit("memory.limit_in_bytes", "memory.max"))?)
+    })
+        .needs(&[Need::Controller("memory")])
+        .hint("v1: -1; v2: max. A new cgroup has no limit, either."),
+    Check::since(1, "cpu.unlimited", "--cpus 0 and --cpu-quota -1 mean no quota.", cpus_unlimited)
+        .needs(&[Need::Controller("cpu")])
+        .hint("v1: -1; v2: max."),
+    Check::since(1, "cpu.period",
+        "--cpu-period and --cpu-quota set the two numbers, and each has its default.", cpu_period)
+        .needs(&[Need::Controller("cpu")])
+        .hint("v1: cpu.cfs_period_us and cpu.cfs_quota_us. v2: cpu.max, first the quota."),
     Check::since(1, "cpu.option", "--cpus sets the quota, from 0.01 to all processors.", cpus_option)
         .needs(&[Need::Controller("cpu")])
         .hint("The kernel accepts a quota of 1000 µs and more."),
@@ -67,6 +80,9 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(1, "cpuset.option", "--cpuset-cpus keeps the container on those processors.", cpuset)
         .needs(&[Need::Controller("cpuset")])
         .hint("v1: cpuset.mems must be set, too, before a process can join."),
+    Check::since(1, "cpuset.mems", "--cpuset-mems keeps the container's memory on those nodes.", cpuset_mems)
+        .needs(&[Need::Controller("cpuset")])
+        .hint("v1: cpuset.cpus must be set, too, before a process can join."),
     Check::since(1, "pids.option",
         "--pids-limit sets the limit, and a script that starts 40 processes feels it.", pids_option)
         .needs(&[Need::Controller("pids")])
@@ -139,7 +155,8 @@ fn oom(subject: &Subject) -> Checked {
 }
 
 fn swap(subject: &Subject) -> Checked {
-    for (both, swap) in [("64m", 0), ("100m", 36 * MIB)] {
+    // 0 is the default: as much swap as memory.
+    for (both, swap) in [("64m", 0), ("100m", 36 * MIB), ("0", 64 * MIB)] {
         let options = ["--memory", "64m", "--memory-swap", both];
         let (v1, limit) = subject.in_cgroup(&options, swap_limit)?;
         let expected = if v1 { swap + 64 * MIB } else { swap };
@@ -157,7 +174,8 @@ fn swap_limit(cgroup: &Cgroup) -> Result<(bool, Option<u64>), Failure> {
 fn swap_unlimited(subject: &Subject) -> Checked {
     let options = ["--memory", "64m", "--memory-swap", "-1"];
     memory(subject, &options, 64 * MIB)?;
-    expect("the limit of swap", None, subject.in_cgroup(&options, swap_limit)?.1)
+    expect("the limit of swap", None, subject.in_cgroup(&options, swap_limit)?.1)?;
+    expect("the limit of swap with --memory 0", None, subject.in_cgroup(&["--memory", "0"], swap_limit)?.1)
 }
 
 fn cpus(subject: &Subject, options: &[&str], expected: f64) -> Checked {
@@ -172,6 +190,27 @@ fn cpus_option(subject: &Subject) -> Checked {
         [("0.25", 0.25), ("0.01", 0.01), (".5", 0.5), (all.to_string().as_str(), all as f64)]
     {
         cpus(subject, &["--cpus", text], expected)?;
+    }
+    Ok(())
+}
+
+fn cpus_unlimited(subject: &Subject) -> Checked {
+    for options in [["--cpus", "0"], ["--cpu-quota", "-1"]] {
+        let found = subject.in_cgroup(&options, Cgroup::cpus)?;
+        expect(format!("the quota with {}", options.join(" ")), None, found)?;
+    }
+    Ok(())
+}
+
+fn cpu_period(subject: &Subject) -> Checked {
+    for (options, numbers) in [
+        (&["--cpu-period", "50000", "--cpu-quota", "20000"][..], "20000 50000"),
+        (&["--cpu-quota", "20000"], "20000 100000"),
+        // The default is half a CPU.
+        (&["--cpu-period", "50000"], "25000 50000"),
+    ] {
+        let found = subject.in_cgroup(options, Cgroup::quota_and_period)?;
+        expect(format!("quota and period with {}", options.join(" ")), numbers, &found)?;
     }
     Ok(())
 }
@@ -230,6 +269,19 @@ fn cpuset(subject: &Subject) -> Checked {
         expect("the processors that PID 1 may use", cpu.to_string(), first.status("Cpus_allowed_list")?)?;
     }
     Ok(())
+}
+
+/// Most machines have a single node. So that a container keeps to it shows only in its own cpuset.
+fn cpuset_mems(subject: &Subject) -> Checked {
+    let container = subject.hold(&["--cpuset-mems", "0"])?;
+    let first = container.first()?;
+    let (its, of_host) = (first.cgroup()?, myself().cgroup()?);
+    let folder = its.folder("cpuset")?;
+    ensure(folder != of_host.folder("cpuset")?, || {
+        Failure::new("a cpuset of the container's own", format!("the host's, {}", folder.display()))
+    })?;
+    expect("cpuset.mems", "0", &its.read("cpuset.mems", "cpuset.mems")?)?;
+    expect("the nodes from which PID 1 may have memory", "0", &first.status("Mems_allowed_list")?)
 }
 
 fn pids(subject: &Subject, options: &[&str], limit: Option<u64>) -> Checked {

@@ -1,26 +1,38 @@
-//! CPU time and CPUs: `--cpus`, `--cpu-shares`, `--cpuset-cpus`.
+//! CPU time and CPUs: `--cpus`, `--cpu-period`, `--cpu-quota`, `--cpu-shares`, `--cpuset-cpus`,
+//! `--cpuset-mems`.
 //!
-//! They end in `cpu.cfs_quota_us`, `cpu.shares` and `cpuset.cpus` (cgroup v1), in `cpu.max`, `cpu.weight` and
-//! `cpuset.cpus` (v2). All three options are about the host's CPUs. So the only file read here is
-//! `/sys/devices/system/cpu/online`, the kernel's own list of the CPUs that run.
+//! They end in `cpu.cfs_period_us`, `cpu.cfs_quota_us`, `cpu.shares`, `cpuset.cpus` and `cpuset.mems` (cgroup
+//! v1), in `cpu.max`, `cpu.weight`, `cpuset.cpus` and `cpuset.mems` (v2). The options are about the host's
+//! CPUs. So the only files read here are `/sys/devices/system/cpu/online`, the kernel's own list of the CPUs
+//! that run, and `/sys/devices/system/node/has_memory`, its list of memory nodes.
 //! `std::thread::available_parallelism` gives another number: it also counts the affinity (`taskset`) and the
 //! quota of the runtime's caller. cpuset(7), sched_setaffinity(2); kernel documentation: scheduler/sched-bwc,
 //! admin-guide/cgroup-v2.
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 
-use super::{Invalid, decimal, scale, whole};
+use super::{Invalid, Limit, decimal, scale, whole};
 use crate::sys::error::Context;
 
 const ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// The nodes that have memory of their own. cpuset(7) takes only these.
+const NODES: &str = "/sys/devices/system/node/has_memory";
 
 const NANOS_PER_CPU: u64 = 1_000_000_000;
 
 /// The kernel's default period of 100 ms and its least quota of 1 ms (`EINVAL` below) make 0.01 CPUs the
 /// least.
 const LEAST_CPUS: u64 = NANOS_PER_CPU / 100;
+
+/// In microseconds: the shortest and the longest period that the kernel takes.
+const PERIODS: RangeInclusive<u64> = 1000..=1_000_000;
+
+/// In microseconds: the least and the largest quota that the kernel takes (`max_cfs_runtime`, Linux 5.8).
+const QUOTAS: RangeInclusive<u64> = 1000..=(1 << 44) - 1;
 
 /// So much CPU time, in billionths of a CPU, Docker's unit: a whole number, so that nothing drifts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +48,16 @@ impl Cpus {
     ///
     /// With the kernel's default period, 100 000, every value that [`cpus`] accepts gives a quota that the
     /// kernel accepts (1000 and more).
-    pub const fn quota(self, period_us: u64) -> u64 {
-        (self.0 as u128 * period_us as u128 / NANOS_PER_CPU as u128) as u64
+    pub const fn quota(self, period_us: u64) -> Limit {
+        match self.0 {
+            0 => Limit::Unlimited,
+            nanos => Limit::AtMost((nanos as u128 * period_us as u128 / NANOS_PER_CPU as u128) as u64),
+        }
+    }
+
+    /// Whether it is a limit at all.
+    pub const fn is_limit(self) -> bool {
+        self.0 > 0
     }
 }
 
@@ -49,7 +69,8 @@ impl fmt::Display for Cpus {
     }
 }
 
-/// Reads the value of `--cpus`: a decimal number from 0.01 to the number of CPUs that the host has online.
+/// Reads the value of `--cpus`: a decimal number from 0.01 to the number of CPUs that the host has online, or
+/// 0 for no limit, as in Docker.
 ///
 /// More than the host has would be no limit, and most likely a mistake; Docker refuses it as well.
 ///
@@ -63,7 +84,8 @@ pub fn cpus(text: &str) -> Result<Cpus, Invalid> {
 fn cpus_of(text: &str, online: u64) -> Result<Cpus, Invalid> {
     let expected = || -> Invalid {
         let (verb, s) = if online == 1 { ("is", "") } else { ("are", "s") };
-        format!("expected a number from 0.01 to {online}, as there {verb} {online} CPU{s} online").into()
+        let range = format!("expected a number from 0.01 to {online}, or 0 for no limit");
+        format!("{range}, as there {verb} {online} CPU{s} online").into()
     };
     let number = decimal(text).ok_or_else(expected)?;
     let nanos = scale(number, NANOS_PER_CPU).ok_or_else(expected)?;
@@ -71,7 +93,39 @@ fn cpus_of(text: &str, online: u64) -> Result<Cpus, Invalid> {
         return Err("too precise: at most nine decimals".into());
     }
     let range = LEAST_CPUS..=online.saturating_mul(NANOS_PER_CPU);
-    range.contains(&nanos).then_some(Cpus(nanos)).ok_or_else(expected)
+    // A number that only rounds to zero is too small.
+    let is_zero = [number.0, number.1].iter().all(|digits| digits.trim_start_matches('0').is_empty());
+    (range.contains(&nanos) || is_zero).then_some(Cpus(nanos)).ok_or_else(expected)
+}
+
+/// Reads the value of `--cpu-period`: 1000 to 1000000 microseconds, the range of the kernel and of Docker.
+/// `None` is a `0`: with Docker the same as no option.
+///
+/// # Errors
+/// Not a whole number, or out of range.
+pub fn cpu_period(text: &str) -> Result<Option<u64>, Invalid> {
+    match whole(text) {
+        Some(0) => Ok(None),
+        Some(period) if PERIODS.contains(&period) => Ok(Some(period)),
+        _ => Err("expected a whole number of microseconds from 1000 to 1000000".into()),
+    }
+}
+
+/// Reads the value of `--cpu-quota`: 1000 microseconds and more in each period, or `-1` (or `0`) for no
+/// limit, as in Docker.
+///
+/// # Errors
+/// Not a whole number, or none that the kernel takes.
+pub fn cpu_quota(text: &str) -> Result<Limit, Invalid> {
+    match whole(text) {
+        Some(0) => Ok(Limit::Unlimited),
+        Some(quota) if QUOTAS.contains(&quota) => Ok(Limit::AtMost(quota)),
+        _ if text == "-1" => Ok(Limit::Unlimited),
+        _ => {
+            let (least, most) = (QUOTAS.start(), QUOTAS.end());
+            Err(format!("expected microseconds from {least} to {most}, or -1 (or 0) for no limit").into())
+        }
+    }
 }
 
 /// Reads the value of `--cpu-shares`: 2 to 262144, in relation to the 1024 of every cgroup that sets none.
@@ -105,7 +159,7 @@ pub fn cpu_weight(shares: u64) -> u64 {
     (weight - 1e-7).ceil() as u64
 }
 
-/// A list of CPUs that are all online, as `cpuset.cpus` takes it: `0-2,4`.
+/// A list of CPUs that are all online, as `cpuset.cpus` takes it: `0-2,4`. Or one of memory nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpuset(String);
 
@@ -124,12 +178,28 @@ impl fmt::Display for Cpuset {
 /// Not such a list, or a CPU that is not online; or the list of CPUs could not be read.
 pub fn cpuset(text: &str) -> Result<Cpuset, Invalid> {
     let (list, online) = online_cpus()?;
-    cpuset_of(text, &list, &online)
+    cpuset_of("CPU", text, &list, &online)
 }
 
-fn cpuset_of(text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<Cpuset, Invalid> {
+/// Reads the value of `--cpuset-mems`: numbers and ranges of memory nodes, `0-1`, all of which have memory.
+///
+/// # Errors
+/// Not such a list, or a node that is not there; or the list of nodes could not be read.
+pub fn memory_nodes(text: &str) -> Result<Cpuset, Invalid> {
+    let list = match fs::read_to_string(NODES) {
+        Ok(list) => list,
+        // A kernel that knows no nodes counts all memory as node 0.
+        Err(error) if error.kind() == ErrorKind::NotFound => "0".into(),
+        Err(error) => return Err(format!("{NODES}: {error}").into()),
+    };
+    let list = list.trim_end();
+    let there = ranges(list).ok_or_else(|| format!("{NODES}: not a list of nodes: {list:?}"))?;
+    cpuset_of("memory node", text, list, &there)
+}
+
+fn cpuset_of(what: &str, text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<Cpuset, Invalid> {
     let asked = ranges(text)
-        .ok_or_else(|| format!("expected CPU numbers and ranges such as 0-2,4; available: {list}"))?;
+        .ok_or_else(|| format!("expected {what} numbers and ranges such as 0-2,4; available: {list}"))?;
     // Ranges are compared, never counted out: `0-4294967295` costs nothing. The kernel's own ranges never
     // touch each other, so a range that is online lies within one of them.
     let is_online = |asked: &RangeInclusive<u32>| {
@@ -137,7 +207,7 @@ fn cpuset_of(text: &str, list: &str, online: &[RangeInclusive<u32>]) -> Result<C
     };
     match asked.iter().all(is_online) {
         true => Ok(Cpuset(text.into())),
-        false => Err(format!("not all of these CPUs are available; available: {list}").into()),
+        false => Err(format!("not all of these {what}s are available; available: {list}").into()),
     }
 }
 
@@ -186,19 +256,40 @@ mod tests {
             ("0.500000000000000000000", 50_000),
             ("4", 400_000),
         ] {
-            assert_eq!(cpus_of(text, 4).map(|cpus| cpus.quota(PERIOD)), Ok(quota), "{text:?}");
+            let read = cpus_of(text, 4).map(|cpus| (cpus.quota(PERIOD), cpus.is_limit()));
+            assert_eq!(read, Ok((Limit::AtMost(quota), true)), "{text:?}");
         }
+        for text in ["0", "0.0", ".0", "00"] {
+            let read = cpus_of(text, 4).map(|cpus| (cpus.quota(PERIOD), cpus.is_limit()));
+            assert_eq!(read, Ok((Limit::Unlimited, false)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn periods_and_quotas() {
+        let periods = ["0", "1000", "1000000"].map(cpu_period);
+        assert_eq!(periods, [Ok(None), Ok(Some(1000)), Ok(Some(1_000_000))]);
+        let others = ["999", "1000001", "-1", "", "1.5", "+5000", "1k", "99999999999999999999"];
+        refused(cpu_period, "expected a whole number of microseconds from 1000 to 1000000", &others);
+        assert_eq!(["0", "-1"].map(cpu_quota), [Ok(Limit::Unlimited), Ok(Limit::Unlimited)]);
+        let quotas = ["1000", "17592186044415"].map(cpu_quota);
+        assert_eq!(quotas, [Ok(Limit::AtMost(1000)), Ok(Limit::AtMost((1 << 44) - 1))]);
+        let others = ["1", "999", "-2", "", "1.5", "+5000", "max", "17592186044416", "99999999999999999999"];
+        refused(cpu_quota, "expected microseconds from 1000 to 17592186044415, or -1", &others);
     }
 
     #[test]
     fn cpus_out_of_range() {
         let cpus_of_four = |text: &str| cpus_of(text, 4);
         let not_a_number = ["abc", "1e3", "inf", "NaN", "", ".", "+1", "-1", "-0.5", "1/2", "1 ", "0x1"];
-        let out_of_range = ["0", "0.001", "0.009999999", "4.000000001", "99", "99999999999999999999999"];
-        let expected = "expected a number from 0.01 to 4, as there are 4 CPUs online";
+        let out_of_range = ["0.001", "0.009999999", "4.000000001", "99", "99999999999999999999999"];
+        let rounded = ["0.000000001", "0.0000000001", "0.00000000000000001"];
+        let expected = "expected a number from 0.01 to 4, or 0 for no limit, as there are 4 CPUs online";
+        refused(cpus_of_four, expected, &rounded[..1]);
+        refused(cpus_of_four, "too precise", &rounded[1..]);
         refused(cpus_of_four, expected, &[&not_a_number[..], &out_of_range].concat());
         refused(cpus_of_four, "too precise: at most nine decimals", &["0.5000000001"]);
-        let expected = "expected a number from 0.01 to 1, as there is 1 CPU online";
+        let expected = "expected a number from 0.01 to 1, or 0 for no limit, as there is 1 CPU online";
         refused(|text: &str| cpus_of(text, 1), expected, &["2"]);
     }
 
@@ -242,7 +333,7 @@ mod tests {
     #[test]
     fn cpusets() {
         let online = ranges("0-3,6-7").unwrap();
-        let read = |text: &str| cpuset_of(text, "0-3,6-7", &online);
+        let read = |text: &str| cpuset_of("CPU", text, "0-3,6-7", &online);
         assert_eq!(count(&online), 6);
         for text in ["0", "3", "0-3", "1-2,0", "6-7,0-3", "7,7", "2-2"] {
             assert_eq!(read(text).unwrap().to_string(), text);
@@ -252,6 +343,12 @@ mod tests {
         let not_a_list = ["", ",", "0,", ",0", "0,,1", "-1", "1-", "0-1-2", "+1", "a", "0 ,1", "0-3:1/2"];
         refused(read, "expected CPU numbers", &not_a_list);
         refused(read, "expected CPU numbers", &["3-1", "4294967296"]);
+        let nodes = |text: &str| cpuset_of("memory node", text, "0", &[0..=0]);
+        assert_eq!(nodes("0").unwrap().to_string(), "0");
+        refused(nodes, "not all of these memory nodes are available; available: 0", &["1", "0-1"]);
+        refused(nodes, "expected memory node numbers and ranges", &["", "a"]);
+        assert_eq!(memory_nodes("0").unwrap().to_string(), "0", "each machine has it");
+        refused(memory_nodes, "not all of these memory nodes", &["99999"]);
     }
 
     proptest! {
@@ -264,8 +361,13 @@ mod tests {
         fn more_cpus_never_mean_less_quota(a in "[0-9]{1,2}[.][0-9]{0,9}", b in "[0-9]{1,2}[.][0-9]{0,9}") {
             if let (Ok(less), Ok(more)) = (cpus_of(&a, 64), cpus_of(&b, 64)) {
                 let (less, more) = if less <= more { (less, more) } else { (more, less) };
-                prop_assert!(less.quota(PERIOD) <= more.quota(PERIOD));
-                prop_assert!(less.quota(PERIOD) >= 1000 && more.quota(PERIOD) <= 64 * PERIOD);
+                let quota = |cpus: Cpus| match cpus.quota(PERIOD) {
+                    Limit::AtMost(quota) => quota,
+                    Limit::Unlimited => 0,
+                };
+                prop_assert!(quota(less) <= quota(more));
+                prop_assert!(!less.is_limit() || quota(less) >= 1000);
+                prop_assert!(quota(more) <= 64 * PERIOD);
             }
         }
 
@@ -280,7 +382,7 @@ mod tests {
             let text = cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
             let online = [0..=3, 6..=7];
             let expected = cpus.iter().all(|cpu| online.iter().any(|range| range.contains(cpu)));
-            prop_assert_eq!(cpuset_of(&text, "0-3,6-7", &online).is_ok(), expected);
+            prop_assert_eq!(cpuset_of("CPU", &text, "0-3,6-7", &online).is_ok(), expected);
         }
     }
 }

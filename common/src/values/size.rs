@@ -56,16 +56,25 @@ pub fn format_size(bytes: u64) -> String {
     }
 }
 
-/// Reads the value of `--memory`: a [`size`] of at least 6 MiB, as in Docker.
+/// Writes a limit of a size: as [`format_size`] does, or `unlimited`.
+pub fn format_limit(limit: Limit) -> String {
+    match limit {
+        Limit::Unlimited => "unlimited".into(),
+        Limit::AtMost(bytes) => format_size(bytes),
+    }
+}
+
+/// Reads the value of `--memory`: a [`size`] of at least 6 MiB, or `0` for no limit, as in Docker.
 ///
 /// # Errors
 /// Not a size, or a smaller one.
-pub fn memory(text: &str) -> Result<u64, Invalid> {
+pub fn memory(text: &str) -> Result<Limit, Invalid> {
     match size(text)? {
+        0 => Ok(Limit::Unlimited),
         bytes if bytes < LEAST_MEMORY => {
-            Err(format!("at least {} (6m) is needed", format_size(LEAST_MEMORY)).into())
+            Err(format!("at least {} (6m) is needed, or 0 for no limit", format_size(LEAST_MEMORY)).into())
         }
-        bytes => Ok(bytes),
+        bytes => Ok(Limit::AtMost(bytes)),
     }
 }
 
@@ -83,29 +92,37 @@ pub fn shm_size(text: &str) -> Result<u64, Invalid> {
 }
 
 /// Reads the value of `--memory-swap`: `-1` (as much swap as the host has), or a [`size`], which is that of
-/// memory and swap *together*. What it must be in relation to `--memory` says [`check_swap`].
+/// memory and swap *together*. What it must be in relation to `--memory` says [`check_swap`]. `None` is a `0`:
+/// with Docker the same as no option.
 ///
 /// # Errors
 /// Neither `-1` nor a size.
-pub fn memory_swap(text: &str) -> Result<Limit, Invalid> {
-    match text {
-        "-1" => Ok(Limit::Unlimited),
-        _ => {
-            size(text).map(Limit::AtMost).map_err(|error| format!("{error}; or -1 for unlimited swap").into())
-        }
+pub fn memory_swap(text: &str) -> Result<Option<Limit>, Invalid> {
+    if text == "-1" {
+        return Ok(Some(Limit::Unlimited));
+    }
+    match size(text).map_err(|error| format!("{error}; or -1 for unlimited swap"))? {
+        0 => Ok(None),
+        bytes => Ok(Some(Limit::AtMost(bytes))),
     }
 }
 
 /// Checks `--memory-swap` against `--memory`, once both are known.
 ///
 /// The sum leaves for swap the bytes beyond the memory. So a sum below the memory would be a negative amount
-/// of swap: v1 refuses it with `EINVAL`, and v2 has no number to write.
+/// of swap: v1 refuses it with `EINVAL`, and v2 has no number to write. Nor has it one where the memory has no
+/// limit.
 ///
 /// # Errors
-/// The sum is less than the memory.
-pub fn check_swap(memory: u64, swap: Limit) -> Result<()> {
-    match swap {
-        Limit::AtMost(total) if total < memory => {
+/// The sum is less than the memory, or it is a limit and the memory has none.
+pub fn check_swap(memory: Limit, swap: Limit) -> Result<()> {
+    match (memory, swap) {
+        (Limit::Unlimited, Limit::AtMost(total)) => {
+            let total = format_size(total);
+            Err(Error::new(format!("--memory-swap {total}: --memory is unlimited"))
+                .hint("it is memory and swap together, so --memory needs a limit as well"))
+        }
+        (Limit::AtMost(memory), Limit::AtMost(total)) if total < memory => {
             let (total, memory) = (format_size(total), format_size(memory));
             Err(Error::new(format!("--memory-swap {total}: less than --memory {memory}")).hint(format!(
                 "it is memory and swap together: at least {memory} (then no swap), or -1 for unlimited swap"
@@ -165,13 +182,15 @@ mod tests {
 
     #[test]
     fn sizes_with_a_least_value() {
-        assert_eq!(memory("6m"), Ok(6 << 20));
-        refused(memory, "at least 6 MiB (6m) is needed", &["6291455", "1k", "0"]);
+        assert_eq!(memory("6m"), Ok(Limit::AtMost(6 << 20)));
+        assert_eq!(["0", "0b", "0.0g"].map(memory), [(); 3].map(|()| Ok(Limit::Unlimited)));
+        refused(memory, "at least 6 MiB (6m) is needed, or 0 for no limit", &["6291455", "1k", "1"]);
         assert_eq!(shm_size("64m"), Ok(64 << 20));
         assert_eq!(shm_size("4096"), Ok(4096));
         refused(shm_size, "at least a page is needed, 4 KiB (4k)", &["4095", "0"]);
-        assert_eq!(memory_swap("-1"), Ok(Limit::Unlimited));
-        assert_eq!(memory_swap("1g"), Ok(Limit::AtMost(1 << 30)));
+        assert_eq!(memory_swap("-1"), Ok(Some(Limit::Unlimited)));
+        assert_eq!(memory_swap("1g"), Ok(Some(Limit::AtMost(1 << 30))));
+        assert_eq!(memory_swap("0"), Ok(None));
         let expected =
             "expected a size such as 64m, 1.5g, 128 MiB or a number of bytes; or -1 for unlimited swap";
         refused(memory_swap, expected, &["-2", "max"]);
@@ -179,17 +198,23 @@ mod tests {
 
     #[test]
     fn swap_covers_the_memory() {
-        assert_eq!(check_swap(64 << 20, Limit::Unlimited), Ok(()));
-        assert_eq!(check_swap(64 << 20, Limit::AtMost(64 << 20)), Ok(()));
-        let error = check_swap(64 << 20, Limit::AtMost(32 << 20)).unwrap_err();
+        let (half, all) = (Limit::AtMost(32 << 20), Limit::AtMost(64 << 20));
+        for (memory, swap) in [(all, Limit::Unlimited), (all, all), (Limit::Unlimited, Limit::Unlimited)] {
+            assert_eq!(check_swap(memory, swap), Ok(()), "{memory:?}, {swap:?}");
+        }
+        let error = check_swap(all, half).unwrap_err();
         assert_eq!(error.to_string(), "--memory-swap 32 MiB: less than --memory 64 MiB");
         assert_eq!(error.status(), 125);
+        let error = check_swap(Limit::Unlimited, half).unwrap_err();
+        assert_eq!(error.to_string(), "--memory-swap 32 MiB: --memory is unlimited");
     }
 
     #[test]
     fn sizes_are_written_in_the_largest_unit_that_is_exact() {
         let shown = [0, 1, 1023, 1024, 1536, 6 << 20, 3 << 29, 1 << 60].map(format_size);
         assert_eq!(shown, ["0 B", "1 B", "1023 B", "1 KiB", "1536 B", "6 MiB", "1536 MiB", "1024 PiB"]);
+        assert_eq!(format_limit(Limit::AtMost(6 << 20)), "6 MiB");
+        assert_eq!(format_limit(Limit::Unlimited), "unlimited");
     }
 
     proptest! {
