@@ -118,6 +118,16 @@ impl Container {
         Ok(kill(Pid::from_raw(self.runtime().0), signal)?)
     }
 
+    /// The same for any signal: nix has no names for the real-time ones.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal_by_number(&self, signal: i32) -> Checked {
+        let runtime = self.runtime();
+        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {runtime}")]).status()?;
+        ensure(sent.success(), || Failure::new(format!("a runtime that can get signal {signal}"), "none"))
+    }
+
     /// Closes its stdin and waits for the end.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ mod path;
 mod publish;
 #[cfg(feature = "capability")]
 mod security;
+mod signal;
 mod size;
 #[cfg(test)]
 mod testing;
@@ -55,6 +56,7 @@ pub use path::{directory, workdir};
 pub use publish::{Protocol, Publish, Published, check_ports, publish};
 #[cfg(feature = "capability")]
 pub use security::{Named, SeccompProfile, Security, SecurityOption, by_name, capability, security_opt};
+pub use signal::{signal, stop_timeout};
 pub use size::{check_swap, format_limit, format_size, memory, memory_swap, shm_size, size};
 pub use tmpfs::{Tmpfs, tmpfs};
 pub use volume::{Propagation, Source, Volume, volume};
@@ -197,6 +199,9 @@ mod tests {
                 tmpfs(OsString::from(&text)).err(),
                 tmpfs(OsString::from(format!("/a:{text}"))).err(),
                 keep_name(&text).err(),
+                signal(&text).err(),
+                signal(&format!("RTMIN{text}")).err(),
+                stop_timeout(&text).err(),
                 userns_mode(&text).err(),
                 id_range(&text).err(),
                 id_range(&format!("0:1:{text}")).err(),

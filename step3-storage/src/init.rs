@@ -11,14 +11,13 @@ use std::process::exit;
 
 use common::run::handshake::ChildEnd;
 use common::run::process::{
-    Signals, close_descriptors, fork, reap_any, send, wipe_arguments_and_environment,
+    SignalNumber, Signals, close_descriptors, fork, reap_any, send, wipe_arguments_and_environment,
 };
 use common::sys::open;
 use common::sys::pty::use_as_stream;
 use common::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_name;
-use nix::sys::signal::Signal;
 
 /// PID 1 stays in this function, for good. Only its child returns, and goes on to become the command.
 pub fn stay_behind(signals: &Signals, parent: &mut ChildEnd) -> Result<()> {
@@ -45,7 +44,7 @@ pub fn stay_behind(signals: &Signals, parent: &mut ChildEnd) -> Result<()> {
     loop {
         match signals.wait()? {
             // One SIGCHLD may stand for many: signals do not queue.
-            Signal::SIGCHLD => {
+            SignalNumber::CHILD => {
                 while let Some((process, status)) = reap_any()? {
                     if process == command {
                         exit(status.into());

@@ -173,7 +173,7 @@ fn an_image_of_buildah() {
     assert_eq!(image.config.cmd, ["/bin/cat"]);
     assert!(image.config.env.contains(&("A".into(), "b".into())));
     assert_eq!(image.config.volumes, [Path::new("/v")]);
-    assert_eq!(image.config.stop_signal, Some(nix::sys::signal::Signal::SIGINT));
+    assert_eq!(image.config.stop_signal, Some(nix::sys::signal::Signal::SIGINT.into()));
 }
 
 /// A registry at 127.0.0.1:5000 of the thread's network, until the value is dropped.

@@ -30,6 +30,12 @@ pub(crate) const CHECKS: &[Check] = &[
         dead(it, "--ipc")
     })
     .hint("private, host, container:PID."),
+    Check::since(2, "bad.stop",
+        "A signal that does not exist, and a timeout that is no number of seconds, are refused.", |it| {
+        each(it, "--stop-signal", &["", "0", "65", "NOSUCH", "RTMIN+99", "-1"], &["QUIT", "RTMIN"])?;
+        each(it, "--stop-timeout", &["", "1s", "abc", "1.5"], &["-1"])
+    })
+    .hint("A name with or without SIG, or a number from 1 to 64."),
     Check::since(2, "bad.needs-bridge",
         "Options of a bridge without --network bridge are refused.", needs_bridge)
         .hint("An option that is ignored promises something false: name both options."),

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use serde_json::{Value, json};
 
 use super::bad_input::refused;
+use super::init::find;
 use crate::image::{Archive, Home, INDEX, Layer, Layout, architecture, base, config, saved};
 use crate::tree::same;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
@@ -132,7 +133,16 @@ fn stop_signal(subject: &Subject) -> Checked {
     container.wait_for("got INT.")?;
     container.signal(SIGTERM)?;
     container.wait_for("got USR1.")?;
-    ensure(!container.stdout().contains("TERM"), || Failure::new("SIGUSR1 in the place of SIGTERM", "both"))
+    ensure(!container.stdout().contains("TERM"), || Failure::new("SIGUSR1 in the place of SIGTERM", "both"))?;
+    // As images of systemd have it; the first one of glibc is 34.
+    let image = plain(subject, "stop-signal-real-time", json!({ "StopSignal": "RTMIN+3" }))?;
+    let container = subject.hold_sh(&["--image", &image, "--init"], "echo ready; exec sleep 1000")?;
+    find(container.first()?, "sleep 1000")?;
+    container.signal(SIGTERM)?;
+    let status = container.output()?.status;
+    ensure((128 + 37..128 + 39).contains(&status), || {
+        Failure::new("SIGRTMIN+3 ends the command: status 165 or 166", status)
+    })
 }
 
 fn formats(subject: &Subject) -> Checked {

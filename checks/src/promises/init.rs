@@ -96,6 +96,11 @@ fn forwards(subject: &Subject) -> Checked {
     ensure(took < Duration::from_secs(5), || {
         Failure::new("`sleep` ends at once", format!("after {took:?}"))
     })?;
+    // A real-time signal.
+    let container = subject.hold_sh(&["--init"], "echo ready; exec sleep 1000")?;
+    find(container.first()?, "sleep 1000")?;
+    container.signal_by_number(40)?;
+    container.output()?.status_is(128 + 40)?;
     let script = "trap 'echo got; exit 9' USR1; sleep 1000 & echo ready; while :; do wait; done";
     let container = subject.hold_sh(&["--init"], script)?;
     container.signal(SIGUSR1)?;

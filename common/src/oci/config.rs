@@ -5,10 +5,10 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-use nix::sys::signal::Signal;
-
 use super::model::{Execution, ImageConfig};
+use crate::run::process::SignalNumber;
 use crate::sys::error::tell;
+use crate::values;
 
 /// How an image wants its command to be run. What the user says on the command line goes above it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Config {
     /// Where it wants a volume each: absolute.
     pub volumes: Vec<PathBuf>,
     /// What ends it, where that is not SIGTERM.
-    pub stop_signal: Option<Signal>,
+    pub stop_signal: Option<SignalNumber>,
 }
 
 impl Config {
@@ -73,12 +73,9 @@ fn without_dots(path: &Path) -> PathBuf {
     })
 }
 
-/// A signal by its number, or its name in any case, with or without SIG.
-fn stop_signal(text: &str) -> Option<Signal> {
-    let by_number = || Signal::try_from(text.parse::<i32>().ok()?).ok();
-    let name = text.to_ascii_uppercase();
-    let by_name = || format!("SIG{}", name.trim_start_matches("SIG")).parse().ok();
-    let signal = by_number().or_else(by_name);
+/// A signal, written as for `--stop-signal`.
+fn stop_signal(text: &str) -> Option<SignalNumber> {
+    let signal = values::signal(text).ok();
     if signal.is_none() {
         tell(format_args!(
             "congo: the image's StopSignal {text:?} is no signal that can be sent; SIGTERM stays"
@@ -89,14 +86,15 @@ fn stop_signal(text: &str) -> Option<Signal> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::Signal;
+
     use super::*;
 
     #[test]
     fn signals() {
-        for text in ["SIGQUIT", "QUIT", "quit", "sigQuit", "3"] {
-            assert_eq!(stop_signal(text), Some(Signal::SIGQUIT));
-        }
-        for text in ["SIGRTMIN+3", "0", "x", "-1"] {
+        assert_eq!(stop_signal("SIGQUIT"), Some(Signal::SIGQUIT.into()));
+        assert_eq!(stop_signal("RTMIN+3"), SignalNumber::real_time(3));
+        for text in ["SIGRTMIN+99", "0", "x", "-1"] {
             assert_eq!(stop_signal(text), None);
         }
     }
@@ -114,6 +112,6 @@ mod tests {
         assert_eq!(config.env, [("A".into(), "b=c".into())]);
         assert_eq!((config.working_dir, config.volumes), (Some("/srv".into()), vec!["/v".into()]));
         assert_eq!(config.entrypoint, Vec::<OsString>::new());
-        assert_eq!((config.cmd, config.stop_signal), (vec!["x".into()], Some(Signal::SIGINT)));
+        assert_eq!((config.cmd, config.stop_signal), (vec!["x".into()], Some(Signal::SIGINT.into())));
     }
 }

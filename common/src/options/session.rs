@@ -1,10 +1,13 @@
 //! The container's terminal and its PID 1.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use clap::Args;
 
+use crate::run::process::{Child, SignalNumber};
 use crate::sys::error::{Error, Result};
+use crate::values::{self, Limit};
 
 /// The container's terminal and its PID 1.
 #[derive(Debug, Args)]
@@ -21,6 +24,22 @@ pub struct Session {
     /// Let a small init be PID 1, which reaps orphans and forwards signals.
     #[arg(long)]
     pub init: bool,
+
+    /// The signal that stops the command, in place of SIGTERM, such as QUIT.
+    #[arg(
+        long,
+        value_name = "SIGNAL", allow_hyphen_values = true,
+        value_parser = values::signal
+    )]
+    stop_signal: Option<SignalNumber>,
+
+    /// Seconds from that signal to SIGKILL, or -1 for none [default: -1].
+    #[arg(
+        long,
+        value_name = "SECONDS", allow_hyphen_values = true,
+        value_parser = values::stop_timeout
+    )]
+    stop_timeout: Option<Limit>,
 }
 
 impl Session {
@@ -34,5 +53,14 @@ impl Session {
                 .hint("leave -t out: then the streams are passed as they are"));
         }
         Ok(())
+    }
+
+    /// Says how this container is to be stopped, before an image has a say in it.
+    pub fn begin(&self, child: &mut Child<'_>) {
+        child.stop_by(self.stop_signal);
+        child.stop_within(match self.stop_timeout {
+            Some(Limit::AtMost(seconds)) => Some(Duration::from_secs(seconds)),
+            Some(Limit::Unlimited) | None => None,
+        });
     }
 }

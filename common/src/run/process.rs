@@ -9,40 +9,61 @@ mod exec;
 
 use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::process::WaitOptions;
 
 pub use ended::reap_any;
-use ended::{killed_before_exec, shell_status};
+use ended::{killed_before_exec, reap};
 pub use exec::{Environment, exec};
 
 use crate::run::handshake::{self, ChildEnd, ParentEnd};
 use crate::run::terminal::{Relay, Terminal};
+use crate::sys::call;
 use crate::sys::clone::{self as sys, exit_now};
-use crate::sys::error::{Context, Error, RUNTIME_FAILED, Result, tell};
+use crate::sys::error::{Error, RUNTIME_FAILED, Result, tell};
 use crate::sys::explain;
-use crate::sys::signal::{heeds, is_ignored, set_default, wait_for};
-use crate::sys::{call, names};
+use crate::sys::signal::{Arrived, block_reserved, heeds, is_ignored, set_default, set_of, wait_for};
 
 pub use crate::sys::clone::fork;
 pub use crate::sys::descriptors::{close_descriptors, close_descriptors_on_exec};
 pub use crate::sys::memory::wipe_arguments_and_environment;
-pub use crate::sys::signal::send;
+pub use crate::sys::signal::{SignalNumber, send};
 
-/// The signals that are passed on to the container.
-const FORWARDED: [Signal; 7] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
+/// The signals that are for the runtime itself. All others are passed on to the container, as Docker does.
+const OWN: [Signal; 13] = [
+    // No process can catch these two.
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    // A fault of the runtime's own. The kernel ends it then, even if it has blocked the signal.
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGSYS,
+    // The runtime's own write, of which it hears by EPIPE.
+    Signal::SIGPIPE,
+    Signal::SIGCHLD,
+    // With these a terminal and the caller's shell stop the runtime, as one of the shell's jobs.
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
 ];
+
+/// The signals that a terminal, or the end of one, sends to all processes in its foreground.
+const OF_TERMINAL: [Signal; 5] =
+    [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGWINCH, Signal::SIGHUP, Signal::SIGCONT];
+
+/// Those that tell a process that it has used too much: a file's size, or CPU time.
+const OF_LIMIT: [Signal; 2] = [Signal::SIGXFSZ, Signal::SIGXCPU];
+
+fn is_own(signal: SignalNumber) -> bool {
+    OWN.iter().any(|own| signal == *own)
+}
 
 /// The blocked signals that [`Child::wait`] waits for.
 #[derive(Debug)]
@@ -57,15 +78,18 @@ impl Signals {
     pub fn block() -> Result<Signals> {
         // Who starts us with nohup(1) wants us to outlive the terminal.
         let nohup = is_ignored(Signal::SIGHUP);
-        let mut set: SigSet = FORWARDED.into_iter().filter(|&it| it != Signal::SIGHUP || !nohup).collect();
+        let forwarded = || SignalNumber::all().filter(|&it| !(is_own(it) || nohup && it == Signal::SIGHUP));
+        let mut set = set_of(forwarded());
         set.add(Signal::SIGCHLD);
         // After the container's shell had the terminal, we write to it and take it back from the background.
         set.add(Signal::SIGTTOU);
+        let open = || OWN.iter().filter(|&&it| !set.contains(it)).map(|it| it.as_str()).collect::<Vec<_>>();
         call(
             "sigprocmask(2)",
-            || format!("sigprocmask(SIG_BLOCK, [{}])", names(set.iter().map(Signal::as_str))),
+            || format!("sigprocmask(SIG_BLOCK, ~[{}])", open().join(" ")),
             || set.thread_block(),
         )?;
+        block_reserved()?;
         set.remove(Signal::SIGTTOU);
         Ok(Signals(set))
     }
@@ -74,8 +98,22 @@ impl Signals {
     ///
     /// # Errors
     /// None that the arguments can cause.
-    pub fn wait(&self) -> Result<Signal> {
-        wait_for(&self.0).map(|(signal, _)| signal)
+    pub fn wait(&self) -> Result<SignalNumber> {
+        self.wait_until(None).map(|arrived| arrived.map_or(SignalNumber::CHILD, |it| it.signal))
+    }
+
+    /// Waits for the next of them that is not about the runtime itself, at most until `deadline`.
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<Arrived>> {
+        loop {
+            let arrived = wait_for(&self.0, deadline)?;
+            // The runtime has met a limit. It goes on, and its write fails with EFBIG.
+            let own_limit = |it: Arrived| {
+                (it.from_kernel || it.from_itself) && OF_LIMIT.iter().any(|limit| it.signal == *limit)
+            };
+            if !arrived.is_some_and(own_limit) {
+                return Ok(arrived);
+            }
+        }
     }
 }
 
@@ -108,7 +146,8 @@ pub struct Child<'a> {
     parent_end: ParentEnd,
     terminal: &'a Terminal,
     relay: Option<Relay>,
-    stop_signal: Signal,
+    stop_signal: Option<SignalNumber>,
+    stop_timeout: Option<Duration>,
     ended: bool,
 }
 
@@ -144,7 +183,8 @@ pub fn clone<'a>(
     if let Terminal::Shared(terminal) = terminal {
         terminal.give_to(pid);
     }
-    Ok(Child { pid, parent_end, terminal, relay: None, stop_signal: Signal::SIGTERM, ended: false })
+    let (relay, stop_signal, stop_timeout) = (None, None, None);
+    Ok(Child { pid, parent_end, terminal, relay, stop_signal, stop_timeout, ended: false })
 }
 
 impl Child<'_> {
@@ -161,9 +201,16 @@ impl Child<'_> {
         self.parent_end.go()
     }
 
-    /// Says which signal asks the command to end, where it is not SIGTERM: it gets that one instead.
-    pub fn stop_by(&mut self, signal: Option<Signal>) {
-        self.stop_signal = signal.unwrap_or(Signal::SIGTERM);
+    /// Says which signal asks the command to end, where it is not SIGTERM: it gets that one instead. If there
+    /// are several such wishes, the first one counts.
+    pub fn stop_by(&mut self, signal: Option<SignalNumber>) {
+        self.stop_signal = self.stop_signal.or(signal);
+    }
+
+    /// Says how long after that signal the container may go on. Then SIGKILL ends it. With `None` it may go
+    /// on for ever.
+    pub fn stop_within(&mut self, timeout: Option<Duration>) {
+        self.stop_timeout = timeout;
     }
 
     /// Takes the main end of the terminal that the child opens, if it is to have one, and begins to copy
@@ -192,21 +239,32 @@ impl Child<'_> {
     /// What the child failed at before it became the command, or the signal that ended it there.
     pub fn wait(mut self, signals: &Signals) -> Result<u8> {
         let mut interrupts = 0;
+        let stop_signal = self.stop_signal.unwrap_or(Signal::SIGTERM.into());
+        let mut deadline = None;
         loop {
-            let (signal, from_terminal) = wait_for(&signals.0)?;
-            if signal == Signal::SIGCHLD {
+            let Some(Arrived { signal, from_kernel, .. }) = signals.wait_until(deadline)? else {
+                let seconds = self.stop_timeout.unwrap_or_default().as_secs();
+                tell(format_args!("{seconds} s after {stop_signal}: ending the container with SIGKILL"));
+                self.send(Signal::SIGKILL);
+                deadline = None;
+                continue;
+            };
+            let from_terminal = from_kernel && OF_TERMINAL.iter().any(|it| signal == *it);
+            if signal == SignalNumber::CHILD {
                 let killed = killed_before_exec(self.pid);
-                if let Some(status) = self.reap(WaitPidFlag::WNOHANG)? {
+                if let Some(status) = self.reap(WaitOptions::NOHANG)? {
                     let shown = self.restore_terminal();
                     self.parent_end.failure()?;
                     return killed.map_or_else(|| Ok(status_of(status, shown)), Err);
                 }
                 continue;
             }
-            if from_terminal && signal == Signal::SIGINT && !heeds(self.pid, signal) {
+            if from_terminal && signal == Signal::SIGINT && !heeds(self.pid, Signal::SIGINT) {
                 interrupts += 1;
             }
-            if let (Signal::SIGWINCH, Some(relay)) = (signal, &self.relay) {
+            if signal == Signal::SIGWINCH
+                && let Some(relay) = &self.relay
+            {
                 relay.resize();
             } else if interrupts == 3 {
                 tell(format_args!("Ctrl-C three times: ending the container with SIGKILL"));
@@ -215,14 +273,16 @@ impl Child<'_> {
                 // The terminal is gone, and nobody can reach the container any more.
                 self.send(Signal::SIGKILL);
             } else if signal == Signal::SIGTERM {
-                self.send(self.stop_signal);
+                self.send(stop_signal);
+                let last = self.stop_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+                deadline = deadline.or(last);
             } else if !from_terminal || !self.terminal.reaches_container() {
                 self.send(signal);
             }
         }
     }
 
-    fn send(&self, signal: Signal) {
+    fn send(&self, signal: impl Into<SignalNumber>) {
         send(self.pid, signal);
     }
 
@@ -236,21 +296,11 @@ impl Child<'_> {
         shown
     }
 
-    fn reap(&mut self, flags: WaitPidFlag) -> Result<Option<u8>> {
-        let status = loop {
-            match waitpid(self.pid, Some(flags)) {
-                Err(Errno::EINTR) => {}
-                result => break result.context("waitpid")?,
-            }
-        };
-        let Some(code) = shell_status(status) else { return Ok(None) };
+    fn reap(&mut self, options: WaitOptions) -> Result<Option<u8>> {
+        let Some((_, status)) = reap(Some(self.pid), options)? else { return Ok(None) };
         self.ended = true;
-        let how = match status {
-            WaitStatus::Signaled(_, signal, _) => signal.as_str(),
-            _ => "exited",
-        };
-        explain::line(format_args!("wait4({})", self.pid), format_args!("{how}, status {code}"), "wait(2)");
-        Ok(Some(code))
+        explain::line(format_args!("wait4({})", self.pid), format_args!("status {status}"), "wait(2)");
+        Ok(Some(status))
     }
 }
 
@@ -258,7 +308,7 @@ impl Drop for Child<'_> {
     fn drop(&mut self) {
         if !self.ended {
             self.send(Signal::SIGKILL);
-            let _ = self.reap(WaitPidFlag::empty());
+            let _ = self.reap(WaitOptions::empty());
             let _ = self.restore_terminal();
         }
     }

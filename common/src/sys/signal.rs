@@ -4,45 +4,159 @@
 //! child, and through exec, except that a handler becomes the default action. Man pages: signal(7),
 //! sigwaitinfo(2), sigaction(2).
 
+use std::fmt;
+use std::time::{Duration, Instant};
 use std::{fs, mem, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, getpid};
 
 use super::error::{Context, Error, Result};
 use super::explain;
 
-/// Waits for the next of these signals, which must be blocked, and says whether the kernel sent it: a
-/// terminal, say, of which somebody pressed Ctrl-C. sigwaitinfo(2).
+/// A signal by its number. nix's `Signal` has no real-time ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SignalNumber(libc::c_int);
+
+impl SignalNumber {
+    /// SIGCHLD: a child has ended.
+    pub const CHILD: SignalNumber = SignalNumber(libc::SIGCHLD);
+
+    /// The signal of this number, if a program can have it. The C library keeps those between the classic and
+    /// the real-time ones for itself.
+    pub fn new(number: i32) -> Option<SignalNumber> {
+        let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+        let known = Signal::try_from(number).is_ok() || real_time.contains(&number);
+        known.then_some(SignalNumber(number))
+    }
+
+    /// All signals of this system, in the order of their numbers.
+    pub fn all() -> impl Iterator<Item = SignalNumber> {
+        (1..=libc::SIGRTMAX()).filter_map(SignalNumber::new)
+    }
+
+    /// The real-time signal `above` places above SIGRTMIN, if there are so many.
+    pub fn real_time(above: i32) -> Option<SignalNumber> {
+        let number = libc::SIGRTMIN().checked_add(above).filter(|_| above >= 0)?;
+        SignalNumber::new(number)
+    }
+
+    /// How many real-time signals there are above SIGRTMIN.
+    pub fn real_time_above() -> i32 {
+        libc::SIGRTMAX() - libc::SIGRTMIN()
+    }
+}
+
+impl From<Signal> for SignalNumber {
+    fn from(signal: Signal) -> SignalNumber {
+        SignalNumber(signal as libc::c_int)
+    }
+}
+
+impl PartialEq<Signal> for SignalNumber {
+    fn eq(&self, other: &Signal) -> bool {
+        self.0 == *other as libc::c_int
+    }
+}
+
+/// As signal(7) names it: `SIGTERM`, `SIGRTMIN+3`.
+impl fmt::Display for SignalNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (Signal::try_from(self.0), self.0 - libc::SIGRTMIN()) {
+            (Ok(signal), _) => f.write_str(signal.as_str()),
+            (Err(_), 0) => f.write_str("SIGRTMIN"),
+            (Err(_), above) => write!(f, "SIGRTMIN+{above}"),
+        }
+    }
+}
+
+/// The set of these signals.
+pub(crate) fn set_of(signals: impl IntoIterator<Item = SignalNumber>) -> SigSet {
+    // SAFETY: sigemptyset makes the set valid, and the numbers are those of signals.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for SignalNumber(number) in signals {
+            libc::sigaddset(&raw mut set, number);
+        }
+        SigSet::from_sigset_t_unchecked(set)
+    }
+}
+
+/// Blocks the signals between the classic and the real-time ones. The C library sends them from one thread of
+/// a process to another, and keeps them out of each set of its own. From outside they would end this process.
+/// Only the kernel's own call can block them: rt_sigprocmask(2).
+///
+/// # Errors
+/// None that can be caused.
+pub(crate) fn block_reserved() -> Result<()> {
+    let last_classic = libc::SIGSYS;
+    let reserved = (last_classic + 1..libc::SIGRTMIN()).fold(0, |set, number| set | 1_u64 << (number - 1));
+    let (how, none) = (libc::SIG_BLOCK, ptr::null_mut::<u64>());
+    // SAFETY: the kernel reads a set of eight bytes, and writes none where there is no place for one.
+    let blocked = unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const reserved, none, mem::size_of::<u64>())
+    };
+    Errno::result(blocked).map(drop).context("rt_sigprocmask(SIG_BLOCK, the C library's own)")
+}
+
+/// A signal that has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    /// Which one.
+    pub(crate) signal: SignalNumber,
+    /// Whether the kernel sent it: for a terminal, say, of which somebody pressed Ctrl-C.
+    pub(crate) from_kernel: bool,
+    /// Whether this process caused it itself: by a write above its limit, say.
+    pub(crate) from_itself: bool,
+}
+
+/// Waits for the next of these signals, which must be blocked; `None` when none has come until `deadline`.
+/// sigwaitinfo(2), sigtimedwait(2).
 ///
 /// # Errors
 /// None that the arguments can cause.
-pub(crate) fn wait_for(signals: &SigSet) -> Result<(Signal, bool)> {
+pub(crate) fn wait_for(signals: &SigSet, deadline: Option<Instant>) -> Result<Option<Arrived>> {
     loop {
-        // SAFETY: a siginfo_t of zeroes is valid, and the kernel writes no more than one.
+        let left = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+        // SAFETY: a siginfo_t of zeroes is valid, and the kernel writes no more than one. The sender's number
+        // is read only where there is one.
         let (number, info) = unsafe {
             let mut info: libc::siginfo_t = mem::zeroed();
-            (libc::sigwaitinfo(signals.as_ref(), &raw mut info), info)
+            let limit = left.as_ref().map_or(ptr::null(), ptr::from_ref);
+            (libc::sigtimedwait(signals.as_ref(), &raw mut info, limit), info)
         };
-        match Signal::try_from(number) {
-            Ok(signal) => return Ok((signal, info.si_code == libc::SI_KERNEL)),
-            Err(_) if Errno::last() == Errno::EINTR => {}
-            Err(_) => return Err(Error::from_errno("sigwaitinfo", Errno::last())),
+        match (number, Errno::last()) {
+            (1.., _) => {
+                let from_kernel = info.si_code == libc::SI_KERNEL;
+                // SAFETY: SI_USER says that there is a sender.
+                let from_itself =
+                    info.si_code == libc::SI_USER && unsafe { info.si_pid() } == getpid().as_raw();
+                return Ok(Some(Arrived { signal: SignalNumber(number), from_kernel, from_itself }));
+            }
+            (_, Errno::EAGAIN) => return Ok(None),
+            (_, Errno::EINTR) => {}
+            (_, errno) => return Err(Error::from_errno("sigtimedwait", errno)),
         }
     }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    let seconds = duration.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+    libc::timespec { tv_sec: seconds, tv_nsec: duration.subsec_nanos().into() }
 }
 
 /// Sets a signal's default action: sigaction(2).
 ///
 /// # Errors
 /// EINVAL for SIGKILL and SIGSTOP, which have no other.
-pub(crate) fn set_default(signal: Signal) -> Result<()> {
+pub(crate) fn set_default(signal: impl Into<SignalNumber>) -> Result<()> {
+    let signal = signal.into();
     // SAFETY: the default action is no handler that could break an invariant.
-    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
-        .map(drop)
-        .context(format_args!("signal({signal}, SIG_DFL)"))
+    let before = unsafe { libc::signal(signal.0, libc::SIG_DFL) };
+    Errno::result(before).map(drop).context(format_args!("signal({signal}, SIG_DFL)"))
 }
 
 /// Whether a signal is ignored, as our parent left it.
@@ -95,8 +209,10 @@ pub(crate) fn heeds(process: Pid, signal: Signal) -> bool {
 }
 
 /// Sends a signal. That the process may have ended is no failure: SIGCHLD comes next.
-pub fn send(process: Pid, signal: Signal) {
-    let sent = kill(process, signal);
+pub fn send(process: Pid, signal: impl Into<SignalNumber>) {
+    let signal = signal.into();
+    // SAFETY: sending a signal touches no memory of this process.
+    let sent = Errno::result(unsafe { libc::kill(process.as_raw(), signal.0) });
     let result = sent.err().map_or("0".into(), |errno| format!("-1 {errno:?}"));
     explain::line(format_args!("kill({process}, {signal})"), result, "kill(2), pid_namespaces(7)");
 }
@@ -108,4 +224,71 @@ pub(crate) fn unblock_in(command: &mut std::process::Command) {
     let unblock = || Ok(SigSet::empty().thread_set_mask()?);
     // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_has_the_name_of_the_man_page() {
+        let names = [(1, "SIGHUP"), (15, "SIGTERM"), (31, "SIGSYS")];
+        for (number, name) in names {
+            assert_eq!(SignalNumber::new(number).unwrap().to_string(), name);
+        }
+        assert_eq!(SignalNumber::real_time(0).unwrap().to_string(), "SIGRTMIN");
+        assert_eq!(SignalNumber::real_time(3).unwrap().to_string(), "SIGRTMIN+3");
+        for number in [i32::MIN, -1, 0, 32, libc::SIGRTMIN() - 1, libc::SIGRTMAX() + 1, i32::MAX] {
+            assert_eq!(SignalNumber::new(number), None, "{number}");
+        }
+        assert_eq!(SignalNumber::real_time(-1), None);
+        assert_eq!(SignalNumber::real_time(i32::MAX), None);
+    }
+
+    #[test]
+    fn what_the_c_library_keeps_for_itself_ends_nobody() {
+        // A process of its own, as a signal ends all threads.
+        let ended_by = |signal: libc::c_int, blocked: bool| {
+            // SAFETY: the child makes system calls alone, and ends.
+            let child = unsafe {
+                match libc::fork() {
+                    0 => {
+                        // The process that began the tests may ignore it: rt_sigaction(2), SIG_DFL.
+                        let default = [0_u64; 4];
+                        let none = ptr::null_mut::<u64>();
+                        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8);
+                        if blocked {
+                            let _ = block_reserved();
+                        }
+                        libc::syscall(libc::SYS_kill, libc::getpid(), signal);
+                        libc::_exit(0)
+                    }
+                    child => child,
+                }
+            };
+            let child = rustix::process::Pid::from_raw(child);
+            let ended = rustix::process::waitpid(child, rustix::process::WaitOptions::empty());
+            ended.unwrap().unwrap().1.terminating_signal()
+        };
+        for signal in libc::SIGSYS + 1..libc::SIGRTMIN() {
+            assert_eq!((ended_by(signal, true), ended_by(signal, false)), (None, Some(signal)));
+        }
+    }
+
+    #[test]
+    fn real_time_signals_are_waited_for_with_and_without_a_deadline() {
+        // The mask is this thread's, and the signal goes to it alone.
+        let signal = SignalNumber::real_time(5).unwrap();
+        let set = set_of([signal]);
+        set.thread_block().unwrap();
+        let soon = || Some(Instant::now() + Duration::from_millis(20));
+        assert_eq!(wait_for(&set, soon()), Ok(None));
+        // SAFETY: the signal is blocked.
+        unsafe { libc::raise(signal.0) };
+        let arrived = wait_for(&set, soon()).unwrap().unwrap();
+        assert_eq!((arrived.signal, arrived.from_kernel), (signal, false));
+        // SAFETY: the same.
+        unsafe { libc::raise(signal.0) };
+        assert_eq!(wait_for(&set, None).unwrap().unwrap().signal, signal);
+    }
 }

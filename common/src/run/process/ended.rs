@@ -6,24 +6,49 @@
 
 use std::fs;
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{self, WaitOptions};
 
-use crate::sys::error::{Error, Result};
+use crate::sys::error::{Context, Error, Result};
 
 /// Of the flags in `/proc/PID/stat`: forked, and not executed anything since. linux/sched.h.
 const PF_FORKNOEXEC: u64 = 0x40;
 
 /// How a process ended, as a shell tells it; `None` if it has not.
-pub(super) fn shell_status(status: WaitStatus) -> Option<u8> {
-    let code = match status {
-        WaitStatus::Exited(_, code) => code,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        _ => return None,
-    };
-    Some(code as u8)
+fn shell_status(status: process::WaitStatus) -> Option<u8> {
+    // By its number: it may be a real-time signal, of which nix's `waitpid` would only say EINVAL.
+    let by_signal = status.terminating_signal().map(|signal| 128 + signal);
+    status.exit_status().or(by_signal).map(|code| code as u8)
+}
+
+/// Takes note of a child that has ended, this one or any: its pid, and how it ended, as a shell tells it.
+/// `None` when none has, and `options` does not wait.
+///
+/// # Errors
+/// ECHILD when there is no such child.
+pub(super) fn reap(child: Option<Pid>, options: WaitOptions) -> Result<Option<(Pid, u8)>> {
+    let id = child.and_then(|pid| process::Pid::from_raw(pid.as_raw()));
+    loop {
+        let waited = match id {
+            Some(_) => process::waitpid(id, options),
+            None => process::wait(options),
+        };
+        match waited {
+            Err(Errno::INTR) => {}
+            // As for a child that goes on.
+            Err(Errno::CHILD) if child.is_none() => return Ok(None),
+            waited => {
+                let ended = waited.context("waitpid")?;
+                let of = |(pid, status): (process::Pid, _)| {
+                    Some((Pid::from_raw(pid.as_raw_pid()), shell_status(status)?))
+                };
+                return Ok(ended.and_then(of));
+            }
+        }
+    }
 }
 
 /// Takes note of a child that has ended: its pid, and how it ended, as a shell tells it. `None` when none
@@ -32,11 +57,7 @@ pub(super) fn shell_status(status: WaitStatus) -> Option<u8> {
 /// # Errors
 /// None that can be caused.
 pub fn reap_any() -> Result<Option<(Pid, u8)>> {
-    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        Ok(status) => Ok(status.pid().zip(shell_status(status))),
-        Err(Errno::ECHILD) => Ok(None),
-        Err(errno) => Err(Error::from_errno("waitpid(-1)", errno)),
-    }
+    reap(None, WaitOptions::NOHANG)
 }
 
 /// The signal that has ended a copy of the runtime which was to become a command, as the error that it is.

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use crate::run::handshake::ChildEnd;
 use crate::sys::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
 use crate::sys::explain;
-use crate::sys::signal::set_default;
+use crate::sys::signal::{SignalNumber, set_default};
 use crate::sys::{call, list};
 
 /// The variables of a command by name, and so sorted: the same options always give the same environment.
@@ -52,7 +52,7 @@ pub fn exec(command: &[OsString], environment: &Environment, parent: &mut ChildE
 /// standard library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head
 /// -1` in it would end with an error message.
 fn default_signals() -> Result<()> {
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+    for signal in SignalNumber::all().filter(|&it| it != Signal::SIGKILL && it != Signal::SIGSTOP) {
         set_default(signal)?;
     }
     explain::line("sigaction(each signal, SIG_DFL)", 0, "sigaction(2)");
