@@ -95,12 +95,24 @@ impl Container {
     /// # Errors
     /// When it does not within the time limit.
     pub fn wait_for(&self, text: &str) -> Result<String, Failure> {
+        self.wait_in(&self.stdout, text)
+    }
+
+    /// The same on stderr, where the runtime writes as well.
+    ///
+    /// # Errors
+    /// As [`wait_for`](Container::wait_for).
+    pub fn wait_for_on_stderr(&self, text: &str) -> Result<String, Failure> {
+        self.wait_in(&self.stderr, text)
+    }
+
+    fn wait_in(&self, stream: &Stream, text: &str) -> Result<String, Failure> {
         let rest_of_line = |bytes: &[u8]| {
             let all = String::from_utf8_lossy(bytes);
             let (_, after) = all.split_once(text)?;
             after.split_once('\n').map(|(rest, _)| rest.to_owned())
         };
-        self.stdout
+        stream
             .wait(LIMIT, rest_of_line)
             .ok_or_else(|| self.without(&format!("the container writes {text:?}")))
     }

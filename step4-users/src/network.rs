@@ -64,7 +64,7 @@ impl Network {
             // packets from a tap device, and pass their content through sockets of the host.
             NetworkMode::Bridge if users.is_ordinary() => {
                 let (named, subnet, ports) = (options.names_bridge(), options.subnet(), options.ports());
-                let network = UserNetwork::find(named, subnet, options.ip, ports, state)?;
+                let network = UserNetwork::find(named, subnet, options.ip, &ports, state)?;
                 network.map_or(Network::None, Network::Spoken)
             }
             NetworkMode::Bridge => Network::Bridge(Bridge::join(options)?),

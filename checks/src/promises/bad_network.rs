@@ -77,13 +77,14 @@ pub(crate) const CHECKS: &[Check] = &[
         let bad = ["0:80", "80:0", "70000:80", "80:70000", "8000-8002:80-81", "8002-8000:80-82",
             "80:80/sctp"];
         of_bridge(it, "--publish", &bad, &[])?;
-        of_bridge(it, "--publish", &["80", "abc", "", "80:", ":80", "300.1.1.1:80:80", "a:80:80",
+        of_bridge(it, "--publish", &["abc", "", "80:", "127.0.0.1:80", "300.1.1.1:80:80", "a:80:80",
             "80:80/"], &[])?;
+        of_bridge(it, "--publish", &["[::1]:8080:80", "[::]::80"], &["IPv6"])?;
         of_bridge(it, "--publish", &["0:80", "80:70000"], &["1", "65535"])?;
         let twice = ["--network", "bridge", "-p", "8080:80", "--publish", "8080:81", "true"];
         refused(it, &twice, &["--publish", "8080:81", "twice"])
     })
-    .hint("[IP:]HOST:CONTAINER[/tcp|udp], ports 1 to 65535."),
+    .hint("[[IP:][HOST]:]CONTAINER[/tcp|udp], ports 1 to 65535. The container has no IPv6 address."),
     Check::since(2, "bad.no-nft", "Where nft is not installed, the error says so.", no_nft)
         .needs(&[Need::Bridge])
         .hint("ENOENT from starting it: name the package, too."),

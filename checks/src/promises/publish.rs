@@ -6,9 +6,10 @@ use super::bad_input::refused;
 use super::bridge::{GATEWAY, Member};
 use nix::sys::signal::Signal;
 
+use crate::container::Container;
 use crate::needs::{self, Need};
 use crate::network::{self, Network, Outside};
-use crate::{Check, Checked, Failure, Subject, ensure};
+use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
@@ -32,6 +33,17 @@ pub(crate) const CHECKS: &[Check] = &[
         "A range of ports leads to a range of the same length, port by port.", range)
         .needs(&[Need::Bridge])
         .hint("A rule for each, or a map."),
+    Check::since(2, "publish.free-port",
+        "Of a port of the container alone, as in -p 80 or -p 127.0.0.1::80, a free port of the host leads \
+         there. The runtime says on stderr which.", free_port)
+        .needs(&[Need::Bridge])
+        .hint("bind(2) to port 0, then getsockname(2). The line is that of `docker port`: 80/tcp -> \
+               0.0.0.0:49153."),
+    Check::since(2, "publish.one-of-a-range",
+        "Of a range of host ports and one port of the container, the first free port leads there.",
+        one_of_a_range)
+        .needs(&[Need::Bridge])
+        .hint("EADDRINUSE of bind(2): try the next one."),
     Check::since(2, "publish.two",
         "Two containers publish the same port of theirs under two ports of the host.", two)
         .needs(&[Need::Bridge])
@@ -149,6 +161,43 @@ fn two(subject: &Subject) -> Checked {
     host.reaches("127.0.0.1:8081", &of_other).map(|_| ())
 }
 
+/// The port of the host that the runtime says it has chosen.
+pub(super) fn chosen(container: &Container, port: &str, ip: &str) -> Result<u16, Failure> {
+    let rest = container.wait_for_on_stderr(&format!("{port} -> {ip}:"))?;
+    rest.parse().map_err(|_| Failure::new(format!("the number of a port after `{port} -> {ip}:`"), rest))
+}
+
+fn free_port(subject: &Subject) -> Checked {
+    let member = Member::new(subject, &["-p", "80", "-p", "127.0.0.1::81", "-p", "53/UDP"])?;
+    let first = chosen(&member.container, "80/tcp", "0.0.0.0")?;
+    let second = chosen(&member.container, "81/tcp", "127.0.0.1")?;
+    let udp = chosen(&member.container, "53/udp", "0.0.0.0")?;
+    let listeners = (member.network.tcp("0.0.0.0:80")?, member.network.tcp("0.0.0.0:81")?);
+    let host = Network::of_host()?;
+    host.reaches(&format!("127.0.0.1:{first}"), &listeners.0)?;
+    host.reaches(&format!("{GATEWAY}:{first}"), &listeners.0)?;
+    host.reaches(&format!("127.0.0.1:{second}"), &listeners.1)?;
+    host.does_not_reach(&format!("{GATEWAY}:{second}"))?;
+    let server = member.network.udp("0.0.0.0:53")?;
+    host.reaches_by_udp(&format!("127.0.0.1:{udp}"), &server)?;
+    let taken = TcpListener::bind(("0.0.0.0", first)).is_err();
+    ensure(taken, || Failure::new("the port is taken while it is published", "it is free"))
+}
+
+fn one_of_a_range(subject: &Subject) -> Checked {
+    let _taken = Network::of_host()?.tcp("0.0.0.0:8000")?;
+    let options = ["-p", "8000-8003:80", "-p", "8001:81"];
+    let member = Member::new(subject, &options)?;
+    let port = chosen(&member.container, "80/tcp", "0.0.0.0")?;
+    expect("the port: 8000 is another program's, 8001 leads to another port", 8002, port)?;
+    let (first, second) = (member.network.tcp("0.0.0.0:80")?, member.network.tcp("0.0.0.0:81")?);
+    let host = Network::of_host()?;
+    host.reaches("127.0.0.1:8002", &first)?;
+    host.reaches("127.0.0.1:8001", &second)?;
+    let all_taken = ["--network", "bridge", "-p", "8000-8002:80", "true"];
+    refused(subject, &all_taken, &["--publish", "8000-8002:80"])
+}
+
 fn reserved(subject: &Subject) -> Checked {
     let member = Member::new(subject, &["-p", "8080:80", "-p", "5353:53/udp"])?;
     let is_free = || (TcpListener::bind("0.0.0.0:8080").is_ok(), UdpSocket::bind("0.0.0.0:5353").is_ok());
@@ -185,9 +234,9 @@ fn real_server(subject: &Subject) -> Checked {
     container.wait_for("Serving HTTP")?;
     let mut curl = std::process::Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "10", "http://localhost:8080/os-release"]);
-    let page = crate::container::Container::start(&mut curl)?.output()?;
+    let page = Container::start(&mut curl)?.output()?;
     let file = crate::kernel::read(debian.join("etc/os-release"))?;
-    crate::expect("the page", file.trim_end(), page.ok()?)?;
+    expect("the page", file.trim_end(), page.ok()?)?;
     container.signal(Signal::SIGTERM)?;
     container.output()?.status_is(143)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::bad_input::error;
+use super::publish::chosen;
 use crate::container::Container;
 use crate::kernel::{Process, eventually};
 use crate::network::{Network, Outside, default_gateway};
@@ -108,7 +109,8 @@ fn publish(subject: &Subject) -> Checked {
     outside(subject, |outside| {
         let ports =
             ["--publish", "8080-8081:80-81", "--publish", "5353:53/udp", "--publish", "127.0.0.1:8090:80"];
-        let container = user.hold(&[&["--network", "bridge"][..], &ports].concat())?;
+        let free = ["--publish", "81", "-p", "8080-8089:81"];
+        let container = user.hold(&[&["--network", "bridge"][..], &ports, &free].concat())?;
         let (network, host) = (of(&container)?, Network::of_host()?);
         // pasta has to know it before the container has sent anything, or the first connection is lost at
         // times.
@@ -118,6 +120,9 @@ fn publish(subject: &Subject) -> Checked {
         outside.network.reaches("192.0.2.1:8080", &first)?;
         outside.network.reaches("192.0.2.1:8081", &second)?;
         host.reaches("127.0.0.1:8080", &first)?;
+        let any = chosen(&container, "81/tcp", "0.0.0.0")?;
+        host.reaches(&format!("127.0.0.1:{any}"), &second)?;
+        host.reaches("127.0.0.1:8082", &second)?;
         outside.network.reaches_by_udp("192.0.2.1:5353", &udp)?;
         host.reaches("127.0.0.1:8090", &first)?;
         outside.network.does_not_reach("192.0.2.1:8090")?;

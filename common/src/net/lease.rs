@@ -200,7 +200,10 @@ impl Leases {
                     text => text.at("read", &file)?,
                 };
                 let ports = text.lines().filter_map(|line| publish(line).ok());
-                members.push(Member { address, ports: ports.flat_map(|it| it.ports()).collect() });
+                members.push(Member {
+                    address,
+                    ports: ports.flat_map(|it| it.ports()).filter_map(|it| it.fixed()).collect(),
+                });
             }
             self.dead.borrow_mut().extend(dead.iter().map(|address| folder.join(address.to_string())));
             bridges.push(Bridge { name, subnet, members, dead: dead.into_iter().collect() });

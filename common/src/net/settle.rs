@@ -10,16 +10,16 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
 
 use ipnet::Ipv4Net;
 
 use super::lease::{Bridge, Lease, Leases};
 use super::netlink::Netlink;
-use super::{nft, port};
+use super::nft;
+use super::port::{self, Reserved};
 use crate::fs::sysctl;
 use crate::sys::error::{Context, Error, Result};
-use crate::values::Publish;
+use crate::values::PortRequest;
 
 /// Whether this kernel passes on packets that are not for itself.
 pub const FORWARDING: &str = "net.ipv4.ip_forward";
@@ -50,7 +50,7 @@ pub struct Place {
     lease: Lease,
     /// The host's ports that lead to this container: no other process gets them as long as these sockets are
     /// there.
-    _ports: Vec<OwnedFd>,
+    ports: Reserved,
 }
 
 impl Place {
@@ -65,13 +65,13 @@ impl Place {
         bridge: &str,
         subnet: Ipv4Net,
         wanted: Option<Ipv4Addr>,
-        ports: &[Publish],
+        ports: &[PortRequest],
     ) -> Result<Place> {
         nft::require()?;
         let leases = Leases::lock()?;
         // First: a bridge that nobody uses any more would still have its subnet.
         settle_what_is_left(wiring, &leases)?;
-        let reserved = ports.iter().map(port::reserve).collect::<Result<_>>()?;
+        let reserved = port::reserve(ports)?;
         let recorded = leases.bridges()?;
         if recorded.is_empty() && nft::has_table(wiring.table)? {
             // The rules are all of Congo's in this network namespace, and only one state folder can tell
@@ -86,15 +86,16 @@ impl Place {
             let what = format!("--bridge {bridge}: there is such a link already, and it is not Congo's");
             return Err(Error::new(what).hint("choose another name with --bridge"));
         }
-        let lease = leases.take(bridge, subnet, wanted, ports)?;
+        let lease = leases.take(bridge, subnet, wanted, &reserved.ports)?;
         // From here on the drop gives back.
-        let mut place = Place { wiring, bridge: bridge.to_owned(), lease, _ports: reserved };
+        let mut place = Place { wiring, bridge: bridge.to_owned(), lease, ports: reserved };
         if let Err(error) = settle(wiring, &leases) {
             // Here and not by the drop, which would wait for the lock, and could only tell the same once
             // more.
             let _ = place.give_back(&leases);
             return Err(error);
         }
+        place.ports.tell();
         Ok(place)
     }
 

@@ -23,7 +23,7 @@ use crate::net::port;
 use crate::run::helper::Helper;
 use crate::run::program;
 use crate::sys::error::{Error, Result};
-use crate::values::{Protocol, Publish, gateway};
+use crate::values::{PortRequest, Protocol, Publish, gateway};
 
 /// How the link is called in the container, as that of a cable.
 const LINK: &str = "eth0";
@@ -63,7 +63,7 @@ impl UserNetwork {
         names_bridge: bool,
         subnet: Ipv4Net,
         address: Option<Ipv4Addr>,
-        ports: Vec<Publish>,
+        ports: &[PortRequest],
         state: &Path,
     ) -> Result<Option<UserNetwork>> {
         if names_bridge {
@@ -93,8 +93,10 @@ impl UserNetwork {
                 .hint("install pasta, of the package passt, which can"));
         }
         // The program says less about a port that it does not get. Whoever takes one from here on, wins.
-        ports.iter().try_for_each(port::is_free)?;
-        Ok(Some(UserNetwork { kind, program, subnet, address: address.unwrap_or(own), ports }))
+        let found = port::find_free(ports)?;
+        found.tell();
+        let (address, ports) = (address.unwrap_or(own), found.ports);
+        Ok(Some(UserNetwork { kind, program, subnet, address, ports }))
     }
 
     /// The container's address.
@@ -195,8 +197,8 @@ mod tests {
     use super::*;
 
     fn network(kind: Kind, ports: &[&str]) -> UserNetwork {
-        let ports =
-            ports.iter().flat_map(|port| crate::values::publish(port).unwrap().ports().collect::<Vec<_>>());
+        let requests = ports.iter().flat_map(|port| crate::values::publish(port).unwrap().ports());
+        let ports = requests.map(|port| port.fixed().unwrap());
         UserNetwork {
             kind,
             program: "/nowhere".into(),

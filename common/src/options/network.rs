@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use crate::net::resolv::Resolver;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::check_namespace;
-use crate::values::{self, ExtraHost, HostAddress, Ipv4Net, NetworkMode, Publish, Published};
+use crate::values::{self, ExtraHost, HostAddress, Ipv4Net, NetworkMode, PortRequest, Published};
 
 /// The bridge to join, where none is named.
 const BRIDGE: &str = "congo0";
@@ -40,10 +40,10 @@ pub struct Network {
     #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true, value_parser = values::ip)]
     pub ip: Option<Ipv4Addr>,
 
-    /// Let a port of the host lead to one of the container's; ranges A-B too; repeatable.
+    /// Let a port of the host, or a free one, lead to one of the container's; ranges A-B too; repeatable.
     #[arg(
         short, long,
-        value_name = "[IP:]HOST:CONTAINER[/tcp|udp]", allow_hyphen_values = true,
+        value_name = "[[IP:][HOST]:]CONTAINER[/tcp|udp]", allow_hyphen_values = true,
         value_parser = values::publish
     )]
     publish: Vec<Published>,
@@ -118,7 +118,7 @@ impl Network {
     }
 
     /// The ports to publish, one by one.
-    pub fn ports(&self) -> Vec<Publish> {
+    pub fn ports(&self) -> Vec<PortRequest> {
         self.publish.iter().flat_map(Published::ports).collect()
     }
 }

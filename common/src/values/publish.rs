@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use super::{Invalid, whole};
@@ -14,7 +14,7 @@ use crate::sys::error::Error;
 
 /// The error for a value of another form.
 const EXPECTED: &str =
-    "expected [IP:]HOST:CONTAINER[/tcp|udp], such as 8080:80 or 127.0.0.1:5000-5009:5000-5009/udp";
+    "expected [[IP:][HOST]:]CONTAINER[/tcp|udp], such as 8080:80, 127.0.0.1::80, 5000-5009:5000-5009/udp";
 
 /// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,68 +58,131 @@ impl fmt::Display for Publish {
     }
 }
 
-/// The value of one `--publish`: a port, or as many of them as the ranges have.
+/// One port of a container, and the ports of the host of which one is to lead there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRequest {
+    /// At this address of the host; `None`: at every one.
+    pub host_ip: Option<Ipv4Addr>,
+    /// The ports on the host that will do; `None`: any that is free.
+    pub host_ports: Option<RangeInclusive<u16>>,
+    /// The port in the container.
+    pub container_port: u16,
+    /// Ports of TCP and UDP are not the same ones.
+    pub protocol: Protocol,
+}
+
+impl PortRequest {
+    /// The request, once the port on the host is known.
+    pub fn at(&self, host_port: u16) -> Publish {
+        let PortRequest { host_ip, container_port, protocol, .. } = *self;
+        Publish { host_ip, host_port, container_port, protocol }
+    }
+
+    /// The request, if only one port of the host will do.
+    pub fn fixed(&self) -> Option<Publish> {
+        let ports = self.host_ports.as_ref()?;
+        (ports.start() == ports.end()).then(|| self.at(*ports.start()))
+    }
+}
+
+/// As the option takes it: `127.0.0.1:8000-8010:80/tcp`, `80/tcp`.
+impl fmt::Display for PortRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(port) = self.fixed() {
+            return port.fmt(f);
+        }
+        if let Some(ip) = self.host_ip {
+            write!(f, "{ip}:")?;
+        }
+        if let Some(ports) = &self.host_ports {
+            write!(f, "{}-{}:", ports.start(), ports.end())?;
+        } else if self.host_ip.is_some() {
+            f.write_str(":")?;
+        }
+        write!(f, "{}/{}", self.container_port, self.protocol)
+    }
+}
+
+/// The value of one `--publish`: a port of the container, or as many of them as the range has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    first: Publish,
-    count: u16,
+    host_ip: Option<Ipv4Addr>,
+    host: Option<RangeInclusive<u16>>,
+    container: RangeInclusive<u16>,
+    protocol: Protocol,
 }
 
 impl Published {
-    /// Each port of the ranges.
-    pub fn ports(&self) -> impl Iterator<Item = Publish> + use<> {
-        let first = self.first;
-        // The last of the range is a port as well, so nothing overflows.
-        (0..self.count).map(move |step| Publish {
-            host_port: first.host_port + step,
-            container_port: first.container_port + step,
-            ..first
+    /// Each port of the container.
+    pub fn ports(&self) -> impl Iterator<Item = PortRequest> + use<> {
+        let Published { host_ip, host, container, protocol } = self.clone();
+        let first = *container.start();
+        let is_one = container.len() == 1;
+        container.map(move |container_port| {
+            let host_ports = host.clone().map(|ports| {
+                // The last of the range is a port as well, so nothing overflows.
+                let own = *ports.start() + (container_port - first);
+                if is_one { ports } else { own..=own }
+            });
+            PortRequest { host_ip, host_ports, container_port, protocol }
         })
     }
 }
 
-/// Reads a value of `--publish`: `[IP:]HOST:CONTAINER[/tcp|udp]`, where both ports may be ranges `A-B`.
+/// Reads a value of `--publish`: `[[IP:][HOST]:]CONTAINER[/tcp|udp]`, where both ports may be ranges `A-B`.
 ///
-/// The address `0.0.0.0` means every one of the host, as no address does.
+/// Without HOST, any free port of the host will do. Where HOST is a range and CONTAINER a single port, a free
+/// one of that range. The address `0.0.0.0` means every one of the host, as no address does.
 ///
 /// # Errors
-/// Not of this form, a port that is none, or ranges of different lengths.
+/// Not of this form, a port that is none, ranges of different lengths, or an IPv6 address.
 pub fn publish(text: &str) -> Result<Published, Invalid> {
     let (ports, protocol) = match text.split_once('/') {
         None => (text, Protocol::Tcp),
-        Some((ports, "tcp")) => (ports, Protocol::Tcp),
-        Some((ports, "udp")) => (ports, Protocol::Udp),
+        Some((ports, protocol)) if protocol.eq_ignore_ascii_case("tcp") => (ports, Protocol::Tcp),
+        Some((ports, protocol)) if protocol.eq_ignore_ascii_case("udp") => (ports, Protocol::Udp),
         Some(_) => return Err("expected tcp or udp after the ports, as in 8080:80/udp".into()),
     };
-    let (rest, container) = ports.rsplit_once(':').ok_or(EXPECTED)?;
-    let (host_ip, host) = match rest.rsplit_once(':') {
+    let (rest, container) = ports.rsplit_once(':').unwrap_or(("", ports));
+    let (ip, host) = match rest.rsplit_once(':') {
         None => (None, rest),
-        Some((ip, host)) => {
-            let ip =
-                ip.parse().map_err(|_| "expected an IPv4 address of the host before the ports".to_owned())?;
-            (Some(ip).filter(|ip: &Ipv4Addr| !ip.is_unspecified()), host)
-        }
+        Some((ip, host)) => (Some(address(ip)?).filter(|ip| !ip.is_unspecified()), host),
     };
-    let (host, container) = (range(host)?, range(container)?);
-    if host.len() != container.len() {
-        return Err(format!(
-            "{} ports on the host, {} in the container; expected ranges of the same length",
-            host.len(),
-            container.len()
+    let host = if host.is_empty() { None } else { Some(range(host)?) };
+    let container = range(container)?;
+    match host.as_ref().map(|host| (host.len(), container.len())) {
+        Some((hosts, containers)) if hosts != containers && containers > 1 => Err(format!(
+            "{hosts} ports on the host, {containers} in the container; expected ranges of the same length, or \
+             one port in the container"
         )
-        .into());
+        .into()),
+        _ => Ok(Published { host_ip: ip, host, container, protocol }),
     }
-    let first = Publish { host_ip, host_port: *host.start(), container_port: *container.start(), protocol };
-    Ok(Published { first, count: host.len() as u16 })
 }
 
-/// Checks that no port of the host is published twice.
+fn address(text: &str) -> Result<Ipv4Addr, Invalid> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    match bare.parse() {
+        Ok(IpAddr::V4(ip)) => Ok(ip),
+        Ok(IpAddr::V6(_)) => {
+            Err("a container has no IPv6 address to which the port could lead; expected an \
+                                  IPv4 address of the host before the ports"
+                .into())
+        }
+        Err(_) => Err("expected an IPv4 address of the host before the ports".into()),
+    }
+}
+
+/// Checks that no port of the host is asked for twice, where only that one will do.
 ///
 /// # Errors
 /// One is.
-pub fn check_ports(ports: &[Publish]) -> Result<(), Error> {
+pub fn check_ports(ports: &[PortRequest]) -> Result<(), Error> {
     let mut seen = HashSet::new();
-    let twice = ports.iter().find(|port| !seen.insert((port.host_ip, port.host_port, port.protocol)));
+    let twice = ports
+        .iter()
+        .filter_map(PortRequest::fixed)
+        .find(|port| !seen.insert((port.host_ip, port.host_port, port.protocol)));
     twice.map_or(Ok(()), |port| {
         Err(Error::new(format!("--publish {port}: this port of the host is published twice"))
             .hint("each port of the host can lead to one port of the container"))
@@ -162,6 +225,43 @@ mod tests {
         assert_eq!(ports("1.2.3.4:9-9:7"), ["1.2.3.4:9:7/tcp"]);
         assert_eq!(ports("65534-65535:1-2"), ["65534:1/tcp", "65535:2/tcp"]);
         assert_eq!(publish("1-65535:1-65535").unwrap().ports().count(), 65535);
+        for (text, protocol) in [("8080:80/TCP", "tcp"), ("8080:80/Udp", "udp")] {
+            assert_eq!(ports(text), [format!("8080:80/{protocol}")]);
+        }
+        assert_eq!(ports("[127.0.0.1]:8080:80"), ["127.0.0.1:8080:80/tcp"]);
+    }
+
+    #[test]
+    fn one_of_several_ports() {
+        assert_eq!(ports("80"), ["80/tcp"]);
+        assert_eq!(ports(":80/udp"), ["80/udp"]);
+        assert_eq!(ports("127.0.0.1::80"), ["127.0.0.1::80/tcp"]);
+        assert_eq!(ports("0.0.0.0::80"), ["80/tcp"]);
+        assert_eq!(ports("80-81"), ["80/tcp", "81/tcp"]);
+        assert_eq!(ports("8000-8010:80"), ["8000-8010:80/tcp"]);
+        assert_eq!(ports("1.2.3.4:8000-8010:80/udp"), ["1.2.3.4:8000-8010:80/udp"]);
+        for text in ["80", "127.0.0.1::80", "8000-8010:80", "1.2.3.4:1-2:3/udp", "7:7"] {
+            let first = publish(text).unwrap().ports().next().unwrap();
+            assert_eq!(publish(&first.to_string()).unwrap().ports().collect::<Vec<_>>(), [first]);
+        }
+        let request = |text: &str| publish(text).unwrap().ports().next().unwrap();
+        assert_eq!(request("80").fixed(), None);
+        assert_eq!(request("8000-8010:80").fixed(), None);
+        assert_eq!(request("8000-8000:80").fixed().unwrap().to_string(), "8000:80/tcp");
+        assert_eq!(request("127.0.0.1::80").at(7).to_string(), "127.0.0.1:7:80/tcp");
+    }
+
+    #[test]
+    fn only_what_is_asked_for_twice_is_refused() {
+        let check = |texts: &[&str]| {
+            check_ports(&texts.iter().flat_map(|text| publish(text).unwrap().ports()).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            check(&["80", "80", "8080:80", "8080-8081:80", "8080:80/udp", "127.0.0.1:8080:80"]),
+            Ok(())
+        );
+        let error = check(&["8080-8081:80-81", "8081:82"]).unwrap_err();
+        assert_eq!(error.to_string(), "--publish 8081:82/tcp: this port of the host is published twice");
     }
 
     #[test]
@@ -169,17 +269,22 @@ mod tests {
         let no_ports =
             ["0:80", "80:0", "70000:80", "80:70000", "0-1:0-1", "65535-65536:1-2", "99999999999:80"];
         refused(publish, "expected ports from 1 to 65535", &no_ports);
-        let one_missing = ["", "80", ":", "80:", ":80", "80-:80"];
-        refused(publish, "expected [IP:]HOST:CONTAINER", &one_missing);
+        let one_missing = ["", ":", "80:", "80-:80", "-", "127.0.0.1:80", "127.0.0.1::"];
+        refused(publish, "expected [[IP:][HOST]:]CONTAINER", &one_missing);
         let no_numbers = ["a:80", "80:b", "+80:80", "-80:80", "80 :80", "1-2-3:1-3"];
-        refused(publish, "expected [IP:]HOST:CONTAINER", &no_numbers);
+        refused(publish, "expected [[IP:][HOST]:]CONTAINER", &no_numbers);
         refused(publish, "expected a range of ports that begins with the lower one", &["81-80:81-80"]);
-        let protocols = ["80:80/", "80:80/sctp", "80:80/tcp/udp", "80:80/TCP"];
+        let protocols = ["80:80/", "80:80/sctp", "80:80/tcp/udp", "80/"];
         refused(publish, "expected tcp or udp", &protocols);
-        let addresses = ["localhost:80:80", ":80:80", "[::1]:80:80", "1.2.3:80:80", "::1:80:80"];
+        let addresses =
+            ["localhost:80:80", ":80:80", "::80", "1.2.3:80:80", "[::1:80:80", "fe80::1%lo:80:80"];
         refused(publish, "expected an IPv4 address", &addresses);
-        let expected = "11 ports on the host, 1 in the container; expected ranges of the same length";
-        refused(publish, expected, &["8000-8010:80"]);
+        let of_ipv6 = ["[::1]:80:80", "::1:80:80", "[::]:8080:80", "[::1]::80"];
+        refused(publish, "a container has no IPv6 address", &of_ipv6);
+        let expected =
+            "11 ports on the host, 2 in the container; expected ranges of the same length, or one port";
+        refused(publish, expected, &["8000-8010:80-81"]);
+        refused(publish, "1 ports on the host, 2 in the container", &["8000:80-81"]);
     }
 
     proptest! {
@@ -190,19 +295,25 @@ mod tests {
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             let port = Publish { host_ip: ip.map(Ipv4Addr::from_bits), host_port, container_port, protocol };
             let read: Vec<_> = publish(&port.to_string()).unwrap().ports().collect();
-            prop_assert_eq!(read, [port]);
+            prop_assert_eq!(read.len(), 1);
+            prop_assert_eq!(read[0].fixed(), Some(port));
         }
 
         #[test]
-        fn ranges_are_accepted_when_they_are_of_one_length(
+        fn ranges_are_accepted_when_their_lengths_fit(
             a in 1u16..300, b in 1u16..300, c in 1u16..300, d in 1u16..300,
         ) {
             let published = publish(&format!("{a}-{b}:{c}-{d}"));
-            let same = a <= b && c <= d && b - a == d - c;
+            let same = a <= b && c <= d && (b - a == d - c || c == d);
             prop_assert_eq!(published.is_ok(), same);
             if let Ok(published) = published {
-                let pairs = published.ports().map(|port| (port.host_port, port.container_port));
-                prop_assert!(pairs.eq((a..=b).zip(c..=d)));
+                let found: Vec<_> = published.ports().collect();
+                prop_assert!(found.iter().map(|port| port.container_port).eq(c..=d));
+                if c == d {
+                    prop_assert_eq!(found[0].host_ports.clone(), Some(a..=b));
+                } else {
+                    prop_assert!(found.iter().map(|port| port.fixed().unwrap().host_port).eq(a..=b));
+                }
             }
         }
     }
