@@ -34,5 +34,6 @@ pub use commit::{Base, check_target, commit};
 pub use config::Config;
 pub use image::Image;
 pub use layer::{Compression, decompress};
+pub use model::platform;
 pub use reference::{Reference, reference, target};
 pub use tar::{Entries, Entry, Kind, Sparse};

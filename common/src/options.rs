@@ -21,6 +21,7 @@ mod root;
 mod security;
 #[cfg(feature = "network")]
 mod session;
+mod taken;
 #[cfg(feature = "idmap")]
 mod users;
 #[cfg(feature = "image")]
@@ -38,6 +39,7 @@ pub use root::Root;
 pub use security::Security;
 #[cfg(feature = "network")]
 pub use session::Session;
+pub use taken::Taken;
 #[cfg(feature = "idmap")]
 pub use users::Users;
 #[cfg(feature = "image")]

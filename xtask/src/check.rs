@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use checks::exercises::{self, Exercise};
 use checks::{Check, Failure, Outcome, Subject};
+use common::run::cli::docker::OPTIONS;
 use serde_json::json;
 
 use crate::workspace::{self, Build, Step};
@@ -19,7 +20,7 @@ use crate::workspace::{self, Build, Step};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The step whose promises, and those of all steps before it, are checked: `0`, `step0` or `step0-basic`.
-    #[arg(required_unless_present_any = ["matrix", "hint", "list"])]
+    #[arg(required_unless_present_any = ["matrix", "docker", "hint", "list"])]
     step: Option<String>,
 
     /// The binary to try, in whatever language it is written [default: the step's own, which is built first].
@@ -58,6 +59,10 @@ pub struct Args {
     /// Print the README's table of what each step promises.
     #[arg(long, conflicts_with_all = ["bin", "only", "exercise", "json", "list", "hint"])]
     matrix: bool,
+
+    /// Print the reference's table: what becomes of each option of `docker run`.
+    #[arg(long, conflicts_with_all = ["bin", "only", "exercise", "json", "list", "hint", "matrix"])]
+    docker: bool,
 }
 
 /// How the reason of a check begins that was left out.
@@ -71,6 +76,8 @@ pub const WITHOUT: &str = "left out by --without";
 pub fn run(args: &Args) -> Result<ExitCode> {
     if args.matrix {
         print!("{}", matrix()?);
+    } else if args.docker {
+        print!("{}", docker());
     } else if let Some(id) = &args.hint {
         println!("{}", hint(id)?);
     } else if args.list {
@@ -89,6 +96,17 @@ pub fn matrix() -> Result<String> {
     let steps = workspace::steps()?;
     let steps: Vec<_> = steps.iter().map(|step| (step.number, step.name.as_str())).collect();
     Ok(checks::matrix(&steps))
+}
+
+/// The reference's table of the options of `docker run`.
+pub fn docker() -> String {
+    let rows = OPTIONS.map(|option| {
+        let letter = option.short.map_or(String::new(), |letter| format!("`-{letter}`, "));
+        // A bar would end the cell.
+        let answer = option.answer.to_string().replace('|', "\\|");
+        format!("| {letter}`--{}` | {answer} |\n", option.long)
+    });
+    format!("| option of `docker run` | here |\n| --- | --- |\n{}", rows.concat())
 }
 
 fn hint(id: &str) -> Result<&'static str> {

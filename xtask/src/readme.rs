@@ -43,7 +43,7 @@ struct Table {
     print: fn() -> Result<String>,
 }
 
-const TABLES: [Table; 2] = [
+const TABLES: [Table; 3] = [
     Table {
         file: "README.md",
         begin: "<!-- matrix: begin (cargo xtask check --matrix) -->\n",
@@ -57,6 +57,13 @@ const TABLES: [Table; 2] = [
         end: "<!-- security: end -->",
         command: "cargo xtask security --table",
         print: || Ok(checks::security::table()),
+    },
+    Table {
+        file: "docs/src/reference.md",
+        begin: "<!-- docker: begin (cargo xtask check --docker) -->\n",
+        end: "<!-- docker: end -->",
+        command: "cargo xtask check --docker",
+        print: || Ok(check::docker()),
     },
 ];
 

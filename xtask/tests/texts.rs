@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::run::cli::docker::{Answer, OPTIONS};
 use xtask::workspace;
 
 /// The code's and the texts' width: rustfmt.toml has the same.
@@ -43,4 +44,31 @@ fn long_lines(file: &Path) -> Vec<String> {
         }
     }
     long
+}
+
+/// The reference shows the help of each step, and `cargo xtask readme` compares it with what they print.
+#[test]
+fn the_table_of_docker_options_says_what_is_there() {
+    let reference = fs::read_to_string(workspace::root().join("docs/src/reference.md")).unwrap();
+    let helps: Vec<_> = reference.split("\n$ cargo run -p step").skip(1).collect();
+    let first_with = |long: &str| {
+        let has = |help: &&str| {
+            let help = help.split("\n```").next().unwrap_or_default();
+            let mut words = help.split_whitespace();
+            help.contains("-- --help\n") && words.any(|word| word == format!("--{long}"))
+        };
+        helps.iter().find(|help| has(help)).map(|help| help[..1].parse::<u8>().unwrap())
+    };
+    for option in OPTIONS {
+        let since = match option.answer {
+            Answer::Since(step) => Some(step),
+            Answer::Exercise(step, name) => {
+                let id = format!("step{step}.{name}");
+                assert!(checks::exercises::all().any(|exercise| exercise.id == id), "{id}");
+                None
+            }
+            Answer::Taken(..) | Answer::Instead(_) => None,
+        };
+        assert_eq!(first_with(option.long), since, "--{}", option.long);
+    }
 }

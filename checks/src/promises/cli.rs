@@ -12,12 +12,82 @@ pub(crate) const CHECKS: &[Check] = &[
         arguments,
     )
     .hint("The options of the runtime end where the command begins."),
+    Check::since(
+        0,
+        "cli.docker-options",
+        "An option of `docker run` that is not there is refused with what to do instead.",
+        docker_options,
+    )
+    .not_new()
+    .hint("A table from each option to a line."),
+    Check::since(
+        0,
+        "cli.docker-words",
+        "A word of `docker` or an image's name in the place of the command is answered with how it is done.",
+        docker_words,
+    )
+    .not_new()
+    .hint("Only when the root has no such command: 127, as always."),
+    Check::since(
+        1,
+        "cli.docker-taken",
+        "What a line for `docker run` has, and what would change nothing here, is taken.",
+        docker_taken,
+    )
+    .not_new()
+    .hint("--rm, --name, --label, --pull and others, with the values that Docker takes."),
+    Check::since(3, "cli.platform", "--platform takes this machine's platform, and no other one.", platform)
+        .not_new()
+        .hint("Images have Go's names of machines: amd64, arm64."),
 ];
 
 fn help(subject: &Subject) -> Checked {
     let output = subject.run(&["--help"])?;
     let help = output.ok()?;
     ensure(help.contains("--explain"), || Failure::new("--help names --explain", format!("{help:?}")))
+}
+
+fn docker_options(subject: &Subject) -> Checked {
+    let answers = [("-d", "end the line with &"), ("--restart=always", "no process watches the container")];
+    for (option, answer) in answers {
+        let output = subject.run(&[option, "true"])?;
+        output.status_is(125)?;
+        let says = output.stderr.contains(answer)
+            && output.stderr.contains(option.split('=').next().unwrap_or_default());
+        ensure(says, || Failure::new(format!("{option}: an error with {answer:?}"), &output.stderr))?;
+    }
+    Ok(())
+}
+
+fn docker_words(subject: &Subject) -> Checked {
+    for (word, answer) in [("images", "--image"), ("nginx:latest", "skopeo copy docker://nginx:latest")] {
+        let output = subject.run(&[word, "true"])?;
+        output.status_is(127)?;
+        ensure(output.stderr.contains(answer), || {
+            Failure::new(format!("{word}: an error with {answer:?}"), &output.stderr)
+        })?;
+    }
+    Ok(())
+}
+
+fn docker_taken(subject: &Subject) -> Checked {
+    let taken =
+        ["--rm", "--name", "web", "-l", "a=b", "--pull=never", "-q", "--sig-proxy=true", "--expose", "80"];
+    let output = subject.run(&[&taken[..], &["echo", "runs"]].concat())?;
+    expect("what the command writes", "runs", output.ok()?)?;
+    for wrong in ["--pull=sometimes", "--sig-proxy=false", "--rm=perhaps"] {
+        subject.run(&[wrong, "true"])?.status_is(125)?;
+    }
+    Ok(())
+}
+
+fn platform(subject: &Subject) -> Checked {
+    let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    subject.run(&["--platform", &format!("linux/{machine}"), "true"])?.ok()?;
+    for wrong in ["linux/riscv64", "windows/amd64", "linux/"] {
+        subject.run(&["--platform", wrong, "true"])?.status_is(125)?;
+    }
+    Ok(())
 }
 
 fn arguments(subject: &Subject) -> Checked {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::error::{Error, Result};
+use crate::values::Invalid;
 
 /// The tag of an image in a layout.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -63,6 +64,27 @@ impl Platform {
     /// Whether this machine's kernel runs it.
     pub(super) fn is_here(&self) -> bool {
         self.os == "linux" && self.architecture == architecture()
+    }
+}
+
+/// Reads a value of `--platform`: `linux/amd64`, perhaps with a variant, or one of the two parts alone. It
+/// can only be this machine's.
+///
+/// # Errors
+/// It is another machine's.
+pub fn platform(text: &str) -> Result<String, Invalid> {
+    let here = architecture();
+    let is_here = |name: &str| name == here || name == std::env::consts::ARCH;
+    let mut parts = text.split('/');
+    let fits = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(one), None, None, None) => one == "linux" || is_here(one),
+        (Some(os), Some(name), variant, None) => os == "linux" && is_here(name) && variant != Some(""),
+        _ => false,
+    };
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected linux/{here}, which this machine runs").into())
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Root {
     )]
     pub commit: Option<Reference>,
 
+    /// The platform of the image: this machine's.
+    #[arg(long, value_name = "OS/ARCHITECTURE", hide = true, value_parser = oci::platform)]
+    _platform: Option<String>,
+
     /// Mount the root read-only.
     #[arg(long)]
     pub read_only: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::bytes;
+use super::{Taken, bytes};
 use crate::values::{self, Variable};
 
 /// What the container finds.
@@ -42,4 +42,8 @@ pub struct World {
     /// Set the variables that a file has, one a line; repeatable.
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
+
+    /// What `docker run` has, and what changes nothing here.
+    #[command(flatten)]
+    _taken: Taken,
 }

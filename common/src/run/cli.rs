@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::run::process::heed_children;
 use crate::sys::error::{Error, RUNTIME_FAILED, Result};
+
+pub mod docker;
 
 /// The whole of a runtime's `main`: parses the command line into `C`, runs, and turns the outcome into an
 /// exit status. Errors go to stderr after the program's name, which is given, as clap would have to build all
@@ -39,5 +41,16 @@ pub(crate) fn in_two_lines(error: &clap::Error, program: &str) -> Error {
     // After an option that is none, `--` would make a command of it.
     let tip = tip.filter(|tip| !(what.starts_with("unexpected argument") && tip.contains("as a value")));
     let hint = tip.and_then(|tip| tip.lines().next()).map(str::to_owned);
+    let hint = of_docker(error).or(hint);
     Error::new(what).hint(hint.unwrap_or_else(|| format!("'{program} --help' lists the options")))
+}
+
+/// What `docker run` means by an option that this runtime lacks.
+fn of_docker(error: &clap::Error) -> Option<String> {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(name)) if error.kind() == ErrorKind::UnknownArgument => {
+            Some(format!("docker run has it; here: {}", docker::about(name)?))
+        }
+        _ => None,
+    }
 }

@@ -52,6 +52,8 @@ pub enum SecurityOption {
     NoNewPrivileges(bool),
     /// Which system calls it may make.
     Seccomp(SeccompProfile),
+    /// Nothing: what a security module would do, which Congo uses none of.
+    Nothing,
 }
 
 /// Which seccomp profile holds.
@@ -90,6 +92,7 @@ impl<'a> FromIterator<&'a SecurityOption> for Security {
             match option {
                 SecurityOption::NoNewPrivileges(on) => security.no_new_privileges = *on,
                 SecurityOption::Seccomp(profile) => security.seccomp = profile.clone(),
+                SecurityOption::Nothing => {}
             }
         }
         security
@@ -121,6 +124,9 @@ pub fn security_opt(text: OsString) -> Result<SecurityOption, Invalid> {
             _ if value.contains(&0) => return Err("a NUL byte in a path".into()),
             file => SeccompProfile::File(OsString::from_vec(file.to_vec()).into()),
         })),
+        // SELinux and AppArmor: to do without what is not used is no change.
+        (b"label", Some(b"disable")) | (b"apparmor", Some(b"unconfined")) => Ok(SecurityOption::Nothing),
+        (b"label", Some(_)) => Ok(SecurityOption::Nothing),
         _ => Err("expected no-new-privileges[=true|false] or seccomp=unconfined|builtin|FILE".into()),
     }
 }
@@ -182,7 +188,10 @@ mod tests {
         let not_bool = ["no-new-privileges=", "no-new-privileges=1"];
         refused(security_opt, "expected no-new-privileges=true or", &not_bool);
         refused(security_opt, "expected seccomp=unconfined, ", &["seccomp", "seccomp="]);
-        let others = ["", "unconfined", "apparmor=unconfined"];
+        for text in ["apparmor=unconfined", "label=disable", "label:type:svirt_t"] {
+            assert_eq!(read(text), Ok(SecurityOption::Nothing), "{text}");
+        }
+        let others = ["", "unconfined", "apparmor=docker-default", "label"];
         refused(security_opt, "expected no-new-privileges[=true|false] or seccomp=", &others);
     }
 

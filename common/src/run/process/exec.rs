@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
+use crate::run::cli::docker;
 use crate::run::handshake::ChildEnd;
 use crate::sys::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
 use crate::sys::explain;
@@ -75,8 +76,9 @@ fn find(name: &OsStr, environment: &Environment) -> Result<PathBuf> {
     let executable = |file: &&PathBuf| nix::unistd::access(*file, nix::unistd::AccessFlags::X_OK).is_ok();
     // As a shell: the first that may be executed, else the first that is there, whose exec says why not.
     there.iter().find(executable).or(there.first()).cloned().ok_or_else(|| {
+        let looked = || format!("looked in the container's PATH, {}", String::from_utf8_lossy(path));
         Error::new(format!("{name:?}: command not found"))
-            .hint(format!("looked in the container's PATH, {}", String::from_utf8_lossy(path)))
+            .hint(docker::about_command(name).unwrap_or_else(looked))
             .with_status(NOT_FOUND)
     })
 }
@@ -88,7 +90,8 @@ fn exec_failed(file: &Path, line: String, errno: Errno) -> Error {
             .hint("the file is there, but not the interpreter of its first line, or its dynamic loader")
             .with_status(NOT_FOUND),
         Errno::ENOENT | Errno::ENOTDIR => {
-            error.hint("the container's root has no such file").with_status(NOT_FOUND)
+            let none = || "the container's root has no such file".to_owned();
+            error.hint(docker::about_command(file.as_os_str()).unwrap_or_else(none)).with_status(NOT_FOUND)
         }
         Errno::EACCES if file.is_dir() => error.hint("it is a directory").with_status(CANNOT_EXECUTE),
         Errno::EACCES => error.hint("it has no execute permission: chmod +x").with_status(CANNOT_EXECUTE),
