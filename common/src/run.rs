@@ -1,5 +1,7 @@
 //! The life of a process: its start, what it tells its parent, its terminal, its end.
 
+#[cfg(feature = "network")]
+pub(crate) mod cidfile;
 pub mod cli;
 pub mod handshake;
 pub mod helper;

@@ -39,7 +39,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let (flags, born_in) = (namespaces(&made), made.cgroup.v2_directory());
     let mut child = process::clone(flags, born_in, &made.terminal, |parent| become_command(&made, parent))?;
     made.network.connect(child.pid())?;
-    cli.session.begin(&mut child);
+    cli.session.begin(&mut child)?;
     child.go()?;
     child.attach()?;
     let status = child.wait(&made.signals)?;

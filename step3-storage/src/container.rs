@@ -40,7 +40,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let mut child =
         process::clone(flags, born_in, &made.terminal, |parent| become_command(&made, mounts, parent))?;
     made.network.connect(child.pid())?;
-    cli.session.begin(&mut child);
+    cli.session.begin(&mut child)?;
     child.go()?;
     child.attach()?;
     child.stop_by(made.plan.config.stop_signal);

@@ -48,7 +48,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     rlimit::allow(child.pid(), &cli.limits.ulimits)?;
     made.network.connect(child.pid())?;
     let _speaker = made.network.speak(child.pid())?;
-    cli.session.begin(&mut child);
+    cli.session.begin(&mut child)?;
     child.go()?;
     child.attach()?;
     child.stop_by(made.plan.config.stop_signal);

@@ -1,6 +1,8 @@
 //! Bad input about networks, names, shared memory and the terminal, refused as all bad input is.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -10,7 +12,7 @@ use super::bad_input::{each, error, refused, with_mounts};
 use super::bridge::{BRIDGE, Member};
 use crate::needs::Need;
 use crate::network::Network;
-use crate::{Check, Checked, Failure, Subject, netlink};
+use crate::{Check, Checked, Failure, Subject, ensure, netlink};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
@@ -36,6 +38,10 @@ pub(crate) const CHECKS: &[Check] = &[
         each(it, "--stop-timeout", &["", "1s", "abc", "1.5"], &["-1"])
     })
     .hint("A name with or without SIG, or a number from 1 to 64."),
+    Check::since(2, "bad.cidfile",
+        "A --cidfile is refused where something is already, a link to nothing included, and in no folder.",
+        cidfile)
+        .hint("lstat(2), before anything is made: O_EXCL follows no link, and does not overwrite."),
     Check::since(2, "bad.needs-bridge",
         "Options of a bridge without --network bridge are refused.", needs_bridge)
         .hint("An option that is ignored promises something false: name both options."),
@@ -115,6 +121,19 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// Options of `--network bridge`.
+fn cidfile(subject: &Subject) -> Checked {
+    let (file, target) = (subject.write("cidfile-there", "1")?, subject.file("cidfile-target"));
+    refused(subject, &["--cidfile", &file, "true"], &["--cidfile", &file, "already"])?;
+    ensure(fs::read(&file)? == b"1", || Failure::new("the file that was there is unchanged", "it is not"))?;
+    let link = subject.file("cidfile-link");
+    let _ = fs::remove_file(&link);
+    symlink(&target, &link)?;
+    let link = link.to_string_lossy();
+    refused(subject, &["--cidfile", &link, "true"], &["--cidfile", &link, "already"])?;
+    ensure(!target.exists(), || Failure::new("nothing where the link leads to", "a file"))?;
+    refused(subject, &["--cidfile", "/no/such/file", "true"], &["--cidfile", "/no/such/file", "folder"])
+}
+
 fn of_bridge(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]) -> Checked {
     for value in values {
         let arguments = ["--network", "bridge", &format!("{option}={value}"), "true"];

@@ -134,6 +134,9 @@ fn stop_signal(subject: &Subject) -> Checked {
     container.signal(SIGTERM)?;
     container.wait_for("got USR1.")?;
     ensure(!container.stdout().contains("TERM"), || Failure::new("SIGUSR1 in the place of SIGTERM", "both"))?;
+    let container = subject.hold_sh(&["--image", &image, "--stop-signal", "INT"], script)?;
+    container.signal(SIGTERM)?;
+    container.wait_for("got INT.")?;
     // As images of systemd have it; the first one of glibc is 34.
     let image = plain(subject, "stop-signal-real-time", json!({ "StopSignal": "RTMIN+3" }))?;
     let container = subject.hold_sh(&["--image", &image, "--init"], "echo ready; exec sleep 1000")?;

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use nix::unistd::geteuid;
 
 use super::init::find;
 use crate::container::LIMIT;
@@ -25,11 +28,34 @@ pub(crate) const CHECKS: &[Check] = &[
         "When PID 1 ends, all processes of the container end, and so does the runtime.", ends_all)
         .hint("The runtime waits for PID 1 only: the kernel kills the others. Does it wait for a stream to \
                be closed, too?"),
+    Check::since(2, "pid.cidfile",
+        "With --cidfile, a new file holds the PID that PID 1 has on the host, before the command begins.",
+        cidfile)
+        .hint("open(2) with O_CREAT and O_EXCL, in the parent, between the clone and \"go\". The file stays."),
 ];
 
 fn is_one(subject: &Subject) -> Checked {
     subject.hold(&[])?.first()?;
     expect("what the shell sees as its own PID", "1", subject.sh(&[], "echo $$")?.ok()?)
+}
+
+fn cidfile(subject: &Subject) -> Checked {
+    let path = subject.file("cidfile");
+    let _ = fs::remove_file(&path);
+    let option = ["--cidfile", &path.to_string_lossy()];
+    let container = subject.hold(&option)?;
+    expect("what the file says", container.first()?.to_string(), fs::read_to_string(&path)?)?;
+    expect("the file's owner", geteuid().as_raw(), fs::metadata(&path)?.uid())?;
+    // `container:PID` takes it.
+    let network = format!("container:{}", fs::read_to_string(&path)?);
+    subject.run(&["--network", &network, "true"])?.ok()?;
+    container.output()?.status_is(0)?;
+    ensure(path.exists(), || Failure::new("the file stays when the container has ended", "it is gone"))?;
+    fs::remove_file(&path)?;
+    // As for Docker, a container is there even if its command is not.
+    subject.run(&[&option[..], &["no-such-command"]].concat())?.status_is(127)?;
+    ensure(path.exists(), || Failure::new("a file for a command that is not found", "none"))?;
+    Ok(fs::remove_file(&path)?)
 }
 
 fn own_only(subject: &Subject) -> Checked {

@@ -33,6 +33,11 @@ pub(crate) const CHECKS: &[Check] = &[
         "With --userns keep-id the caller has its own id inside, too.", keep_id)
         .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
         .hint("Map the subordinate ids around the caller's own id; root is one of them."),
+    Check::since(4, "rootless.cidfile",
+        "The file of --cidfile belongs to the caller, with --userns keep-id, too.", cidfile)
+        .needs(&[Need::Root, Need::UsersOverlay, Need::Subordinate])
+        .hint("The runtime may have become another user by then. As root of its namespace it can give the \
+               file to the caller: chown(2)."),
     Check::since(4, "rootless.not-joined",
         "Root does not share the network of a user's container, in whose user namespace that user may do \
          everything.", not_joined)
@@ -155,6 +160,23 @@ fn keep_id(subject: &Subject) -> Checked {
         drop(container);
         let run = user.run(&["--userns", "keep-id", "sh", "-c", "id -u; stat -c %u /bin/sh /"])?;
         expect("who it is inside, and whose the root is", format!("{id}\n0\n0").as_str(), run.ok()?)
+    })
+}
+
+fn cidfile(subject: &Subject) -> Checked {
+    let user = User::new(subject, "cidfile-user")?;
+    with_subordinate_ids(subject, || {
+        for mode in ["auto", "keep-id"] {
+            let path = user.folder.join(format!("pid-{mode}"));
+            let container = user.hold(&["--userns", mode, "--cidfile", &path.to_string_lossy()])?;
+            let with = |failure: Failure| failure.of(format_args!("with --userns {mode}"));
+            let first = container.first()?.to_string();
+            expect("what the file says", first, fs::read_to_string(&path)?).map_err(with)?;
+            let there = fs::metadata(&path)?;
+            let owner = (there.uid(), there.gid());
+            expect("the file's owner and group", (user.id, user.id), owner).map_err(with)?;
+        }
+        Ok(())
     })
 }
 

@@ -1,10 +1,14 @@
 //! The container's terminal and its PID 1.
 
+use std::cell::OnceCell;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use nix::unistd::{getegid, geteuid};
 
+use crate::run::cidfile::{self, Caller};
 use crate::run::process::{Child, SignalNumber};
 use crate::sys::error::{Error, Result};
 use crate::values::{self, Limit};
@@ -40,14 +44,24 @@ pub struct Session {
         value_parser = values::stop_timeout
     )]
     stop_timeout: Option<Limit>,
+
+    /// Write the PID of the container's first process to this new file, for container:PID.
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<PathBuf>,
+
+    /// The caller's ids, as long as this process has them.
+    #[arg(skip)]
+    caller: OnceCell<Caller>,
 }
 
 impl Session {
-    /// Refuses `--tty` without a terminal at stdin: nobody could type.
+    /// Refuses `--tty` without a terminal at stdin: nobody could type. Refuses a `--cidfile` that is there.
     ///
     /// # Errors
-    /// There is none.
+    /// One of these.
     pub fn check(&self) -> Result<()> {
+        let _ = self.caller.set((geteuid(), getegid()));
+        self.cidfile.as_deref().map_or(Ok(()), cidfile::check)?;
         if self.tty && !io::stdin().is_terminal() {
             return Err(Error::new("-t, --tty: stdin is no terminal, so nobody could type")
                 .hint("leave -t out: then the streams are passed as they are"));
@@ -55,12 +69,18 @@ impl Session {
         Ok(())
     }
 
-    /// Says how this container is to be stopped, before an image has a say in it.
-    pub fn begin(&self, child: &mut Child<'_>) {
+    /// Says how this container is to be stopped, before an image has a say in it, and writes its PID to
+    /// `--cidfile`.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`](std::fs::OpenOptions::open) for a file that must be new; ENOSPC.
+    pub fn begin(&self, child: &mut Child<'_>) -> Result<()> {
         child.stop_by(self.stop_signal);
         child.stop_within(match self.stop_timeout {
             Some(Limit::AtMost(seconds)) => Some(Duration::from_secs(seconds)),
             Some(Limit::Unlimited) | None => None,
         });
+        let Some(path) = &self.cidfile else { return Ok(()) };
+        cidfile::write(path, child.pid(), *self.caller.get_or_init(|| (geteuid(), getegid())))
     }
 }
