@@ -7,4 +7,5 @@ pub mod nft;
 pub mod port;
 pub mod resolv;
 pub mod settle;
+pub mod shared;
 pub mod usernet;

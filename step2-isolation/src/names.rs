@@ -20,12 +20,14 @@ use crate::network::Network;
 /// A file's path in the container, and its content.
 pub type File = (&'static str, String);
 
-/// In the parent, which can still read the host's files: puts the three texts together.
+/// In the parent, which can still read the host's files: puts the three texts together. Containers that share
+/// a network share the names in it.
 pub fn build(hostname: &str, options: &cli::Network, network: &Network) -> Result<[File; 3]> {
+    let shared = |path| options.shared_file(path);
     Ok([
-        ("/etc/hosts", hosts(hostname, options, network)),
+        ("/etc/hosts", shared("/etc/hosts")?.unwrap_or_else(|| hosts(hostname, options, network))),
         ("/etc/hostname", format!("{hostname}\n")),
-        ("/etc/resolv.conf", resolv_conf(options, network)),
+        ("/etc/resolv.conf", shared("/etc/resolv.conf")?.unwrap_or_else(|| resolv_conf(options, network))),
     ])
 }
 

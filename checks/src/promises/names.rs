@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::bad_input::refused;
 use super::bridge::{GATEWAY, Member};
 use crate::kernel::read;
 use crate::needs::Need;
@@ -44,6 +45,11 @@ pub(crate) const CHECKS: &[Check] = &[
          interface.", dns_of_the_host)
         .needs(&[Need::Bridge])
         .hint("127.0.0.53 is systemd's resolver on the host; in the container no process listens there."),
+    Check::since(2, "names.shared",
+        "With --network container:PID the container has the /etc/hosts and /etc/resolv.conf of that one. \
+         Options that would change them are refused.", shared)
+        .hint("Docker shares both files with the network. Read them beneath /proc/PID/root: a link in there \
+               must not lead to a file of the host."),
     Check::since(2, "names.root-keeps-its-own",
         "The root's own files at these paths keep their content.", root_keeps_its_own)
         .hint("Bind-mount files that were made for the container: other containers may use the root on disk, \
@@ -221,6 +227,30 @@ fn dns_of_the_host(subject: &Subject) -> Checked {
         ensure(as_the_host, || {
             Failure::new(format!("with --network {mode} the name servers {servers:?}"), format!("{found:?}"))
         })?;
+    }
+    Ok(())
+}
+
+fn shared(subject: &Subject) -> Checked {
+    let names = ["--hostname", "web.example", "--add-host", "db.example:192.0.2.77", "--dns", "192.0.2.53"];
+    let one = subject.hold(&[&names[..], &["--dns-search", "a.test"]].concat())?;
+    let first = one.first()?;
+    let network = format!("container:{first}");
+    let other = subject.hold(&["--network", &network])?;
+    for path in ["root/etc/hosts", "root/etc/resolv.conf"] {
+        let (expected, found) = (read(first.path(path))?, read(other.first()?.path(path))?);
+        expect(format!("{path} of the second container"), expected, found)?;
+    }
+    has(&read(other.first()?.path("root/etc/hosts"))?, "db.example", "192.0.2.77")?;
+    other.output()?.status_is(0)?;
+    for (option, value) in [
+        ("--dns", "192.0.2.1"),
+        ("--dns-search", "a.test"),
+        ("--dns-option", "ndots:1"),
+        ("--add-host", "db:192.0.2.1"),
+        ("--publish", "8080:80"),
+    ] {
+        refused(subject, &["--network", &network, option, value, "true"], &[option, &network])?;
     }
     Ok(())
 }

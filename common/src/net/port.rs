@@ -115,8 +115,8 @@ fn bound(port: &PortRequest, number: u16, reuse: bool) -> Result<OwnedFd> {
     )
     .hint_if(
         Errno::EADDRINUSE,
-        "a program of the host, or another container, has this port, or has all of its range: choose another one, \
-         or none, as in -p 80",
+        "a program of the host, or another container, has this port, or all of the range: choose another \
+         one, or none, as in -p 80",
     )
     .hint_if(Errno::EADDRNOTAVAIL, "the address before the port must be one of this host's")
 }

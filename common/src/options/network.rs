@@ -6,6 +6,7 @@ use clap::Args;
 use nix::unistd::geteuid;
 
 use crate::net::resolv::Resolver;
+use crate::net::shared;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::check_namespace;
 use crate::values::{self, ExtraHost, HostAddress, Ipv4Net, NetworkMode, PortRequest, Published};
@@ -70,7 +71,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Refuses options about a bridge without one, a port that is published twice, an address that no
+    /// Refuses options about a bridge without one, options about names that another container has, a port that is published twice, an address that no
     /// container can have, the PID of no process, and a name for a gateway that there is not.
     ///
     /// # Errors
@@ -86,6 +87,17 @@ impl Network {
         values::check_ports(&self.ports())?;
         if let NetworkMode::Container(pid) = self.network {
             check_namespace(pid, "net", &format!("--network container:{pid}"))?;
+            let files = [
+                ("--dns", !self.dns.is_empty()),
+                ("--dns-search", !self.dns_search.is_empty()),
+                ("--dns-option", !self.dns_option.is_empty()),
+                ("--add-host", !self.add_host.is_empty()),
+            ];
+            if let Some((option, _)) = files.iter().find(|(_, is_given)| *is_given) {
+                return Err(Error::new(format!("{option}: not with --network container:{pid}")).hint(
+                    "it shares that container's /etc/hosts and /etc/resolv.conf: give that one the option",
+                ));
+            }
         }
         // The program that takes the place of an ordinary user's bridge gives the host no address there.
         let has_gateway = self.network == NetworkMode::Bridge && geteuid().is_root();
@@ -110,6 +122,16 @@ impl Network {
     /// The bridge's network: `--subnet`, or 10.44.0.0/16.
     pub fn subnet(&self) -> Ipv4Net {
         self.subnet.unwrap_or(SUBNET)
+    }
+
+    /// A file of the container whose network is shared, with the names of that network. `None` where none is
+    /// shared, or that container has no such file.
+    ///
+    /// # Errors
+    /// It is no regular file, or too long.
+    pub fn shared_file(&self, path: &str) -> Result<Option<String>> {
+        let NetworkMode::Container(pid) = self.network else { return Ok(None) };
+        shared::read(pid, path, &format!("--network container:{pid}"))
     }
 
     /// What the container's resolver is told: `--dns`, `--dns-search`, `--dns-option`.
