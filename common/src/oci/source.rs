@@ -7,6 +7,7 @@
 //! archive. See pread(2), tar(5), open(2) on O_TMPFILE.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -33,8 +34,9 @@ const MAX_DOCUMENT: u64 = 4 << 20;
 const MAX_MEMBERS: usize = 100_000;
 /// As many as the kernel follows in a path.
 const MAX_LINKS: usize = 40;
-/// Where programs put temporary files that may be larger than the memory: hier(7).
-const LARGE_FILES: &str = "/var/tmp";
+/// Where programs put temporary files that may be larger than the memory, and any others: hier(7). Small
+/// systems lack the first folder.
+const LARGE_FILES: [&str; 2] = ["/var/tmp", "/tmp"];
 
 /// A folder or an archive.
 #[derive(Debug)]
@@ -100,11 +102,19 @@ impl Source {
         let file = open_file(path).at("open the image", path)?;
         let file = match Compression::by_magic(first_bytes(&file)) {
             Compression::None => file,
-            compression => decompressed(file, compression)
-                .context(format_args!("decompress the image {} into {LARGE_FILES}", path.display()))
-                .map_err(|error| {
-                    error.hint("decompress it yourself; or is the image damaged, or that folder full?")
-                })?,
+            compression => {
+                let what = format!("decompress the image {}", path.display());
+                let folders = large_files(std::env::var_os("TMPDIR"));
+                let (folder, whole) = without_name(&what, &folders)?;
+                decompressed(file, compression, whole)
+                    .context(format_args!("{what} into {}", folder.display()))
+                    .map_err(|error| {
+                        error.hint(
+                            "is the image damaged, or that folder full? TMPDIR names another folder; or \
+                             decompress the image yourself",
+                        )
+                    })?
+            }
         };
         let members = members(&file).map_err(|error| {
             let hint = match first_bytes(&file) {
@@ -208,11 +218,30 @@ fn open_file(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("neither a folder nor a file")) }
 }
 
-/// What an archive that is compressed as a whole has in it, as a file without a name: members are read in
-/// place, which a compressed stream cannot do. The kernel removes the file with its last descriptor.
-fn decompressed(file: File, compression: Compression) -> io::Result<File> {
+/// The folders to try for a large temporary file: what the environment says comes first.
+fn large_files(tmpdir: Option<OsString>) -> Vec<PathBuf> {
+    let chosen = tmpdir.filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    chosen.into_iter().chain(LARGE_FILES.map(PathBuf::from)).collect()
+}
+
+/// A file without a name in the first of these folders that can have one. The kernel removes the file with
+/// its last descriptor.
+fn without_name<'a>(what: &str, folders: &'a [PathBuf]) -> Result<(&'a Path, File)> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let whole = File::from(nix::fcntl::open(LARGE_FILES, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    let mut tried = Vec::new();
+    for folder in folders {
+        match nix::fcntl::open(folder, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(file) => return Ok((folder, file.into())),
+            Err(errno) => tried.push(format!("{}: {errno}", folder.display())),
+        }
+    }
+    Err(Error::new(format!("{what}: no folder takes a temporary file: {}", tried.join("; ")))
+        .hint("set TMPDIR to a folder that does, or decompress the image yourself"))
+}
+
+/// Writes into `whole` what an archive that is compressed as a whole has in it: members are read in place,
+/// which a compressed stream cannot do.
+fn decompressed(file: File, compression: Compression, whole: File) -> io::Result<File> {
     let limit = Limits::default().bytes;
     let mut reader = decompress(compression, file)?.take(limit);
     let size = holes::write(&mut reader, &whole, 0)?;
@@ -267,4 +296,34 @@ fn within(folder: &Path, link: &[u8]) -> PathBuf {
         }
     }
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tmpdir_is_tried_first() {
+        let folders = |tmpdir: &str| large_files(Some(tmpdir.into()));
+        assert_eq!(folders("/x"), ["/x", "/var/tmp", "/tmp"].map(PathBuf::from));
+        assert_eq!(folders(""), large_files(None));
+        assert_eq!(large_files(None), ["/var/tmp", "/tmp"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_file_is_passed_over_and_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().to_owned();
+        let [missing, file] = ["missing", "file"].map(|name| there.join(name));
+        File::create(&file).unwrap();
+        let folders = [missing.clone(), file.clone(), there.clone()];
+        let (at, temporary) = without_name("x", &folders).unwrap();
+        assert_eq!(at, there);
+        assert_eq!(temporary.metadata().unwrap().len(), 0);
+        assert_eq!(std::fs::read_dir(&there).unwrap().count(), 1, "the new file has no name");
+        let error = without_name("x", &folders[..2]).unwrap_err().to_string();
+        for words in [&missing, &file].map(|path| format!("{}: E", path.display())) {
+            assert!(error.contains(&words), "{error}");
+        }
+    }
 }
