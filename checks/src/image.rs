@@ -238,6 +238,11 @@ impl Layout {
         self.add(descriptor)
     }
 
+    /// Takes everything out of the index.
+    pub(crate) fn clear(&mut self) {
+        self.manifests.clear();
+    }
+
     fn write_index(&self) -> io::Result<()> {
         let index = json!({ "schemaVersion": 2, "manifests": self.manifests });
         fs::write(self.path.join("index.json"), index.to_string())

@@ -10,6 +10,7 @@
 //! pages: mount_namespaces(7), chroot(2), xattr(7).
 
 mod apply;
+mod choice;
 mod commit;
 mod config;
 mod digest;

@@ -4,15 +4,15 @@
 //! v1.2.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use serde_json::{Value, json};
 
-use super::bad_input::refused;
+use super::bad_input::{error, refused};
 use super::init::find;
-use crate::image::{Archive, Home, INDEX, Layer, Layout, architecture, base, config, saved};
+use crate::image::{Archive, Home, INDEX, Layer, Layout, MANIFEST, architecture, base, config, saved};
 use crate::tree::same;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
@@ -41,6 +41,14 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "image.tags",
         "The tag chooses the image. For an unknown tag, the error lists the image's tags.", tags)
         .hint("The annotation org.opencontainers.image.ref.name in index.json."),
+    Check::since(3, "image.artifacts",
+        "A signature, an attestation or an SBOM that lies before the image is never taken for it.", artifacts)
+        .hint("Read artifactType, the media types of config and layers, and BuildKit's annotation \
+               vnd.docker.reference.type."),
+    Check::since(3, "image.candidates",
+        "If several images can be meant, the error lists each with its platform and the value that means it.",
+        candidates)
+        .hint("An image without a tag of its own has still a digest."),
     Check::since(3, "image.no-orders-to-the-terminal",
         "If an image's PATH or platform has control characters, an error shows them as text.",
         no_orders)
@@ -228,6 +236,89 @@ fn platform(subject: &Subject) -> Checked {
     let index = layout.document(INDEX, &json!({ "schemaVersion": 2, "manifests": others }))?;
     layout.add(index)?;
     refused(subject, &["--image", &layout.name()], &[architecture()])
+}
+
+fn artifacts(subject: &Subject) -> Checked {
+    let base = base()?;
+    let word = "ran";
+    for (number, case) in ["artifactType", "config", "layers", "annotation", "descriptor", "unknown type"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut layout = Layout::new(subject, &format!("artifacts-{number}"))?;
+        let mut other = saying(&layout, &base, "not-an-image")?;
+        let path = layout.blob_path(other["digest"].as_str().unwrap_or_default());
+        let mut manifest: Value = serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)?;
+        match case {
+            // As ORAS and cosign 3 write it.
+            "artifactType" => {
+                manifest["artifactType"] = "application/vnd.dev.sigstore.bundle.v0.3+json".into();
+            }
+            "config" => manifest["config"]["mediaType"] = "application/vnd.oci.empty.v1+json".into(),
+            // As older cosigns write it.
+            "layers" => {
+                let kind = "application/vnd.dev.cosign.simplesigning.v1+json";
+                manifest["layers"] = json!([layout.blob(kind, b"{}")?]);
+            }
+            _ => {}
+        }
+        if ["artifactType", "config", "layers"].contains(&case) {
+            other = layout.document(MANIFEST, &manifest)?;
+        }
+        match case {
+            // As BuildKit writes it.
+            "annotation" => {
+                other["annotations"] = json!({ "vnd.docker.reference.type": "attestation-manifest" });
+            }
+            "descriptor" => other["artifactType"] = "application/spdx+json".into(),
+            "unknown type" => other["mediaType"] = "application/vnd.example+json".into(),
+            _ => {}
+        }
+        let alone = other.clone();
+        layout.add(other)?;
+        let image = saying(&layout, &base, word)?;
+        layout.add(image)?;
+        let run = subject.run(&["--image", &layout.name()])?;
+        expect(format!("what the image says beside a document known by its {case}"), word, run.ok()?)?;
+        layout.clear();
+        layout.add(alone)?;
+        refused(subject, &["--image", &layout.name()], &["is no image"])
+            .map_err(|failure| failure.of(case))?;
+    }
+    Ok(())
+}
+
+fn candidates(subject: &Subject) -> Checked {
+    let base = base()?;
+    let mut layout = Layout::new(subject, "candidates")?;
+    let mut values = Vec::new();
+    let name = layout.name();
+    for word in ["tagged", "untagged", "bare"] {
+        let mut image = saying(&layout, &base, word)?;
+        image["platform"] = json!({ "os": "linux", "architecture": architecture() });
+        let digest = image["digest"].as_str().unwrap_or_default().to_owned();
+        if word == "tagged" {
+            values.push((word, format!("{name}:v1")));
+            layout.add_tagged(image, "v1")?;
+        } else {
+            values.push((word, format!("{name}:{digest}")));
+            layout.add(image)?;
+        }
+    }
+    // An image for another machine is not meant.
+    let mut far = saying(&layout, &base, "far")?;
+    far["platform"] = json!({ "os": "linux", "architecture": "mips64le" });
+    let of_far = far["digest"].as_str().unwrap_or_default().to_owned();
+    layout.add(far)?;
+    let run = subject.run(&["--image", &name])?;
+    let platform = format!("linux/{}", architecture());
+    let listed: Vec<_> = values.iter().map(|(_, value)| value.as_str()).chain([platform.as_str()]).collect();
+    error(&run, 125, &listed)?;
+    ensure(!run.stderr.contains(&of_far), || Failure::new("only images for this machine", &run.stderr))?;
+    for (word, value) in &values {
+        expect(format!("what {value} says"), *word, subject.run(&["--image", value])?.ok()?)?;
+    }
+    Ok(())
 }
 
 fn no_orders(subject: &Subject) -> Checked {

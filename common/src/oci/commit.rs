@@ -186,7 +186,8 @@ impl Work {
         let diff_ids: Vec<_> = diff_ids.iter().map(Digest::to_string).collect();
         config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
         let config = self.document(CONFIG, &config)?;
-        let manifest = Manifest { schema_version: 2, media_type: MANIFEST.into(), config, layers };
+        let (media_type, rest) = (MANIFEST.into(), BTreeMap::new());
+        let manifest = Manifest { schema_version: 2, media_type, config, layers, rest };
         self.document(MANIFEST, &manifest)
     }
 

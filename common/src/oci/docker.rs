@@ -5,9 +5,10 @@
 //! digests of the layers' content. No other member has a digest.
 //! Source: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
 
+use super::choice::{Choice, as_digest, choose, only, platform_of};
 use super::digest::Digest;
 use super::layer::{Compression, Layer};
-use super::layout::{Parts, choose, several};
+use super::layout::Parts;
 use super::model::{Saved, parse};
 use super::source::{Source, wrong_digest};
 use crate::sys::error::{Context, Error, Result};
@@ -16,17 +17,27 @@ use crate::sys::error::{Context, Error, Result};
 pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Result<Parts> {
     let image = source.path().display();
     let images: Vec<Saved> = parse(manifest, || format!("manifest.json of the image {image}"))?;
-    let chosen = choose(&images, |it| it.repo_tags.clone().unwrap_or_default(), tag, &image.to_string())?;
-    let Some(saved) = chosen.first().filter(|_| chosen.len() == 1) else {
-        return Err(several(&image.to_string()));
+    let names = |it: &Saved| it.repo_tags.clone().unwrap_or_default();
+    let with_digest = images.iter().find(|it| as_digest(tag) == Some(&*id(it)));
+    let mut chosen = match with_digest {
+        Some(saved) => vec![saved],
+        None => choose(&images, names, tag, &image.to_string())?,
     };
+    if chosen.len() > 1 {
+        let mut choices: Vec<Choice<&Saved>> = Vec::new();
+        for value in chosen {
+            let platform = platform_of(&source.document(&value.config)?.unwrap_or_default());
+            choices.push(Choice { names: names(value), digest: id(value), platform, value });
+        }
+        chosen = vec![only(&image.to_string(), choices)?];
+    }
+    let saved = chosen[0];
     let missing = |name: &str| {
         Error::new(format!("the image {image} has no {name}"))
             .hint("the image is not complete: save it again")
     };
     let config = source.document(&saved.config)?.ok_or_else(|| missing(&saved.config))?;
-    let name = saved.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
-    if let Ok(named) = Digest::parse(&format!("sha256:{name}"), "")
+    if let Ok(named) = Digest::parse(&id(saved), "")
         && named != Digest::of(&config)
     {
         return Err(wrong_digest(&format!("{} of the image {image}", saved.config), Digest::of(&config)));
@@ -38,4 +49,10 @@ pub(super) fn open(source: &Source, manifest: &[u8], tag: Option<&str>) -> Resul
         Ok(Layer { member: name.clone(), digest: None, compression })
     };
     Ok(Parts { config, layers: saved.layers.iter().map(layer).collect::<Result<_>>()? })
+}
+
+/// The digest of the config, by the name of its file.
+fn id(saved: &Saved) -> String {
+    let name = saved.config.rsplit('/').next().unwrap_or_default();
+    format!("sha256:{}", name.trim_end_matches(".json"))
 }

@@ -17,12 +17,15 @@ use crate::values::Invalid;
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Where Docker and containerd note the whole name, of which the other annotation then has the tag only.
 pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
+/// What BuildKit writes at a manifest that is about another one: `attestation-manifest`.
+pub(super) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 /// The media types of OCI.
 pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// What Docker called the same before.
+pub(super) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 pub(super) const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 pub(super) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -58,6 +61,13 @@ pub(super) struct Platform {
     pub(super) os: String,
     #[serde(flatten)]
     pub(super) rest: BTreeMap<String, serde_json::Value>,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.rest.get("variant").and_then(|it| it.as_str()).map_or(Ok(()), |variant| write!(f, "/{variant}"))
+    }
 }
 
 impl Platform {
@@ -118,6 +128,8 @@ pub(super) struct Manifest {
     pub(super) media_type: String,
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,
+    #[serde(flatten)]
+    pub(super) rest: BTreeMap<String, serde_json::Value>,
 }
 
 /// Of the config, what [`Config`](super::Config) is read from.

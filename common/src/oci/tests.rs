@@ -208,6 +208,120 @@ fn which_image_a_tag_means() {
     assert_eq!(found(None).unwrap(), 1);
 }
 
+/// What runs is "image", and nothing beside it is read as an image: each of these says in another way what
+/// it is.
+#[test]
+fn what_is_no_image_is_never_chosen() {
+    let layout = Layout::new();
+    let image = layout.manifest(&[]);
+    let tar = Archive::default().file("x", "").end();
+    let rootfs = layout.blob(model::LAYER, &tar);
+    let signed = layout.blob("application/vnd.dev.cosign.simplesigning.v1+json", b"{}");
+    let config = layout.blob(model::CONFIG, config(&[Digest::of(&tar).to_string()]).as_bytes());
+    let empty = layout.blob("application/vnd.oci.empty.v1+json", b"{}");
+    let document = |config: &Value, layer: &Value, artifact_type: &str| {
+        let manifest = json!({
+            "schemaVersion": 2, "artifactType": artifact_type, "config": config, "layers": [layer],
+        });
+        layout.blob(model::MANIFEST, manifest.to_string().as_bytes())
+    };
+    let with = |key: &str, value: Value| {
+        let mut descriptor = document(&config, &rootfs, "");
+        descriptor[key] = value;
+        descriptor
+    };
+    let sbom = "application/spdx+json";
+    let index = json!({ "manifests": [document(&config, &rootfs, "")], "artifactType": sbom });
+    for (other, found) in [
+        (document(&config, &rootfs, sbom), sbom),
+        (document(&empty, &rootfs, ""), "application/vnd.oci.empty.v1+json"),
+        (document(&config, &signed, ""), "application/vnd.dev.cosign.simplesigning.v1+json"),
+        (with("artifactType", sbom.into()), sbom),
+        (
+            with("annotations", json!({ model::REFERENCE_TYPE: "attestation-manifest" })),
+            "attestation-manifest",
+        ),
+        (with("platform", json!({ "os": "unknown", "architecture": "unknown" })), "unknown/unknown"),
+        (layout.blob(model::INDEX, index.to_string().as_bytes()), sbom),
+        (layout.blob("application/xml", b"<x/>"), "application/xml"),
+    ] {
+        for order in [[&other, &image], [&image, &other]] {
+            layout.index(&order.map(Clone::clone));
+            let opened = Image::open(&layout.reference()).unwrap_or_else(|error| panic!("{found}: {error}"));
+            assert_eq!(opened.layers.len(), 0, "{found}");
+        }
+        layout.index(&[other]);
+        let error = Image::open(&layout.reference()).unwrap_err();
+        assert!(error.to_string().contains("is no image"), "{found}: {error}");
+        assert!(format!("{error:?}").contains(&format!("found: {found}")), "{error:?}");
+    }
+    // The type of an image, said in the field for other types. Docker's old types of a config.
+    for kind in [model::CONFIG, model::DOCKER_CONFIG, "application/octet-stream"] {
+        let config = json!({ "mediaType": kind, "digest": config["digest"], "size": config["size"] });
+        layout.index(&[document(&config, &rootfs, kind)]);
+        assert_eq!(Image::open(&layout.reference()).unwrap().layers.len(), 1);
+    }
+}
+
+#[test]
+fn several_images_are_listed_with_what_to_write() {
+    let layout = Layout::new();
+    let image = |word: &str, machine: &str, annotations: Value| {
+        let rootfs = json!({ "type": "layers", "diff_ids": [] });
+        let config = json!({ "architecture": machine, "os": "linux", "rootfs": rootfs, "word": word });
+        let config = layout.blob(model::CONFIG, config.to_string().as_bytes());
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [] }).to_string();
+        let mut descriptor = layout.blob(model::MANIFEST, manifest.as_bytes());
+        descriptor["annotations"] = annotations;
+        descriptor
+    };
+    let open = |tag: Option<&str>| Image::open(&Reference { tag: tag.map(Into::into), ..layout.reference() });
+    let word = |tag: Option<&str>| {
+        let document: Value = serde_json::from_slice(&open(tag).unwrap().document).unwrap();
+        document["word"].as_str().unwrap().to_owned()
+    };
+    let (here, path) = (model::architecture(), layout.path().display().to_string());
+    let [one, two] = ["one", "two"].map(|name| image(name, here, json!({ model::REF_NAME: name })));
+    let [left, right] = ["left", "right"].map(|name| image(name, here, json!({})));
+    let digest = |it: &Value| it["digest"].as_str().unwrap().to_owned();
+
+    layout.index(&[one.clone(), two, left.clone(), right.clone()]);
+    let error = open(None).unwrap_err();
+    assert!(error.to_string().contains("several images"), "{error}");
+    let hint = format!("{error:?}");
+    for line in [
+        format!("{path}:one ({}, linux/{here})", &digest(&one)[..19]),
+        format!("{path}:{} (linux/{here})", digest(&left)),
+        format!("{path}:{} (linux/{here})", digest(&right)),
+    ] {
+        assert!(hint.contains(&line), "{line:?} is not in: {hint}");
+    }
+    // What the error says is right.
+    assert_eq!([Some("one"), Some("two")].map(word), ["one", "two"]);
+    assert_eq!(word(Some(&digest(&right))), "right");
+    let none = digest(&layout.blob(model::LAYER, b""));
+    assert!(open(Some(&none)).unwrap_err().to_string().contains("no image is at"));
+
+    // The config tells the machine where the index does not.
+    layout.index(&[image("far", "vax", json!({})), left.clone()]);
+    assert_eq!(word(None), "left");
+    // The same image under two tags is one image.
+    let mut again = one.clone();
+    again["annotations"] = json!({ model::REF_NAME: "again" });
+    layout.index(&[one, again]);
+    assert_eq!(word(None), "one");
+    // Variants of one image: the lowest runs everywhere.
+    let variant = |image: &Value, variant: &str| {
+        let mut image = image.clone();
+        image["platform"] = json!({ "os": "linux", "architecture": here, "variant": variant });
+        image
+    };
+    layout.index(&[variant(&left, "v3"), variant(&right, "v2")]);
+    assert_eq!(word(None), "right");
+    layout.index(&[variant(&left, "v2"), variant(&right, "v2")]);
+    assert!(format!("{:?}", open(None)).contains(&format!("{} (linux/{here}/v2)", digest(&left))));
+}
+
 #[test]
 fn archives_of_docker_save() {
     root_only!();
@@ -244,6 +358,7 @@ fn archives_of_docker_save() {
     for tag in [None, Some("latest"), Some("12"), Some("debian:12")] {
         assert_eq!(unpack(tag).len(), 2);
     }
+    assert_eq!(open(Some(&format!("sha256:{}", name.trim_end_matches(".json")))).unwrap().layers.len(), 2);
     let error = open(Some("11")).unwrap_err();
     assert!(error.to_string().contains("no image has the tag \"11\""), "{error}");
     assert!(format!("{error:?}").contains("debian:12, debian:latest, other:1"), "{error:?}");

@@ -44,7 +44,9 @@ struct Skip {
 
 /// Checks of how archives and documents are read and written: bytes that no kernel sees. They run on the
 /// host. What of an image the kernel does, its whiteouts, attributes, links and locks, is tried here, too.
-const ON_THE_HOST: [&str; 11] = [
+const ON_THE_HOST: [&str; 13] = [
+    "image.artifacts",
+    "image.candidates",
     // That the kernel takes 128 layers, overlay.many-layers tries.
     "image.commit-layers",
     "image.commit-tags",
