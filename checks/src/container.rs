@@ -95,7 +95,15 @@ impl Container {
     /// # Errors
     /// When it does not within the time limit.
     pub fn wait_for(&self, text: &str) -> Result<String, Failure> {
-        self.wait_in(&self.stdout, text)
+        self.wait_in(&self.stdout, LIMIT, text)
+    }
+
+    /// The same with another time limit.
+    ///
+    /// # Errors
+    /// As [`wait_for`](Container::wait_for).
+    pub fn wait_for_within(&self, limit: Duration, text: &str) -> Result<String, Failure> {
+        self.wait_in(&self.stdout, limit, text)
     }
 
     /// The same on stderr, where the runtime writes as well.
@@ -103,17 +111,17 @@ impl Container {
     /// # Errors
     /// As [`wait_for`](Container::wait_for).
     pub fn wait_for_on_stderr(&self, text: &str) -> Result<String, Failure> {
-        self.wait_in(&self.stderr, text)
+        self.wait_in(&self.stderr, LIMIT, text)
     }
 
-    fn wait_in(&self, stream: &Stream, text: &str) -> Result<String, Failure> {
+    fn wait_in(&self, stream: &Stream, limit: Duration, text: &str) -> Result<String, Failure> {
         let rest_of_line = |bytes: &[u8]| {
             let all = String::from_utf8_lossy(bytes);
             let (_, after) = all.split_once(text)?;
             after.split_once('\n').map(|(rest, _)| rest.to_owned())
         };
         stream
-            .wait(LIMIT, rest_of_line)
+            .wait(limit, rest_of_line)
             .ok_or_else(|| self.without(&format!("the container writes {text:?}")))
     }
 

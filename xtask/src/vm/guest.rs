@@ -257,6 +257,8 @@ impl Guest {
             ("subuid", "user:100000:65536\n"),
             ("subgid", "user:100000:65536\n"),
             ("hosts", "127.0.0.1 localhost lab\n::1 localhost\n"),
+            // An address for documentation: no name is ever looked up.
+            ("resolv.conf", "nameserver 192.0.2.53\n"),
             ("os-release", "ID=congo-lab\nPRETTY_NAME=\"Congo's lab\"\n"),
         ];
         for (name, content) in etc {
