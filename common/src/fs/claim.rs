@@ -12,6 +12,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -30,8 +31,8 @@ use crate::sys::explain;
 use crate::sys::folder::names_in;
 use crate::sys::signal::{blocked_endings, pending_of};
 
-/// How many dead entries one run removes: a container should not have to wait for more.
-pub(crate) const SWEPT_AT_ONCE: usize = 16;
+/// At how many entries one run looks: a container should not have to wait for more, however many others live.
+pub(crate) const LOOKED_AT: usize = 8;
 
 /// Between two looks at a lock that another process has: at first, and in the end.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
@@ -253,6 +254,9 @@ pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
 /// stays, and so does one that cannot be opened or locked. That is told: it must not keep containers from
 /// running.
 ///
+/// Of many entries it looks at a few, and begins at another one each time. So a start takes no longer when a
+/// thousand containers live, and every dead one's entry is found by one of the next runs.
+///
 /// # Errors
 /// EACCES, EIO when the folder cannot be read. That it is not there is fine.
 pub(crate) fn sweep(
@@ -271,29 +275,25 @@ fn sweep_and_tell(
     mut remove: impl FnMut(&Path) -> Result<()>,
     mut tell: impl FnMut(&Error),
 ) -> Result<()> {
-    let names = match names_in(folder) {
+    let mut names = match names_in(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.at("read", folder)?,
     };
-    let mut removed = 0;
+    names.retain(|name| is_claim(name));
+    if names.len() > LOOKED_AT {
+        let random = RandomState::new().hash_one(std::process::id()) as usize;
+        let first = random % names.len();
+        names.rotate_left(first);
+        names.truncate(LOOKED_AT);
+    }
     for name in names {
-        if !is_claim(&name) {
-            continue;
-        }
         let swept = match Claim::of(&folder.join(&name), FlockOperation::NonBlockingLockExclusive) {
             // A living one's lock is taken. Or it has just removed the entry.
             Ok(None) => continue,
             Ok(Some(claim)) => remove(claim.path()),
             Err(error) => Err(error),
         };
-        match swept {
-            Ok(()) => removed += 1,
-            // It does not count: entries that cannot go must not keep others from being swept.
-            Err(error) => tell(&error),
-        }
-        if removed == SWEPT_AT_ONCE {
-            break;
-        }
+        swept.unwrap_or_else(|error| tell(&error));
     }
     Ok(())
 }
