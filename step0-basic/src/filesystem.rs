@@ -66,5 +66,7 @@ pub fn mount_dev() -> Result<()> {
     symlink("/proc/self/fd", "/dev/fd")?;
     symlink("/proc/self/fd/0", "/dev/stdin")?;
     symlink("/proc/self/fd/1", "/dev/stdout")?;
-    symlink("/proc/self/fd/2", "/dev/stderr")
+    symlink("/proc/self/fd/2", "/dev/stderr")?;
+    // The kernel's own memory, as a core file for a debugger.
+    symlink("/proc/kcore", "/dev/core")
 }

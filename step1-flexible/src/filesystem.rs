@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use common::Result;
+use common::fs::path::make_directory;
 use common::sys::{chdir, chroot, mkdir, mknod, mount, symlink, umask};
 use nix::mount::MsFlags;
 
@@ -66,14 +67,14 @@ pub fn mount_dev() -> Result<()> {
     symlink("/proc/self/fd", "/dev/fd")?;
     symlink("/proc/self/fd/0", "/dev/stdin")?;
     symlink("/proc/self/fd/1", "/dev/stdout")?;
-    symlink("/proc/self/fd/2", "/dev/stderr")
+    symlink("/proc/self/fd/2", "/dev/stderr")?;
+    // The kernel's own memory, as a core file for a debugger.
+    symlink("/proc/kcore", "/dev/core")
 }
 
-/// Makes `path` the working directory, and makes it and those above it where they are missing.
+/// Makes `path` the working directory, and makes it and those above it where they are missing. A link on the
+/// way may lead to a place that is missing: it is then made there, which is in the container.
 pub fn enter_workdir(path: &Path) -> Result<()> {
-    let missing: Vec<_> = path.ancestors().filter(|directory| !directory.is_dir()).collect();
-    for directory in missing.iter().rev() {
-        mkdir(directory, 0o755)?;
-    }
+    make_directory(path)?;
     chdir(path)
 }

@@ -20,14 +20,15 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
 
-/// The places of the mounts that every container has.
-const MOUNT_POINTS: [(&str, Kind); 6] = [
+/// The places of the mounts that every container has, and a link by which old programs find all mounts.
+const MOUNT_POINTS: [(&str, Kind); 7] = [
     ("proc", Kind::Directory),
     ("dev", Kind::Directory),
     ("sys", Kind::Directory),
     ("etc/hosts", Kind::File),
     ("etc/hostname", Kind::File),
     ("etc/resolv.conf", Kind::File),
+    ("etc/mtab", Kind::Link("/proc/mounts")),
 ];
 
 /// The hint where overlayfs refuses layers that overlap.

@@ -100,9 +100,10 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
 }
 
 fn attach_tmpfs(root: &OwnedFd, tmpfs: &Tmpfs) -> Result<()> {
+    let hides = path::open_beneath(root, &tmpfs.target).ok();
     let target = path::make_beneath(root, &tmpfs.target, Kind::Directory)?;
     path::check_target(root, &target, &tmpfs.target)?;
     let read_only = if tmpfs.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     let place = format!("/proc/self/fd/{}", target.as_raw_fd());
-    mount("tmpfs", place, "tmpfs", tmpfs.flags | read_only, &tmpfs.options)
+    mount("tmpfs", place, "tmpfs", tmpfs.flags | read_only, &tmpfs.options_over(hides.as_ref())?)
 }

@@ -28,14 +28,15 @@ use nix::mount::{MntFlags, MsFlags};
 
 use crate::user_namespace::UserNamespace;
 
-/// The places of the mounts that every container has.
-const MOUNT_POINTS: [(&str, Kind); 6] = [
+/// The places of the mounts that every container has, and a link by which old programs find all mounts.
+const MOUNT_POINTS: [(&str, Kind); 7] = [
     ("proc", Kind::Directory),
     ("dev", Kind::Directory),
     ("sys", Kind::Directory),
     ("etc/hosts", Kind::File),
     ("etc/hostname", Kind::File),
     ("etc/resolv.conf", Kind::File),
+    ("etc/mtab", Kind::Link("/proc/mounts")),
 ];
 
 /// The hint where overlayfs refuses layers that overlap.

@@ -3,7 +3,6 @@
 //! Kernel objects: the user, group and supplementary groups of the process. Order: groups first, as only root
 //! may set them; the user last. Man pages: credentials(7), setgroups(2), setresuid(2), passwd(5).
 
-use std::ffi::OsString;
 use std::fs::File;
 
 use common::ids::passwd::{self, Identity};
@@ -39,10 +38,11 @@ pub fn resolve(user: Option<&User>) -> Result<Option<Identity>> {
     user.map(|user| passwd::resolve(&root.into(), user)).transpose()
 }
 
-/// The variables, with the user's `HOME` where no other one is set.
+/// The variables, with the user's `HOME` where no other one is set. An empty one counts as none.
 pub fn at_home(mut environment: Environment, identity: Option<&Identity>) -> Environment {
     let home = || identity.map_or("/root".into(), |identity| identity.home.clone().into());
-    environment.entry(OsString::from("HOME")).or_insert_with(home);
+    environment.retain(|name, value| name != "HOME" || !value.is_empty());
+    environment.entry("HOME".into()).or_insert_with(home);
     environment
 }
 

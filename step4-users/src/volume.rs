@@ -81,8 +81,8 @@ fn prepare(volume: &Volume, mut source: Detached) -> Result<Detached> {
         source.make_read_only()?;
     }
     // A folder may hold any device of the host, and with --userns host even root in here can make one. A
-    // volume that is a device itself was asked for.
-    if source.is_directory()? {
+    // volume that is a device itself was asked for, and so were those of /dev.
+    if source.is_directory()? && !source.is_of_dev()? {
         source.forbid_devices()?;
     }
     Ok(source)
@@ -115,9 +115,10 @@ pub fn attach(volumes: Vec<Opened>) -> Result<()> {
 }
 
 fn attach_tmpfs(root: &OwnedFd, tmpfs: &Tmpfs) -> Result<()> {
+    let hides = path::open_beneath(root, &tmpfs.target).ok();
     let target = path::make_beneath(root, &tmpfs.target, Kind::Directory)?;
     path::check_target(root, &target, &tmpfs.target)?;
     let read_only = if tmpfs.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     let place = format!("/proc/self/fd/{}", target.as_raw_fd());
-    mount("tmpfs", place, "tmpfs", tmpfs.flags | read_only, &tmpfs.options)
+    mount("tmpfs", place, "tmpfs", tmpfs.flags | read_only, &tmpfs.options_over(hides.as_ref())?)
 }

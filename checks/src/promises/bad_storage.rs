@@ -25,6 +25,9 @@ pub(crate) const CHECKS: &[Check] = &[
                     ":/b",
                     "/a:/b:rw:ro",
                     "/a:/b:x",
+                    "/a:ro",
+                    "/a:rw,nocopy",
+                    "/a:/b:cached,delegated",
                     "/a:/b:ro,rw",
                     "/a:/b:shared,slave",
                     "a:/b",
@@ -63,6 +66,7 @@ pub(crate) const CHECKS: &[Check] = &[
                     "type=tmpfs,target=/x,tmpfs-size=0",
                     "type=tmpfs,target=/x,tmpfs-mode=9",
                     "target=/x,readonly=maybe",
+                    "target=/x,consistency=much",
                     "source=/srv,target=/x",
                     "type=bind,source=/,target=/x,bind-propagation=x",
                     "\"target=/x",
@@ -85,14 +89,19 @@ pub(crate) const CHECKS: &[Check] = &[
                 "/x:size=101%",
                 "/x:mode=8",
                 "/x:mode=77777",
-                "/x:nr_inodes=5",
+                "/x:nr_inodes=0",
+                "/x:uid=root",
+                "/x:gid=-1",
+                "/x:huge=always",
+                "/x:bind",
+                "/x:remount",
                 "/x:size=1m:ro",
                 "/proc",
             ],
             &[],
         )
     })
-    .hint("The kernel takes more options, such as uid=. They must not get through by chance."),
+    .hint("The kernel takes more options, such as huge=. They must not get through by chance."),
     Check::since(3, "bad.layer", "A layer that is missing, or is not a folder, is refused.", |it| {
         each(it, "--layer", &["/no/such/dir", "/etc/passwd", ""], &["directory"])
     })

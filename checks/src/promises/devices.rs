@@ -20,8 +20,8 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint(
         "mknod(2) on a tmpfs with the numbers of the kernel's devices.txt; a umask takes permissions away.",
     ),
-    Check::since(0, "dev.links", "/dev has fd, stdin, stdout and stderr.", links)
-        .hint("Symbolic links into /proc/self/fd."),
+    Check::since(0, "dev.links", "/dev has fd, stdin, stdout, stderr and core.", links)
+        .hint("Symbolic links into /proc/self/fd; core leads to /proc/kcore."),
     Check::since(
         0,
         "dev.nothing-else",
@@ -81,6 +81,7 @@ fn links(subject: &Subject) -> Checked {
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
+        ("core", "/proc/kcore"),
     ] {
         let link = fs::read_link(container.first()?.path("root/dev").join(name));
         let link = link.map_err(|error| Failure::new(format!("/dev/{name} is a symbolic link"), error))?;

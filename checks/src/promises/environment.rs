@@ -60,6 +60,13 @@ pub(crate) const CHECKS: &[Check] = &[
         workdir_beneath_root,
     )
     .hint("Resolve it after the root was entered, or the link leads through the host."),
+    Check::since(
+        1,
+        "workdir.link",
+        "--workdir through a link makes the directory to which the link leads, in the container.",
+        workdir_link,
+    )
+    .hint("mkdir(2) does not follow a link at its end: read the link, and make what it names."),
 ];
 
 /// Fails unless the environment is these variables, in any order, and the default ones that are not among
@@ -164,6 +171,29 @@ fn starts_in(subject: &Subject, workdir: &str, expected: &str) -> Checked {
 
 fn workdir_option(subject: &Subject) -> Checked {
     starts_in(subject, "/etc", "/etc")
+}
+
+fn workdir_link(subject: &Subject) -> Checked {
+    let root = Path::new(subject.root()?);
+    // The same path on the host and in the container.
+    let place = subject.file("workdir-link");
+    let inside = root.join(place.strip_prefix("/").unwrap_or(&place));
+    let link = root.join("link-to-nothing");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(&place, &link)?;
+    let place = place.display().to_string();
+    let results = [
+        starts_in(subject, "/link-to-nothing", &place),
+        starts_in(subject, "/link-to-nothing/deep/er", &format!("{place}/deep/er")),
+    ];
+    let strayed = Path::new(&place).exists();
+    fs::remove_file(link)?;
+    // With an overlay, the root itself keeps nothing.
+    let _ = fs::remove_dir_all(inside);
+    ensure(!strayed, || {
+        Failure::new("nothing is made on the host", "the directory that the link names there")
+    })?;
+    results.into_iter().collect()
 }
 
 fn workdir_made(subject: &Subject) -> Checked {

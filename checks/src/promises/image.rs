@@ -185,7 +185,11 @@ fn formats(subject: &Subject) -> Checked {
     let plain = fs::read(&archive)?;
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&plain)?;
-    for (end, compressed) in [("gz", gzip.finish()?), ("zst", zstd::encode_all(&plain[..], 1)?)] {
+    let gzip = gzip.finish()?;
+    // As a tape pads it to whole blocks.
+    let padded = [&gzip[..], &[0; 20_000]].concat();
+    let zstd = zstd::encode_all(&plain[..], 1)?;
+    for (end, compressed) in [("gz", gzip), ("padded.gz", padded), ("zst", zstd)] {
         let file = format!("{archive}.{end}");
         fs::write(&file, compressed)?;
         subject.run(&["--image", &file])?.ok()?;

@@ -85,6 +85,9 @@ pub(crate) const CHECKS: &[Check] = &[
         "--changes does not list mount points that the runtime made.", changes_of_the_runtime)
         .hint("Docker makes /proc, /dev, /sys and the files in /etc in a layer of their own, between the \
                image's and the writable one."),
+    Check::since(3, "overlay.mtab",
+        "/etc/mtab leads to /proc/mounts where the root has none, and DIR stays as it is.", mtab)
+        .hint("In the layer of the mount points, so that it is no change of the container."),
 ];
 
 fn untouched(subject: &Subject) -> Checked {
@@ -373,6 +376,26 @@ fn changes_in_one_line(subject: &Subject) -> Checked {
     let found = listed(subject, &[], script)?;
     let clean = found.len() == 1 && !found.iter().any(|line| line.contains('\u{1b}'));
     ensure(clean, || Failure::new("one line without control characters", format!("{found:?}")))
+}
+
+fn mtab(subject: &Subject) -> Checked {
+    let own = Path::new(subject.root()?).join("etc/mtab");
+    let before = fs::read_link(&own);
+    let _ = fs::remove_file(&own);
+    let container = subject.hold(&["--rootfs", subject.root()?])?;
+    let link = fs::read_link(container.first()?.path("root/etc/mtab"));
+    drop(container);
+    let strayed = fs::symlink_metadata(&own).is_ok();
+    fs::write(&own, "own")?;
+    let other = subject.sh(&["--rootfs", subject.root()?], "cat /etc/mtab");
+    fs::remove_file(&own)?;
+    if let Ok(target) = before {
+        std::os::unix::fs::symlink(target, &own)?;
+    }
+    let link = link.map_err(|error| Failure::new("/etc/mtab is a symbolic link", error))?;
+    expect("where /etc/mtab leads", Path::new("/proc/mounts"), link.as_path())?;
+    ensure(!strayed, || Failure::new("DIR as it was", "an etc/mtab in it"))?;
+    expect("the root's own /etc/mtab", "own", other?.ok()?)
 }
 
 fn changes_of_the_runtime(subject: &Subject) -> Checked {

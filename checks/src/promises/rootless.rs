@@ -6,6 +6,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use super::bad_input::error;
@@ -67,6 +68,11 @@ pub(crate) const CHECKS: &[Check] = &[
         host_network)
         .needs(&[Need::UsersOverlay])
         .hint("The kernel does not take the mounts of a user namespace apart: cover those below /sys."),
+    Check::since(4, "rootless.shared-volume",
+        "An ordinary user gets later mounts of the host with rslave. The option shared is refused, with the \
+         reason.", shared_volume)
+        .needs(&[Need::Root, Need::UsersOverlay])
+        .hint("In a user namespace the copy of a shared mount is a slave: mount_namespaces(7)."),
     Check::since(4, "rootless.limit-refused",
         "A limit that the user sets, and that this user cannot have, is refused. The error says what helps.",
         limit_refused)
@@ -271,6 +277,25 @@ fn overlay(subject: &Subject) -> Checked {
     ensure(root.filesystem_options.contains("userxattr"), || {
         Failure::new("an overlay with userxattr", &root.filesystem_options)
     })
+}
+
+fn shared_volume(subject: &Subject) -> Checked {
+    let user = User::new(subject, "shared-volume")?;
+    user.run(&["true"])?.ok()?;
+    let (path, text) = super::volume::folder(subject, "shared-by-host")?;
+    super::volume::mount_at(&path)?;
+    let tried = mount(None::<&str>, &path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)
+        .map_err(Failure::from)
+        .and_then(|()| {
+            let of = |kind: &str| format!("{text}:/mnt/it:{kind}");
+            let slave = user.hold(&["-v", &of("rslave")])?;
+            let tag = slave.first()?.mount_at("/mnt/it")?.propagation;
+            Ok((user.run(&["-v", &of("shared"), "true"])?, tag))
+        });
+    umount2(&path, MntFlags::MNT_DETACH)?;
+    let (refused, tag) = tried?;
+    ensure(tag.starts_with("master:"), || Failure::new("a slave of the host's mount", &tag))?;
+    error(&refused, 125, &["--volume", &text, "rslave"])
 }
 
 fn limit_refused(subject: &Subject) -> Checked {

@@ -154,6 +154,9 @@ fn home(subject: &Subject) -> Checked {
         (&["--user", "0"], "/root"),
         (&["--user", "4242"], "/"),
         (&["--user", "4242", "--env", "HOME=/srv"], "/srv"),
+        // An empty one counts as none.
+        (&["--user", "4242", "--env", "HOME="], "/"),
+        (&["--env", "HOME="], "/root"),
     ] {
         let output = subject.sh(options, "echo $HOME")?;
         expect(format!("HOME with {options:?}"), expected, output.ok()?)?;

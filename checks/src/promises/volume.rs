@@ -82,6 +82,25 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "volume.tmpfs",
         "--tmpfs is memory with the size and mode of its options, nosuid, nodev and noexec.", tmpfs)
         .hint("Options of tmpfs(5); the flags are Docker's defaults."),
+    Check::since(3, "volume.tmpfs-options",
+        "--tmpfs takes uid, gid, nr_inodes and noatime; the ids are the container's.", tmpfs_options)
+        // For an id other than the own one.
+        .needs(&[Need::Root])
+        .hint("A tmpfs reads uid= as an id of the user namespace of the process that mounts it."),
+    Check::since(3, "volume.tmpfs-like-folder",
+        "--tmpfs over a folder takes its mode, owner and group, unless the options give others.",
+        tmpfs_like_folder)
+        // To give files away.
+        .needs(&[Need::Root])
+        .hint("Look at the folder before you mount over it; a folder that the runtime made has no say."),
+    Check::since(3, "volume.consistency",
+        "-v takes cached, delegated and consistent, and --mount consistency=: they change nothing.",
+        consistency)
+        .not_new()
+        .hint("Docker Desktop had them; on Linux host and container have the same files."),
+    Check::since(3, "volume.host-dev", "With -v /dev:/dev the host's devices work.", host_dev)
+        .not_new()
+        .hint("With MS_NODEV on a mount, no process can open a device in it."),
 ];
 
 /// A folder on the host, empty.
@@ -150,7 +169,7 @@ fn makes_source(subject: &Subject) -> Checked {
 }
 
 /// Mounts a small tmpfs, in the mount namespace of the checks' own.
-fn mount_at(at: &Path) -> Checked {
+pub(super) fn mount_at(at: &Path) -> Checked {
     Ok(mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=64k"))?)
 }
 
@@ -364,6 +383,70 @@ fn mount_missing(subject: &Subject) -> Checked {
     refused(subject, &["-v", &volume, "--mount", &mount, "true"], &["--mount", &format!("{text}/missing")])?;
     // Nothing of the others either.
     expect("what is in the folder of both", 0, listing(&path, 1).len())
+}
+
+fn consistency(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "consistency")?;
+    fs::write(path.join("file"), "outside")?;
+    for options in ["cached", "ro,delegated", "consistent,ro"] {
+        let run = subject.sh(&["-v", &format!("{text}:/mnt/it:{options}")], "cat /mnt/it/file")?;
+        expect(format!("what the container reads with {options}"), "outside", run.ok()?)?;
+    }
+    let mount = format!("type=bind,source={text},target=/mnt/it,consistency=cached");
+    expect(
+        "what it reads with --mount",
+        "outside",
+        subject.sh(&["--mount", &mount], "cat /mnt/it/file")?.ok()?,
+    )
+}
+
+fn host_dev(subject: &Subject) -> Checked {
+    let script = "ls -d /dev/null /dev/zero; echo gone > /dev/null; head -c 3 /dev/zero | wc -c";
+    let run = subject.sh(&["-v", "/dev:/dev"], script)?;
+    let words: Vec<_> = run.ok()?.split_whitespace().collect();
+    expect("what the devices give", vec!["/dev/null", "/dev/zero", "3"], words)
+}
+
+/// Mode, owner and group of `/mnt/it` in the container with this option `--tmpfs`, by its own `ls`.
+fn looks(subject: &Subject, tmpfs: &str) -> Result<String, Failure> {
+    let script = "ls -ldn /mnt/it | { read mode x user group x; echo $mode $user $group; }";
+    let run = subject.sh(&["--rootfs", subject.root()?, "--tmpfs", tmpfs], script)?;
+    Ok(run.ok()?.to_owned())
+}
+
+fn tmpfs_options(subject: &Subject) -> Checked {
+    let options = "/mnt/it:uid=1000,gid=7,mode=750,nr_inodes=3,noatime";
+    expect("mode, owner and group", "drwxr-x--- 1000 7", &looks(subject, options)?)?;
+    let container = subject.hold(&["--tmpfs", options])?;
+    let mount = container.first()?.mount_at("/mnt/it")?;
+    ensure(mount.has("noatime"), || Failure::new("noatime", &mount.options))?;
+    // The folder itself is one of the three.
+    let script = "cd /mnt/it; for f in a b c; do echo > $f; done 2>/dev/null; ls";
+    let run = subject.sh(&["--tmpfs", options], script)?;
+    expect("the files that fit", "a\nb", run.ok()?)?;
+    // A user that the container does not have.
+    if subject.step() >= 4 {
+        refused(subject, &["--tmpfs", "/mnt/it:uid=4000000000", "true"], &["--tmpfs", "uid=4000000000"])?;
+    }
+    Ok(())
+}
+
+fn tmpfs_like_folder(subject: &Subject) -> Checked {
+    let below = Path::new(subject.root()?).join("mnt/it");
+    fs::create_dir_all(&below)?;
+    fs::set_permissions(&below, fs::Permissions::from_mode(0o2751))?;
+    chown(&below, Some(1000), Some(7))?;
+    fs::set_permissions(&below, fs::Permissions::from_mode(0o2751))?;
+    let results = [
+        ("/mnt/it", "drwxr-s--x 1000 7"),
+        ("/mnt/it:mode=700,uid=5", "drwx------ 5 7"),
+        ("/mnt/it:gid=0", "drwxr-s--x 1000 0"),
+    ]
+    .map(|(option, expected)| {
+        expect(format!("mode, owner and group with {option}"), expected, &looks(subject, option)?)
+    });
+    fs::remove_dir(below)?;
+    results.into_iter().collect()
 }
 
 fn tmpfs(subject: &Subject) -> Checked {

@@ -269,6 +269,17 @@ impl Detached {
         Ok(())
     }
 
+    /// Whether it shows a part of the host's /dev.
+    ///
+    /// # Errors
+    /// EIO and the like.
+    pub fn is_of_dev(&self) -> Result<bool> {
+        let filesystem = |path: &str| nix::sys::stat::stat(path).map(|status| status.st_dev);
+        let its = nix::sys::stat::fstat(&self.tree).context("fstat")?.st_dev;
+        // A /dev that is no filesystem of its own is a folder like any other.
+        Ok(filesystem("/dev") == Ok(its) && filesystem("/") != Ok(its))
+    }
+
     /// The mount itself, if it is read-only already. It is attached nowhere, and so stays as it is for good.
     #[cfg(feature = "idmap")]
     pub(crate) fn into_read_only(self) -> Option<OwnedFd> {
@@ -378,6 +389,11 @@ pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
         return Ok(());
     }
     let (path, point) = (path.display(), mount.point.display());
+    // In a user namespace, such as an ordinary user's runtime makes, the host's shared mounts are slaves.
+    if mount.slave {
+        return Err(Error::new(format!("--volume {path}: its mount {point} gives no mounts to the host"))
+            .hint("the kernel lets none of an ordinary user's out: rslave gets those that the host makes"));
+    }
     Err(Error::new(format!("--volume {path}: it lies on the mount {point}, which is not shared"))
         .hint(format!("mount --make-shared {point}; or leave shared and slave away")))
 }

@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+use nix::unistd::symlinkat;
 
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::{call, open};
@@ -31,6 +32,8 @@ pub enum Kind {
     Directory,
     /// An empty file, to attach anything else at.
     File,
+    /// A symbolic link to this place, where nothing else is.
+    Link(&'static str),
 }
 
 /// As many links as the kernel follows in one path.
@@ -83,6 +86,9 @@ pub(crate) fn open_itself(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
 /// # Errors
 /// Those of [`open_beneath`]; EROFS; EISDIR or ENOTDIR when something else than `what` is there.
 pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> {
+    if let Kind::Link(target) = what {
+        return make_link(root, path, target);
+    }
     let opened = match open_beneath(root, path) {
         Err(error) if error.errno() == Some(Errno::ENOENT) => walk(root, path, Some(what))
             .hint_if(Errno::EROFS, "the file system is read-only there: make that path in it beforehand"),
@@ -96,6 +102,19 @@ pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> 
         }
         _ => Ok(opened),
     }
+}
+
+/// Makes the directory `path`, and those above it, as far as they are missing. Where a link leads to a place
+/// that is not there yet, the directory is made at that place, beneath the root of this process.
+///
+/// # Errors
+/// EROFS, EACCES, ENOTDIR; ELOOP when links lead in a circle.
+pub fn make_directory(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    walk(&root, path, Some(Kind::Directory)).map(drop)
 }
 
 /// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if
@@ -129,6 +148,15 @@ pub fn check_target(root: &OwnedFd, target: &OwnedFd, named: &Path) -> Result<()
     };
     Err(Error::new(format!("mount on {named:?}: that lies on the container's {name}"))
         .hint("expected a path outside of /proc and /sys"))
+}
+
+/// A link beneath the root, whose directory is made if it is missing. It is not followed.
+fn make_link(root: &OwnedFd, path: &Path, target: &'static str) -> Result<OwnedFd> {
+    let above = make_beneath(root, path.parent().unwrap_or(Path::new("/")), Kind::Directory)?;
+    let name = path.file_name().unwrap_or_default();
+    let made =
+        make_in(&above, name, Kind::Link(target)).and_then(|()| openat(&above, name, ITSELF, Mode::empty()));
+    made.context(format_args!("make the link {path:?} beneath the container's root"))
 }
 
 fn by_openat2(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
@@ -237,6 +265,7 @@ fn make_in(directory: &OwnedFd, name: &OsStr, what: Kind) -> nix::Result<()> {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
             openat(directory, name, flags, Mode::from_bits_truncate(0o644)).map(drop)
         }
+        Kind::Link(target) => symlinkat(target, directory, name),
     };
     if made == Err(Errno::EEXIST) { Ok(()) } else { made }
 }

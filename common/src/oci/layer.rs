@@ -4,9 +4,9 @@
 //! layer's DiffID. Both digests are known only after the last byte. Until then no unpacked file may be used.
 //! Sources: OCI image specification, layer.md; config.md, "Layer DiffID".
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use super::digest::{Digest, Sum, Summing};
 use super::model::{DOCKER_LAYER, LAYER};
@@ -82,9 +82,52 @@ impl Compression {
 pub fn decompress<'a>(compression: Compression, reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         Compression::None => Box::new(reader),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(reader)),
+        Compression::Gzip => Box::new(Gzip(Some(GzDecoder::new(BufReader::new(reader))))),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(reader)?),
     })
+}
+
+/// The members of a gzip file, one behind the other; `None` when all are read. Zeros may follow, with which
+/// archives are filled up to whole blocks: gzip(1) and tar(1) take no notice of them.
+struct Gzip<R: Read>(Option<GzDecoder<BufReader<R>>>);
+
+impl<R: Read> Gzip<R> {
+    /// What follows a member: another one, nothing, or zeros and nothing.
+    fn after(mut reader: BufReader<R>) -> io::Result<Option<GzDecoder<BufReader<R>>>> {
+        let mut is_padded = false;
+        loop {
+            let next = reader.fill_buf()?;
+            if next.is_empty() {
+                return Ok(None);
+            }
+            let zeros = next.iter().take_while(|&&byte| byte == 0).count();
+            if zeros == 0 && is_padded {
+                let why = "gzip: something else follows the zeros behind its end";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            if zeros == 0 {
+                return Ok(Some(GzDecoder::new(reader)));
+            }
+            is_padded = true;
+            reader.consume(zeros);
+        }
+    }
+}
+
+impl<R: Read> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            self.0 = match self.0.take() {
+                Some(member) => Self::after(member.into_inner())?,
+                None => None,
+            };
+        }
+        Ok(0)
+    }
 }
 
 /// A layer that is being read. Ask it for [`verify`](Stream::verify) before you believe what you read.

@@ -372,6 +372,20 @@ fn archives_of_docker_save() {
     assert!(open(None).unwrap_err().to_string().contains("its content has the digest"));
     fs::write(&path, gzip(&archive(&config))).unwrap();
     assert_eq!(unpack(None).len(), 2, "an archive that is compressed as a whole");
+    let (compressed, halves) = (gzip(&archive(&config)), archive(&config));
+    let (one, other) = halves.split_at(700);
+    let members = [gzip(one), gzip(other)].concat();
+    for (padded, count) in [(&compressed, 1), (&compressed, 20_000), (&members, 512)] {
+        fs::write(&path, [&padded[..], &vec![0; count]].concat()).unwrap();
+        assert_eq!(unpack(None).len(), 2, "zeros follow, {count} of them");
+    }
+    for other in [&b"x"[..], b"\0x", &[&[0; 9][..], &compressed].concat()] {
+        fs::write(&path, [&compressed[..], other].concat()).unwrap();
+        let opened = open(None).and_then(|image| image.unpack(&folder.path().join("state-padded")));
+        assert!(opened.is_err(), "something else follows");
+    }
+    fs::write(&path, &compressed[..compressed.len() - 3]).unwrap();
+    assert!(open(None).and_then(|image| image.unpack(&folder.path().join("state-cut"))).is_err());
     fs::write(&path, b"BZh9").unwrap();
     assert!(format!("{:?}", open(None).unwrap_err()).contains("compressed by bzip2"));
     fs::write(&path, b"").unwrap();

@@ -10,11 +10,12 @@ use std::path::Path;
 
 use super::names::folder_name;
 use super::path::{host_path, target, without_nul};
+use super::volume::is_consistency;
 use super::{Invalid, Propagation, Source, Tmpfs, Volume};
 use crate::sys::error::{Error, Result};
 
 const KEYS: &str = "expected KEY=VALUE with keys among type, source, target, readonly, bind-propagation, \
-                    idmap, volume-nocopy, tmpfs-size and tmpfs-mode, with commas between them";
+                    idmap, consistency, volume-nocopy, tmpfs-size and tmpfs-mode, with commas between them";
 
 /// The value of one `--mount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,12 @@ pub fn mount(text: OsString) -> Result<Mount, Invalid> {
     let place = given.take("target").ok_or("expected a target: target=/data")?;
     let place = target(place.as_bytes())?;
     let read_only = given.flag("readonly")?;
+    if let Some(word) = given.take("consistency")
+        && !is_consistency(word.as_bytes())
+        && word != "default"
+    {
+        return Err("expected consistency=default, consistent, cached or delegated".into());
+    }
     let kind = kind.as_ref().map_or(&b"volume"[..], |kind| kind.as_bytes());
     let mount = match kind {
         b"tmpfs" => {
@@ -152,6 +159,7 @@ fn key(text: &[u8]) -> Option<&'static str> {
         b"readonly" | b"ro" => "readonly",
         b"bind-propagation" => "bind-propagation",
         b"idmap" => "idmap",
+        b"consistency" => "consistency",
         b"volume-nocopy" => "volume-nocopy",
         b"tmpfs-size" => "tmpfs-size",
         b"tmpfs-mode" => "tmpfs-mode",

@@ -3,15 +3,23 @@
 //! It ends in mount(2) of a tmpfs in the container. tmpfs(5).
 
 use std::ffi::OsString;
+use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
+use nix::sys::stat::fstat;
 
 use super::path::{target, without_nul};
 use super::{Invalid, size, whole};
+use crate::sys::error::{Context, Error, Result};
 
-const OPTIONS: &str = "expected options among size=64m, mode=1777, ro, rw, noexec, exec, nosuid, suid, \
-                       nodev, dev, with commas between them";
+const OPTIONS: &str = "expected size=, nr_blocks=, nr_inodes=, mode=, uid=, gid=, ro, rw, \
+                       [no]exec, [no]suid, [no]dev, [no]atime, [no]diratime, [no]relatime, \
+                       [no]strictatime, sync, async, dirsync, with commas between them";
+
+/// The three rules by which a file's time of access changes. One of them holds.
+const ACCESS_TIMES: MsFlags = MsFlags::MS_NOATIME.union(MsFlags::MS_RELATIME).union(MsFlags::MS_STRICTATIME);
 
 /// A file system in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +67,23 @@ impl Tmpfs {
         Ok(())
     }
 
+    /// Sets the owner or the group of its topmost directory: an id of the container.
+    fn set_id(&mut self, key: &str, text: &str) -> Result<(), Invalid> {
+        // The largest one means "no change" to chown(2).
+        let id = whole::<u32>(text).filter(|&id| id < u32::MAX);
+        self.add(format!("{key}={}", id.ok_or("expected a number as uid= and gid=, such as 1000")?));
+        Ok(())
+    }
+
+    /// Sets how many blocks of a page, or files, fit in.
+    fn set_count(&mut self, key: &str, text: &str) -> Result<(), Invalid> {
+        // tmpfs(5) takes 0 for no limit.
+        let count = size(text).ok().filter(|&count| count > 0);
+        let expected = "expected a number as nr_inodes= and nr_blocks=, such as 1000 or 10k";
+        self.add(format!("{key}={}", count.ok_or(expected)?));
+        Ok(())
+    }
+
     fn add(&mut self, option: String) {
         let comma = if self.options.is_empty() { "" } else { "," };
         self.options += &format!("{comma}{option}");
@@ -71,10 +96,69 @@ impl Tmpfs {
             "noexec" | "exec" => self.flags.set(MsFlags::MS_NOEXEC, word == "noexec"),
             "nosuid" | "suid" => self.flags.set(MsFlags::MS_NOSUID, word == "nosuid"),
             "nodev" | "dev" => self.flags.set(MsFlags::MS_NODEV, word == "nodev"),
+            "noatime" => self.set_access_times(MsFlags::MS_NOATIME),
+            "relatime" => self.set_access_times(MsFlags::MS_RELATIME),
+            "strictatime" => self.set_access_times(MsFlags::MS_STRICTATIME),
+            "atime" => self.flags -= MsFlags::MS_NOATIME,
+            "norelatime" => self.flags -= MsFlags::MS_RELATIME,
+            "nostrictatime" => self.flags -= MsFlags::MS_STRICTATIME,
+            "nodiratime" | "diratime" => self.flags.set(MsFlags::MS_NODIRATIME, word == "nodiratime"),
+            "sync" | "async" => self.flags.set(MsFlags::MS_SYNCHRONOUS, word == "sync"),
+            "dirsync" => self.flags |= MsFlags::MS_DIRSYNC,
+            "defaults" => {}
             _ => return Err(OPTIONS.into()),
         }
         Ok(())
     }
+
+    fn set_access_times(&mut self, rule: MsFlags) {
+        self.flags = (self.flags - ACCESS_TIMES) | rule;
+    }
+
+    /// In the container, what mount(2) takes as data. Where the tmpfs hides a directory, it takes over that
+    /// one's mode, owner and group, as far as the user gives no others: what may write to `/tmp` still may.
+    ///
+    /// # Errors
+    /// The container has no such user or group as the user gives.
+    pub fn options_over(&self, hidden: Option<&OwnedFd>) -> Result<String> {
+        let given = |key: &str| self.options.split(',').rev().find_map(|word| word.strip_prefix(key));
+        for (key, map) in [("uid=", "uid_map"), ("gid=", "gid_map")] {
+            let Some(id) = given(key).and_then(whole) else { continue };
+            if !is_mapped(id, map)? {
+                let target = self.target.display();
+                return Err(Error::new(format!("--tmpfs {target}: {key}{id}: the container has no such id"))
+                    .hint(format!("its ids are those in /proc/self/{map}: see --uidmap and --gidmap")));
+            }
+        }
+        let mut all = self.clone();
+        if let Some(hidden) = hidden {
+            let status = fstat(hidden).context("fstat")?;
+            if given("mode=").is_none() {
+                all.add(format!("mode={:o}", status.st_mode & 0o7777));
+            }
+            for (key, map, id) in [("uid=", "uid_map", status.st_uid), ("gid=", "gid_map", status.st_gid)] {
+                // A directory on the disk may belong to a user whom the container does not have.
+                if given(key).is_none() && id != 0 && is_mapped(id, map)? {
+                    all.add(format!("{key}{id}"));
+                }
+            }
+        }
+        Ok(all.options)
+    }
+}
+
+/// Whether the user namespace of this process has the id.
+fn is_mapped(id: u32, map: &str) -> Result<bool> {
+    let path = format!("/proc/self/{map}");
+    let text = fs::read_to_string(&path).context(format_args!("read {path}"))?;
+    let has = |line: &str| {
+        let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
+        numbers
+            .next()
+            .zip(numbers.nth(1))
+            .is_some_and(|(first, count)| id.checked_sub(first).is_some_and(|distance| distance < count))
+    };
+    Ok(text.lines().any(has))
 }
 
 /// Reads a value of `--tmpfs`: `TARGET[:OPTIONS]`.
@@ -89,9 +173,61 @@ pub fn tmpfs(text: OsString) -> Result<Tmpfs, Invalid> {
         match word.split_once('=') {
             Some(("size", value)) => tmpfs.set_size(value)?,
             Some(("mode", value)) => tmpfs.set_mode(value)?,
+            Some((key @ ("uid" | "gid"), value)) => tmpfs.set_id(key, value)?,
+            Some((key @ ("nr_inodes" | "nr_blocks"), value)) => tmpfs.set_count(key, value)?,
             Some(_) => return Err(OPTIONS.into()),
             None => tmpfs.set_flag(word)?,
         }
     }
     Ok(tmpfs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    fn read(text: &str) -> Tmpfs {
+        tmpfs(text.into()).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn the_last_rule_of_access_times_counts() {
+        let usual = read("/x").flags;
+        for (text, more) in [
+            ("/x:noatime", MsFlags::MS_NOATIME),
+            ("/x:noatime,strictatime", MsFlags::MS_STRICTATIME),
+            ("/x:relatime,nodiratime", MsFlags::MS_RELATIME | MsFlags::MS_NODIRATIME),
+            ("/x:noatime,atime", MsFlags::empty()),
+            ("/x:defaults,relatime,norelatime,strictatime,nostrictatime", MsFlags::empty()),
+            ("/x:sync,dirsync", MsFlags::MS_SYNCHRONOUS | MsFlags::MS_DIRSYNC),
+            ("/x:sync,async,nodiratime,diratime", MsFlags::empty()),
+        ] {
+            assert_eq!(read(text).flags, usual | more, "{text}");
+        }
+        let options = read("/x:uid=1000,gid=0,nr_inodes=2k,nr_blocks=10").options;
+        assert_eq!(options, "uid=1000,gid=0,nr_inodes=2048,nr_blocks=10");
+    }
+
+    #[test]
+    fn it_takes_over_what_it_hides() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1751)).unwrap();
+        let hidden: OwnedFd = std::fs::File::open(folder.path()).unwrap().into();
+        let its = folder.path().metadata().unwrap();
+        let owners = |mut options: String| {
+            for (key, id) in [("uid", its.uid()), ("gid", its.gid())] {
+                if id != 0 {
+                    options += &format!(",{key}={id}");
+                }
+            }
+            options
+        };
+        let over = |text: &str| read(text).options_over(Some(&hidden)).unwrap();
+        assert_eq!(over("/x"), owners("mode=1751".into()));
+        assert_eq!(over("/x:size=1m,mode=700"), owners("size=1048576,mode=700".into()));
+        assert_eq!(over("/x:uid=0,gid=0,mode=1"), "uid=0,gid=0,mode=1");
+        assert_eq!(read("/x:size=4k").options_over(None).unwrap(), "size=4096");
+    }
 }

@@ -14,8 +14,9 @@ use super::{Invalid, path};
 /// The error for a `--volume` of another form.
 const EXPECTED: &str = "expected SOURCE:TARGET[:OPTIONS] or TARGET, such as /srv/www:/www:ro or data:/data";
 /// The options of `--volume`.
-const OPTIONS: &str = "expected options among ro, rw, idmap, nocopy, z, Z and one of private, slave, \
-                       shared, rprivate, rslave, rshared, with commas between them";
+const OPTIONS: &str = "expected options among ro, rw, idmap, nocopy, z, Z, consistent, cached, \
+                       delegated, and one of private, slave, shared, rprivate, rslave, rshared, with \
+                       commas between them";
 
 /// Where a volume's data is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,21 +111,17 @@ impl Volume {
     }
 }
 
-/// Reads a value of `--volume`: `SOURCE:TARGET[:OPTIONS]`, or `TARGET[:OPTIONS]` for an anonymous volume.
+/// Reads a value of `--volume`: `SOURCE:TARGET[:OPTIONS]`, or `TARGET` for an anonymous volume.
 ///
 /// # Errors
 /// Not of this form. A source that is neither a path nor a volume's name. A target that is not absolute, or
 /// `/`. An option that is none, or that contradicts another.
 pub fn volume(text: OsString) -> Result<Volume, Invalid> {
     let parts: Vec<_> = path::without_nul(&text)?.split(|&byte| byte == b':').collect();
-    // `/data:ro` is a volume with an option, as nothing that is absolute is one.
     let (source, target, options) = match parts[..] {
         [target] => (None, target, None),
-        [target, options]
-            if !options.starts_with(b"/") && target.starts_with(b"/") && are_options(options) =>
-        {
-            (None, target, Some(options))
-        }
+        // `/data:ro`: Docker refuses an anonymous volume with options, too.
+        [_, options] if are_options(options) => return Err(EXPECTED.into()),
         [source, target] => (Some(source), target, None),
         [source, target, options] => (Some(source), target, Some(options)),
         _ => return Err(EXPECTED.into()),
@@ -139,11 +136,18 @@ pub fn volume(text: OsString) -> Result<Volume, Invalid> {
 
 fn are_options(text: &[u8]) -> bool {
     let known = [&b"ro"[..], b"rw", b"idmap", b"nocopy", b"z", b"Z"];
-    text.split(|&byte| byte == b',').all(|word| known.contains(&word) || Propagation::read(word).is_some())
+    text.split(|&byte| byte == b',')
+        .all(|word| known.contains(&word) || is_consistency(word) || Propagation::read(word).is_some())
+}
+
+/// Whether the word says how soon host and container must see each other's changes. On Linux both have the
+/// same files, so it changes nothing.
+pub(super) fn is_consistency(word: &[u8]) -> bool {
+    [&b"consistent"[..], b"cached", b"delegated"].contains(&word)
 }
 
 fn with_options(mut volume: Volume, options: &[u8]) -> Result<Volume, Invalid> {
-    let (mut access, mut propagation) = (None, None);
+    let (mut access, mut propagation, mut consistency) = (None, None, None);
     let is_host = matches!(volume.source, Source::Host(_));
     for word in options.split(|&byte| byte == b',') {
         match word {
@@ -165,6 +169,11 @@ fn with_options(mut volume: Volume, options: &[u8]) -> Result<Volume, Invalid> {
             }
             // Labels for SELinux, which Congo does not set.
             b"z" | b"Z" => {}
+            _ if is_consistency(word) => {
+                if consistency.replace(word).is_some_and(|other| other != word) {
+                    return Err("expected one of consistent, cached and delegated, not two".into());
+                }
+            }
             _ => match Propagation::read(word) {
                 Some(_) if !is_host => {
                     return Err("expected a propagation for a path of the host only".into());

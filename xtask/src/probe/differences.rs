@@ -66,12 +66,6 @@ pub(super) const KNOWN: &[Known] = &[
         why: "both profiles let it through, and the kernel wants no_new_privs for it",
     },
     Known {
-        names: &["device /dev/core"],
-        ours: "absent",
-        theirs: "-> /proc/kcore",
-        why: "a link to what is hidden, so Congo makes none",
-    },
-    Known {
         names: &["socket AF_ALG", "socket AF_VSOCK"],
         ours: REFUSED,
         theirs: THROUGH,

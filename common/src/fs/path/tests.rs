@@ -166,6 +166,11 @@ fn what_is_missing_is_made_beneath_the_root() {
     assert_eq!(home.make("dangling/file", Kind::File).as_deref(), Ok("new/place/file"));
     assert_eq!(home.make("climbing", Kind::File).as_deref(), Ok("up"));
     assert_eq!(home.make("../..//y", Kind::Directory).as_deref(), Ok("y"));
+    assert_eq!(home.make("etc/link", Kind::Link("/proc/mounts")).as_deref(), Ok("etc/link"));
+    assert_eq!(fs::read_link(home.root.join("etc/link")).unwrap(), Path::new("/proc/mounts"));
+    fs::write(home.root.join("etc/own"), "own").unwrap();
+    home.make("etc/own", Kind::Link("/proc/mounts")).unwrap();
+    assert_eq!(fs::read(home.root.join("etc/own")).unwrap(), b"own");
     // What is there is taken as it is.
     assert_eq!(home.make("dangling/file", Kind::File).as_deref(), Ok("new/place/file"));
     let beneath = home.make("outside/secret/x", Kind::Directory).unwrap();

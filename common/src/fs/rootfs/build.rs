@@ -304,6 +304,8 @@ impl Plan {
         for (path, content) in FILES {
             copy(&mut content.as_bytes(), &root.join(path), 0o644)?;
         }
+        let mounts = root.join("etc/mtab");
+        std::os::unix::fs::symlink("/proc/mounts", &mounts).at("make", &mounts)?;
         copy(&mut host.read_text("/etc/resolv.conf").as_bytes(), &root.join("etc/resolv.conf"), 0o644)?;
         for directory in &self.directories {
             make_directories(root, directory)?;

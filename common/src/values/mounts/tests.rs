@@ -46,8 +46,9 @@ fn volumes() {
         ("data:/data", "data /data rw"),
         ("a1_.-:/data:nocopy,ro", "a1_.- /data ro nocopy"),
         ("/data", "- /data rw"),
-        ("/data:ro", "- /data ro"),
-        ("/data:nocopy", "- /data rw nocopy"),
+        ("/srv:/www:cached", "/srv /www rw"),
+        ("/srv:/www:delegated,ro,delegated", "/srv /www ro"),
+        ("data:/www:consistent", "data /www rw"),
         ("data:/a//./b/../c/", "data /a/c rw"),
         ("data:/../../a", "data /a rw"),
         ("/a b:/ä\n", "/a b /ä\n rw"),
@@ -73,8 +74,8 @@ fn volumes() {
 
 #[test]
 fn what_is_no_volume() {
-    let forms = ["", ":", ":/x", "/x:", "/a:/b:ro:x"];
-    let relative = ["data", "data:x", "/srv:x", "data:ro", "/srv:."];
+    let forms = ["", ":", ":/x", "/x:", "/a:/b:ro:x", "/x:ro", "/x:nocopy,ro", "/x:cached", "data:ro"];
+    let relative = ["data", "data:x", "/srv:x", "/srv:."];
     let roots = ["/", "/srv:/", "/srv:/a/..", "/srv://."];
     let long = format!("{}:/x", "a".repeat(256));
     let names = ["x:/x", "a/b:/x", "-a:/x", ".hidden:/x", "~/x:/x", "data\n:/x", &long];
@@ -87,6 +88,7 @@ fn what_is_no_volume() {
         ("expected options among", &options),
         ("expected ro or rw, not both", &["/srv:/x:ro,rw"]),
         ("expected one propagation", &["/srv:/x:slave,shared"]),
+        ("expected one of consistent", &["/srv:/x:cached,delegated"]),
         ("expected a propagation for a path", &["data:/x:slave"]),
         ("a path of the host is never filled", &["/srv:/x:nocopy"]),
         ("a volume of Congo's own has the container's ids by itself", &["data:/x:idmap"]),
@@ -108,6 +110,8 @@ fn mounts() {
         ("type=bind,src=/srv,dst=/www,idmap=false", "/srv /www rw nocopy"),
         ("type=bind,src=/srv,dst=/w,bind-propagation=shared", "/srv /w rw Shared nocopy"),
         ("type=volume,source=data,target=/data", "data /data rw"),
+        ("source=data,target=/data,consistency=cached", "data /data rw"),
+        ("source=data,target=/data,consistency=default", "data /data rw"),
         ("source=data,target=/data,volume-nocopy", "data /data rw nocopy"),
         ("source=data,target=/data,volume-nocopy=false", "data /data rw"),
         ("target=/data", "- /data rw"),
@@ -185,7 +189,9 @@ fn tmpfs_and_what_is_none() {
     for (begins, texts) in [
         ("expected an absolute path", &["", "run"][..]),
         ("expected another path than /", &["/"]),
-        ("expected options", &["/a:", "/a:size", "/a:uid=0", "/a:noexec:ro"]),
+        ("expected size=, nr_blocks=", &["/a:", "/a:size", "/a:huge=never", "/a:noexec:ro", "/a:remount"]),
+        ("expected a number as uid= and gid=", &["/a:uid=", "/a:gid=-1", "/a:uid=root", "/a:uid=4294967295"]),
+        ("expected a number as nr_inodes=", &["/a:nr_inodes=0", "/a:nr_blocks=x", "/a:nr_inodes="]),
         ("expected a size such as", &["/a:size=", "/a:size=-1"]),
         ("expected a size of at least", &["/a:size=0"]),
         ("expected a size of 1% to 100%", &["/a:size=101%", "/a:size=0%"]),
@@ -291,7 +297,10 @@ proptest! {
         }
         if let Ok(read) = volume(OsString::from_vec(text)) {
             let mut again = [source.as_bytes(), read.target.as_os_str().as_bytes()].concat();
-            again.extend_from_slice(if read.read_only { b":ro" } else { b":rw" });
+            // An anonymous volume has no options.
+            if !matches!(read.source, Source::Anonymous) {
+                again.extend_from_slice(if read.read_only { b":ro" } else { b":rw" });
+            }
             if matches!(read.source, Source::Host(_)) {
                 let propagation = format!("{:?}", read.propagation).to_lowercase();
                 again.extend_from_slice(format!(",{propagation}").as_bytes());
@@ -299,7 +308,7 @@ proptest! {
             if read.idmap {
                 again.extend_from_slice(b",idmap");
             }
-            if !read.copy {
+            if !read.copy && matches!(read.source, Source::Named(_)) {
                 again.extend_from_slice(b",nocopy");
             }
             prop_assert_eq!(volume(OsString::from_vec(again)), Ok(read));
