@@ -48,6 +48,7 @@ mod security_paths;
 mod signals;
 mod state;
 mod streams;
+mod sysctl;
 mod sysfs;
 mod terminal;
 mod user;
@@ -84,6 +85,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     same_user::CHECKS,
     security_calls::CHECKS,
     ipc::CHECKS,
+    sysctl::CHECKS,
     network::CHECKS,
     bridge::CHECKS,
     publish::CHECKS,
@@ -134,6 +136,7 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("cve", "Attacks that worked on other runtimes fail"),
     ("ipc", "It talks to no process of the host through shared memory or queues"),
     ("network", "It has a network of its own"),
+    ("sysctl", "Settings of the kernel are changed for it alone"),
     ("bridge", "Containers on a bridge reach each other and the outside, but no other bridge"),
     ("publish", "Published ports lead into it, and no other ports do"),
     ("names", "It finds its own name, and others"),

@@ -8,6 +8,7 @@
 //! Man pages: cgroups(7), cpuset(7), getrlimit(2), hostname(7), environ(7).
 
 mod cpu;
+mod device;
 mod environment;
 #[cfg(feature = "network")]
 mod hosts;
@@ -25,6 +26,8 @@ mod publish;
 mod security;
 mod signal;
 mod size;
+#[cfg(feature = "network")]
+mod sysctl;
 #[cfg(test)]
 mod testing;
 mod tmpfs;
@@ -35,6 +38,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use cpu::{Cpus, Cpuset, cpu_period, cpu_quota, cpu_shares, cpu_weight, cpus, cpuset, memory_nodes};
+pub use device::{Devices, devices};
 pub use environment::{Variable, env, env_file};
 #[cfg(feature = "network")]
 pub use hosts::{ExtraHost, HostAddress, add_host, dns, dns_option, dns_search};
@@ -58,6 +62,8 @@ pub use publish::{PortRequest, Protocol, Publish, Published, check_ports, publis
 pub use security::{Named, SeccompProfile, Security, SecurityOption, by_name, capability, security_opt};
 pub use signal::{signal, stop_timeout};
 pub use size::{check_swap, format_limit, format_size, memory, memory_swap, shm_size, size};
+#[cfg(feature = "network")]
+pub use sysctl::{Sysctl, sysctl};
 pub use tmpfs::{Tmpfs, tmpfs};
 pub use volume::{Propagation, Source, Volume, volume};
 

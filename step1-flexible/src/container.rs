@@ -16,7 +16,7 @@ use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
 use crate::plan::{Made, Plan};
-use crate::{cgroup, filesystem, rlimit};
+use crate::{cgroup, device, filesystem, rlimit};
 
 /// The exit status of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
@@ -62,9 +62,11 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     cgroup::join(&made.cgroup, parent)?;
 
     filesystem::make_mounts_private()?;
+    let devices = device::open(&cli.world.devices)?;
     filesystem::enter_root(&made.root)?;
     filesystem::mount_proc()?;
     filesystem::mount_dev()?;
+    device::attach(devices)?;
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;

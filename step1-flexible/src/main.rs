@@ -6,6 +6,7 @@ use std::process::ExitCode;
 mod cgroup;
 mod cli;
 mod container;
+mod device;
 mod environment;
 mod filesystem;
 mod plan;

@@ -9,6 +9,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
+use common::fs::sysctl;
 use common::run::handshake::ChildEnd;
 use common::run::process;
 use common::sys::{die_with_parent, sethostname, unshare};
@@ -17,7 +18,7 @@ use nix::sched::CloneFlags;
 
 use crate::cli::Cli;
 use crate::plan::{Made, Plan};
-use crate::{cgroup, filesystem, init, names, rlimit, terminal};
+use crate::{cgroup, device, filesystem, init, names, rlimit, terminal};
 
 /// The exit status of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
@@ -71,6 +72,7 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     made.network.configure()?;
 
     filesystem::make_mounts_private()?;
+    let devices = device::open(&cli.world.devices)?;
     let shared_memory = made.ipc.join()?;
     filesystem::enter_root(&made.root)?;
     filesystem::mount_proc()?;
@@ -79,6 +81,9 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     filesystem::mount_pts()?;
     names::mount_files(&made.files)?;
     made.ipc.mount(shared_memory)?;
+    // When the child is in all its namespaces: each one has settings of its own.
+    sysctl::set(&cli.ipc.sysctls)?;
+    device::attach(devices)?;
 
     sethostname(&cli.world.hostname)?;
     rlimit::set(&cli.limits.ulimits)?;

@@ -50,7 +50,7 @@ impl<'a> Plan<'a> {
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
         cli.network.check()?;
-        cli.ipc.check()?;
+        cli.ipc.check(&cli.network)?;
         cli.session.check()?;
         Ok(Plan { cli, environment: environment::build(&cli.world)? })
     }

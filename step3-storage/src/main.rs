@@ -7,6 +7,7 @@ mod bridge;
 mod cgroup;
 mod cli;
 mod container;
+mod device;
 mod environment;
 mod filesystem;
 mod firewall;

@@ -69,7 +69,7 @@ impl<'a> Plan<'a> {
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
         cli.network.check()?;
-        cli.ipc.check()?;
+        cli.ipc.check(&cli.network)?;
         cli.session.check()?;
         cli.volumes.check()?;
         cli.root.check()?;

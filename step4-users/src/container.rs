@@ -8,6 +8,7 @@
 
 use std::convert::Infallible;
 
+use common::fs::sysctl;
 use common::oci::{Base, commit};
 use common::run::handshake::ChildEnd;
 use common::run::process;
@@ -20,7 +21,7 @@ use nix::sched::CloneFlags;
 use crate::cli::Cli;
 use crate::plan::{Made, Mounts, Plan};
 use crate::{capabilities, hardening, seccomp, user};
-use crate::{cgroup, filesystem, init, names, rlimit, terminal, volume};
+use crate::{cgroup, device, filesystem, init, names, rlimit, terminal, volume};
 
 /// The exit status of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
@@ -87,6 +88,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     // With the caller's umask, other users of the container could not read the runtime's files.
     umask(0o022);
     filesystem::make_mounts_private()?;
+    let devices = device::open(&cli.world.devices)?;
     let shared_memory = made.ipc.join()?;
     let sys = mounts.sys.map_or_else(filesystem::open_sys, Ok)?;
     filesystem::enter_root(mounts.root)?;
@@ -98,7 +100,10 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     filesystem::mount_pts(&made.users)?;
     names::mount_files(&made.files, cli.root.read_only)?;
     made.ipc.mount(shared_memory)?;
+    // When the child is in all its namespaces: each one has settings of its own.
+    sysctl::set(&cli.ipc.sysctls)?;
     volume::attach(mounts.volumes)?;
+    device::attach(devices)?;
     hardening::hide()?;
 
     sethostname(&cli.world.hostname)?;

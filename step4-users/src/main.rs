@@ -8,6 +8,7 @@ mod capabilities;
 mod cgroup;
 mod cli;
 mod container;
+mod device;
 mod environment;
 mod filesystem;
 mod firewall;

@@ -4,10 +4,13 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use nix::sys::stat::{major, minor};
+use nix::sys::stat::{Mode, SFlag, major, makedev, minor, mknod};
 
+use super::bad_input::each;
+use super::escape::with_link;
+use super::security_files::host_users;
 use crate::kernel::listing;
-use crate::{Check, Checked, Failure, Subject, ensure, expect};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
@@ -35,6 +38,26 @@ pub(crate) const CHECKS: &[Check] = &[
         "The container changes no mode, owner or time of a device of the host.", host_unchanged)
         .hint("The bind mount shows the host's own file. Bind it read-only: every process can still read and \
                write the device itself."),
+    Check::since(1, "dev.added",
+        "--device gives the container a device of the host, at the path asked for, in /dev or elsewhere. Its \
+         mode and owner stay the host's.", added)
+        .hint("A bind mount of the host's file, opened before the host is out of sight, and read-only."),
+    Check::since(1, "dev.added-folder", "--device with a folder gives all devices in it.", added_folder)
+        .needs(&[Need::Root])
+        .hint("Look for them on the host, and mount each one."),
+    Check::since(1, "dev.added-by-link",
+        "If the root has a link at the path of --device, nothing is made or mounted where it leads on the \
+         host.", added_by_link)
+        .hint("Attach the mount when the host is out of sight, and resolve the path beneath the root."),
+    Check::since(1, "bad.device",
+        "A device that is not there, something else than a device, a relative path and permissions that \
+         nothing would enforce are refused.", |it| {
+        each(it, "--device", &["/dev/no-such", "/etc/passwd", "/dev/no-such:/dev/x"], &["a device"])?;
+        each(it, "--device", &["dev/null", "", "/dev/null:/a:rwx", "/dev/null:/a:rwm:r"], &["HOST"])?;
+        each(it, "--device", &["/dev/null:x", "/dev/null:/", "/dev/null:/proc/x"], &["expected"])?;
+        each(it, "--device", &["/dev/null:r", "/dev/null:/dev/x:rw"], &["rwm", "device cgroup"])
+    })
+    .hint("Look at the device before anything is made. Without a device cgroup, nobody would enforce `r`."),
     Check::since(2, "dev.pts",
         "/dev/pts is a devpts of the container's own, and /dev/ptmx opens terminals in it.", pts)
         .hint("devpts with newinstance, for kernels before 4.7, and ptmxmode=0666; /dev/ptmx is a link to \
@@ -140,6 +163,80 @@ fn host_unchanged(subject: &Subject) -> Checked {
     let run = subject.sh(super::security_files::host_users(subject), &format!("exec 2>&1; {script}"))?;
     ensure(run.stdout.contains("00 00 00"), || Failure::new("devices that work", &run.stdout))?;
     expect("the modes, owners and times of the host's devices", before, look()?)
+}
+
+fn added(subject: &Subject) -> Checked {
+    let of_host = || fs::metadata("/dev/zero").map(|it| (it.mode(), it.uid(), it.gid(), it.ctime()));
+    let before = of_host()?;
+    // On a root of the checks' own, as the second one leaves an empty file in it until step 3.
+    let options = [
+        "--rootfs",
+        subject.root()?,
+        "--device",
+        "/dev/zero:/dev/below/nought",
+        "--device",
+        "/dev/zero:/srv/nought:rwm",
+        "--device",
+        "/dev/full:rwm",
+    ];
+    let script = "for it in /dev/below/nought /srv/nought; do head -c 2 $it | od -An -tx1; done; chmod 600 \
+                  /srv/nought /dev/below/nought; chown 1:1 /srv/nought; echo > /srv/nought && echo written";
+    for userns in [&[], host_users(subject)] {
+        let run = subject.sh(&[userns, &options].concat(), script)?;
+        let words: Vec<_> = run.ok()?.split_whitespace().collect();
+        expect("what the devices give", vec!["00", "00", "00", "00", "written"], words)?;
+        expect("mode, owner and time of the host's device", before, of_host()?)?;
+    }
+    let container = subject.hold(&options)?;
+    for path in ["root/dev/below/nought", "root/srv/nought"] {
+        let it = fs::symlink_metadata(container.first()?.path(path))?;
+        let number = it.file_type().is_char_device().then(|| (major(it.rdev()), minor(it.rdev())));
+        expect(path, Some((1, 5)), number)?;
+    }
+    Ok(())
+}
+
+fn added_folder(subject: &Subject) -> Checked {
+    let folder = subject.empty_folder("devices")?;
+    fs::create_dir(folder.join("below"))?;
+    fs::write(folder.join("file"), "no device")?;
+    std::os::unix::fs::symlink("/dev/null", folder.join("link"))?;
+    for (name, number) in [("nought", (1, 5)), ("below/full", (1, 7))] {
+        let (major, minor) = number;
+        mknod(&folder.join(name), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
+    }
+    if let Err(error) = fs::File::open(folder.join("nought")) {
+        return Err(Failure::new("a temporary folder in which devices work: set TMPDIR", error));
+    }
+    let option = format!("{}:/dev/added", folder.display());
+    let script = "cd /dev/added; find . -type f; find . -type l; find . -type c; head -c 1 nought | wc -c";
+    let run = subject.sh(&["--device", &option], script)?;
+    let mut lines: Vec<_> = run.ok()?.lines().collect();
+    lines.sort_unstable();
+    expect("what the folder has", vec!["./below/full", "./nought", "1"], lines)
+}
+
+fn added_by_link(subject: &Subject) -> Checked {
+    let outside = subject.empty_folder("where-a-device-link-leads")?;
+    let there = outside.join("file");
+    let to = there.to_string_lossy().into_owned();
+    for to in [to.clone(), format!("../../../../../../../..{to}")] {
+        with_link(subject, "etc/device", &to, || {
+            let options = ["--rootfs", subject.root()?, "--device", "/dev/zero:/etc/device"];
+            let run = subject.sh(&options, "head -c 1 /etc/device | od -An -tx1")?;
+            let harmless = run.status == 125 || run.stdout.trim() == "00";
+            ensure(harmless, || Failure::new("a refusal, or the device in the root", &run.stdout))?;
+            ensure(listing(&outside, 1).is_empty(), || {
+                Failure::new("nothing where the link leads on the host", "a file was made there")
+            })
+        })?;
+    }
+    // What is there for real stays as it is.
+    fs::write(&there, "host's")?;
+    with_link(subject, "etc/device", &to, || {
+        subject.run(&["--rootfs", subject.root()?, "--device", "/dev/full:/etc/device", "true"]).map(drop)
+    })?;
+    expect("the host's file", "host's", &*fs::read_to_string(&there)?)
 }
 
 fn pts(subject: &Subject) -> Checked {

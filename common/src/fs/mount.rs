@@ -22,6 +22,8 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, SFlag, fstat};
+#[cfg(feature = "values")]
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
@@ -174,6 +176,26 @@ impl Detached {
             return Ok(copy);
         }
         Err(Error::new(format!("{}: not the character device {major}:{minor}", path.display())).hint(HIDDEN))
+    }
+
+    /// Copies the mount of the device at `path`, whichever it is, as [`copy_of`](Detached::copy_of).
+    ///
+    /// # Errors
+    /// As [`copy_of`](Detached::copy_of); it is no device, or lies on a mount on which devices do not work.
+    #[cfg(feature = "values")]
+    pub fn copy_of_any_device(path: &Path) -> Result<Detached> {
+        let copy = Detached::copy_of(path)?;
+        let kind = SFlag::from_bits_truncate(fstat(&copy.tree).context("fstat")?.st_mode) & SFlag::S_IFMT;
+        let named = path.display();
+        if kind != SFlag::S_IFCHR && kind != SFlag::S_IFBLK {
+            return Err(Error::new(format!("--device {named}: this is no device any more")));
+        }
+        let system = fstatvfs(&copy.tree).context(format_args!("--device {named}: fstatvfs"))?;
+        if system.flags().contains(FsFlags::ST_NODEV) {
+            return Err(Error::new(format!("--device {named}: it lies on a mount with nodev"))
+                .hint("no device works there, not even on the host: make it elsewhere"));
+        }
+        Ok(copy)
     }
 
     /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device,

@@ -8,9 +8,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+#[cfg(feature = "network")]
+use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 
+#[cfg(feature = "network")]
+use crate::sys::error::Error;
 use crate::sys::error::{Context, Hint, Result};
 use crate::sys::write_value;
+#[cfg(feature = "network")]
+use crate::values::Sysctl;
+
+/// Where the settings are.
+const SETTINGS: &str = "/proc/sys";
 
 /// What the setting is now, without the newline at its end.
 ///
@@ -50,6 +59,45 @@ pub fn write_if_allowed(name: &str, value: &str) -> Result<()> {
     }
 }
 
+/// In the child, in its root: changes settings of the namespaces that it is in. By the container's own
+/// procfs: the root of a user namespace may write there, where it is the owner of the namespace.
+///
+/// # Errors
+/// As [`write()`], with the option's name; when something else than a procfs is at `/proc`.
+#[cfg(feature = "network")]
+pub fn set(sysctls: &[Sysctl]) -> Result<()> {
+    let Some(first) = sysctls.first() else { return Ok(()) };
+    let system = statfs(SETTINGS).context(format_args!("{first}: statfs {SETTINGS}"))?;
+    if system.filesystem_type() != PROC_SUPER_MAGIC {
+        return Err(Error::new(format!("{first}: {SETTINGS} is not the kernel's")));
+    }
+    for sysctl in sysctls {
+        let path = Path::new(SETTINGS).join(sysctl.path());
+        write_value("sysctl(8), proc_sys(5)", &path, sysctl.value()).map_err(|error| {
+            let named = match error.errno() {
+                Some(errno) => Error::from_errno(sysctl.to_string(), errno),
+                None => Error::new(format!("{sysctl}: {error}")),
+            };
+            match error.errno() {
+                Some(Errno::ENOENT) => {
+                    named.hint("this kernel has no such setting, or has it for the host only")
+                }
+                Some(Errno::EACCES | Errno::EPERM) => named.hint(
+                    "only the host may change it; root of a user namespace may change a limit of IPC since \
+                     Linux 6.9, before it only with --userns host",
+                ),
+                Some(Errno::EINVAL | Errno::ERANGE) => named.hint("this kernel does not take that value"),
+                Some(Errno::EISDIR) => named.hint("that is a folder of settings: name one of those in it"),
+                Some(Errno::EROFS) => {
+                    named.hint("/proc/sys is read-only, as in a container: run outside of it")
+                }
+                _ => named,
+            }
+        })?;
+    }
+    Ok(())
+}
+
 /// The highest group id that this process's user namespace has, for a setting that is a range of groups: the
 /// kernel takes only those, and none above 2,147,483,647.
 ///
@@ -73,7 +121,7 @@ fn highest_of(map: &str) -> u32 {
 
 fn path(name: &str) -> PathBuf {
     let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
-    Path::new("/proc/sys").join(relative)
+    Path::new(SETTINGS).join(relative)
 }
 
 #[cfg(test)]

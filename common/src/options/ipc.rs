@@ -1,13 +1,13 @@
-//! With which container the container shares memory and messages.
+//! With which container the container shares memory and messages, and the settings of its namespaces.
 
 use clap::Args;
 
 use super::Network;
 use crate::sys::error::{Error, Result};
-use crate::sys::namespace::check_namespace;
-use crate::values::{self, IpcMode, NetworkMode};
+use crate::sys::namespace::{check_namespace, is_own_namespace};
+use crate::values::{self, IpcMode, NetworkMode, Sysctl};
 
-/// With which container the container shares memory and messages.
+/// With which container the container shares memory and messages, and the settings of its namespaces.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "IPC (since step 2)")]
 pub struct Ipc {
@@ -26,16 +26,42 @@ pub struct Ipc {
         value_parser = values::shm_size
     )]
     pub shm_size: u64,
+
+    /// Change a setting of the kernel for the container alone: net.*, or one of IPC; repeatable.
+    #[arg(
+        long = "sysctl",
+        value_name = "NAME=VALUE", allow_hyphen_values = true,
+        value_parser = values::sysctl
+    )]
+    pub sysctls: Vec<Sysctl>,
 }
 
 impl Ipc {
-    /// Refuses the PID of no process.
+    /// Refuses the PID of no process, and settings of a namespace that is the host's.
     ///
     /// # Errors
-    /// There is none, or it is another user's.
-    pub fn check(&self) -> Result<()> {
-        let IpcMode::Container(pid) = self.ipc else { return Ok(()) };
-        check_namespace(pid, "ipc", &format!("--ipc container:{pid}"))
+    /// There is no such process, or it is another user's; `--sysctl` would change the host.
+    pub fn check(&self, network: &Network) -> Result<()> {
+        let (shares_network, shares_ipc) = (network_of_host(network)?, self.ipc_of_host()?);
+        for sysctl in &self.sysctls {
+            let shared = if sysctl.is_of_network() { &shares_network } else { &shares_ipc };
+            if let Some(option) = shared {
+                let assignment = sysctl.assignment();
+                return Err(Error::new(format!("{sysctl}: with {option} it would change the host")).hint(
+                    format!("leave one of both out, or change the host itself: sysctl -w '{assignment}'"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The option by which the container has the host's IPC namespace, if it has.
+    fn ipc_of_host(&self) -> Result<Option<String>> {
+        match self.ipc {
+            IpcMode::Private => Ok(None),
+            IpcMode::Host => Ok(Some("--ipc host".into())),
+            IpcMode::Container(pid) => of_host(pid, "ipc", format!("--ipc container:{pid}")),
+        }
     }
 
     /// The containers whose network or memory this one is to share: a PID of each, and the option that names
@@ -59,4 +85,19 @@ impl Ipc {
         }
         Ok(shared)
     }
+}
+
+/// The option by which the container has the host's network, if it has.
+fn network_of_host(network: &Network) -> Result<Option<String>> {
+    match network.network {
+        NetworkMode::None | NetworkMode::Bridge => Ok(None),
+        NetworkMode::Host => Ok(Some("--network host".into())),
+        NetworkMode::Container(pid) => of_host(pid, "net", format!("--network container:{pid}")),
+    }
+}
+
+/// The option, if the process that it names is in the host's namespace of this kind.
+fn of_host(pid: i32, kind: &str, option: String) -> Result<Option<String>> {
+    let namespace = check_namespace(pid, kind, &option)?;
+    Ok(is_own_namespace(&namespace, kind)?.then_some(option))
 }

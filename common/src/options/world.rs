@@ -1,11 +1,11 @@
-//! What the container finds: its root, its name, its directory, its variables.
+//! What the container finds: its root, its name, its directory, its variables, devices of the host.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::{Taken, bytes};
-use crate::values::{self, Variable};
+use crate::values::{self, Devices, Variable};
 
 /// What the container finds.
 #[derive(Debug, Args)]
@@ -42,6 +42,14 @@ pub struct World {
     /// Set the variables that a file has, one a line; repeatable.
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
+
+    /// A device of the host, or a folder of devices, and where the container has it; repeatable.
+    #[arg(
+        long = "device",
+        value_name = "HOST[:CONTAINER[:rwm]]", allow_hyphen_values = true,
+        value_parser = bytes(values::devices)
+    )]
+    pub devices: Vec<Devices>,
 
     /// What `docker run` has, and what changes nothing here.
     #[command(flatten)]

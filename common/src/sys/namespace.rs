@@ -37,14 +37,14 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
 }
 
 /// Refuses a PID whose namespace of this kind [`open_namespace`] could not open. Nothing is told of it: the
-/// namespace is opened later, when it is needed.
+/// namespace is opened once more later, when it is needed.
 ///
 /// # Errors
 /// Those of [`open_namespace`].
 #[cfg(feature = "network")]
-pub(crate) fn check_namespace(pid: i32, kind: &str, option: &str) -> Result<()> {
+pub(crate) fn check_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{kind}");
-    File::open(&path).at("open", &path).map(drop).map_err(|error| cannot_open(error, &path, option))
+    File::open(&path).at("open", &path).map(OwnedFd::from).map_err(|error| cannot_open(error, &path, option))
 }
 
 fn cannot_open(error: Error, path: &str, option: &str) -> Error {
