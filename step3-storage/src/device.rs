@@ -1,7 +1,7 @@
 //! Devices of the host that the user lets the container have.
 //!
 //! Kernel objects: a device file has two numbers, by which the kernel finds the driver. So a process that may
-//! open such a file reaches the hardware, wherever the file lies. Each is a bind mount of the host's own file.
+//! open such a file reaches the hardware, wherever the file lies. Each is a bind mount of the host's file.
 //! Order: the files are opened as mounts that are attached nowhere, while the host is in sight. They are
 //! attached when the host is out of sight: then no link in the root can lead a path to the host.
 //! Man pages: mknod(2), open_tree(2), move_mount(2), openat2(2).

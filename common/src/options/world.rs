@@ -43,10 +43,10 @@ pub struct World {
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
 
-    /// A device of the host, or a folder of devices, and where the container has it; repeatable.
+    /// A device of the host, or a folder of devices, perhaps at another path; repeatable.
     #[arg(
         long = "device",
-        value_name = "HOST[:CONTAINER[:rwm]]", allow_hyphen_values = true,
+        value_name = "HOST[:PATH]", allow_hyphen_values = true,
         value_parser = bytes(values::devices)
     )]
     pub devices: Vec<Devices>,

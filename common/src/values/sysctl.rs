@@ -61,13 +61,13 @@ impl fmt::Display for Sysctl {
     }
 }
 
-/// Reads a value of `--sysctl`: `net.ipv4.ip_forward=1`, or with slashes as `net/ipv4/ip_forward=1`. The first
-/// of the two characters in the name separates its parts, and the other one is a dot in a part, as in
-/// sysctl(8): `net.ipv4.conf.eth0/7.forwarding`.
+/// Reads a value of `--sysctl`: `net.ipv4.ip_forward=1`, or with slashes as `net/ipv4/ip_forward=1`. As in
+/// sysctl(8), the first of the two characters separates the parts of the name. The other one is a dot in a
+/// part: `net.ipv4.conf.eth0/7.forwarding`.
 ///
 /// # Errors
-/// A setting that does not belong to a namespace of the container; no value; a name that is no path beneath
-/// `/proc/sys`; a newline in the value, at which the kernel would stop.
+/// The setting is the host's, or its name is no path beneath `/proc/sys`. There is no value, or it has a
+/// newline, at which the kernel would stop.
 pub fn sysctl(text: &str) -> Result<Sysctl, Invalid> {
     let (name, value) = text.split_once('=').ok_or(ACCEPTED)?;
     let value = value.trim();
