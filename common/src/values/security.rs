@@ -48,12 +48,12 @@ pub fn by_name(name: &str) -> Option<Capability> {
 /// One `--security-opt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecurityOption {
+    /// Nothing: what a security module would do, which Congo uses none of.
+    Nothing,
     /// Whether execve(2) may give more than a process has, by set-user-ID bits and file capabilities.
     NoNewPrivileges(bool),
     /// Which system calls it may make.
     Seccomp(SeccompProfile),
-    /// Nothing: what a security module would do, which Congo uses none of.
-    Nothing,
 }
 
 /// Which seccomp profile holds.
@@ -90,9 +90,9 @@ impl<'a> FromIterator<&'a SecurityOption> for Security {
         let mut security = Security::default();
         for option in options {
             match option {
+                SecurityOption::Nothing => {}
                 SecurityOption::NoNewPrivileges(on) => security.no_new_privileges = *on,
                 SecurityOption::Seccomp(profile) => security.seccomp = profile.clone(),
-                SecurityOption::Nothing => {}
             }
         }
         security
@@ -115,6 +115,8 @@ pub fn security_opt(text: OsString) -> Result<SecurityOption, Invalid> {
         (b"no-new-privileges", None | Some(b"true")) => Ok(SecurityOption::NoNewPrivileges(true)),
         (b"no-new-privileges", Some(b"false")) => Ok(SecurityOption::NoNewPrivileges(false)),
         (b"no-new-privileges", Some(_)) => Err("expected no-new-privileges=true or =false".into()),
+        // SELinux and AppArmor: Congo uses neither.
+        (b"label", Some(_)) | (b"apparmor", Some(b"unconfined")) => Ok(SecurityOption::Nothing),
         (b"seccomp", None | Some(b"")) => {
             Err("expected seccomp=unconfined, =builtin or =FILE, a profile in Docker's JSON format".into())
         }
@@ -124,9 +126,6 @@ pub fn security_opt(text: OsString) -> Result<SecurityOption, Invalid> {
             _ if value.contains(&0) => return Err("a NUL byte in a path".into()),
             file => SeccompProfile::File(OsString::from_vec(file.to_vec()).into()),
         })),
-        // SELinux and AppArmor: to do without what is not used is no change.
-        (b"label", Some(b"disable")) | (b"apparmor", Some(b"unconfined")) => Ok(SecurityOption::Nothing),
-        (b"label", Some(_)) => Ok(SecurityOption::Nothing),
         _ => Err("expected no-new-privileges[=true|false] or seccomp=unconfined|builtin|FILE".into()),
     }
 }
