@@ -37,6 +37,7 @@ mod network;
 mod overlay;
 mod own_terminal;
 mod process;
+mod processes;
 mod publish;
 mod rootless;
 mod rootless_network;
@@ -86,6 +87,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     security_calls::CHECKS,
     ipc::CHECKS,
     sysctl::CHECKS,
+    processes::CHECKS,
     network::CHECKS,
     bridge::CHECKS,
     publish::CHECKS,
@@ -135,6 +137,7 @@ pub const SUBJECTS: &[(&str, &str)] = &[
     ("security", "The kernel refuses it what no container needs"),
     ("cve", "Attacks that worked on other runtimes fail"),
     ("ipc", "It talks to no process of the host through shared memory or queues"),
+    ("processes", "It is among other processes where the user asks for it, and leaves none there"),
     ("network", "It has a network of its own"),
     ("sysctl", "Settings of the kernel are changed for it alone"),
     ("bridge", "Containers on a bridge reach each other and the outside, but no other bridge"),

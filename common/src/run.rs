@@ -5,6 +5,8 @@ pub(crate) mod cidfile;
 pub mod cli;
 pub mod handshake;
 pub mod helper;
+#[cfg(feature = "network")]
+pub mod pids;
 pub mod process;
 #[cfg(any(feature = "idmap", feature = "network"))]
 pub(crate) mod program;

@@ -50,7 +50,7 @@ pub use mounts::{Mount, check_sources, check_targets, mount};
 #[cfg(feature = "network")]
 pub use names::bridge_name;
 pub use names::{hostname, keep_name};
-pub use namespace::{IpcMode, ipc_mode};
+pub use namespace::{IpcMode, PidMode, ipc_mode, pid_mode};
 #[cfg(feature = "network")]
 pub use network::{
     NetworkMode, check_bridge_options, check_ip, container_addresses, gateway, ip, network_mode, subnet,
@@ -183,6 +183,8 @@ mod tests {
                 size(&text).err(),
                 shm_size(&text).err(),
                 ipc_mode(&text).err(),
+                pid_mode(&text).err(),
+                pid_mode(&format!("container:{text}")).err(),
                 memory(&text).err(),
                 memory_swap(&text).err(),
                 cpus(&text).err(),

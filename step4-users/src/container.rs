@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use common::fs::sysctl;
 use common::oci::{Base, commit};
 use common::run::handshake::ChildEnd;
+use common::run::pids::PidNamespace;
 use common::run::process;
 use common::run::process::Environment;
 use common::sys::keyring::join_session_keyring;
@@ -43,8 +44,13 @@ pub fn run(cli: &Cli) -> Result<u8> {
 
     made.users.give_streams()?;
     let (flags, born_in) = (made.users.at_birth(namespaces(&made)), made.cgroup.v2_directory());
+    // No process can change its own PID, so the child is born where it belongs.
+    let pids = PidNamespace::enter(cli.ipc.pid)?;
     let mut child =
         process::clone(flags, born_in, &made.terminal, |parent| become_command(&made, mounts, parent))?;
+    pids.leave()?;
+    // Without a PID namespace of its own, the kernel does not end the others with the first.
+    child.ends_with(&made.cgroup);
     made.users.connect(child.pid())?;
     rlimit::allow(child.pid(), &cli.limits.ulimits)?;
     made.network.connect(child.pid())?;
@@ -63,9 +69,9 @@ fn namespaces(made: &Made) -> CloneFlags {
     //         process can change its own PID.
     // NEWNS:  a copy of the mounts that the child can change. The kernel's first namespace, hence the name.
     // NEWUTS: a host name of its own.
-    let always = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-    // NEWNET, NEWIPC: unless it joins those of another container, or of the host.
-    always | made.network.namespace() | made.ipc.namespace()
+    let always = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
+    // NEWPID, NEWNET, NEWIPC: unless it joins those of another container, or of the host.
+    always | made.plan.cli.ipc.pid.namespace() | made.network.namespace() | made.ipc.namespace()
 }
 
 /// The child's side: from a copy of the runtime to the command. Each line makes the world a little smaller.

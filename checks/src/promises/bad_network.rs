@@ -143,7 +143,7 @@ fn of_bridge(subject: &Subject, option: &str, values: &[&str], accepted: &[&str]
 }
 
 /// Names a process that has just ended.
-fn dead(subject: &Subject, option: &str) -> Checked {
+pub(super) fn dead(subject: &Subject, option: &str) -> Checked {
     let mut child = Command::new("true").spawn()?;
     let pid = child.id().to_string();
     child.wait()?;

@@ -1,11 +1,13 @@
 //! With which container the container shares memory and messages, and the settings of its namespaces.
 
 use clap::Args;
+use nix::unistd::{geteuid, getpid};
 
 use super::Network;
+use crate::run::pids::PidNamespace;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::{check_namespace, is_own_namespace};
-use crate::values::{self, IpcMode, NetworkMode, Sysctl};
+use crate::values::{self, IpcMode, NetworkMode, PidMode, Sysctl};
 
 /// With which container the container shares memory and messages, and the settings of its namespaces.
 #[derive(Debug, Args)]
@@ -27,6 +29,14 @@ pub struct Ipc {
     )]
     pub shm_size: u64,
 
+    /// private, host, or container:PID to be among the processes of another container.
+    #[arg(
+        long,
+        value_name = "MODE", default_value = "private", allow_hyphen_values = true,
+        value_parser = values::pid_mode, help_heading = "Processes (since step 2)"
+    )]
+    pub pid: PidMode,
+
     /// Change a setting of the kernel for the container alone: net.*, or one of IPC; repeatable.
     #[arg(
         long = "sysctl",
@@ -37,10 +47,12 @@ pub struct Ipc {
 }
 
 impl Ipc {
-    /// Refuses the PID of no process, and settings of a namespace that is the host's.
+    /// Refuses the PID of no process, settings of a namespace that is the host's, and other PID namespaces for
+    /// an ordinary user.
     ///
     /// # Errors
-    /// There is no such process, or it is another user's; `--sysctl` would change the host.
+    /// There is no such process, or it is another user's; for `--pid`, it is one of the host's; `--sysctl`
+    /// would change the host.
     pub fn check(&self, network: &Network) -> Result<()> {
         let (shares_network, shares_ipc) = (network_of_host(network)?, self.ipc_of_host()?);
         for sysctl in &self.sysctls {
@@ -52,7 +64,12 @@ impl Ipc {
                 ));
             }
         }
-        Ok(())
+        // What such a container leaves is ended by its cgroup, and an ordinary user need not have one.
+        if self.pid != PidMode::Private && !geteuid().is_root() {
+            return Err(Error::new(format!("--pid {}: the caller is not root", self.pid))
+                .hint("expected private from an ordinary user"));
+        }
+        PidNamespace::find(self.pid).map(drop)
     }
 
     /// The option by which the container has the host's IPC namespace, if it has.
@@ -64,8 +81,8 @@ impl Ipc {
         }
     }
 
-    /// The containers whose network or memory this one is to share: a PID of each, and the option that names
-    /// it.
+    /// The containers whose network, memory or processes this one is to share: a PID of each, and the option
+    /// that names it. Of the host, whose processes it may share, too, the PID is the runtime's own.
     ///
     /// # Errors
     /// `--ipc container:PID` together with a bridge.
@@ -82,6 +99,18 @@ impl Ipc {
                     .hint(format!("share that container's network, too: --network container:{pid}")));
             }
             shared.push((pid, format!("--ipc container:{pid}")));
+        }
+        match self.pid {
+            PidMode::Private => {}
+            // The runtime is one of the host's processes, and in the user namespace that rules over them.
+            PidMode::Host => shared.push((getpid().as_raw(), "--pid host".into())),
+            PidMode::Container(pid) => {
+                if network.network == NetworkMode::Bridge {
+                    return Err(Error::new(format!("--pid container:{pid} --network bridge: not both"))
+                        .hint(format!("share that container's network, too: --network container:{pid}")));
+                }
+                shared.push((pid, format!("--pid container:{pid}")));
+            }
         }
         Ok(shared)
     }

@@ -20,6 +20,7 @@ pub use ended::reap_any;
 use ended::{killed_before_exec, reap};
 pub use exec::{Environment, exec};
 
+use crate::fs::cgroupfs::Cgroup;
 use crate::run::handshake::{self, ChildEnd, ParentEnd};
 use crate::run::terminal::{Relay, Terminal};
 use crate::sys::call;
@@ -146,6 +147,7 @@ pub struct Child<'a> {
     parent_end: ParentEnd,
     terminal: &'a Terminal,
     relay: Option<Relay>,
+    cgroup: Option<&'a Cgroup>,
     stop_signal: Option<SignalNumber>,
     stop_timeout: Option<Duration>,
     ended: bool,
@@ -183,11 +185,11 @@ pub fn clone<'a>(
     if let Terminal::Shared(terminal) = terminal {
         terminal.give_to(pid);
     }
-    let (relay, stop_signal, stop_timeout) = (None, None, None);
-    Ok(Child { pid, parent_end, terminal, relay, stop_signal, stop_timeout, ended: false })
+    let (relay, cgroup, stop_signal, stop_timeout) = (None, None, None, None);
+    Ok(Child { pid, parent_end, terminal, relay, cgroup, stop_signal, stop_timeout, ended: false })
 }
 
-impl Child<'_> {
+impl<'a> Child<'a> {
     /// Its number on the host.
     pub fn pid(&self) -> Pid {
         self.pid
@@ -199,6 +201,12 @@ impl Child<'_> {
     /// When the child is dead already.
     pub fn go(&mut self) -> Result<()> {
         self.parent_end.go()
+    }
+
+    /// Says that with the child all processes of this cgroup end. Where the container has a PID namespace of
+    /// its own, the kernel has ended them by then.
+    pub fn ends_with(&mut self, cgroup: &'a Cgroup) {
+        self.cgroup = Some(cgroup);
     }
 
     /// Says which signal asks the command to end, where it is not SIGTERM: it gets that one instead. If there
@@ -286,9 +294,11 @@ impl Child<'_> {
         send(self.pid, signal);
     }
 
-    /// Gives the caller's terminal back as it was. The error says that the end of the container's output was
-    /// lost.
+    /// Ends the container's other processes, which could still change what the runtime is about to read, such
+    /// as the layer for an image. Then gives the caller's terminal back as it was. The error says that the end
+    /// of the container's output was lost.
     fn restore_terminal(&mut self) -> Result<()> {
+        self.cgroup.iter().for_each(|cgroup| cgroup.end_processes());
         let shown = self.relay.take().map_or(Ok(()), Relay::end);
         if let Terminal::Shared(terminal) = self.terminal {
             terminal.restore();

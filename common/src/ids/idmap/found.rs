@@ -143,11 +143,18 @@ pub fn check_shared(userns: Option<UsernsMode>, ids_chosen: bool, shared: &[(i32
     if userns == Some(UsernsMode::Host) {
         return Ok(());
     }
-    if let ([one, other], [(_, first), (_, second)]) = (others.as_slice(), shared)
-        && !is_same_namespace(one, other)?
-    {
-        return Err(Error::new(format!("{second}: it has other users than the one of {first}"))
-            .hint("share both with one container, or let that one share the other's"));
+    // Before anything is made. In a user namespace of its own, a container may do nothing to processes that
+    // belong to the host's.
+    if let Some((_, option)) = shared.last().filter(|(_, option)| option == "--pid host") {
+        return Err(Error::new(format!("{option}: not with users of its own"))
+            .hint("add --userns host: root of the container is then root of the host"));
+    }
+    for (both, options) in others.windows(2).zip(shared.windows(2)) {
+        if !is_same_namespace(&both[0], &both[1])? {
+            let (first, second) = (&options[0].1, &options[1].1);
+            return Err(Error::new(format!("{second}: it has other users than the one of {first}"))
+                .hint("share both with one container, or let that one share the other's"));
+        }
     }
     match shared {
         [(_, option), ..] if ids_chosen => Err(Error::new(format!(

@@ -145,7 +145,7 @@ pub const OPTIONS: [DockerOption; 104] = [
     long("no-healthcheck", Taken(1, "there is none")),
     long("oom-kill-disable", Instead("cgroup v2 has it no more, and a full container would hang")),
     long("oom-score-adj", Exercise(1, "oom-score-adj")),
-    long("pid", Instead("a container always has a PID namespace of its own, which ends all its processes")),
+    long("pid", Since(2)),
     long("pids-limit", Since(1)),
     long("platform", Taken(3, "it must be this machine's, or --image finds no image")),
     long("privileged", Exercise(4, "privileged")),
