@@ -48,6 +48,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(1, "dev.added-by-link",
         "If the root has a link at the path of --device, nothing is made or mounted where it leads on the \
          host.", added_by_link)
+        .not_new()
         .hint("Attach the mount when the host is out of sight, and resolve the path beneath the root."),
     Check::since(1, "bad.device",
         "A device that is not there, something else than a device, a relative path and permissions that \
