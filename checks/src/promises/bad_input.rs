@@ -19,6 +19,10 @@ pub(crate) const CHECKS: &[Check] = &[
         refused(it, &["--no-such-option", "true"], &["--no-such-option"])
     })
     .hint("Exit status 125: the command was never run."),
+    Check::since(0, "bad.switch", "A switch whose value is neither true nor false is refused.", |it| {
+        each(it, "--explain", &["yes", "", "2", "tRUE"], &["true"])
+    })
+    .hint("As Go's strconv.ParseBool: 1, t, T, TRUE, true, True, and the same for false."),
     Check::since(
         0,
         "bad.not-root",

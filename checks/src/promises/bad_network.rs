@@ -94,9 +94,9 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "bad.no-nft", "Where nft is not installed, the error says so.", no_nft)
         .needs(&[Need::Bridge])
         .hint("ENOENT from starting it: name the package, too."),
-    Check::since(2, "bad.tty", "-t without a terminal at stdin is refused.", |it| {
-        refused(it, &["-t", "true"], &["-t", "terminal"])?;
-        refused(it, &["--tty", "true"], &["-t", "terminal"])
+    Check::since(2, "bad.tty", "-i and -t together are refused without a terminal at stdin.", |it| {
+        refused(it, &["-it", "true"], &["-t", "not a TTY"])?;
+        refused(it, &["--interactive=true", "--tty", "true"], &["-t", "not a TTY"])
     })
     .hint("isatty(3) before anything is made."),
     Check::since(2, "bad.shm-size", "A malformed size of /dev/shm is refused.", |it| {

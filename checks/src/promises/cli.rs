@@ -39,6 +39,10 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "cli.platform", "--platform takes this machine's platform, and no other one.", platform)
         .not_new()
         .hint("Images have Go's names of machines: amd64, arm64."),
+    Check::since(0, "cli.no-short-help", "-h is not the short form of --help.", no_short_help)
+        .hint("For `docker run`, -h is the host name: since step 1."),
+    Check::since(0, "cli.switches", "A switch takes =true or =false.", switches)
+        .hint("As Docker's do: also 1, t, T, TRUE, True, and 0, f, F, FALSE, False."),
 ];
 
 fn help(subject: &Subject) -> Checked {
@@ -86,6 +90,36 @@ fn platform(subject: &Subject) -> Checked {
     subject.run(&["--platform", &format!("linux/{machine}"), "true"])?.ok()?;
     for wrong in ["linux/riscv64", "windows/amd64", "linux/"] {
         subject.run(&["--platform", wrong, "true"])?.status_is(125)?;
+    }
+    Ok(())
+}
+
+fn no_short_help(subject: &Subject) -> Checked {
+    let output = subject.run(&["-h"])?;
+    output.status_is(125)?;
+    expect("what goes to stdout", "", &output.stdout)
+}
+
+fn switches(subject: &Subject) -> Checked {
+    let explains = |option: &str| {
+        let output = subject.run(&[option, "true"])?;
+        output.status_is(0)?;
+        Ok::<_, Failure>(output.stderr.contains("execve"))
+    };
+    for (option, expected) in [
+        ("--explain", true),
+        ("--explain=true", true),
+        ("--explain=1", true),
+        ("--explain=false", false),
+        ("--explain=F", false),
+    ] {
+        expect(format!("whether {option} narrates"), expected, explains(option)?)?;
+    }
+    if subject.step() >= 2 {
+        let pid = |option: &str| Ok::<_, Failure>(subject.sh(&[option], "echo $$")?.ok()?.to_owned());
+        expect("the command's PID with --init=false", "1".to_owned(), pid("--init=false")?)?;
+        let with_init = pid("--init=true")?;
+        ensure(with_init != "1", || Failure::new("--init=true gives an init", "the command is PID 1"))?;
     }
     Ok(())
 }

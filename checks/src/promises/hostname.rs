@@ -14,6 +14,8 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("clone(2) with CLONE_NEWUTS, and sethostname(2) by the child, not the parent."),
     Check::since(1, "hostname.option", "--hostname sets the name, and the variable HOSTNAME.", option)
         .hint("Both come from one value: sethostname(2) and the environment."),
+    Check::since(1, "hostname.short", "-h NAME sets the name, too.", short)
+        .hint("As for `docker run`; help is --help alone."),
     Check::since(1, "hostname.longest", "A host name may have 64 bytes.", longest)
         .hint("HOST_NAME_MAX is 64, without the zero byte."),
 ];
@@ -35,6 +37,11 @@ fn option(subject: &Subject) -> Checked {
     expect("the host name inside", "web.example", &first.hostname()?)?;
     let variable = first.environment()?.into_iter().find(|variable| variable.starts_with("HOSTNAME="));
     expect("the variable", Some("HOSTNAME=web.example".into()), variable)
+}
+
+fn short(subject: &Subject) -> Checked {
+    expect("the host name inside", "web", &subject.hold(&["-h", "web"])?.first()?.hostname()?)?;
+    expect("the host name inside", "web", &subject.hold(&["-hweb"])?.first()?.hostname()?)
 }
 
 fn longest(subject: &Subject) -> Checked {

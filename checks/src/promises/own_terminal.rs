@@ -57,6 +57,9 @@ pub(crate) const CHECKS: &[Check] = &[
         .not_new()
         .hint("`runtime … > file` on a full disk: write(2) says ENOSPC to the runtime, and the command \
                cannot know it."),
+    Check::since(2, "terminal.unasked",
+        "-t gives the container a terminal though the caller has none. Its screen goes to stdout.", unasked)
+        .hint("As for `docker run`: only -i and -t together are refused, as nobody could type."),
     Check::since(2, "terminal.piped",
         "If stdout goes elsewhere, stdin is /dev/null, and the next program gets the typed keys.", piped)
         .hint("The usual filter: `runtime … | less`. Two readers of one terminal take each other's keys."),
@@ -269,6 +272,16 @@ fn unread(subject: &Subject) -> Checked {
     drop(pty);
     ensure(ended, || Failure::new("the runtime ends after SIGTERM", "it still runs"))?;
     expect("the exit status", Some(143), status.code())
+}
+
+fn unasked(subject: &Subject) -> Checked {
+    // stdin, stdout and stderr of a check are no terminals.
+    for options in [&["-t"][..], &["--tty=true", "--init"], &["-it", "--interactive=false"]] {
+        let output = subject.sh(options, "test -t 0 && test -t 1 && test -t 2 && tty; exit 7")?;
+        output.status_is(7)?;
+        expect("what `tty` writes", "/dev/pts/0\r\n", output.stdout.as_str())?;
+    }
+    Ok(())
 }
 
 fn piped(subject: &Subject) -> Checked {

@@ -55,15 +55,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// Refuses `--tty` without a terminal at stdin: nobody could type. Refuses a `--cidfile` that is there.
+    /// Refuses `-i` and `-t` together without a terminal at stdin: nobody could type. With `-t` alone nobody
+    /// wants to. Refuses a `--cidfile` that is there.
     ///
     /// # Errors
     /// One of these.
     pub fn check(&self) -> Result<()> {
         let _ = self.caller.set((geteuid(), getegid()));
         self.cidfile.as_deref().map_or(Ok(()), cidfile::check)?;
-        if self.tty && !io::stdin().is_terminal() {
-            return Err(Error::new("-t, --tty: stdin is no terminal, so nobody could type")
+        if self.interactive && self.tty && !io::stdin().is_terminal() {
+            return Err(Error::new("-i, -t: the input device is not a TTY: stdin is no terminal")
                 .hint("leave -t out: then the streams are passed as they are"));
         }
         Ok(())

@@ -4,10 +4,11 @@
 
 use std::ffi::OsString;
 
-use clap::builder::{BoolishValueParser, PossibleValuesParser};
+use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
 
 use crate::run::cli::docker::{Answer, OPTIONS};
+use crate::run::cli::truth;
 
 /// They are read, and forgotten.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ fn options() -> impl Iterator<Item = clap::Arg> {
         match option.long {
             // Signals are always passed on. `false` would be another thing.
             "sig-proxy" => switch(arg).value_parser(PossibleValuesParser::new(["true", "1"])),
-            long if SWITCHES.contains(&long) => switch(arg).value_parser(BoolishValueParser::new()),
+            long if SWITCHES.contains(&long) => switch(arg).value_parser(truth()),
             "pull" => arg.value_parser(PossibleValuesParser::new(["always", "missing", "never"])),
             _ => arg.value_parser(clap::value_parser!(OsString)),
         }

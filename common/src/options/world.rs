@@ -9,7 +9,8 @@ use crate::values::{self, Devices, Variable};
 
 /// What the container finds.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "The container's world (since step 1)")]
+// `-h` is the host name here: see `run::cli`.
+#[command(next_help_heading = "The container's world (since step 1)", disable_help_flag = true)]
 pub struct World {
     /// The directory to use as the root [default: one that Congo makes from this host's programs].
     #[arg(long, value_name = "DIR", value_parser = bytes(values::directory))]
@@ -17,7 +18,7 @@ pub struct World {
 
     /// The host name inside.
     #[arg(
-        long,
+        short = 'h', long,
         value_name = "NAME", default_value = "congo", allow_hyphen_values = true,
         value_parser = values::hostname
     )]
