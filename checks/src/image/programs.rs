@@ -18,6 +18,9 @@ use crate::installed::program;
 /// What the base of an image has: enough to wait and to answer.
 const PROGRAMS: [&str; 3] = ["sh", "cat", "sleep"];
 
+/// A link that runtimes make where an image lacks it, and where it leads.
+const MTAB: (&str, &str) = ("etc/mtab", "/proc/mounts");
+
 /// Those programs, as files and links.
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
@@ -56,6 +59,7 @@ impl Programs {
         for name in ["hosts", "hostname", "resolv.conf"] {
             archive = archive.file(&format!("etc/{name}"), "");
         }
+        archive = archive.symlink(MTAB.0, MTAB.1);
         for (link, to) in &self.links {
             archive = archive.symlink(&link.to_string_lossy(), &to.to_string_lossy());
         }
@@ -74,6 +78,7 @@ impl Programs {
         for name in ["hosts", "hostname", "resolv.conf"] {
             fs::write(root.join("etc").join(name), "")?;
         }
+        symlink(MTAB.1, root.join(MTAB.0))?;
         for (path, file) in &self.files {
             fs::create_dir_all(root.join(path).parent().unwrap_or(root))?;
             fs::copy(file, root.join(path))?;

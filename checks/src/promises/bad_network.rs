@@ -114,8 +114,12 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("NAME:IP or NAME=IP."),
     Check::since(2, "bad.dns-search", "A search domain that is none is refused, and an option of two lines.",
         |it| {
-        each(it, "--dns-search", &["", "a b", "a\nnameserver 1.2.3.4", "-a.test", "a..b"], &["."])?;
-        each(it, "--dns-option", &["", "a b", "a\nnameserver 1.2.3.4"], &["ndots:2"])
+        each(it, "--dns-search", &["", "a b", "-a.test", "a..b"], &["."])?;
+        each(it, "--dns-option", &["", "a b"], &["ndots:2"])?;
+        // Of a value in two lines, the error makes one.
+        let lines = "a\nnameserver 1.2.3.4";
+        refused(it, &["--dns-search", lines, "true"], &["--dns-search", "a nameserver 1.2.3.4"])?;
+        refused(it, &["--dns-option", lines, "true"], &["--dns-option", "a nameserver 1.2.3.4"])
     })
     .hint("Both end in a line of resolv.conf(5): white space would begin another word, or another line."),
 ];
