@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::Result;
 use common::fs::path::make_directory;
-use common::sys::{chdir, chroot, mkdir, mknod, mount, symlink, umask};
+use common::sys::{chdir, chroot, fchdir, mkdir, mknod, mount, symlink, umask};
 use nix::mount::MsFlags;
 
 /// Cuts the link between the host's mounts and their copies in this namespace.
@@ -72,9 +72,8 @@ pub fn mount_dev() -> Result<()> {
     symlink("/proc/kcore", "/dev/core")
 }
 
-/// Makes `path` the working directory, and makes it and those above it where they are missing. A link on the
-/// way may lead to a place that is missing: it is then made there, which is in the container.
+/// Makes `path` the working directory, and makes it and those above it where they are missing. By descriptor:
+/// a link of /proc would lead out of the root, such as /proc/1/root with --pid host.
 pub fn enter_workdir(path: &Path) -> Result<()> {
-    make_directory(path)?;
-    chdir(path)
+    fchdir(&make_directory(path)?)
 }

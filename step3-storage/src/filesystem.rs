@@ -10,7 +10,7 @@ use std::path::Path;
 use common::Result;
 use common::fs::mount::{Detached, remount_read_only};
 use common::fs::path::make_directory;
-use common::sys::{chdir, mkdir, mknod, mount, pivot_root, symlink, umask, umount2};
+use common::sys::{chdir, fchdir, mkdir, mknod, mount, pivot_root, symlink, umask, umount2};
 use nix::mount::{MntFlags, MsFlags};
 
 /// Cuts the link between the host's mounts and their copies in this namespace.
@@ -109,9 +109,8 @@ pub fn make_root_read_only() -> Result<()> {
     remount_read_only("/")
 }
 
-/// Makes `path` the working directory, and makes it and those above it where they are missing. A link on the
-/// way may lead to a place that is missing: it is then made there, which is in the container.
+/// Makes `path` the working directory, and makes it and those above it where they are missing. By descriptor:
+/// a link of /proc would lead out of the root, such as /proc/1/root with --pid host.
 pub fn enter_workdir(path: &Path) -> Result<()> {
-    make_directory(path)?;
-    chdir(path)
+    fchdir(&make_directory(path)?)
 }

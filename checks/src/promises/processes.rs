@@ -32,6 +32,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "After a runtime was killed, the next run ends what its container with --pid host has left.", swept)
         .needs(&[Need::Root])
         .hint("A cgroup whose lock is free belongs to a dead runtime: kill what is in it, then remove it."),
+    Check::since(2, "processes.workdir",
+        "With --pid host, no working directory leads out of the root, though /proc shows the roots of others.",
+        workdir)
+        .needs(&[Need::Root])
+        .not_new()
+        .hint("/proc/PID/root is a magic link: openat2(2), RESOLVE_NO_MAGICLINKS, then fchdir(2)."),
     Check::since(2, "processes.init",
         "With --pid host, --init takes in the container's orphans.", init)
         .needs(&[Need::Root])
@@ -114,6 +120,18 @@ fn swept(subject: &Subject) -> Checked {
     drop(container);
     subject.run(&["true"])?.ok()?;
     has_ended(left, "after the next run")
+}
+
+fn workdir(subject: &Subject) -> Checked {
+    let secret = subject.write("of-the-host", "seen")?;
+    let script = format!("cat .{secret}; :");
+    let plain = subject.sh(&[&host(subject)[..], &["--workdir", "/tmp/../"]].concat(), &script)?;
+    expect("what the host's file looks like from the root", "", plain.ok()?)?;
+    let root = format!("/proc/{}/root", myself());
+    let run = subject.sh(&[&host(subject)[..], &["--workdir", &root]].concat(), &script)?;
+    ensure(run.status == 125 && run.stdout.is_empty(), || {
+        Failure::new(format!("--workdir {root} is refused, 125"), format!("{}: {}", run.ending(), run.stdout))
+    })
 }
 
 fn init(subject: &Subject) -> Checked {

@@ -32,7 +32,7 @@ use crate::sys::folder::names_in;
 use crate::sys::signal::{blocked_endings, pending_of};
 
 /// At how many entries one run looks: a container should not have to wait for more, however many others live.
-pub(crate) const LOOKED_AT: usize = 8;
+pub(crate) const LOOKED_AT: usize = 64;
 
 /// Between two looks at a lock that another process has: at first, and in the end.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];

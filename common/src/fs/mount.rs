@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, stat};
 #[cfg(feature = "values")]
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
@@ -291,15 +291,17 @@ impl Detached {
         Ok(())
     }
 
-    /// Whether it shows a part of the host's /dev.
+    /// Whether it shows the whole of the host's /dev. In a folder below, no device is needed but those of
+    /// `--device`, and who may make device files could make any disk's there.
     ///
     /// # Errors
     /// EIO and the like.
     pub fn is_of_dev(&self) -> Result<bool> {
-        let filesystem = |path: &str| nix::sys::stat::stat(path).map(|status| status.st_dev);
-        let its = nix::sys::stat::fstat(&self.tree).context("fstat")?.st_dev;
+        let place = |status: FileStat| (status.st_dev, status.st_ino);
+        let its = fstat(&self.tree).context("fstat")?;
         // A /dev that is no filesystem of its own is a folder like any other.
-        Ok(filesystem("/dev") == Ok(its) && filesystem("/") != Ok(its))
+        let is_mounted = stat("/").is_ok_and(|root| root.st_dev != its.st_dev);
+        Ok(is_mounted && stat("/dev").map(place) == Ok(place(its)))
     }
 
     /// The mount itself, if it is read-only already. It is attached nowhere, and so stays as it is for good.

@@ -104,17 +104,23 @@ pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> 
     }
 }
 
-/// Makes the directory `path`, and those above it, as far as they are missing. Where a link leads to a place
-/// that is not there yet, the directory is made at that place, beneath the root of this process.
+/// Opens the directory `path` beneath the root of this process, and makes it, and those above it, as far as
+/// they are missing. Where a link leads to a place that is not there yet, the directory is made at that
+/// place. The links of /proc that lead to what a process has open, such as its root, are not followed.
 ///
 /// # Errors
-/// EROFS, EACCES, ENOTDIR; ELOOP when links lead in a circle.
-pub fn make_directory(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
+/// EROFS, EACCES, ENOTDIR; ELOOP when links lead in a circle, or through /proc.
+pub fn make_directory(path: &Path) -> Result<OwnedFd> {
     let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    walk(&root, path, Some(Kind::Directory)).map(drop)
+    let opened = open_beneath(&root, path).or_else(|error| match error.errno() {
+        Some(Errno::ENOENT) => walk(&root, path, Some(Kind::Directory)),
+        _ => Err(error),
+    })?;
+    if is_directory(&status(&opened)?) {
+        Ok(opened)
+    } else {
+        Err(Error::from_errno(format!("chdir({path:?})"), Errno::ENOTDIR))
+    }
 }
 
 /// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if

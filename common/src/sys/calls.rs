@@ -82,6 +82,14 @@ pub fn chdir(path: impl AsRef<Path>) -> Result<()> {
     call("chdir(2)", || format!("chdir({path:?})"), || nix::unistd::chdir(path))
 }
 
+/// Changes the working directory to one that is open: fchdir(2).
+///
+/// # Errors
+/// EACCES.
+pub fn fchdir(directory: &OwnedFd) -> Result<()> {
+    call("fchdir(2)", || format!("fchdir({})", directory.as_raw_fd()), || nix::unistd::fchdir(directory))
+}
+
 /// Undoes a mount: umount2(2).
 ///
 /// # Errors
