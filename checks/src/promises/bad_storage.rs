@@ -156,7 +156,7 @@ fn nothing_made(subject: &Subject) -> Checked {
         &["--tmpfs", "/mnt/it"],
         &["--env-file", "/no/such"],
         &["--image", "/no/such"],
-        &["-t"],
+        &["-it"],
         &["--ipc", NOBODY],
         &["--network", NOBODY],
         &["--add-host", "up.example:host-gateway"],
