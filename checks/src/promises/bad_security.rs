@@ -46,11 +46,11 @@ pub(crate) const CHECKS: &[Check] = &[
     .hint("The second line of the error lists all capabilities."),
     Check::since(4, "bad.security-opt", "An unknown security option is refused.", |it| {
         let values = ["", "x", "no-new-privileges=", "no-new-privileges=1", "seccomp", "seccomp=",
-            "apparmor=unconfined", "label=disable"];
+            "apparmor=docker-default", "label"];
         each(it, "--security-opt", &values, &["expected"])
     })
-    .hint("no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE: an option without effect must \
-           not be accepted."),
+    .hint("no-new-privileges[=true|false], seccomp=unconfined|builtin|FILE. Of what a security module does, \
+           only its absence can be had."),
     Check::since(4, "bad.shared-with-two",
         "The network of one container and the memory of another cannot be shared, if the two have different \
          users.",
