@@ -55,8 +55,8 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Controller("memory"), Need::SwapAccounting])
         .hint("v1: -1; v2: max."),
     Check::since(1, "memory.unlimited", "--memory 0 means no limit.", |it| {
-        let options = ["--memory", "0"];
-        expect("the memory limit", None, it.in_cgroup(&options, |it| it.limit("memory.limit_in_bytes", "memory.max"))?)
+        let limit = it.in_cgroup(&["--memory", "0"], |it| it.limit("memory.limit_in_bytes", "memory.max"));
+        expect("the memory limit", None, limit?)
     })
         .needs(&[Need::Controller("memory")])
         .hint("v1: -1; v2: max. A new cgroup has no limit, either."),

@@ -31,7 +31,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "pid.cidfile",
         "With --cidfile, a new file holds the PID that PID 1 has on the host, before the command begins.",
         cidfile)
-        .hint("open(2) with O_CREAT and O_EXCL, in the parent, between the clone and \"go\". The file stays."),
+        .hint("open(2) with O_CREAT and O_EXCL, in the parent, after the clone and before \"go\". It stays."),
 ];
 
 fn is_one(subject: &Subject) -> Checked {

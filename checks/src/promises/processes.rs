@@ -26,14 +26,14 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(2, "processes.end-with-it",
         "With --pid host, the container's other processes end with its first one.", end_with_it)
         .needs(&[Need::Root])
-        .hint("No PID 1 takes them along. cgroup.kill ends all processes of a cgroup; before Linux 5.14, kill \
-               those in cgroup.procs until there are none."),
+        .hint("No PID 1 takes them along. cgroup.kill ends all processes of a cgroup; before Linux 5.14, \
+               kill those in cgroup.procs until there are none."),
     Check::since(2, "processes.swept",
         "After a runtime was killed, the next run ends what its container with --pid host has left.", swept)
         .needs(&[Need::Root])
         .hint("A cgroup whose lock is free belongs to a dead runtime: kill what is in it, then remove it."),
     Check::since(2, "processes.workdir",
-        "With --pid host, no working directory leads out of the root, though /proc shows the roots of others.",
+        "With --pid host no working directory leads out of the root, though /proc shows the roots of others.",
         workdir)
         .needs(&[Need::Root])
         .not_new()

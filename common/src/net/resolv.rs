@@ -1,8 +1,8 @@
 //! The text of the container's `/etc/resolv.conf`: the host's file, with the options' lines in the place of
 //! its own.
 //!
-//! The C library reads one setting a line. Of several `search` lines it takes the last, and `domain` counts as
-//! one; `options` lines add up. resolv.conf(5).
+//! The C library reads one setting a line. Of several `search` lines it takes the last, and `domain` counts
+//! as one; `options` lines add up. resolv.conf(5).
 
 use std::fs;
 use std::mem;

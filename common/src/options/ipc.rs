@@ -47,8 +47,8 @@ pub struct Ipc {
 }
 
 impl Ipc {
-    /// Refuses the PID of no process, settings of a namespace that is the host's, and other PID namespaces for
-    /// an ordinary user.
+    /// Refuses the PID of no process, settings of a namespace that is the host's, and other PID namespaces
+    /// for an ordinary user.
     ///
     /// # Errors
     /// There is no such process, or it is another user's; for `--pid`, it is one of the host's; `--sysctl`

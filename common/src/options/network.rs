@@ -71,8 +71,9 @@ pub struct Network {
 }
 
 impl Network {
-    /// Refuses options about a bridge without one, options about names that another container has, a port that is published twice, an address that no
-    /// container can have, the PID of no process, and a name for a gateway that there is not.
+    /// Refuses options about a bridge without one, options about names that another container has, a port
+    /// that is published twice, an address that no container can have, the PID of no process, and a name for
+    /// a gateway that there is not.
     ///
     /// # Errors
     /// One of these.

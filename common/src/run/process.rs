@@ -294,9 +294,9 @@ impl<'a> Child<'a> {
         send(self.pid, signal);
     }
 
-    /// Ends the container's other processes, which could still change what the runtime is about to read, such
-    /// as the layer for an image. Then gives the caller's terminal back as it was. The error says that the end
-    /// of the container's output was lost.
+    /// Ends the container's other processes, which could still change what the runtime is about to read,
+    /// such as the layer for an image. Then gives the caller's terminal back as it was. The error says that
+    /// the end of the container's output was lost.
     fn restore_terminal(&mut self) -> Result<()> {
         self.cgroup.iter().for_each(|cgroup| cgroup.end_processes());
         let shown = self.relay.take().map_or(Ok(()), Relay::end);

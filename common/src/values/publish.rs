@@ -152,8 +152,8 @@ pub fn publish(text: &str) -> Result<Published, Invalid> {
     let container = range(container)?;
     match host.as_ref().map(|host| (host.len(), container.len())) {
         Some((hosts, containers)) if hosts != containers && containers > 1 => Err(format!(
-            "{hosts} ports on the host, {containers} in the container; expected ranges of the same length, or \
-             one port in the container"
+            "{hosts} ports on the host, {containers} in the container; expected ranges of the same length, \
+             or one port in the container"
         )
         .into()),
         _ => Ok(Published { host_ip: ip, host, container, protocol }),

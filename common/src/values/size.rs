@@ -92,8 +92,8 @@ pub fn shm_size(text: &str) -> Result<u64, Invalid> {
 }
 
 /// Reads the value of `--memory-swap`: `-1` (as much swap as the host has), or a [`size`], which is that of
-/// memory and swap *together*. What it must be in relation to `--memory` says [`check_swap`]. `None` is a `0`:
-/// with Docker the same as no option.
+/// memory and swap *together*. What it must be in relation to `--memory` says [`check_swap`]. `None` is a
+/// `0`: with Docker the same as no option.
 ///
 /// # Errors
 /// Neither `-1` nor a size.
@@ -110,8 +110,8 @@ pub fn memory_swap(text: &str) -> Result<Option<Limit>, Invalid> {
 /// Checks `--memory-swap` against `--memory`, once both are known.
 ///
 /// The sum leaves for swap the bytes beyond the memory. So a sum below the memory would be a negative amount
-/// of swap: v1 refuses it with `EINVAL`, and v2 has no number to write. Nor has it one where the memory has no
-/// limit.
+/// of swap: v1 refuses it with `EINVAL`, and v2 has no number to write. Nor has it one where the memory has
+/// no limit.
 ///
 /// # Errors
 /// The sum is less than the memory, or it is a limit and the memory has none.
