@@ -16,6 +16,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "root.workdir-by-descriptor",
         "A working directory cannot lead to the host through a descriptor of the runtime.",
         workdir_by_descriptor)
+        .not_new()
         .hint("/proc/self/fd/7/.. is a way out as long as descriptor 7 is a folder of the host. Close all \
                descriptors before chdir(2) (CVE-2024-21626)."),
     Check::since(3, "root.command-by-descriptor",
