@@ -33,7 +33,8 @@ fn setting(path: &str) -> Result<String, Failure> {
 
 fn of_network(subject: &Subject) -> Checked {
     // The second one has another value in a namespace of its own, which the runtime itself has set.
-    let paths = ["net/ipv4/conf/all/forwarding", "net/ipv4/ip_unprivileged_port_start", "net/core/somaxconn"];
+    let paths =
+        ["net/ipv4/conf/all/forwarding", "net/ipv4/ip_unprivileged_port_start", "net/ipv4/ip_default_ttl"];
     let look = || paths.into_iter().map(setting).collect::<Result<Vec<_>, Failure>>();
     let before = look()?;
     let options = [
@@ -42,7 +43,8 @@ fn of_network(subject: &Subject) -> Checked {
         "--sysctl",
         "net/ipv4/ip_unprivileged_port_start=81",
         "--sysctl",
-        "net.core.somaxconn=123",
+        // Before Linux 6.9 the network of a user namespace has no net.core.
+        "net.ipv4.ip_default_ttl=123",
     ];
     let script = format!("cd /proc/sys; cat {}", paths.join(" "));
     let run = subject.sh(&options, &script)?;
