@@ -291,8 +291,8 @@ impl Detached {
         Ok(())
     }
 
-    /// Whether it shows the whole of the host's /dev. In a folder below, no device is needed but those of
-    /// `--device`, and who may make device files could make any disk's there.
+    /// Whether it shows the whole of the host's /dev, and not a folder in it. In such a folder, a container
+    /// with `CAP_MKNOD` could make the device file of any disk: `--device` gives it single ones.
     ///
     /// # Errors
     /// EIO and the like.

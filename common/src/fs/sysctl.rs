@@ -5,7 +5,11 @@
 //! `net/ipv4/conf/a.b/route_localnet`. See proc_sys_net(5), ip(7).
 
 use std::fs;
+#[cfg(feature = "network")]
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "network")]
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 #[cfg(feature = "network")]
@@ -59,11 +63,34 @@ pub fn write_if_allowed(name: &str, value: &str) -> Result<()> {
     }
 }
 
+/// The network and the IPC namespace of the runtime, which are the host's.
+#[cfg(feature = "network")]
+static OF_HOST: OnceLock<[(u64, u64); 2]> = OnceLock::new();
+
+/// In the parent: remembers which namespaces are the host's, so that [`set`] writes to neither. The container
+/// that this one is to join may end meanwhile, and a process of the host may get its PID.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+#[cfg(feature = "network")]
+pub(crate) fn remember_host() -> Result<()> {
+    let _ = OF_HOST.set([namespace("net")?, namespace("ipc")?]);
+    Ok(())
+}
+
+/// Which namespace of this kind the process is in.
+#[cfg(feature = "network")]
+fn namespace(kind: &str) -> Result<(u64, u64)> {
+    let path = Path::new("/proc/self/ns").join(kind);
+    fs::metadata(&path).at("stat", &path).map(|there| (there.dev(), there.ino()))
+}
+
 /// In the child, in its root: changes settings of the namespaces that it is in. By the container's own
 /// procfs: the root of a user namespace may write there, where it is the owner of the namespace.
 ///
 /// # Errors
-/// As [`write()`], with the option's name; when something else than a procfs is at `/proc`.
+/// As [`write()`], with the option's name; when something else than a procfs is at `/proc`; when the
+/// namespace is the host's.
 #[cfg(feature = "network")]
 pub fn set(sysctls: &[Sysctl]) -> Result<()> {
     let Some(first) = sysctls.first() else { return Ok(()) };
@@ -71,7 +98,13 @@ pub fn set(sysctls: &[Sysctl]) -> Result<()> {
     if system.filesystem_type() != PROC_SUPER_MAGIC {
         return Err(Error::new(format!("{first}: {SETTINGS} is not the kernel's")));
     }
+    let [network, ipc] = OF_HOST.get().ok_or_else(|| Error::new(format!("{first}: not checked")))?;
     for sysctl in sysctls {
+        let (kind, of_host) = if sysctl.is_of_network() { ("net", network) } else { ("ipc", ipc) };
+        if namespace(kind)? == *of_host {
+            return Err(Error::new(format!("{sysctl}: it would change the host"))
+                .hint("the container to join has ended, and a process of the host has its PID"));
+        }
         let path = Path::new(SETTINGS).join(sysctl.path());
         write_value("sysctl(8), proc_sys(5)", &path, sysctl.value()).map_err(|error| {
             let named = match error.errno() {

@@ -4,6 +4,7 @@ use clap::Args;
 use nix::unistd::{geteuid, getpid};
 
 use super::Network;
+use crate::fs::sysctl;
 use crate::run::pids::PidNamespace;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::{check_namespace, is_own_namespace};
@@ -54,6 +55,9 @@ impl Ipc {
     /// There is no such process, or it is another user's; for `--pid`, it is one of the host's; `--sysctl`
     /// would change the host.
     pub fn check(&self, network: &Network) -> Result<()> {
+        if !self.sysctls.is_empty() {
+            sysctl::remember_host()?;
+        }
         let (shares_network, shares_ipc) = (network_of_host(network)?, self.ipc_of_host()?);
         for sysctl in &self.sysctls {
             let shared = if sysctl.is_of_network() { &shares_network } else { &shares_ipc };
