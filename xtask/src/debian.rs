@@ -4,6 +4,7 @@
 //! mmdebstrap(1).
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -20,8 +21,17 @@ pub struct Args {}
 /// Makes it, unless it is there, and prints where.
 ///
 /// # Errors
-/// When mmdebstrap is not installed or fails; nothing half-made remains under the final name.
+/// As [`root`].
 pub fn run(_: &Args) -> Result<ExitCode> {
+    println!("{}", root()?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where it is; it is made if it is not there.
+///
+/// # Errors
+/// When mmdebstrap is not installed or fails; nothing half-made remains under the final name.
+pub fn root() -> Result<PathBuf> {
     let root = needs::debian_folder().context("no folder for it: set CONGO_HOME")?;
     if needs::debian_root().is_err() {
         let mmdebstrap = program("mmdebstrap").map_err(anyhow::Error::msg)?;
@@ -35,6 +45,5 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         // The name comes last: who finds it, finds it whole.
         fs::rename(&made, &root).with_context(|| format!("making {}", root.display()))?;
     }
-    println!("{}", root.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(root)
 }

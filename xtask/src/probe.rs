@@ -21,7 +21,7 @@ use crate::workspace::{self, Build};
 use differences::{Difference, KNOWN, is_refused};
 
 mod differences;
-mod docker;
+pub(crate) mod docker;
 
 /// Show what a container is, from inside: the last step's, beside crun's with Docker's default configuration.
 #[derive(Debug, clap::Args)]

@@ -12,7 +12,7 @@ use checks::inside::{MASKED, READ_ONLY};
 use serde_json::{Value, json};
 
 /// Docker's fourteen.
-const CAPABILITIES: [&str; 14] = [
+pub(crate) const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -30,7 +30,7 @@ const CAPABILITIES: [&str; 14] = [
 ];
 
 /// The bundle's config.json.
-pub(super) fn config(root: &Path, command: &[&str], seccomp: &Value) -> Value {
+pub(crate) fn config(root: &Path, command: &[&str], seccomp: &Value) -> Value {
     let mount = |destination: &str, kind: &str, options: &str| {
         let options: Vec<_> = options.split(',').collect();
         json!({ "destination": destination, "type": kind, "source": kind, "options": options })
