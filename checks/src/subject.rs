@@ -149,9 +149,18 @@ impl Subject {
     /// The same under strace, which lets time go by before each of these calls: whoever does not wait is seen
     /// to be early.
     pub(crate) fn command_slow_at(&self, calls: &str, arguments: &[&str]) -> Command {
+        self.command_slow(calls, "delay_enter=500000", arguments)
+    }
+
+    /// The same before the first of these calls of each process.
+    pub(crate) fn command_slow_at_first(&self, calls: &str, arguments: &[&str]) -> Command {
+        self.command_slow(calls, "delay_enter=500000:when=1", arguments)
+    }
+
+    fn command_slow(&self, calls: &str, how: &str, arguments: &[&str]) -> Command {
         let mut strace = Command::new(program("strace").unwrap_or_default());
         strace.args(["--follow-forks", "--quiet=all", "--output", "/dev/null"]);
-        strace.args([format!("--trace={calls}"), format!("--inject={calls}:delay_enter=500000")]);
+        strace.args([format!("--trace={calls}"), format!("--inject={calls}:{how}")]);
         strace.arg(&self.binary).args(arguments).envs(self.environment()).stdin(Stdio::null());
         strace
     }

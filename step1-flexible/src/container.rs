@@ -68,7 +68,7 @@ fn become_command(made: &Made, parent: &mut ChildEnd) -> Result<Infallible> {
     filesystem::mount_dev()?;
     device::attach(devices)?;
 
-    sethostname(&cli.world.hostname)?;
+    sethostname(cli.world.hostname())?;
     rlimit::set(&cli.limits.ulimits)?;
     filesystem::enter_workdir(cli.world.workdir.as_deref().unwrap_or(Path::new("/")))?;
 

@@ -15,7 +15,7 @@ use crate::cli::World;
 /// The command's variables: the defaults, then those of the files, then those of the options. Where two have
 /// the same name, the later one counts.
 pub fn build(world: &World) -> Result<Environment> {
-    let mut environment = defaults(&world.hostname);
+    let mut environment = defaults(world.hostname());
     for file in &world.env_file {
         for (name, value) in values::env_file(file)? {
             // A name alone asks for the host's value. A variable that the host does not have is not set.

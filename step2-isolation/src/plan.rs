@@ -49,7 +49,7 @@ impl<'a> Plan<'a> {
     /// Refuses options that cannot be had. Reads files of the host, such as `--env-file`, and makes nothing.
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
-        cli.network.check()?;
+        cli.network.check(&cli.world)?;
         cli.ipc.check(&cli.network)?;
         cli.session.check()?;
         Ok(Plan { cli, environment: environment::build(&cli.world)? })
@@ -72,7 +72,7 @@ impl<'a> Ready<'a> {
         // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.
         let signals = Signals::block()?;
         let network = Network::prepare(&plan.cli.network)?;
-        let files = names::build(&plan.cli.world.hostname, &plan.cli.network, &network)?;
+        let files = names::build(plan.cli.world.hostname(), &plan.cli.network, &network)?;
         // Before there is a process to limit: a process can outrun a limit that comes later.
         let cgroup = cgroup::create(&plan.cli.limits)?;
         Ok(Made { plan, root, terminal, ipc, network, files, cgroup, signals })

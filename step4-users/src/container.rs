@@ -112,7 +112,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     device::attach(devices)?;
     hardening::hide()?;
 
-    sethostname(&cli.world.hostname)?;
+    sethostname(cli.world.hostname())?;
     rlimit::set(&cli.limits.ulimits)?;
     // The next line enters a path that the container chose. If a folder of the host were still open here,
     // /proc/self/fd/N would lead there (CVE-2024-21626).

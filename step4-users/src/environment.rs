@@ -16,7 +16,7 @@ use crate::cli::World;
 /// The command's variables: the defaults, then the image's, then those of the files, then those of the
 /// options. Where two have the same name, the later one counts.
 pub fn build(world: &World, image: &[(OsString, OsString)]) -> Result<Environment> {
-    let mut environment = defaults(&world.hostname);
+    let mut environment = defaults(world.hostname());
     environment.extend(image.iter().cloned());
     for file in &world.env_file {
         for (name, value) in values::env_file(file)? {

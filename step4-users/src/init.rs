@@ -7,29 +7,31 @@
 //! Man pages: pid_namespaces(7), wait(2), signal(7).
 
 use std::io::{Read, pipe};
-use std::process::{exit, id};
+use std::process::exit;
 
 use common::run::handshake::ChildEnd;
 use common::run::process::{
     SignalNumber, Signals, close_descriptors, fork, reap_any, send, wipe_arguments_and_environment,
 };
 use common::sys::pty::use_as_stream;
-use common::sys::{die_with_parent, open};
+use common::sys::{die_with, open};
 use common::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::sys::prctl::{set_child_subreaper, set_name};
+use nix::unistd::getpid;
 
 /// PID 1 stays in this function, for good. Only its child returns, and goes on to become the command.
 pub fn stay_behind(signals: &Signals, parent: &mut ChildEnd) -> Result<()> {
     // With --pid host or container:PID it is not. Then orphans come to it only by the prctl(2) below, and
     // nothing but PR_SET_PDEATHSIG ends the command with it.
-    let is_first = id() == 1;
+    let init = getpid();
+    let is_first = init.as_raw() == 1;
     let (mut given_up, last) = pipe().context("pipe")?;
     let Some(command) = fork()? else {
         drop(last);
         // The command begins when PID 1 has given up all that follows. It closes the end of this pipe last.
         let _ = given_up.read(&mut [0]);
-        return if is_first { Ok(()) } else { die_with_parent() };
+        return if is_first { Ok(()) } else { die_with(init) };
     };
     if !is_first {
         set_child_subreaper(true).context("prctl(PR_SET_CHILD_SUBREAPER)")?;

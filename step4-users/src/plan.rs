@@ -90,11 +90,11 @@ impl<'a> Plan<'a> {
     /// Refuses options that cannot be had. Reads files of the host, such as `--env-file`, and makes nothing.
     pub fn of(cli: &'a Cli) -> Result<Plan<'a>> {
         cli.limits.check()?;
-        cli.network.check()?;
+        cli.network.check(&cli.world)?;
         cli.ipc.check(&cli.network)?;
         cli.session.check()?;
         cli.volumes.check()?;
-        let shared = cli.ipc.shared_with(&cli.network)?;
+        let shared = cli.ipc.shared_with(&cli.network, &cli.users)?;
         cli.users.check(&shared)?;
         cli.root.check()?;
         let image = cli.root.image.as_ref().map(Image::open).transpose()?;
@@ -150,7 +150,7 @@ impl<'a> Ready<'a> {
         // First: from here on Ctrl-C is for the container. If it ended the runtime, nothing would clean up.
         let signals = Signals::block()?;
         let network = Network::prepare(&plan.cli.network, &users, &state)?;
-        let files = names::build(&plan.cli.world.hostname, &plan.cli.network, &network)?;
+        let files = names::build(plan.cli.world.hostname(), &plan.cli.network, &network)?;
         // Before there is a process to limit: a process can outrun a limit that comes later.
         let cgroup = cgroup::create(&plan.cli.limits, &users, &state)?;
         let devices = filesystem::open_devices()?;

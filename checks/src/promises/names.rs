@@ -46,10 +46,10 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Bridge])
         .hint("127.0.0.53 is systemd's resolver on the host; in the container no process listens there."),
     Check::since(2, "names.shared",
-        "With --network container:PID the container has the /etc/hosts and /etc/resolv.conf of that one. \
-         Options that would change them are refused.", shared)
+        "With --network container:PID the container has that one's /etc/hosts, /etc/resolv.conf and host \
+         name. Options that would change them are refused.", shared)
         .hint("Docker shares both files with the network. Read them beneath /proc/PID/root: a link in there \
-               must not lead to a file of the host."),
+               must not lead to a file of the host. The host name is that of the UTS namespace."),
     Check::since(2, "names.root-keeps-its-own",
         "The root's own files at these paths keep their content.", root_keeps_its_own)
         .hint("Bind-mount files that were made for the container: other containers may use the root on disk, \
@@ -237,7 +237,8 @@ fn shared(subject: &Subject) -> Checked {
     let first = one.first()?;
     let network = format!("container:{first}");
     let other = subject.hold(&["--network", &network])?;
-    for path in ["root/etc/hosts", "root/etc/resolv.conf"] {
+    expect("the host name of the second container", "web.example", other.first()?.hostname()?.as_str())?;
+    for path in ["root/etc/hosts", "root/etc/hostname", "root/etc/resolv.conf"] {
         let (expected, found) = (read(first.path(path))?, read(other.first()?.path(path))?);
         expect(format!("{path} of the second container"), expected, found)?;
     }
@@ -248,6 +249,7 @@ fn shared(subject: &Subject) -> Checked {
         ("--dns-search", "a.test"),
         ("--dns-option", "ndots:1"),
         ("--add-host", "db:192.0.2.1"),
+        ("--hostname", "other"),
         ("--publish", "8080:80"),
     ] {
         refused(subject, &["--network", &network, option, value, "true"], &[option, &network])?;

@@ -9,6 +9,7 @@ use nix::unistd::geteuid;
 use super::bad_input::{each, refused};
 use super::bad_network::dead;
 use super::security_files::host_users;
+use crate::container::Container;
 use crate::kernel::{Process, eventually, myself};
 use crate::needs::Need;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
@@ -42,6 +43,16 @@ pub(crate) const CHECKS: &[Check] = &[
         "With --pid host, --init takes in the container's orphans.", init)
         .needs(&[Need::Root])
         .hint("It is no PID 1 there: prctl(2), PR_SET_CHILD_SUBREAPER."),
+    Check::since(2, "processes.init-killed",
+        "With --pid host, the command does not begin if its init was killed before.", init_killed)
+        .needs(&[Need::Root, Need::Program("strace")])
+        .hint("PR_SET_PDEATHSIG tells nothing of a parent that has died before: compare getppid(2) with the \
+               parent's PID afterwards."),
+    Check::since(2, "processes.bridge",
+        "A container that joins the processes of another one can be on a bridge, as long as its users are \
+         the host's.", on_bridge)
+        .needs(&[Need::Root, Need::Bridge])
+        .hint("Only a user namespace that the container joins makes the network too late for a cable."),
     Check::since(2, "bad.pid",
         "A PID mode that does not exist, the PID of no container's process, and a mode that the caller may \
          not have are refused.", bad)
@@ -142,6 +153,37 @@ fn init(subject: &Subject) -> Checked {
     ensure(lines.len() == 2 && lines[0] == lines[1], || {
         Failure::new("one parent, the init, of the orphan and of the command", lines.join(", "))
     })
+}
+
+fn init_killed(subject: &Subject) -> Checked {
+    // Each process is slow at its first prctl(2). The command's is the one for PR_SET_PDEATHSIG.
+    let arguments = [&host(subject)[..], &["--init", "echo", "it ran"]].concat();
+    let mut slow = subject.command_slow_at_first("prctl", &arguments);
+    let container = Container::start(&mut slow)?;
+    let of = |process: Process| process.descendants().into_iter().filter(move |it| *it != process);
+    // strace, the runtime, the init, the command.
+    let chain = || {
+        let runtime = of(container.runtime()).find(|it| it.command_line().contains("it ran"))?;
+        of(runtime).find(|init| of(*init).next().is_some()).map(|_| runtime)
+    };
+    let begun = eventually(SOON, || chain().is_some());
+    let Some(runtime) = chain().filter(|_| begun) else {
+        return Err(Failure::new("an init with a child", "none"));
+    };
+    // The kernel then kills the init.
+    runtime.end();
+    let stdout = container.output()?.stdout;
+    subject.run(&["true"])?.ok()?;
+    expect("what the command has said", "", stdout.as_str())
+}
+
+fn on_bridge(subject: &Subject) -> Checked {
+    let one = subject.hold(&[])?;
+    let container = format!("container:{}", one.first()?);
+    let options = [&["--pid", &container, "--network", "bridge"], host_users(subject)].concat();
+    let run = subject.sh(&options, "readlink /proc/self/ns/pid; grep -c eth0 /proc/net/dev")?;
+    let text = format!("{}\n1", one.first()?.namespace("pid")?.display());
+    expect("the PID namespace, and how many cables there are", &*text, run.ok()?)
 }
 
 fn bad(subject: &Subject) -> Checked {

@@ -24,6 +24,7 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, stat};
 #[cfg(feature = "values")]
 use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::geteuid;
 
 use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
@@ -414,9 +415,18 @@ pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
     }
     let (path, point) = (path.display(), mount.point.display());
     // In a user namespace, such as an ordinary user's runtime makes, the host's shared mounts are slaves.
+    // Root's mounts are slaves where somebody has made them so.
     if mount.slave {
-        return Err(Error::new(format!("--volume {path}: its mount {point} gives no mounts to the host"))
-            .hint("the kernel lets none of an ordinary user's out: rslave gets those that the host makes"));
+        let hint = match geteuid().is_root() {
+            true => {
+                format!("mount --make-shared {point} changes that; or take rslave, to get the host's alone")
+            }
+            false => {
+                "the kernel lets none of an ordinary user's out; or take rslave, to get the host's".into()
+            }
+        };
+        let what = format!("--volume {path}: its mount {point} gives no mounts to the host");
+        return Err(Error::new(what).hint(hint));
     }
     Err(Error::new(format!("--volume {path}: it lies on the mount {point}, which is not shared"))
         .hint(format!("mount --make-shared {point}; or leave shared and slave away")))

@@ -194,6 +194,24 @@ mod tests {
         }
     }
 
+    /// The thread is in namespaces of its own, so a setting that is written all the same changes no host.
+    #[test]
+    fn the_hosts_settings_stay_as_they_are() {
+        in_network_namespace(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC).unwrap();
+            let sysctls =
+                ["net.ipv4.ip_forward=1", "kernel.msgmax=8192"].map(|it| crate::values::sysctl(it).unwrap());
+            let before = read("net.ipv4.ip_forward").unwrap();
+            assert!(set(&sysctls).unwrap_err().to_string().ends_with("not checked"));
+            remember_host().unwrap();
+            for sysctl in &sysctls {
+                let error = set(std::slice::from_ref(sysctl)).unwrap_err().to_string();
+                assert!(error.ends_with("it would change the host"), "{error}");
+            }
+            assert_eq!(read("net.ipv4.ip_forward").unwrap(), before);
+        });
+    }
+
     #[test]
     fn a_setting_that_is_not_there() {
         for error in [write("net.ipv4.no_such_thing", "1").unwrap_err(), read("net.none").unwrap_err()] {

@@ -1,10 +1,10 @@
-//! The files of another container that go with its network: `/etc/hosts` and `/etc/resolv.conf`, for
-//! `--network container:PID`.
+//! The names of another container that go with its network, for `--network container:PID`: `/etc/hosts`,
+//! `/etc/resolv.conf`, and its host name.
 //!
 //! Kernel object: the link `/proc/PID/root`, which leads to the root of that process. All beneath it is that
 //! container's, which may be hostile. A symbolic link there must not lead this process to a file of the host,
 //! a named pipe must not make it wait, and a file of procfs must not tell what only the host's root may know.
-//! Man pages: proc_pid_root(5), openat2(2), open(2) on O_PATH.
+//! Man pages: proc_pid_root(5), openat2(2), open(2) on O_PATH, uts_namespaces(7), setns(2).
 
 use std::fs::File;
 use std::io::Read;
@@ -13,11 +13,15 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+use nix::unistd::{geteuid, gethostname};
 
 use crate::fs::path::open_beneath;
+use crate::run::helper::Helper;
 use crate::sys::error::{Context, Error, Result};
+use crate::sys::namespace::{check_namespace, enter, is_own_namespace};
 use crate::sys::open;
 
 /// The longest file that is taken. All names of the container's have to fit in a tmpfs of 1 MiB.
@@ -32,6 +36,31 @@ pub fn read(pid: i32, path: &str, option: &str) -> Result<Option<String>> {
     let of_option = |error: Error| Error::new(format!("{option}: {error}"));
     let root = open(format!("/proc/{pid}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(of_option)?;
     read_beneath(&root, Path::new(path)).map_err(of_option)
+}
+
+/// The host name of the container that the process `pid` is in. Its UTS namespace tells it: what the container
+/// has in `/etc/hostname` need not be true. A helper joins that namespace. An ordinary user has the right to
+/// do so only in the container's user namespace.
+///
+/// # Errors
+/// ESRCH; EPERM when the container is another user's; EAGAIN at a limit of processes.
+pub fn hostname(pid: i32, option: &str) -> Result<String> {
+    let its = |kind| check_namespace(pid, kind, option);
+    let (name, users) = (its("uts")?, its("user")?);
+    let joins_name = !is_own_namespace(&name, "uts")?;
+    let joins_users = joins_name && !geteuid().is_root() && !is_own_namespace(&users, "user")?;
+    let helper = Helper::start("reading the host name of the other container", |end| {
+        if joins_users {
+            enter(&users, CloneFlags::CLONE_NEWUSER)?;
+        }
+        if joins_name {
+            enter(&name, CloneFlags::CLONE_NEWUTS)?;
+        }
+        end.answer(gethostname().context("gethostname")?.as_encoded_bytes());
+        Ok(())
+    })?;
+    let answer = helper.finish().map_err(|error| Error::new(format!("{option}: {error}")))?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 fn read_beneath(root: &OwnedFd, path: &Path) -> Result<Option<String>> {

@@ -1,13 +1,19 @@
 //! With which container the container shares memory and messages, and the settings of its namespaces.
 
 use clap::Args;
-use nix::unistd::{geteuid, getpid};
+use nix::unistd::geteuid;
+#[cfg(feature = "idmap")]
+use nix::unistd::getpid;
 
 use super::Network;
+#[cfg(feature = "idmap")]
+use super::Users;
 use crate::fs::sysctl;
 use crate::run::pids::PidNamespace;
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::{check_namespace, is_own_namespace};
+#[cfg(feature = "idmap")]
+use crate::values::UsernsMode;
 use crate::values::{self, IpcMode, NetworkMode, PidMode, Sysctl};
 
 /// With which container the container shares memory and messages, and the settings of its namespaces.
@@ -89,31 +95,38 @@ impl Ipc {
     /// that names it. Of the host, whose processes it may share, too, the PID is the runtime's own.
     ///
     /// # Errors
-    /// `--ipc container:PID` together with a bridge.
-    pub fn shared_with(&self, network: &Network) -> Result<Vec<(i32, String)>> {
+    /// `--ipc container:PID` or `--pid container:PID` together with a bridge, unless the container keeps the
+    /// host's users (`--userns host`).
+    #[cfg(feature = "idmap")]
+    pub fn shared_with(&self, network: &Network, users: &Users) -> Result<Vec<(i32, String)>> {
+        let not_with_bridge = |option: &str| {
+            // The container's network is made when it has joined the other's user namespace. That is too late
+            // for a cable.
+            if network.network == NetworkMode::Bridge && users.userns != Some(UsernsMode::Host) {
+                return Err(Error::new(format!(
+                    "{option} --network bridge: not both, with users of its own"
+                ))
+                .hint("share that container's network, too: --network container:PID; or add --userns host"));
+            }
+            Ok(())
+        };
         let mut shared = Vec::new();
         if let NetworkMode::Container(pid) = network.network {
             shared.push((pid, format!("--network container:{pid}")));
         }
         if let IpcMode::Container(pid) = self.ipc {
-            if network.network == NetworkMode::Bridge {
-                // The container's network is made when it has joined the other's user namespace. That is too
-                // late for a cable.
-                return Err(Error::new(format!("--ipc container:{pid} --network bridge: not both"))
-                    .hint(format!("share that container's network, too: --network container:{pid}")));
-            }
-            shared.push((pid, format!("--ipc container:{pid}")));
+            let option = format!("--ipc container:{pid}");
+            not_with_bridge(&option)?;
+            shared.push((pid, option));
         }
         match self.pid {
             PidMode::Private => {}
             // The runtime is one of the host's processes, and in the user namespace that rules over them.
             PidMode::Host => shared.push((getpid().as_raw(), "--pid host".into())),
             PidMode::Container(pid) => {
-                if network.network == NetworkMode::Bridge {
-                    return Err(Error::new(format!("--pid container:{pid} --network bridge: not both"))
-                        .hint(format!("share that container's network, too: --network container:{pid}")));
-                }
-                shared.push((pid, format!("--pid container:{pid}")));
+                let option = format!("--pid container:{pid}");
+                not_with_bridge(&option)?;
+                shared.push((pid, option));
             }
         }
         Ok(shared)

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use clap::Args;
 use nix::unistd::geteuid;
 
+use super::World;
 use crate::net::resolv::Resolver;
 use crate::net::shared;
 use crate::sys::error::{Error, Result};
@@ -73,11 +74,11 @@ pub struct Network {
 impl Network {
     /// Refuses options about a bridge without one, options about names that another container has, a port
     /// that is published twice, an address that no container can have, the PID of no process, and a name for
-    /// a gateway that there is not.
+    /// a gateway that there is not. Reads the host name of the container whose network is shared.
     ///
     /// # Errors
     /// One of these.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, world: &World) -> Result<()> {
         let options = [
             ("--bridge", self.bridge.is_some()),
             ("--subnet", self.subnet.is_some()),
@@ -87,7 +88,8 @@ impl Network {
         values::check_bridge_options(self.network, &options)?;
         values::check_ports(&self.ports())?;
         if let NetworkMode::Container(pid) = self.network {
-            check_namespace(pid, "net", &format!("--network container:{pid}"))?;
+            let network = format!("--network container:{pid}");
+            check_namespace(pid, "net", &network)?;
             let files = [
                 ("--dns", !self.dns.is_empty()),
                 ("--dns-search", !self.dns_search.is_empty()),
@@ -95,9 +97,16 @@ impl Network {
                 ("--add-host", !self.add_host.is_empty()),
             ];
             if let Some((option, _)) = files.iter().find(|(_, is_given)| *is_given) {
-                return Err(Error::new(format!("{option}: not with --network container:{pid}")).hint(
+                return Err(Error::new(format!("{option}: not with {network}")).hint(
                     "it shares that container's /etc/hosts and /etc/resolv.conf: give that one the option",
                 ));
+            }
+            if world.hostname.is_some() {
+                return Err(Error::new(format!("--hostname: not with {network}"))
+                    .hint("it has that container's host name: give that one the option"));
+            }
+            if let Ok(name) = values::hostname(&shared::hostname(pid, &network)?) {
+                let _ = world.shared_hostname.set(name);
             }
         }
         // The program that takes the place of an ordinary user's bridge gives the host no address there.

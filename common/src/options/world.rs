@@ -1,11 +1,15 @@
 //! What the container finds: its root, its name, its directory, its variables, devices of the host.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::{Taken, bytes};
 use crate::values::{self, Devices, Variable};
+
+/// The host name, where none is given.
+const HOSTNAME: &str = "congo";
 
 /// What the container finds.
 #[derive(Debug, Args)]
@@ -16,13 +20,17 @@ pub struct World {
     #[arg(long, value_name = "DIR", value_parser = bytes(values::directory))]
     pub rootfs: Option<PathBuf>,
 
-    /// The host name inside.
+    /// The host name inside [default: congo].
     #[arg(
         short = 'h', long,
-        value_name = "NAME", default_value = "congo", allow_hyphen_values = true,
+        value_name = "NAME", allow_hyphen_values = true,
         value_parser = values::hostname
     )]
-    pub hostname: String,
+    pub(super) hostname: Option<String>,
+
+    /// The host name of the container whose network is shared.
+    #[arg(skip)]
+    pub(super) shared_hostname: OnceCell<String>,
 
     /// The working directory, absolute; made if it is missing [default: /].
     #[arg(
@@ -55,4 +63,12 @@ pub struct World {
     /// What `docker run` has, and what changes nothing here.
     #[command(flatten)]
     _taken: Taken,
+}
+
+impl World {
+    /// The host name: `--hostname`, or that of the container whose network is shared, or congo.
+    pub fn hostname(&self) -> &str {
+        let shared = self.shared_hostname.get().or(self.hostname.as_ref());
+        shared.map_or(HOSTNAME, String::as_str)
+    }
 }

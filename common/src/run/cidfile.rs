@@ -9,9 +9,10 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::unistd::{Gid, Pid, Uid};
 
-use crate::sys::error::{Context, Error, Result};
+use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::explain;
 
 /// The user and the group that called the runtime, by their numbers on the host.
@@ -45,7 +46,11 @@ pub(crate) fn write(path: &Path, pid: Pid, caller: Caller) -> Result<()> {
     let made = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
     let mut file = match made {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(taken(path)),
-        made => made.context(doing(path))?,
+        made => made.context(doing(path)).hint_if(
+            Errno::EACCES,
+            "the folder must let the user itself, or all users, make files: an ordinary user's runtime has \
+             given up the user's groups by now",
+        )?,
     };
     explain::line(format_args!("open({path:?}, O_WRONLY|O_CREAT|O_EXCL, 0644)"), 0, "open(2)");
     let written = give_to(&file, caller).and_then(|()| file.write_all(pid.to_string().as_bytes()));

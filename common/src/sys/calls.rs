@@ -17,7 +17,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{RLIM_INFINITY, Resource, rlim_t};
 use nix::sys::stat::{Mode, SFlag};
-use nix::unistd::{Gid, Pid, Uid};
+use nix::unistd::{Gid, Pid, Uid, getppid};
 
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::explain;
@@ -260,6 +260,19 @@ pub fn die_with_parent() -> Result<()> {
         || "prctl(PR_SET_PDEATHSIG, SIGKILL)".into(),
         || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL),
     )
+}
+
+/// The same in a child of the process `parent`, which may have died before this call. Then this process has
+/// another parent now, and no signal would come.
+///
+/// # Errors
+/// ESRCH when the parent has died.
+pub fn die_with(parent: Pid) -> Result<()> {
+    die_with_parent()?;
+    match getppid() == parent {
+        true => Ok(()),
+        false => Err(Error::from_errno(format!("the parent {parent} of this process"), Errno::ESRCH)),
+    }
 }
 
 /// A limit as getrlimit(2) names it.

@@ -7,16 +7,20 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use nix::fcntl::{OFlag, openat};
 use nix::mount::MsFlags;
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fstat};
 
 use super::path::{target, without_nul};
 use super::{Invalid, size, whole};
 use crate::sys::error::{Context, Error, Result};
 
-const OPTIONS: &str = "expected size=, nr_blocks=, nr_inodes=, mode=, uid=, gid=, ro, rw, \
+const OPTIONS: &str = "expected size=, nr_blocks=, nr_inodes=, mode=, uid=, gid=, mpol=, ro, rw, \
                        [no]exec, [no]suid, [no]dev, [no]atime, [no]diratime, [no]relatime, \
                        [no]strictatime, sync, async, dirsync, with commas between them";
+
+const POLICIES: &str = "expected mpol=default, local, prefer:NODE, bind:NODES or interleave:NODES, such as \
+                        mpol=bind:0-1,3; =static or =relative may stand before the colon";
 
 /// The three rules by which a file's time of access changes. One of them holds.
 const ACCESS_TIMES: MsFlags = MsFlags::MS_NOATIME.union(MsFlags::MS_RELATIME).union(MsFlags::MS_STRICTATIME);
@@ -84,6 +88,29 @@ impl Tmpfs {
         Ok(())
     }
 
+    /// Sets on which memory of a NUMA machine its pages lie. The kernel looks whether this machine has these
+    /// nodes.
+    fn set_policy(&mut self, text: &str) -> Result<(), Invalid> {
+        let (policy, nodes) = text.split_once(':').unwrap_or((text, ""));
+        let (name, flag) = policy.split_once('=').unwrap_or((policy, "static"));
+        let is_number = |text: &str| whole::<u16>(text).is_some();
+        let is_range = |text: &str| {
+            text.split_once('-').map_or(is_number(text), |(first, last)| is_number(first) && is_number(last))
+        };
+        let is_policy = match name {
+            "default" | "local" => name == text,
+            "prefer" => text == name || is_number(nodes),
+            "interleave" if text == name => true,
+            "bind" | "interleave" => nodes.split(',').all(is_range),
+            _ => false,
+        };
+        if !is_policy || !["static", "relative"].contains(&flag) {
+            return Err(POLICIES.into());
+        }
+        self.add(format!("mpol={text}"));
+        Ok(())
+    }
+
     fn add(&mut self, option: String) {
         let comma = if self.options.is_empty() { "" } else { "," };
         self.options += &format!("{comma}{option}");
@@ -138,7 +165,10 @@ impl Tmpfs {
             }
             for (key, map, id) in [("uid=", "uid_map", status.st_uid), ("gid=", "gid_map", status.st_gid)] {
                 // A directory on the disk may belong to a user whom the container does not have.
-                if given(key).is_none() && id != 0 && is_mapped(id, map)? {
+                let is_there = || -> Result<bool> {
+                    Ok(is_mapped(id, map)? && (id != overflow(key)? || owner_is_mapped(hidden)))
+                };
+                if given(key).is_none() && id != 0 && is_there()? {
                     all.add(format!("{key}{id}"));
                 }
             }
@@ -161,6 +191,21 @@ fn is_mapped(id: u32, map: &str) -> Result<bool> {
     Ok(text.lines().any(has))
 }
 
+/// The id that stands for each one that this process's user namespace lacks: user_namespaces(7). Often it is an
+/// id of the namespace, too.
+fn overflow(key: &str) -> Result<u32> {
+    let path = format!("/proc/sys/kernel/overflow{}", key.trim_end_matches('='));
+    let text = fs::read_to_string(&path).context(format_args!("read {path}"))?;
+    whole(text.trim()).ok_or_else(|| Error::new(format!("{path}: no id: {text:?}")))
+}
+
+/// Whether the user namespace has the directory's owner, asked as its root. With `O_NOATIME` the kernel opens
+/// only what belongs to the caller, or to another id of the namespace in which the caller is root.
+fn owner_is_mapped(directory: &OwnedFd) -> bool {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOATIME | OFlag::O_CLOEXEC;
+    openat(directory, ".", flags, Mode::empty()).is_ok()
+}
+
 /// Reads a value of `--tmpfs`: `TARGET[:OPTIONS]`.
 ///
 /// # Errors
@@ -169,12 +214,13 @@ pub fn tmpfs(text: OsString) -> Result<Tmpfs, Invalid> {
     let mut parts = without_nul(&text)?.splitn(2, |&byte| byte == b':');
     let mut tmpfs = Tmpfs::new(target(parts.next().unwrap_or_default())?);
     let Some(options) = parts.next() else { return Ok(tmpfs) };
-    for word in str::from_utf8(options).map_err(|_| OPTIONS)?.split(',') {
+    for word in words(str::from_utf8(options).map_err(|_| OPTIONS)?) {
         match word.split_once('=') {
             Some(("size", value)) => tmpfs.set_size(value)?,
             Some(("mode", value)) => tmpfs.set_mode(value)?,
             Some((key @ ("uid" | "gid"), value)) => tmpfs.set_id(key, value)?,
             Some((key @ ("nr_inodes" | "nr_blocks"), value)) => tmpfs.set_count(key, value)?,
+            Some(("mpol", value)) => tmpfs.set_policy(value)?,
             Some(_) => return Err(OPTIONS.into()),
             None => tmpfs.set_flag(word)?,
         }
@@ -182,11 +228,25 @@ pub fn tmpfs(text: OsString) -> Result<Tmpfs, Invalid> {
     Ok(tmpfs)
 }
 
+/// The options between the commas. A comma in front of a digit belongs to a list of nodes: tmpfs(5).
+fn words(options: &str) -> Vec<&str> {
+    let (mut words, mut start) = (Vec::new(), 0);
+    for (at, _) in options.match_indices(',') {
+        if !options[at + 1..].starts_with(|next: char| next.is_ascii_digit()) {
+            words.push(&options[start..at]);
+            start = at + 1;
+        }
+    }
+    words.push(&options[start..]);
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
+    use crate::values::testing::refused;
 
     fn read(text: &str) -> Tmpfs {
         tmpfs(text.into()).unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -208,6 +268,30 @@ mod tests {
         }
         let options = read("/x:uid=1000,gid=0,nr_inodes=2k,nr_blocks=10").options;
         assert_eq!(options, "uid=1000,gid=0,nr_inodes=2048,nr_blocks=10");
+    }
+
+    #[test]
+    fn a_policy_for_its_memory() {
+        for text in [
+            "mpol=default",
+            "mpol=local",
+            "mpol=prefer",
+            "mpol=prefer=static:1",
+            "mpol=bind:0-1,3",
+            "mpol=interleave=relative:0,2-3",
+        ] {
+            assert_eq!(read(&format!("/x:{text}")).options, text);
+            let among = read(&format!("/x:size=4k,{text},mode=700,noatime"));
+            assert_eq!(among.options, format!("size=4096,{text},mode=700"));
+        }
+        let none =
+            ["", "none", "local:0", "default=static", "prefer:0-1", "prefer:", "bind", "bind:", "bind:a"];
+        let none = none.into_iter().chain(["bind:0,", "bind=static", "bind=no:0", "bind:0-", "interleave:"]);
+        for text in none {
+            let error = tmpfs(format!("/x:mpol={text}").into()).unwrap_err().to_string();
+            assert!(error.starts_with("expected "), "{text}: {error}");
+        }
+        refused(|text: &str| tmpfs(text.into()), OPTIONS, &["/x:ro,1", "/x:1", "/x:mode=700,,", "/x:é,1"]);
     }
 
     #[test]
