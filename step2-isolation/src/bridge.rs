@@ -25,7 +25,7 @@ const CONTAINER_END: &str = "eth0";
 
 /// The parts on the host that are needed as long as containers are on bridges.
 pub const WIRING: Wiring =
-    Wiring { program: env!("CARGO_PKG_NAME"), table: firewall::TABLE, make, load: firewall::load, forward };
+    Wiring { program: env!("CARGO_PKG_NAME"), table: firewall::TABLE, make, rules: firewall::rules, forward };
 
 /// A container's place on a bridge. Dropping it removes its cable, and all that no other container needs.
 pub struct Bridge(Place);
@@ -50,7 +50,9 @@ impl Bridge {
         // With br_netfilter the firewall sees bridged packets, too. It then turns a container's call to its
         // own published port round within the bridge. The call must leave by the port by which it came.
         netlink.set_hairpin(host_end)?;
-        netlink.set_up(host_end)
+        netlink.set_up(host_end)?;
+        // When the container has ended, the kernel removes the cable, unless its namespace is still used.
+        self.0.leads_to(&mut netlink, child)
     }
 
     /// In the child: an address for its end, and a way to all other networks.

@@ -11,33 +11,22 @@
 
 use std::fmt::Write;
 
-use common::Result;
 use common::net::lease::{Bridge, Member};
-use common::net::nft;
 use common::values::Publish;
 
-/// All of Congo's rules.
-pub const TABLE: &str = "inet congo";
+/// The name of the table with all of Congo's rules.
+pub const TABLE: &str = "congo";
 
-/// Loads the rules that these bridges need: none, and no table, where there is no bridge. `host_routes` says
-/// whether the host passes packets on for others than containers, too.
-pub fn load(bridges: &[Bridge], host_routes: bool) -> Result<()> {
-    // The first line makes the table if it is missing, so that it can be removed. Then all of it anew, in one
-    // transaction.
-    let mut rules = format!("table {TABLE}\ndelete table {TABLE}\n");
-    if !bridges.is_empty() {
-        rules += &format!("table {TABLE} {{\n");
-        rules += &format!("chain forged {{ type filter hook prerouting priority raw;\n{FORGED}}}\n");
-        rules +=
-            &format!("chain outside {{ type nat hook prerouting priority -100;\n{}}}\n", published(bridges));
-        rules += &format!("chain inside {{ type nat hook output priority -100;\n{}}}\n", published(bridges));
-        let passing = passing(bridges, host_routes);
-        rules += &format!("chain passing {{ type filter hook forward priority 0;\n{passing}}}\n");
-        rules +=
-            &format!("chain leaving {{ type nat hook postrouting priority 100;\n{}}}\n", leaving(bridges));
-        rules += "}\n";
-    }
-    nft::load(&rules)
+/// The rules that these bridges need, all of the table. `host_routes` says whether the host passes packets on
+/// for others than containers, too.
+pub fn rules(bridges: &[Bridge], host_routes: bool) -> String {
+    let mut rules = format!("chain forged {{ type filter hook prerouting priority raw;\n{FORGED}}}\n");
+    rules += &format!("chain outside {{ type nat hook prerouting priority -100;\n{}}}\n", published(bridges));
+    rules += &format!("chain inside {{ type nat hook output priority -100;\n{}}}\n", published(bridges));
+    let passing = passing(bridges, host_routes);
+    rules += &format!("chain passing {{ type filter hook forward priority 0;\n{passing}}}\n");
+    rules += &format!("chain leaving {{ type nat hook postrouting priority 100;\n{}}}\n", leaving(bridges));
+    rules
 }
 
 /// A packet to or from 127.0.0.1 that any link but `lo` brings must be forged: the sender's own loopback
@@ -69,7 +58,7 @@ fn published(bridges: &[Bridge]) -> String {
 /// all else a neighbour of the host can simply set a route. If Congo has switched forwarding on, packets of
 /// no bridge are dropped: the host was no router between its other networks before, either.
 fn passing(bridges: &[Bridge], host_routes: bool) -> String {
-    let mut passing = rules(bridges, |Bridge { name, .. }| {
+    let mut passing = for_each(bridges, |Bridge { name, .. }| {
         format!(
             "oifname \"{name}\" iifname != \"{name}\" ct state established,related accept\n\
              oifname \"{name}\" iifname != \"{name}\" ct status dnat accept\n\
@@ -87,7 +76,7 @@ fn passing(bridges: &[Bridge], host_routes: bool) -> String {
 /// Source NAT: outside, no router knows a way to the bridge's subnet, so a packet leaves with the host's
 /// address.
 fn leaving(bridges: &[Bridge]) -> String {
-    rules(bridges, |Bridge { name, subnet, .. }| {
+    for_each(bridges, |Bridge { name, subnet, .. }| {
         format!(
             "ip saddr {subnet} oifname != \"{name}\" masquerade\n\
              # The answer to a published port must come back the same way. The host itself sends from\n\
@@ -97,7 +86,7 @@ fn leaving(bridges: &[Bridge]) -> String {
     })
 }
 
-fn rules(bridges: &[Bridge], rule: impl Fn(&Bridge) -> String) -> String {
+fn for_each(bridges: &[Bridge], rule: impl Fn(&Bridge) -> String) -> String {
     bridges.iter().fold(String::new(), |mut rules, bridge| {
         let _ = writeln!(rules, "{}", rule(bridge));
         rules

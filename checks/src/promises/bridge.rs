@@ -309,9 +309,14 @@ fn gone(subject: &Subject) -> Checked {
     let third = Member::new(subject, &lab)?;
     let links = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
     one.end()?;
+    // The kernel removes a cable a moment after the container's end.
+    let are_left =
+        |names: &[&str]| eventually(LIMIT, || links_of_bridges().is_ok_and(|now| now == links(names)));
+    are_left(&["congo0", "veth0a2c0003", "lab1", "veth0a2d0002"]);
     let left = links(&["congo0", "veth0a2c0003", "lab1", "veth0a2d0002"]);
     expect("what is left when the first has ended", &left, &links_of_bridges()?)?;
     other.end()?;
+    are_left(&["lab1", "veth0a2d0002"]);
     let left = links(&["lab1", "veth0a2d0002"]);
     expect("what is left with the last of congo0", &left, &links_of_bridges()?)?;
     let tables = network::tables()?;
@@ -319,6 +324,7 @@ fn gone(subject: &Subject) -> Checked {
         Failure::new("the table inet congo, while there is a container", format!("{tables:?}"))
     })?;
     third.end()?;
+    are_left(&[]);
     expect("what is left after the last", &none, &links_of_bridges()?)?;
     expect("the tables after the last", "", network::tables()?.as_str())
 }

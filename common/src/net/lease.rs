@@ -35,6 +35,9 @@ use crate::values::{Publish, check_ip, container_addresses, publish};
 /// No bridge's folder, as it has no `@`.
 const FORWARDING: &str = "forwarding-was-off";
 
+/// The same for the rules that were loaded last.
+const RULES: &str = "rules";
+
 /// The right to change this network namespace's bridges, and what is known about them. Dropped, it removes
 /// the files of the dead that [`bridges`](Leases::bridges) has told of, and its folder when that is empty.
 #[derive(Debug)]
@@ -263,9 +266,37 @@ impl Leases {
     pub fn set_forwarding_was_off(&self, links: &[String]) -> Result<()> {
         let path = self.folder.join(FORWARDING);
         let lines = links.iter().fold(boot_id()?.trim_end().to_owned(), |lines, link| lines + "\n" + link);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW);
-        options.open(&path).and_then(|mut file| file.write_all(lines.as_bytes())).at("write", &path)
+        write_new(&path, &lines)
+    }
+
+    /// Whether these are the rules that were loaded last, and nobody has changed any rule since: `generation`
+    /// is the number of the last change to the rules.
+    ///
+    /// # Errors
+    /// EIO and the like.
+    pub fn has_loaded(&self, rules: &str, generation: u32) -> Result<bool> {
+        let path = self.folder.join(RULES);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // The kernel counts anew when the machine starts.
+            recorded => Ok(recorded.at("read", &path)? == record(rules, generation)?),
+        }
+    }
+
+    /// Records it. A record that is cut off, by the death of this process, is none of any rules.
+    ///
+    /// # Errors
+    /// ENOSPC and the like.
+    pub fn set_loaded(&self, rules: &str, generation: u32) -> Result<()> {
+        write_new(&self.folder.join(RULES), &record(rules, generation)?)
+    }
+
+    /// Takes the record away.
+    ///
+    /// # Errors
+    /// EROFS and the like.
+    pub fn forget_loaded(&self) -> Result<()> {
+        remove_file(&self.folder.join(RULES))
     }
 
     /// Takes the record away.
@@ -358,6 +389,17 @@ fn namespace_name() -> Result<String> {
     let path = Path::new("/proc/thread-self/ns/net");
     let inode = fs::metadata(path).at("read", path)?.ino();
     Ok(format!("net-{inode}"))
+}
+
+/// The end of a table closes each record.
+fn record(rules: &str, generation: u32) -> Result<String> {
+    Ok(format!("{}change {generation}\n{rules}}}\n", boot_id()?))
+}
+
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).at("write", path)
 }
 
 fn boot_id() -> Result<String> {

@@ -18,6 +18,7 @@ use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
     LinkInfo, LinkMessage,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -26,11 +27,13 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use rustix::net::netdevice::name_to_index;
 
 use crate::keep::hash::stable;
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::{Returned, call};
-use wire::Answer;
+pub(super) use wire::uninterrupted;
+use wire::{Answer, Refusal};
 
 const MAN: &str = "rtnetlink(7)";
 
@@ -61,12 +64,67 @@ impl Netlink {
         Ok(Netlink { socket, sequence: 0 })
     }
 
-    /// The number of a link, by which requests name it; `None` when there is no such link.
+    /// The number of a link, by which requests name it; `None` when there is no such link: netdevice(7),
+    /// SIOCGIFINDEX. A request of rtnetlink(7) would wait as long as the kernel changes any link, such as those
+    /// of a network namespace that has ended.
     ///
     /// # Errors
-    /// None that the arguments can cause, except ERANGE and EINVAL for a name that no link can have.
+    /// None that the arguments can cause, except ENODEV for a name that no link can have.
     pub fn index_of(&mut self, name: &str) -> Result<Option<u32>> {
-        Ok(self.link(name)?.and_then(|answer| answer.index()))
+        match name_to_index(&self.socket, name) {
+            Ok(index) => Ok(Some(index)),
+            Err(rustix::io::Errno::NODEV) => Ok(None),
+            Err(errno) => Err(Error::from_errno(
+                format!("ioctl(SIOCGIFINDEX, {name:?})"),
+                Errno::from_raw(errno.raw_os_error()),
+            )),
+        }
+    }
+
+    /// The number that this namespace has for the network namespace of a process, once a cable leads there.
+    ///
+    /// # Errors
+    /// ESRCH when the process has ended.
+    pub fn namespace_of(&mut self, process: Pid) -> Result<Option<i32>> {
+        let by_process = NsidAttribute::Pid(process.as_raw().cast_unsigned());
+        let number =
+            self.namespace(by_process).map_err(|it| it.error(format!("RTM_GETNSID(process {process})")))?;
+        // The kernel's "it has none".
+        Ok(number.filter(|&number| number >= 0))
+    }
+
+    /// Whether the network namespace with this number has ended. The kernel then removes its links, and the
+    /// other ends of its cables, without being asked.
+    ///
+    /// # Errors
+    /// None that the arguments can cause.
+    pub fn has_ended(&mut self, namespace: i32) -> Result<bool> {
+        match self.namespace(NsidAttribute::Id(namespace)) {
+            Ok(_) => Ok(false),
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(true),
+            Err(refusal) => Err(refusal.error(format!("RTM_GETNSID(number {namespace})"))),
+        }
+    }
+
+    fn namespace(&mut self, which: NsidAttribute) -> Result<Option<i32>, Refusal> {
+        let mut message = NsidMessage::default();
+        message.attributes = vec![which];
+        let answers = self.exchange(RouteNetlinkMessage::GetNsId(message), NLM_F_ACK)?;
+        Ok(answers.first().and_then(Answer::namespace))
+    }
+
+    /// Waits until the kernel is not changing links for anybody. Until then, a write to some settings of the
+    /// network repeats itself in the kernel, and takes all of a processor: `restart_syscall` after
+    /// `rtnl_trylock`.
+    ///
+    /// # Errors
+    /// None that the arguments can cause.
+    pub fn wait_for_others(&mut self) -> Result<()> {
+        let mut message = LinkMessage::default();
+        // Loopback is number 1 in every namespace. With an empty change mask it stays as it is.
+        message.header.index = 1;
+        let exchanged = self.exchange(RouteNetlinkMessage::SetLink(message), NLM_F_ACK);
+        exchanged.map(drop).map_err(|refusal| refusal.error("RTM_SETLINK(link 1, no change)".into()))
     }
 
     /// The same for a link that must be there.
@@ -226,27 +284,21 @@ impl Netlink {
             .hint_if(Errno::ENETUNREACH, "the gateway must be in the subnet of a link that is up")
     }
 
-    /// Removes a link; of a veth pair, both ends. One that is gone already is fine.
+    /// Removes a link; of a veth pair, both ends. One that is gone already is fine. The kernel waits until all
+    /// processors have let go of it, which takes some 20 milliseconds.
     ///
     /// # Errors
     /// EPERM without `CAP_NET_ADMIN` in the namespace, EOPNOTSUPP for a link that cannot be removed.
     pub fn delete_link(&mut self, name: &str) -> Result<()> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.into())];
+        if self.index_of(name)?.is_none() {
+            return Ok(());
+        }
         let what = || format!("RTM_DELLINK(name {name:?})");
         match self.change(what, RouteNetlinkMessage::DelLink(link), 0) {
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
             result => result,
-        }
-    }
-
-    fn link(&mut self, name: &str) -> Result<Option<Answer>> {
-        let mut link = LinkMessage::default();
-        link.attributes = vec![LinkAttribute::IfName(name.into())];
-        match self.exchange(RouteNetlinkMessage::GetLink(link), NLM_F_ACK) {
-            Ok(answers) => Ok(answers.into_iter().next()),
-            Err(refusal) if refusal.errno == Errno::ENODEV => Ok(None),
-            Err(refusal) => Err(refusal.error(format!("RTM_GETLINK(name {name:?})"))),
         }
     }
 

@@ -3,10 +3,14 @@
 //! Kernel objects: the tables of this network namespace. `nft -f` makes of a whole text one transaction: all
 //! of it holds from one packet to the next, or nothing of it. See nft(8).
 
+mod kernel;
+
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use nix::errno::Errno;
 
 use crate::run::program;
 use crate::sys::error::{Context, Error, Result};
@@ -45,20 +49,29 @@ pub fn load(ruleset: &str) -> Result<()> {
     if output.status.success() { Ok(()) } else { Err(refused(&output)) }
 }
 
-/// Whether a table is there, such as `inet congo`.
+/// Whether the table `inet NAME` is there.
 ///
 /// # Errors
-/// When `nft` is not installed, or cannot tell: rules of others would be replaced.
+/// When the kernel cannot tell: rules of others would be replaced.
 pub fn has_table(name: &str) -> Result<bool> {
-    let program = program()?;
-    let mut command = Command::new(&program);
-    command.args(["list", "table"]).args(name.split(' ')).stdin(Stdio::null()).env("LC_ALL", "C");
-    let output = command.output().at("run", &program)?;
-    match output.status.success() {
-        true => Ok(true),
-        false if String::from_utf8_lossy(&output.stderr).contains("No such file or directory") => Ok(false),
-        false => Err(refused(&output)),
-    }
+    kernel::has_table(name)
+        .map_err(|errno| with_hint(Error::from_errno(format!("look for the table {name}"), errno)))
+}
+
+/// The number of the last change to the rules of this network namespace, by whoever made it. A transaction
+/// counts as one.
+///
+/// # Errors
+/// EPERM without `CAP_NET_ADMIN`; EPROTONOSUPPORT or EINVAL for a kernel without nf_tables.
+pub fn generation() -> Result<u32> {
+    kernel::generation()
+        .map_err(|errno| with_hint(Error::from_errno("ask for the state of the rules", errno)))
+}
+
+/// The number of the change after this one.
+pub fn next(generation: u32) -> u32 {
+    // The kernel passes over 0.
+    generation.wrapping_add(1).max(1)
 }
 
 fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
@@ -87,11 +100,22 @@ fn refused(output: &Output) -> Error {
         reason => Error::new(format!("nft -f -: {reason}")),
     };
     if reason.contains("Operation not permitted") {
-        error.hint("only root of this network namespace may change its rules, with CAP_NET_ADMIN")
+        error.hint(NO_RIGHT)
     } else if reason.contains("Operation not supported") || reason.contains("Protocol not supported") {
-        error.hint("this kernel has no nf_tables, or not this part of it: modprobe nf_tables")
+        error.hint(NO_TABLES)
     } else {
         error
+    }
+}
+
+const NO_RIGHT: &str = "only root of this network namespace may change its rules, with CAP_NET_ADMIN";
+const NO_TABLES: &str = "this kernel has no nf_tables, or not this part of it: modprobe nf_tables";
+
+fn with_hint(error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::EPERM) => error.hint(NO_RIGHT),
+        Some(Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::EINVAL) => error.hint(NO_TABLES),
+        _ => error,
     }
 }
 
@@ -164,6 +188,23 @@ mod tests {
             load("delete table inet congo").unwrap();
             assert_eq!(tables(), "");
         });
+    }
+
+    #[test]
+    fn the_kernel_tells_of_tables_and_changes() {
+        with_rules(|| {
+            let before = generation().unwrap();
+            assert_eq!(has_table("congo"), Ok(false));
+            load("add table inet congo\nadd chain inet congo forward").unwrap();
+            assert_eq!(has_table("congo"), Ok(true));
+            assert_eq!(has_table("cong"), Ok(false));
+            assert_eq!(generation(), Ok(next(before)));
+            load("add table inet congo\nadd nonsense\n").unwrap_err();
+            assert_eq!(generation(), Ok(next(before)));
+            load("delete table inet congo").unwrap();
+            assert_eq!((has_table("congo"), generation()), (Ok(false), Ok(next(next(before)))));
+        });
+        assert_eq!(next(u32::MAX), 1);
     }
 
     #[test]

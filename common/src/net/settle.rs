@@ -3,15 +3,17 @@
 //!
 //! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment.
 //! A [`Lease`] says which runtime lives. Before anything is made, the lease is there; and it ends only when
-//! all of its container's things are gone. So [`Leases::bridges`] can always tell what must be there, and
+//! all of its container's things are gone, or the kernel is about to remove them. So [`Leases::bridges`] can always tell what must be there, and
 //! `settle` makes it so: it removes the links of the dead and the bridges that nobody uses, makes what is
 //! missing, loads the rules, and switches forwarding.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
+use std::cell::OnceCell;
 use std::fs;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use nix::unistd::Pid;
 
 use super::lease::{Bridge, Lease, Leases};
 use super::netlink::Netlink;
@@ -30,13 +32,13 @@ pub const FORWARDING: &str = "net.ipv4.ip_forward";
 pub struct Wiring {
     /// The runtime's name, with which its errors begin.
     pub program: &'static str,
-    /// The table of all rules, as nft(8) names it: `inet congo`.
+    /// The name of the table of all rules. Its family is `inet`.
     pub table: &'static str,
     /// Makes what is missing of a bridge.
     pub make: fn(&mut Netlink, &Bridge) -> Result<()>,
-    /// Loads the rules that these bridges need; none, and no table, where there is no bridge. The second
-    /// argument says whether the host forwards for others than containers, too.
-    pub load: fn(&[Bridge], bool) -> Result<()>,
+    /// The rules that these bridges need, as nft(8) reads them within the table. The second argument says
+    /// whether the host forwards for others than containers, too.
+    pub rules: fn(&[Bridge], bool) -> String,
     /// Switches forwarding on or off.
     pub forward: fn(bool) -> Result<()>,
 }
@@ -51,6 +53,8 @@ pub struct Place {
     /// The host's ports that lead to this container: no other process gets them as long as these sockets are
     /// there.
     ports: Reserved,
+    /// The number that the host has for the container's network namespace, once the cable leads there.
+    namespace: OnceCell<i32>,
 }
 
 impl Place {
@@ -76,8 +80,8 @@ impl Place {
         if recorded.is_empty() && nft::has_table(wiring.table)? {
             // The rules are all of Congo's in this network namespace, and only one state folder can tell
             // which.
-            let what = format!("the table {} is there, and not from this state folder", wiring.table);
-            let remedy = format!("if none does: nft delete table {}", wiring.table);
+            let what = format!("the table inet {} is there, and not from this state folder", wiring.table);
+            let remedy = format!("if none does: nft delete table inet {}", wiring.table);
             return Err(Error::new(what)
                 .hint(format!("use the CONGO_HOME of the containers that run here; or, {remedy}")));
         }
@@ -88,8 +92,9 @@ impl Place {
         }
         let lease = leases.take(bridge, subnet, wanted, &reserved.ports)?;
         // From here on the drop gives back.
-        let mut place = Place { wiring, bridge: bridge.to_owned(), lease, ports: reserved };
-        if let Err(error) = settle(wiring, &leases) {
+        let (bridge, namespace) = (bridge.to_owned(), OnceCell::new());
+        let mut place = Place { wiring, bridge, lease, ports: reserved, namespace };
+        if let Err(error) = settle(wiring, &leases, None) {
             // Here and not by the drop, which would wait for the lock, and could only tell the same once
             // more.
             let _ = place.give_back(&leases);
@@ -119,12 +124,27 @@ impl Place {
         host_end(self.address())
     }
 
+    /// Once the cable leads to the network namespace of this process: remembers which one that is.
+    ///
+    /// # Errors
+    /// ESRCH when the process has ended.
+    pub fn leads_to(&self, netlink: &mut Netlink, process: Pid) -> Result<()> {
+        if let Some(number) = netlink.namespace_of(process)? {
+            let _ = self.namespace.set(number);
+        }
+        Ok(())
+    }
+
     /// Takes the cable away, and all that no other container needs. Only then the lease is over: should
     /// something fail, the next run finds one that is dead, and tries again.
+    ///
+    /// The kernel removes the cable of a namespace that has ended, and this process need not wait for that.
+    /// Another process may keep the namespace: then the cable would stay.
     fn give_back(&mut self, leases: &Leases) -> Result<()> {
-        let removed = Netlink::open().and_then(|mut netlink| netlink.delete_link(&self.host_end()));
+        let has_ended = |number| Netlink::open().and_then(|mut netlink| netlink.has_ended(number));
+        let goes = self.namespace.get().is_some_and(|&number| has_ended(number).unwrap_or(false));
         self.lease.end();
-        settle(self.wiring, leases).and(removed)
+        settle(self.wiring, leases, goes.then_some(self.address()))
     }
 }
 
@@ -148,25 +168,26 @@ pub fn sweep(wiring: &Wiring) {
 
 fn settle_what_is_left(wiring: &Wiring, leases: &Leases) -> Result<()> {
     let is_left = |bridge: &Bridge| bridge.members.is_empty() || !bridge.dead.is_empty();
-    if leases.bridges()?.iter().any(is_left) { settle(wiring, leases) } else { Ok(()) }
+    if leases.bridges()?.iter().any(is_left) { settle(wiring, leases, None) } else { Ok(()) }
 }
 
 /// Makes bridges, rules and forwarding what the living leases need. Where it fails, the files of the dead
-/// stay, for the next run to try again.
-fn settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
-    let settled = try_to_settle(wiring, leases);
+/// stay, for the next run to try again. The cable of `going` is the kernel's to remove.
+fn settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<()> {
+    let settled = try_to_settle(wiring, leases, going);
     if settled.is_err() {
         leases.keep_dead();
     }
     settled
 }
 
-fn try_to_settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
+fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let (used, empty): (Vec<_>, Vec<_>) =
         leases.bridges()?.into_iter().partition(|bridge| !bridge.members.is_empty());
     // A link goes with its network namespace, which another process may still use.
-    for address in used.iter().chain(&empty).flat_map(|bridge| &bridge.dead) {
+    let dead = used.iter().chain(&empty).flat_map(|bridge| &bridge.dead);
+    for address in dead.filter(|&&address| Some(address) != going) {
         netlink.delete_link(&host_end(*address))?;
     }
     // Before the rules: without those, a bridge would lead to the host's loopback.
@@ -184,6 +205,7 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
     }
     // The rules are there whenever forwarding is on, or the host would be everybody's router in between.
     if let (false, Some(links)) = (needed, leases.forwarding_was_off()?) {
+        netlink.wait_for_others()?;
         (wiring.forward)(false)?;
         // That has switched off each single link, too.
         for link in links.iter().filter(|link| forwards(link).is_ok()) {
@@ -192,11 +214,36 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases) -> Result<()> {
         leases.forget_forwarding()?;
     }
     let host_routes = leases.forwarding_was_off()?.is_none_or(|links| !links.is_empty());
-    (wiring.load)(&used, host_routes)?;
+    load(wiring, leases, &used, host_routes)?;
     if needed && is_off()? {
+        netlink.wait_for_others()?;
         (wiring.forward)(true)?;
     }
     empty.iter().try_for_each(|bridge| leases.forget(&bridge.name))
+}
+
+/// Loads the rules, all of them in one transaction. Where they are in force already, `nft` need not run: a
+/// container without published ports, on a bridge that is used, changes none. That nobody has changed a rule
+/// since, the kernel tells.
+fn load(wiring: &Wiring, leases: &Leases, bridges: &[Bridge], host_routes: bool) -> Result<()> {
+    let table = wiring.table;
+    let is_there = nft::has_table(table)?;
+    // The first line makes the table, should somebody have removed it meanwhile.
+    let without =
+        if is_there { format!("table inet {table}\ndelete table inet {table}\n") } else { String::new() };
+    if bridges.is_empty() {
+        leases.forget_loaded()?;
+        return if is_there { nft::load(&without) } else { Ok(()) };
+    }
+    let rules = (wiring.rules)(bridges, host_routes);
+    let before = nft::generation()?;
+    if is_there && leases.has_loaded(&rules, before)? {
+        return Ok(());
+    }
+    nft::load(&format!("{without}table inet {table} {{\n{rules}}}\n"))?;
+    // If somebody else has changed rules meanwhile, that may have been ours: the next run loads them again.
+    let after = nft::generation()?;
+    if after == nft::next(before) { leases.set_loaded(&rules, after) } else { leases.forget_loaded() }
 }
 
 /// The links between which the host passes packets on although forwarding as a whole is off.
