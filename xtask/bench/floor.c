@@ -347,16 +347,29 @@ static _Noreturn void child(int socket, int groups, char groups_of[][4096], cons
     abort();
 }
 
+/* Not every kernel counts swap. */
+static void limit_swap(const char *group, const char *name, const char *value)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/%s", group, name);
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    if (file == -1 && errno == ENOENT)
+        return;
+    must(file, path);
+    must(write(file, value, strlen(value)), path);
+    close(file);
+}
+
 static void limit(int v2, char groups_of[][4096])
 {
     if (v2) {
         put("134217728", "%s/memory.max", groups_of[0]);
-        put("134217728", "%s/memory.swap.max", groups_of[0]);
+        limit_swap(groups_of[0], "memory.swap.max", "134217728");
         put("50000 100000", "%s/cpu.max", groups_of[0]);
         put("64", "%s/pids.max", groups_of[0]);
     } else {
         put("134217728", "%s/memory.limit_in_bytes", groups_of[0]);
-        put("268435456", "%s/memory.memsw.limit_in_bytes", groups_of[0]);
+        limit_swap(groups_of[0], "memory.memsw.limit_in_bytes", "268435456");
         put("100000", "%s/cpu.cfs_period_us", groups_of[1]);
         put("50000", "%s/cpu.cfs_quota_us", groups_of[1]);
         put("64", "%s/pids.max", groups_of[2]);
