@@ -73,8 +73,9 @@ const STORIES: &[Story] = &[
         "CVE-2019-5736",
         "runc, LXC: a container made the runtime execute `/proc/self/exe`, and wrote to that file: the \
          host's runc",
-        "the runtime executes itself anew, from a read-only mount that is attached nowhere",
-        &["cve.2019-5736", "cve.2019-5736-rootless"],
+        "the runtime executes itself anew, from a read-only mount that is attached nowhere; where the \
+         container's ids give no right to the file, that is not needed",
+        &["cve.2019-5736", "cve.2019-5736-options", "cve.2019-5736-file", "cve.2019-5736-rootless"],
     ),
     (
         "CVE-2019-19921, CVE-2023-27561",

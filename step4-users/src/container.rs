@@ -36,8 +36,8 @@ pub fn run(cli: &Cli) -> Result<u8> {
     if cli.explain {
         explain::start()?;
     }
-    // This process, and all that it makes, then executes a file that no container can change.
-    hardening::protect_own_program()?;
+    // This process, and all that it makes, then executes a file that its container cannot change.
+    hardening::protect_own_program(cli)?;
     let plan = Plan::of(cli)?;
     let ready = plan.ready()?;
     let (made, mounts) = ready.make()?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use common::Result;
 use common::fs::mount::Detached;
 use common::security::own_program;
-use common::sys::{folders_in, mount, open, what_is_at};
+use common::sys::{folders_of_cpus, mount, open, what_is_at};
 use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 
@@ -35,14 +35,15 @@ const MASKED: [&str; 12] = [
 /// The files that no process of the container may write: sysctls, SysRq, the host's buses and interrupts.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Goes on as the same program, in a file that no container can change.
+/// Goes on as the same program, in a file that no container can change, unless this one cannot change it.
 ///
 /// By /proc/self/exe each process finds the file that it executes, even where its root has no such path. In a
 /// container that is the runtime's file until exec, and after it if the command begins with
 /// `#!/proc/self/exe`. The container's root could then change the program that the host executes next time
-/// (CVE-2019-5736); so could an ordinary user that owns the file.
-pub fn protect_own_program() -> Result<()> {
-    if own_program::is_read_only()? {
+/// (CVE-2019-5736). So could an ordinary user that owns the file. A root with unused host ids mostly cannot.
+pub fn protect_own_program(cli: &crate::cli::Cli) -> Result<()> {
+    let strangers = cli.users.are_unused(&cli.ipc.shared_with(&cli.network, &cli.users)?);
+    if own_program::is_read_only()? || strangers && own_program::is_closed_to_unused_ids()? {
         return Ok(());
     }
     own_program::execute(&own_program::read_only()?).map(|never| match never {})
@@ -50,8 +51,7 @@ pub fn protect_own_program() -> Result<()> {
 
 /// Hides the files of the first list, and makes those of the second read-only.
 pub fn hide() -> Result<()> {
-    let cpus = folders_in("/sys/devices/system/cpu")?.into_iter();
-    let of_cpus = cpus.map(|cpu| cpu.join("thermal_throttle"));
+    let of_cpus = folders_of_cpus()?.into_iter().map(|cpu| cpu.join("thermal_throttle"));
     for path in MASKED.iter().map(PathBuf::from).chain(of_cpus) {
         // Not every kernel has all of them.
         let Some(kind) = what_is_at(&path)? else { continue };

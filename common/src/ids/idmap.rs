@@ -24,7 +24,7 @@ use crate::values::IdRange;
 
 pub use files::with_files_of;
 pub use found::{Ids, build_default_root, check_shared, roots};
-pub use host_ids::HostIds;
+pub use host_ids::{HostIds, unused_ids};
 pub use layers::{ShiftedLayers, mount_own};
 pub(crate) use namespace::start_in_user_namespace;
 pub use namespace::{become_root, in_own_namespace, in_user_namespace, user_namespace};

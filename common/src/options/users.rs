@@ -91,6 +91,13 @@ impl Users {
         }
     }
 
+    /// Whether the container gets ids that nobody on the host has: Congo's choice for root, where the
+    /// container shares nothing with those in `shared`.
+    pub fn are_unused(&self, shared: &[(i32, String)]) -> bool {
+        let chosen = self.ids_chosen() && self.userns != Some(UsernsMode::Auto);
+        geteuid().is_root() && !chosen && shared.is_empty()
+    }
+
     /// Whether an option says which ids of the host the container has.
     pub fn ids_chosen(&self) -> bool {
         self.userns.is_some() || self.subordinate.is_some() || !self.uid_map.is_empty()

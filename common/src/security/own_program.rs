@@ -1,4 +1,4 @@
-//! The file that this process executes, in a form in which nobody can change it.
+//! The file that this process executes: whether a container could change it, and a form in which nobody can.
 //!
 //! Kernel objects: `/proc/self/exe`; a mount of one file that is attached nowhere, read-only for good, as
 //! what is attached nowhere cannot be remounted by anybody; or, where the kernel cannot do that (before
@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -19,13 +20,16 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::explain;
 use crate::fs::mount::Detached;
-use crate::ids::idmap::{own, start_in_user_namespace};
-use crate::sys::error::{Context, Error, Result};
+use crate::ids::idmap::{own, start_in_user_namespace, unused_ids};
+use crate::sys::error::{Context, Error, Result, errno};
 use crate::sys::{call, unshare};
 
 const EXE: &str = "/proc/self/exe";
@@ -42,6 +46,39 @@ pub fn is_read_only() -> Result<bool> {
     // Who may execute a file may not always read it. Then it is no file of ours in memory.
     let seals = File::open(EXE).ok().and_then(|exe| fcntl(&exe, FcntlArg::F_GET_SEALS).ok());
     Ok(seals.is_some_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_WRITE)))
+}
+
+/// File systems on which nothing but owner, group, mode and access list say who may write: not those of a
+/// network, nor FUSE, where another machine or a program decides. statfs(2).
+const BY_OWNER: [FsType; 5] =
+    [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
+
+/// Whether processes that have only [unused ids](unused_ids) of the host, as users and as groups, cannot
+/// change the file that this process executes: neither write to it nor give themselves the right to, with all
+/// capabilities of a user namespace. Where that is in doubt, they can.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn is_closed_to_unused_ids() -> Result<bool> {
+    is_closed_to(&unused_ids())
+}
+
+fn is_closed_to(ids: &Range<u32>) -> Result<bool> {
+    // The link leads to the file itself. Something else may lie at its path, or over it.
+    let exe = open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).at("look at", EXE)?;
+    let file = fstat(&exe).at("look at", EXE)?;
+    // Its owner may do everything. So may the root of a user namespace that has both of these ids.
+    let is_strangers = !ids.contains(&file.st_uid) && !ids.contains(&file.st_gid);
+    let others_may_write = file.st_mode & Mode::S_IWOTH.bits() != 0;
+    let by_owner = BY_OWNER.contains(&fstatfs(&exe).at("look at", EXE)?.filesystem_type());
+    Ok(is_strangers && !others_may_write && by_owner && !has_access_list())
+}
+
+/// Whether the file has an access list, which may give any user the right to write: acl(5).
+fn has_access_list() -> bool {
+    let list = xattr::get_deref(EXE, "system.posix_acl_access").map_err(|error| errno(&error));
+    // EOPNOTSUPP: this file system has no such lists.
+    !matches!(list, Ok(None) | Err(Errno::EOPNOTSUPP))
 }
 
 /// That file once more, as a read-only mount, or else as a copy. This process must have one thread.
@@ -169,5 +206,7 @@ mod tests {
     #[test]
     fn the_tests_own_program_can_be_written() {
         assert!(!is_read_only().unwrap());
+        let owner = fs::metadata(EXE).unwrap().uid();
+        assert!(!is_closed_to(&(owner..owner + 1)).unwrap());
     }
 }

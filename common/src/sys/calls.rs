@@ -4,9 +4,10 @@
 //! turns an errno into an [`Error`] that names the call and the arguments. So a lesson reads as the list of
 //! what the kernel is asked to do.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -395,23 +396,24 @@ pub fn what_is_at(path: &Path) -> Result<Option<fs::FileType>> {
     }
 }
 
-/// The folders in a folder; none where that is not there.
+/// The folders `/sys/devices/system/cpu/cpuN` of this machine's CPUs; none where no sysfs is mounted.
 ///
 /// # Errors
 /// As [`what_is_at`].
-pub fn folders_in(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+pub fn folders_of_cpus() -> Result<Vec<PathBuf>> {
+    numbered("/sys/devices/system/cpu", "cpu")
+}
+
+/// The entries of a folder with a name of this kind and a number; none where the folder is not there.
+fn numbered(folder: impl AsRef<Path>, kind: &str) -> Result<Vec<PathBuf>> {
     let folder = folder.as_ref();
-    if what_is_at(folder)?.is_none() {
-        return Ok(Vec::new());
-    }
-    let mut folders = Vec::new();
-    for name in names_in(folder).at("read", folder)? {
-        let path = folder.join(name);
-        if fs::symlink_metadata(&path).at("look at", &path)?.is_dir() {
-            folders.push(path);
-        }
-    }
-    Ok(folders)
+    let names = match names_in(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names.at("read", folder)?,
+    };
+    let is_number = |rest: &[u8]| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit);
+    let is_one = |name: &OsString| name.as_bytes().strip_prefix(kind.as_bytes()).is_some_and(is_number);
+    Ok(names.into_iter().filter(is_one).map(|name| folder.join(name)).collect())
 }
 
 /// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`.
@@ -556,15 +558,18 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (file, folder) = (home.path().join("file"), home.path().join("folder"));
         assert!(what_is_at(&file).unwrap().is_none());
-        assert!(folders_in(&folder).unwrap().is_empty());
+        assert!(numbered(&folder, "cpu").unwrap().is_empty());
         fs::write(&file, "").unwrap();
         fs::create_dir(&folder).unwrap();
         std::os::unix::fs::symlink(&folder, home.path().join("link")).unwrap();
         assert!(what_is_at(&home.path().join("link")).unwrap().unwrap().is_symlink());
-        assert_eq!(folders_in(home.path()).unwrap(), std::slice::from_ref(&folder));
+        for name in ["cpu7", "cpu", "cpufreq", "cpu7x", "7"] {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        assert_eq!(numbered(home.path(), "cpu").unwrap(), [home.path().join("cpu7")]);
         let below = file.join("below");
         assert_eq!(what_is_at(&below).unwrap_err().errno(), Some(Errno::ENOTDIR));
-        assert_eq!(folders_in(&below).unwrap_err().errno(), Some(Errno::ENOTDIR));
+        assert_eq!(numbered(&below, "cpu").unwrap_err().errno(), Some(Errno::ENOTDIR));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! Source: systemd, "Users, Groups, UIDs and GIDs on systemd Systems". Man pages: flock(2), subuid(5).
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
@@ -32,6 +33,11 @@ const RANGES: u32 = 0x0ffd;
 const RUN: &str = "/run/congo";
 /// The range behind them.
 const SHARED: u32 = FIRST + RANGES * SIZE;
+
+/// All ids that [`Ids::unused`](super::Ids::unused) gives to containers. No file of the host's is theirs.
+pub fn unused_ids() -> Range<u32> {
+    FIRST..SHARED + SIZE
+}
 
 /// A range that no other container gets for as long as the value lives. When the last one of its containers
 /// ends, its file goes.
@@ -69,9 +75,10 @@ impl HostIds {
         shared(&taken_on_host()?)
     }
 
-    /// The last one takes the file with it, and the two folders above, where nobody else has anything there.
+    /// The last one takes the file with it. The folder stays, as the next container needs it again: it costs
+    /// more to make than the file.
     fn new(first: u32, claim: Claim) -> HostIds {
-        HostIds { first, _claim: claim.going(2) }
+        HostIds { first, _claim: claim.going(0) }
     }
 
     /// The maps of a container that has them.
@@ -182,7 +189,7 @@ mod tests {
         assert_eq!(left, [living.to_string().as_str()], "the living one's");
         drop(lives);
         drop(take_from(run.path(), &[]).unwrap());
-        assert!(!folder.exists());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "and the folder stays");
     }
 
     #[test]
