@@ -62,14 +62,26 @@ impl Helper {
     /// all that it has started. The helper has ended when they have. See pid_namespaces(7).
     ///
     /// # Errors
-    /// As [`start`](Helper::start); EPERM without `CAP_SYS_ADMIN` in this process's user namespace; ENOSPC at
-    /// a limit of PID namespaces.
+    /// As [`born_in`](Helper::born_in).
     #[cfg(feature = "network")]
     pub fn start_as_first(
         doing: &'static str,
         story: impl FnOnce(&mut HelperEnd) -> Result<()>,
     ) -> Result<Helper> {
-        let flags = nix::sched::CloneFlags::CLONE_NEWPID;
+        Helper::born_in(nix::sched::CloneFlags::CLONE_NEWPID, doing, story)
+    }
+
+    /// The same in new namespaces, one for each flag.
+    ///
+    /// # Errors
+    /// As [`start`](Helper::start); EPERM without `CAP_SYS_ADMIN` in this process's user namespace, if the
+    /// helper gets no new one; ENOSPC at a limit of namespaces.
+    #[cfg(any(feature = "idmap", feature = "network"))]
+    pub fn born_in(
+        flags: nix::sched::CloneFlags,
+        doing: &'static str,
+        story: impl FnOnce(&mut HelperEnd) -> Result<()>,
+    ) -> Result<Helper> {
         Helper::from(doing, || Ok(crate::sys::clone::clone(flags, None)?.child), story)
     }
 

@@ -147,6 +147,8 @@ pub struct Child<'a> {
     parent_end: ParentEnd,
     terminal: &'a Terminal,
     relay: Option<Relay>,
+    /// Whether it is PID 1 of a namespace of its own.
+    is_first: bool,
     cgroup: Option<&'a Cgroup>,
     stop_signal: Option<SignalNumber>,
     stop_timeout: Option<Duration>,
@@ -186,7 +188,8 @@ pub fn clone<'a>(
         terminal.give_to(pid);
     }
     let (relay, cgroup, stop_signal, stop_timeout) = (None, None, None, None);
-    Ok(Child { pid, parent_end, terminal, relay, cgroup, stop_signal, stop_timeout, ended: false })
+    let is_first = flags.contains(CloneFlags::CLONE_NEWPID);
+    Ok(Child { pid, parent_end, terminal, is_first, relay, cgroup, stop_signal, stop_timeout, ended: false })
 }
 
 impl<'a> Child<'a> {
@@ -204,9 +207,9 @@ impl<'a> Child<'a> {
     }
 
     /// Says that with the child all processes of this cgroup end. Where the container has a PID namespace of
-    /// its own, the kernel has ended them by then.
+    /// its own, the kernel has ended them before it tells of the child's end, and nothing is left to do.
     pub fn ends_with(&mut self, cgroup: &'a Cgroup) {
-        self.cgroup = Some(cgroup);
+        self.cgroup = Some(cgroup).filter(|_| !self.is_first);
     }
 
     /// Says which signal asks the command to end, where it is not SIGTERM: it gets that one instead. If there

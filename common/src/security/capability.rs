@@ -38,7 +38,7 @@ pub fn named(list: &[Named]) -> Capabilities {
 pub fn bounding() -> Result<Capabilities> {
     let mut held = Capabilities::new();
     for capability in caps::all() {
-        match caps::has_cap(None, Set::Bounding, capability).map_err(errno) {
+        match caps::has_cap(None, Set::Bounding, capability).map_err(|error| errno(&error)) {
             Ok(true) => drop(held.insert(capability)),
             // EINVAL: this kernel is older than the capability.
             Ok(false) | Err(Errno::EINVAL) => {}
@@ -56,12 +56,25 @@ pub fn bounding() -> Result<Capabilities> {
 /// # Errors
 /// EPERM without `CAP_SETPCAP` in the effective set.
 pub fn drop_bounding(kept: &Capabilities) -> Result<()> {
-    let dropped = &bounding()? - kept;
+    let dropped = &caps::all() - kept;
     told(
         "PR_CAPBSET_DROP(2const)",
         || format!("prctl(PR_CAPBSET_DROP, each of {})", text(&dropped)),
-        || dropped.iter().try_for_each(|&it| caps::drop(None, Set::Bounding, it)),
+        || dropped.iter().try_for_each(|&it| drop_one(it)),
     )
+}
+
+fn drop_one(dropped: Capability) -> Result<(), CapsError> {
+    match caps::drop(None, Set::Bounding, dropped) {
+        // EINVAL: this kernel is older than the capability. EPERM: this thread may drop nothing, and that is
+        // no failure where there is nothing to drop.
+        Err(error) if errno(&error) == Errno::EINVAL => Ok(()),
+        Err(error) if errno(&error) == Errno::EPERM => match caps::has_cap(None, Set::Bounding, dropped)? {
+            true => Err(error),
+            false => Ok(()),
+        },
+        dropped => dropped,
+    }
 }
 
 /// Sets the effective, the permitted or the inheritable set of this thread: capset(2). What leaves the
@@ -109,11 +122,11 @@ pub fn keep_capabilities() -> Result<()> {
 
 /// Makes the call, tells it, and gives an error its name and arguments.
 fn told(man: &str, line: impl Fn() -> String, action: impl FnOnce() -> Result<(), CapsError>) -> Result<()> {
-    call(man, line, || action().map_err(errno))
+    call(man, line, || action().map_err(|error| errno(&error)))
 }
 
 /// The crate tells the errno as text only: `capset failure: Operation not permitted (os error 1)`.
-fn errno(error: CapsError) -> Errno {
+fn errno(error: &CapsError) -> Errno {
     let text = error.to_string();
     let number =
         text.rsplit_once("(os error ").and_then(|(_, number)| number.strip_suffix(')')?.parse().ok());

@@ -38,13 +38,21 @@
 
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(feature = "idmap")]
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
+#[cfg(feature = "idmap")]
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::CloneFlags;
+#[cfg(feature = "idmap")]
+use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
 
+#[cfg(feature = "idmap")]
+use super::error::Context;
 use super::error::{Error, Result};
 use super::explain::Turn;
 use super::names;
@@ -112,6 +120,85 @@ pub fn fork() -> Result<Option<Pid>> {
     Ok(child)
 }
 
+/// A process that does nothing. It keeps the namespaces in which it was born, until the value is dropped or
+/// this process ends.
+///
+/// No copy of this process as other helpers are: it has the same memory. A copy costs more than all that is
+/// done with the namespaces, as both sides then pay for each page that they write to.
+#[cfg(feature = "idmap")]
+#[derive(Debug)]
+pub(crate) struct Placeholder {
+    process: Pid,
+    _shared: Box<Shared>,
+    /// The process reads the end of the pipe when this is closed.
+    alive: Option<OwnedFd>,
+}
+
+/// What it uses of this process's memory until it has ended: a stack, enough for its system calls and aligned
+/// as calling conventions want it, and both ends of the pipe.
+#[cfg(feature = "idmap")]
+#[derive(Debug)]
+#[repr(C, align(16))]
+struct Shared {
+    stack: [u8; 16 << 10],
+    ends: [RawFd; 2],
+}
+
+#[cfg(feature = "idmap")]
+impl Placeholder {
+    /// Makes one in new namespaces, one for each flag: clone(2) with `CLONE_VM`.
+    ///
+    /// # Errors
+    /// As [`clone`]; EMFILE.
+    pub(crate) fn born_in(flags: CloneFlags) -> Result<Placeholder> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("pipe2(O_CLOEXEC)")?;
+        let ends = [read.as_raw_fd(), write.as_raw_fd()];
+        let mut shared = Box::new(Shared { stack: [0; 16 << 10], ends });
+        let turn = Turn::take();
+        let what = flags.bits() | libc::CLONE_VM | libc::SIGCHLD;
+        let (stack, ends) = (shared.stack.as_mut_ptr_range().end, shared.ends.as_mut_ptr());
+        // SAFETY: the function makes system calls only, and so takes no lock of this process. What it uses
+        // lives until it has ended, as `drop` waits for that.
+        let process = Errno::result(unsafe { libc::clone(hold, stack.cast(), what, ends.cast()) })
+            .map(Pid::from_raw)
+            .map_err(|errno| clone_failed(flags, false, errno))?;
+        let line = || clone_line(flags | CloneFlags::CLONE_VM, false);
+        if let Some(turn) = turn {
+            turn.line(line(), process, "clone(2), namespaces(7)");
+        }
+        Ok(Placeholder { process, _shared: shared, alive: Some(write) })
+    }
+
+    /// Its number.
+    pub(crate) fn process(&self) -> Pid {
+        self.process
+    }
+}
+
+#[cfg(feature = "idmap")]
+impl Drop for Placeholder {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        while waitpid(self.process, None) == Err(Errno::EINTR) {}
+    }
+}
+
+/// What a placeholder does: it waits for the end of the pipe, which comes when the parent closes its own end,
+/// and also when the parent is killed.
+#[cfg(feature = "idmap")]
+extern "C" fn hold(ends: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `ends` are the two numbers of `Shared`, and `byte` is as long as said. With the memory this
+    // process shares the parent's `errno`, but none of these calls fails.
+    unsafe {
+        let [read, write] = *ends.cast::<[RawFd; 2]>();
+        // Its own copy would keep the pipe from ending.
+        libc::close(write);
+        let mut byte = 0_u8;
+        libc::read(read, (&raw mut byte).cast(), 1);
+        libc::_exit(0)
+    }
+}
+
 /// Ends this process at once: _exit(2). A copy of a process has no other way to end: destructors and buffers
 /// belong to the process of which it is a copy, and would do their work twice.
 pub fn exit_now(status: u8) -> ! {
@@ -165,6 +252,9 @@ fn child_of(returned: libc::c_long) -> nix::Result<Option<Pid>> {
 fn clone_failed(flags: CloneFlags, in_cgroup: bool, errno: Errno) -> Error {
     let error = Error::from_errno(clone_line(flags, in_cgroup), errno);
     match errno {
+        Errno::EPERM | Errno::ENOSPC if flags.contains(CloneFlags::CLONE_NEWUSER) => {
+            error.hint("user namespaces are switched off, or used up: see /proc/sys/user/max_user_namespaces")
+        }
         Errno::EPERM => error.hint("new namespaces need root, or the container around us forbids them"),
         Errno::ENOSPC => error.hint("a limit in /proc/sys/user/max_*_namespaces is reached"),
         Errno::EAGAIN => error.hint(TOO_MANY),

@@ -34,6 +34,11 @@ impl Privilege {
         geteuid().is_root() && !WAS_ORDINARY.load(Ordering::Relaxed)
     }
 
+    /// Whether this process, an ordinary user's, is root of a user namespace of its own.
+    pub(crate) fn is_own_root() -> bool {
+        WAS_ORDINARY.load(Ordering::Relaxed) && geteuid().is_root()
+    }
+
     /// Remembers that this process was an ordinary user's.
     #[cfg(feature = "idmap")]
     pub(crate) fn became_root() {

@@ -7,20 +7,21 @@
 //! a directory, its folders, itself. Needs no /proc.
 //! Man pages: unlinkat(2), openat(2), readdir(3).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use rustix::fs::FileType;
+
 use super::DIRECTORY;
 use crate::sys::error::errno;
+use crate::sys::folder::entries_of;
 
 /// How often the walk begins again without having removed anything since.
 const MAX_TRIES: usize = 64;
@@ -100,21 +101,19 @@ fn walk(top: &OwnedFd, removed: &mut usize) -> nix::Result<bool> {
 fn files(directory: &OwnedFd, removed: &mut usize) -> nix::Result<Vec<OsString>> {
     let mut folders = Vec::new();
     // All names first: which ones are still listed after a removal is for the file system to decide.
-    let mut listed = Dir::openat(directory.as_fd(), ".", DIRECTORY, Mode::empty())?;
-    let entries = listed.iter().collect::<nix::Result<Vec<_>>>()?;
-    for entry in entries {
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if name == "." || name == ".." {
-            continue;
-        }
-        // Not every file system tells the type.
-        let gone = match entry.file_type() {
-            Some(Type::Directory) => Err(Errno::EISDIR),
-            _ => unlinkat(directory, name, UnlinkatFlags::NoRemoveDir),
+    for (name, kind) in entries_of(directory).map_err(|error| errno(&error))? {
+        // Not every file system tells the type. A folder may be empty, and then one call does. If it is not,
+        // or that fails, the walk goes into it, and meets what is wrong there.
+        let gone = match kind {
+            FileType::Directory => match unlinkat(directory, &*name, UnlinkatFlags::RemoveDir) {
+                Err(errno) if errno != Errno::ENOENT => Err(Errno::EISDIR),
+                gone => gone,
+            },
+            _ => unlinkat(directory, &*name, UnlinkatFlags::NoRemoveDir),
         };
         match gone {
             Ok(()) => *removed += 1,
-            Err(Errno::EISDIR) => folders.push(name.to_owned()),
+            Err(Errno::EISDIR) => folders.push(name),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }

@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::{IdMaps, own, subordinate};
 use crate::run::helper::{Helper, HelperEnd};
+use crate::sys::clone::Placeholder;
 use crate::sys::error::{Context, Hint, Result};
 pub use crate::sys::namespace::owner_of;
 use crate::sys::namespace::{enter, parent_of};
@@ -23,17 +24,15 @@ use crate::sys::privilege::Privilege;
 use crate::sys::{call, unshare};
 
 /// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it.
-/// This process must have one thread.
 ///
 /// # Errors
 /// Those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
-    let mut helper = mapped(maps, |_| Ok(()))?;
-    let path = format!("/proc/{}/ns/user", helper.process());
-    let namespace = File::open(&path).at("open", &path)?;
-    helper.go();
-    helper.finish()?;
-    Ok(namespace.into())
+    // A namespace has a file only while a process is in it. What is open then remains.
+    let placeholder = Placeholder::born_in(CloneFlags::CLONE_NEWUSER)?;
+    maps.write(placeholder.process())?;
+    let path = format!("/proc/{}/ns/user", placeholder.process());
+    File::open(&path).at("open", &path).map(OwnedFd::from)
 }
 
 /// Runs `story` in a process of its own, as root of a new user namespace with these maps: for what an
@@ -149,14 +148,9 @@ pub fn become_root() -> Result<()> {
 
 /// A helper in a new user namespace with these maps. It waits for its "go", and then lets `story` run.
 fn mapped(maps: &IdMaps, story: impl FnOnce(&mut HelperEnd) -> Result<()>) -> Result<Helper> {
-    let mut helper = Helper::start("working in a user namespace", |parent| {
-        unshare(CloneFlags::CLONE_NEWUSER)?;
-        parent.ready()?;
+    let helper = Helper::born_in(CloneFlags::CLONE_NEWUSER, "working in a user namespace", |parent| {
         parent.wait_for_go()?;
         story(parent)
-    })?;
-    helper.wait_until_ready().map_err(|error| {
-        error.hint("user namespaces are switched off, or used up: see /proc/sys/user/max_user_namespaces")
     })?;
     maps.write(helper.process())?;
     Ok(helper)

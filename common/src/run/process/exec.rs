@@ -72,10 +72,11 @@ fn find(name: &OsStr, environment: &Environment) -> Result<PathBuf> {
     let path = environment.get(OsStr::new("PATH")).map_or(&b""[..], |path| path.as_bytes());
     let candidates =
         path.split(|&byte| byte == b':').map(|folder| Path::new(OsStr::from_bytes(folder)).join(name));
-    let there: Vec<_> = candidates.filter(|file| file.is_file()).collect();
-    let executable = |file: &&PathBuf| nix::unistd::access(*file, nix::unistd::AccessFlags::X_OK).is_ok();
+    let mut there = candidates.filter(|file| file.is_file()).peekable();
+    let executable = |file: &PathBuf| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok();
     // As a shell: the first that may be executed, else the first that is there, whose exec says why not.
-    there.iter().find(executable).or(there.first()).cloned().ok_or_else(|| {
+    let first = there.peek().cloned();
+    there.find(executable).or(first).ok_or_else(|| {
         let looked = || format!("looked in the container's PATH, {}", String::from_utf8_lossy(path));
         Error::new(format!("{name:?}: command not found"))
             .hint(docker::about_command(name).unwrap_or_else(looked))
