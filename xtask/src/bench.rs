@@ -99,7 +99,7 @@ fn start(args: &StartArgs) -> Result<ExitCode> {
     let yard = Yard::new(args.common.binaries.as_deref())?;
     let (contenders, absent) = yard.contenders()?;
     let times = measure::measure(&contenders, args.runs, args.rest)?;
-    let mut text = format!("{}\n\n{}", machine(&args.common)?, table(&contenders, &times)?);
+    let mut text = format!("{}\n{}\n\n{}", machine()?, args.common.build(), table(&contenders, &times)?);
     let _ = writeln!(text, "\n{} starts each, {} ms of rest before each.", args.runs, args.rest);
     for absent in absent {
         let _ = writeln!(text, "Not measured: {absent}.");
@@ -107,10 +107,18 @@ fn start(args: &StartArgs) -> Result<ExitCode> {
     let verdicts = if args.check { targets::judge(&yard, &times)? } else { Vec::new() };
     let bars = contenders.iter().filter_map(|it| Some((it.name.as_str(), times.quartiles(&it.name)?)));
     let title = "A start of /bin/true, in milliseconds";
-    args.common.publish("start", title, &text, &verdicts, plot::bars(title, bars))
+    args.common.publish("start", title, &text, &verdicts, plot::bars(title, &machine()?, bars))
 }
 
 impl Common {
+    /// Which programs are measured.
+    fn build(&self) -> String {
+        match &self.binaries {
+            Some(folder) => format!("Build: the programs in {}.", folder.display()),
+            None => "Build: static, optimised as a whole.".to_owned(),
+        }
+    }
+
     /// Prints what was measured, and puts it where the options say. Fails if a target is missed.
     fn publish(
         &self,
@@ -144,17 +152,13 @@ impl Common {
     }
 }
 
-/// The machine and the programs, for whoever reads the figures elsewhere.
-fn machine(common: &Common) -> Result<String> {
+/// The machine, for whoever reads the figures elsewhere.
+fn machine() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cores = std::thread::available_parallelism()?;
-    let build = match &common.binaries {
-        Some(folder) => format!("the programs in {}", folder.display()),
-        None => "static, optimised as a whole".to_owned(),
-    };
-    Ok(format!("{} × {}, Linux {}. Build: {build}.", cores, model.unwrap_or("CPU"), kernel.trim()))
+    Ok(format!("{cores} × {}, Linux {}.", model.unwrap_or("CPU"), kernel.trim()))
 }
 
 fn table(contenders: &[Contender], times: &Times) -> Result<String> {

@@ -60,7 +60,7 @@ struct Crowd {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let yard = Yard::new(args.common.binaries.as_deref())?;
     let counts: Vec<_> = COUNTS.into_iter().filter(|&count| count <= args.most).collect();
-    let mut text = machine(&args.common)? + "\n";
+    let mut text = format!("{}\n{}\n", machine()?, args.common.build());
     let (mut series, mut verdicts) = (Vec::new(), Vec::new());
     for network in ["none", "bridge"] {
         let contender = yard.step(4, &yard.disk, &["--network", network])?;
@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     let title = "The next start beside so many containers, in milliseconds";
-    args.common.publish("scale", title, &text, &verdicts, plot::lines(title, &series))
+    args.common.publish("scale", title, &text, &verdicts, plot::lines(title, &machine()?, &series))
 }
 
 /// Fills the machine step by step, and measures the next start at each.

@@ -74,8 +74,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
 
     let mut text = format!(
-        "{}\n\n| a layer of {} MB by | median, s | MB/s | × {GZIP} |\n| --- | ---: | ---: | ---: |\n",
-        machine(&args.common)?,
+        "{}\n{}\n\n| a layer of {} MB by | median, s | MB/s | × {GZIP} |\n| --- | ---: | ---: | ---: |\n",
+        machine()?,
+        args.common.build(),
         size / 1_000_000,
     );
     for name in names {
@@ -91,7 +92,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let bars = names.iter().filter_map(|&name| Some((name, times.quartiles(name)?)));
     let title = "Unpacking a Debian layer, in milliseconds";
-    args.common.publish("unpack", title, &text, &verdicts, plot::bars(title, bars))
+    args.common.publish("unpack", title, &text, &verdicts, plot::bars(title, &machine()?, bars))
 }
 
 /// Makes an OCI layout of that root with a layer of each compression. Returns the size of the layer.

@@ -218,7 +218,7 @@ impl Yard {
             add(&["--setenv", name, value]);
         }
         add(&["--bind", &self.disk.root.display().to_string(), "/", "--proc", "/proc", "--dev", "/dev"]);
-        add(&["--ro-bind", "/sys", "/sys", "--mqueue", "/dev/mqueue"]);
+        add(&["--ro-bind", "/sys", "/sys", "--mqueue", "/dev/mqueue", "--tmpfs", "/dev/shm"]);
         for file in FILES {
             add(&["--bind", &self.file(file)?.display().to_string(), &format!("/etc/{file}")]);
         }
