@@ -65,8 +65,8 @@ impl Netlink {
     }
 
     /// The number of a link, by which requests name it; `None` when there is no such link: netdevice(7),
-    /// SIOCGIFINDEX. A request of rtnetlink(7) would wait as long as the kernel changes any link, such as those
-    /// of a network namespace that has ended.
+    /// SIOCGIFINDEX. A request of rtnetlink(7) would wait as long as the kernel changes any link, such as
+    /// those of a network namespace that has ended.
     ///
     /// # Errors
     /// None that the arguments can cause, except ENODEV for a name that no link can have.
@@ -284,8 +284,8 @@ impl Netlink {
             .hint_if(Errno::ENETUNREACH, "the gateway must be in the subnet of a link that is up")
     }
 
-    /// Removes a link; of a veth pair, both ends. One that is gone already is fine. The kernel waits until all
-    /// processors have let go of it, which takes some 20 milliseconds.
+    /// Removes a link; of a veth pair, both ends. One that is gone already is fine. The kernel waits until
+    /// all processors have let go of it, which takes some 20 milliseconds.
     ///
     /// # Errors
     /// EPERM without `CAP_NET_ADMIN` in the namespace, EOPNOTSUPP for a link that cannot be removed.

@@ -38,9 +38,9 @@ pub fn read(pid: i32, path: &str, option: &str) -> Result<Option<String>> {
     read_beneath(&root, Path::new(path)).map_err(of_option)
 }
 
-/// The host name of the container that the process `pid` is in. Its UTS namespace tells it: what the container
-/// has in `/etc/hostname` need not be true. A helper joins that namespace. An ordinary user has the right to
-/// do so only in the container's user namespace.
+/// The host name of the container that the process `pid` is in. Its UTS namespace tells it: what the
+/// container has in `/etc/hostname` need not be true. A helper joins that namespace. An ordinary user has the
+/// right to do so only in the container's user namespace.
 ///
 /// # Errors
 /// ESRCH; EPERM when the container is another user's; EAGAIN at a limit of processes.

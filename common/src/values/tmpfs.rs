@@ -191,8 +191,8 @@ fn is_mapped(id: u32, map: &str) -> Result<bool> {
     Ok(text.lines().any(has))
 }
 
-/// The id that stands for each one that this process's user namespace lacks: user_namespaces(7). Often it is an
-/// id of the namespace, too.
+/// The id that stands for each one that this process's user namespace lacks: user_namespaces(7). Often it is
+/// an id of the namespace, too.
 fn overflow(key: &str) -> Result<u32> {
     let path = format!("/proc/sys/kernel/overflow{}", key.trim_end_matches('='));
     let text = fs::read_to_string(&path).context(format_args!("read {path}"))?;

@@ -1,5 +1,5 @@
-//! What the kernel tells of its rules, without the program `nft`: whether a table is there, and whether any rule
-//! has changed.
+//! What the kernel tells of its rules, without the program `nft`: whether a table is there, and whether any
+//! rule has changed.
 //!
 //! Kernel object: a socket of `NETLINK_NETFILTER`. A request is a netlink message of the subsystem nf_tables,
 //! with a fixed part of four bytes (`nfgenmsg`), and attributes. See netlink(7); linux/netfilter/nf_tables.h.
