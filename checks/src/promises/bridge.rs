@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::container::Container;
 use crate::container::LIMIT;
+use crate::installed::program;
 use crate::kernel::{Process, eventually};
 use crate::needs::Need;
 use crate::network::{self, Network, Outside};
@@ -83,6 +84,12 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Bridge])
         .hint("First the rules, then forwarding; at the end first forwarding, then the rules. The runtime \
                may be killed between the two."),
+    Check::since(2, "bridge.rules-again",
+        "A container on a bridge that is used starts nft only if the rules are not in force any more.",
+        rules_again)
+        .needs(&[Need::Bridge])
+        .hint("The kernel counts the changes to its rules, whoever makes them: NFT_MSG_GETGEN. Remember the \
+               number and the rules after each change."),
     Check::since(2, "bridge.no-router",
         "A container on a bridge does not make the host a router between its other networks. A host that \
          already is a router stays one.", no_router)
@@ -373,7 +380,17 @@ fn no_router(subject: &Subject) -> Checked {
 fn never_open(subject: &Subject) -> Checked {
     let before = network::forwarding()?;
     network::set_forwarding(false)?;
-    let (folder, told) = (subject.empty_folder("nft-that-looks")?, subject.file("forwarding-at-nft"));
+    let told = forwarding_at_nft(subject);
+    network::set_forwarding(before)?;
+    let states = BTreeSet::from_iter(told?);
+    expect("net.ipv4.ip_forward whenever nft begins", BTreeSet::from(["0".to_owned()]), states)
+}
+
+/// Runs a container on the bridge, and tells of each nft that begins meanwhile whether the host then passes
+/// packets on.
+fn forwarding_at_nft(subject: &Subject) -> Result<Vec<String>, Failure> {
+    let (folder, told) = (subject.file("nft-that-looks"), subject.file("forwarding-at-nft"));
+    std::fs::create_dir_all(&folder)?;
     std::fs::write(&told, "")?;
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let script = "#!/bin/sh\nread -r on < /proc/sys/net/ipv4/ip_forward; echo $on >> \"$TOLD\"\n\
@@ -383,10 +400,20 @@ fn never_open(subject: &Subject) -> Checked {
     std::fs::set_permissions(&nft, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let mut command = subject.command(&["--network", "bridge", "true"]);
     command.env("PATH", format!("{}:{path}", folder.display())).env("REST", &path).env("TOLD", &told);
-    let run = Container::start(&mut command)?.output();
-    network::set_forwarding(before)?;
-    run?.ok()?;
-    let told = std::fs::read_to_string(told)?;
-    let states: BTreeSet<_> = told.lines().collect();
-    expect("net.ipv4.ip_forward whenever nft begins", BTreeSet::from(["0"]), states)
+    Container::start(&mut command)?.output()?.ok()?;
+    Ok(std::fs::read_to_string(told)?.lines().map(str::to_owned).collect())
+}
+
+fn rules_again(subject: &Subject) -> Checked {
+    let one = Member::new(subject, &[])?;
+    let times = || Ok::<_, Failure>(forwarding_at_nft(subject)?.len());
+    expect("how often nft begins, when no rule has to change", 0, times()?)?;
+    // As a firewall does that begins anew.
+    let emptied = std::process::Command::new(program("nft").unwrap_or_default())
+        .args(["flush", "table", "inet", "congo"])
+        .status()?;
+    ensure(emptied.success(), || Failure::new("the table inet congo is there", "nft cannot empty it"))?;
+    expect("how often nft begins, when somebody has removed the rules", 1, times()?)?;
+    expect("how often nft begins after that", 0, times()?)?;
+    one.end()
 }

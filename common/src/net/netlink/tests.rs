@@ -79,6 +79,43 @@ fn a_bridge_with_its_address() {
 }
 
 #[test]
+fn a_namespace_that_has_ended_is_known() {
+    in_network_namespace(|| {
+        let elsewhere = Elsewhere::start();
+        let mut netlink = Netlink::open().unwrap();
+        netlink.wait_for_others().unwrap();
+        netlink.add_bridge("congo0").unwrap();
+        let bridge = netlink.index("congo0").unwrap();
+        netlink.add_veth("v0", bridge, "eth0", elsewhere.pid()).unwrap();
+        let number = netlink.namespace_of(elsewhere.pid()).unwrap().unwrap();
+        // The process of the test is there, too.
+        assert_eq!(netlink.has_ended(number), Ok(false));
+        assert_eq!(netlink.has_ended(number + 1), Ok(true));
+        let mut other = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().unwrap();
+        let its = Pid::from_raw(other.id().cast_signed());
+        let away = || {
+            fs::read_link(format!("/proc/{its}/ns/net")).unwrap()
+                != fs::read_link("/proc/thread-self/ns/net").unwrap()
+        };
+        while !away() {
+            std::thread::yield_now();
+        }
+        assert_eq!(netlink.namespace_of(its), Ok(None));
+        netlink.add_veth("v1", bridge, "eth0", its).unwrap();
+        let number = netlink.namespace_of(its).unwrap().unwrap();
+        assert_eq!(netlink.has_ended(number), Ok(false));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        while !netlink.has_ended(number).unwrap() {
+            std::thread::yield_now();
+        }
+        while netlink.index_of("v1").unwrap().is_some() {
+            std::thread::yield_now();
+        }
+    });
+}
+
+#[test]
 fn a_bridge_keeps_its_ethernet_address() {
     in_network_namespace(|| {
         let elsewhere = Elsewhere::start();
