@@ -85,8 +85,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Measures, and prints Markdown tables.
 ///
 /// # Errors
-/// When not root, or when the steps cannot be built or do not run. When a bare program does not make the same
-/// container as its step. When a program is missing without which nothing can be measured.
+/// When not root, or when the steps cannot be built or do not run. When a program is missing without which
+/// nothing can be measured.
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         Some(What::Scale(args)) => scale::run(args),

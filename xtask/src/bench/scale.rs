@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let (mut series, mut verdicts) = (Vec::new(), Vec::new());
     for network in ["none", "bridge"] {
         let contender = yard.step(4, &yard.disk, &["--network", network])?;
-        let floor = yard.floor(4, &yard.disk);
+        let floor = yard.floor(4, &yard.disk)?;
         let crowd = in_own_network(|| crowd(&yard, &contender, &floor, &counts, args.runs))?;
         text += &table(network, &crowd);
         let points = |of: fn(&Row) -> f64| crowd.rows.iter().map(|row| (row.count, of(row))).collect();

@@ -123,7 +123,10 @@ impl Yard {
     }
 
     /// The bare program of a level.
-    pub fn floor(&self, level: u8, state: &State) -> Contender {
+    ///
+    /// # Errors
+    /// When it does not run, or does not make the same container as the step: then nothing is to be compared.
+    pub fn floor(&self, level: u8, state: &State) -> Result<Contender> {
         let (floor, mut arguments) = (self.floor.clone(), vec![level.to_string()]);
         arguments.extend([&state.root, &state.home].map(|path| path.display().to_string()));
         arguments.extend(self.hierarchies.clone());
@@ -132,12 +135,13 @@ impl Yard {
             start.args(&arguments).args(command).stdin(Stdio::null());
             start
         };
-        Contender {
-            name: self.named(&floor_of(level), state),
-            floor: None,
-            lacks: String::new(),
-            start: Box::new(start),
-        }
+        let name = self.named(&floor_of(level), state);
+        let floor = Contender { name, floor: None, lacks: String::new(), start: Box::new(start) };
+        let step = self.step(level, state, &[])?;
+        let differences = look(&floor)?.differences(&look(&step)?).join("; ");
+        let names = format!("{} does not make the container of {}", floor.name, step.name);
+        ensure!(differences.is_empty(), "{names}: {differences}");
+        Ok(floor)
     }
 
     fn named(&self, name: &str, state: &State) -> String {
@@ -147,7 +151,7 @@ impl Yard {
     /// Everybody who is here, and what is not here, and why.
     ///
     /// # Errors
-    /// When a step does not run, or a bare program does not make the same container as its step.
+    /// When a step does not run.
     pub fn contenders(&self) -> Result<(Vec<Contender>, Vec<String>)> {
         let root = self.disk.root.clone();
         let start = move |command: &[&str]| {
@@ -164,17 +168,11 @@ impl Yard {
             .into_iter()
             .chain([(3, &self.memory), (4, &self.memory)])
         {
-            let (floor, step) = (self.floor(level, state), self.step(level, state, &[])?);
-            match look(&floor) {
-                Ok(seen) => {
-                    let differences = seen.differences(&look(&step)?).join("; ");
-                    let names = format!("{} does not make the container of {}", floor.name, step.name);
-                    ensure!(differences.is_empty(), "{names}: {differences}");
-                    measured.push(floor);
-                }
+            match self.floor(level, state) {
+                Ok(floor) => measured.push(floor),
                 Err(error) => absent.push(format!("{error:#}")),
             }
-            measured.push(step);
+            measured.push(self.step(level, state, &[])?);
         }
         let equal = look(&self.step(4, &self.disk, &[])?)?;
         for name in [BWRAP].into_iter().chain(OCI) {
