@@ -31,8 +31,10 @@ use crate::sys::explain;
 use crate::sys::folder::names_in;
 use crate::sys::signal::{blocked_endings, pending_of};
 
-/// At how many entries one run looks: a container should not have to wait for more, however many others live.
-pub(crate) const LOOKED_AT: usize = 64;
+/// At how many entries of the living one run looks, and how many of the dead it removes at most: a container
+/// should not have to wait for more, however many others live.
+pub(crate) const LIVING: usize = 8;
+pub(crate) const DEAD: usize = 64;
 
 /// Between two looks at a lock that another process has: at first, and in the end.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
@@ -254,8 +256,8 @@ pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
 /// stays, and so does one that cannot be opened or locked. That is told: it must not keep containers from
 /// running.
 ///
-/// Of many entries it looks at a few, and begins at another one each time. So a start takes no longer when a
-/// thousand containers live, and every dead one's entry is found by one of the next runs.
+/// Of many entries it looks at a few, and begins at a random one. So a start takes no longer when a thousand
+/// containers live, and every dead one's entry is found by one of the next runs.
 ///
 /// # Errors
 /// EACCES, EIO when the folder cannot be read. That it is not there is fine.
@@ -280,19 +282,26 @@ fn sweep_and_tell(
         result => result.at("read", folder)?,
     };
     names.retain(|name| is_claim(name));
-    if names.len() > LOOKED_AT {
+    if names.len() > LIVING {
         let random = RandomState::new().hash_one(std::process::id()) as usize;
         let first = random % names.len();
         names.rotate_left(first);
-        names.truncate(LOOKED_AT);
     }
+    let (mut living, mut dead) = (0, 0);
     for name in names {
+        if living == LIVING || dead == DEAD {
+            break;
+        }
         let swept = match Claim::of(&folder.join(&name), FlockOperation::NonBlockingLockExclusive) {
             // A living one's lock is taken. Or it has just removed the entry.
-            Ok(None) => continue,
+            Ok(None) => {
+                living += 1;
+                continue;
+            }
             Ok(Some(claim)) => remove(claim.path()),
             Err(error) => Err(error),
         };
+        dead += 1;
         swept.unwrap_or_else(|error| tell(&error));
     }
     Ok(())

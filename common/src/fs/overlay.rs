@@ -82,10 +82,9 @@ enum Found {
 }
 
 fn look_up(layer: &Path, path: &Path) -> Found {
-    let (mut here, mut hidden) = (layer.to_owned(), false);
+    let mut here = layer.to_owned();
     let mut names = path.iter().peekable();
     while let Some(name) = names.next() {
-        hidden |= is_opaque(&here);
         here.push(name);
         match fs::symlink_metadata(&here) {
             Ok(there) if is_whiteout(&there) => return Found::Nothing,
@@ -94,8 +93,10 @@ fn look_up(layer: &Path, path: &Path) -> Found {
             // layer.
             Ok(there) if !there.is_dir() => return Found::Nothing,
             Ok(_) => {}
-            Err(_) if hidden => return Found::Nothing,
-            Err(_) => return Found::AskBelow,
+            Err(_) => {
+                let mut above = here.ancestors().skip(1).take_while(|above| above.starts_with(layer));
+                return if above.any(is_opaque) { Found::Nothing } else { Found::AskBelow };
+            }
         }
     }
     Found::AskBelow

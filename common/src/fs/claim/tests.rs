@@ -179,7 +179,7 @@ fn a_sweep_removes_a_few_of_the_dead_and_nothing_else() {
     let folder = home.path().join("claims");
     sweep(&folder, |_| true, |_| panic!("nothing is there")).unwrap();
     fs::create_dir(&folder).unwrap();
-    const COUNT: usize = LOOKED_AT + 3;
+    const COUNT: usize = DEAD + 3;
     for number in 0..COUNT {
         fs::write(folder.join(format!("claim-{number:02}")), "").unwrap();
     }
@@ -194,7 +194,7 @@ fn a_sweep_removes_a_few_of_the_dead_and_nothing_else() {
     sweep(&folder, is_claim, remove).unwrap();
     // At the most the living one and the link are among those at which it looked.
     let left = names(&folder).len();
-    assert!((COUNT + 2 - LOOKED_AT..=COUNT + 4 - LOOKED_AT).contains(&left), "{left}");
+    assert!((COUNT + 2 - DEAD..=COUNT + 4 - DEAD).contains(&left), "{left}");
     // Wherever it begins: some sweeps later all of the dead were seen.
     for _ in 0..20 {
         sweep(&folder, is_claim, remove).unwrap();
@@ -215,6 +215,23 @@ fn a_sweep_removes_a_few_of_the_dead_and_nothing_else() {
     told.sort_by_key(|told| told.1);
     assert_eq!(told, [(Errno::ENOTDIR, false), (Errno::ELOOP, true)]);
     assert_eq!(names(&folder), ["another", "claim-00", "claim-link"]);
+}
+
+#[test]
+fn among_many_living_a_sweep_looks_at_a_few_and_finds_every_dead_one_in_the_end() {
+    let home = tempfile::tempdir().unwrap();
+    let claim = |number: usize| Claim::take(Make::File, &home.path().join(number.to_string())).unwrap();
+    let living: Vec<_> = (0..5 * LIVING).map(claim).collect();
+    let dead = home.path().join("dead");
+    fs::write(&dead, "").unwrap();
+    let mut sweeps = 0;
+    while dead.exists() {
+        sweep(home.path(), |_| true, |path| fs::remove_file(path).at("remove", path)).unwrap();
+        sweeps += 1;
+        // One in five or so finds it.
+        assert!(sweeps < 1000);
+    }
+    assert_eq!(names(home.path()).len(), living.len());
 }
 
 #[test]

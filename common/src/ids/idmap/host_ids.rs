@@ -11,6 +11,7 @@
 //! one with its range finds as its own.
 //! Source: systemd, "Users, Groups, UIDs and GIDs on systemd Systems". Man pages: flock(2), subuid(5).
 
+use std::collections::HashSet;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -23,6 +24,7 @@ use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::own::{Access, own_folder};
 use crate::ids::passwd;
 use crate::sys::error::{Context, Error, Result};
+use crate::sys::folder::names_in;
 
 /// As many as any image has: ids of 16 bits.
 const SIZE: u32 = 1 << 16;
@@ -91,8 +93,18 @@ fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
     own_folder(run_dir, Access::Owner)?;
     let folder = own_folder(&run_dir.join("ids"), Access::Owner)?;
     sweep(&folder, |_| true, |path| fs::remove_file(path).at("remove", path))?;
-    let mut firsts = (0..RANGES).map(|number| FIRST + number * SIZE);
-    while let Some(first) = firsts.find(|&first| !taken.iter().any(|&other| overlaps(first, other))) {
+    // The list of the folder tells which ranges nobody has, so that no file of a living container has to be
+    // opened. Only when all ranges are listed, one may be a dead container's.
+    let listed: HashSet<u32> = names_in(&folder)
+        .at("read", &folder)?
+        .iter()
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect();
+    let firsts = (0..RANGES).map(|number| FIRST + number * SIZE);
+    let ours = firsts.filter(|&first| !taken.iter().any(|&other| overlaps(first, other)));
+    let free = ours.clone().filter(|first| !listed.contains(first));
+    for first in free.chain(ours.filter(|first| listed.contains(first))) {
+        // Another runtime may be faster.
         if let Some(ids) = try_range(&folder, first)? {
             return Ok(ids);
         }
