@@ -45,6 +45,8 @@ pub enum Need {
     Subordinate,
     /// A kernel in which an ordinary user may mount an overlay.
     UsersOverlay,
+    /// A kernel with volatile overlays.
+    VolatileOverlay,
     /// That no cgroup is the user's.
     NoDelegation,
     /// That a part of the cgroups can be given to a user: v2.
@@ -81,6 +83,7 @@ impl Need {
             Need::Debian => debian_root().map(|_| ()),
             Need::Subordinate => subordinate(),
             Need::UsersOverlay => users_overlay(),
+            Need::VolatileOverlay => since((5, 10), "before Linux 5.10 no overlay is volatile"),
             Need::NoDelegation => no_delegation(),
             Need::DelegableCgroup => delegable().map(|_| ()),
             Need::Tap => tap(),
@@ -241,10 +244,14 @@ fn subordinate() -> Result<(), String> {
 
 /// Since 5.11; before, whoever is root of a user namespace gets EPERM.
 pub(crate) fn users_overlay() -> Result<(), String> {
+    since((5, 11), "before Linux 5.11 an ordinary user has no overlay")
+}
+
+fn since((major, minor): (u32, u32), before: &str) -> Result<(), String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) < (Some(5), Some(11)) {
-        true => Err("before Linux 5.11 an ordinary user has no overlay".into()),
+    match (numbers.next(), numbers.next()) < (Some(major), Some(minor)) {
+        true => Err(before.into()),
         false => Ok(()),
     }
 }

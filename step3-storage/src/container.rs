@@ -87,7 +87,7 @@ fn become_command(made: &Made, mounts: Mounts, parent: &mut ChildEnd) -> Result<
     let shared_memory = made.ipc.join()?;
     made.layers.mount()?;
     let sys = filesystem::open_sys()?;
-    filesystem::enter_root(&made.layers.root())?;
+    filesystem::enter_root(made.layers.root())?;
     filesystem::mount_proc(proc)?;
     filesystem::mount_dev()?;
     filesystem::mount_sys(sys)?;

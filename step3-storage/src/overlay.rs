@@ -10,15 +10,14 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use common::fs::mount::{Overlay, make_lasting, mount_overlay, open_folder};
 use common::fs::overlay::{before, changes};
 use common::fs::path::{Kind, make_beneath};
 use common::fs::tree::copy_attributes;
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
-use common::sys::{mkdir, mount, open, umount2};
+use common::sys::mkdir;
 use common::{Context, Hint, Result, tell};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::mount::{MntFlags, MsFlags};
 
 /// The places of the mounts that every container has, and a link by which old programs find all mounts.
 const MOUNT_POINTS: [(&str, Kind); 7] = [
@@ -39,6 +38,8 @@ const NO_OVERLAP: &str =
 pub struct Layers {
     /// Lowest first; the container changes none of them.
     pub lower: Vec<PathBuf>,
+    /// The mount points that they lack.
+    missing: Vec<&'static (&'static str, Kind)>,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
     /// The folder of the layers and containers that Congo makes.
@@ -52,25 +53,39 @@ impl Layers {
     pub fn make(home: &Path, lower: Vec<PathBuf>, keep: Option<&str>) -> Result<Self> {
         let folder = ContainerFolder::create(home)?;
         let kept = keep.map(|name| kept(home, name)).transpose()?;
-        let layers = Layers { lower, folder, home: home.to_owned(), kept };
-        for path in [layers.root(), layers.upper(), layers.work()] {
-            if !path.exists() {
-                // Under its own name only when it is complete: with `--keep`, the next run takes it as it is.
-                let new = path.with_extension("new");
-                mkdir(&new, 0o755)?;
-                // The root of an overlay has the owner, mode and time of its uppermost layer.
-                if let Some(below) = layers.lower.last().filter(|_| path == layers.upper()) {
-                    copy_attributes(below, &new)?;
-                }
-                fs::rename(&new, &path).at("make", &path)?;
+        let layers = Layers {
+            missing: MOUNT_POINTS
+                .iter()
+                .filter(|(path, _)| before(&lower, Path::new(path)).is_none())
+                .collect(),
+            lower,
+            folder,
+            home: home.to_owned(),
+            kept,
+        };
+        let (upper, work) = (layers.upper(), layers.work());
+        mkdir(&work, 0o755)?;
+        if !upper.exists() {
+            // The next run takes what is kept as it is. So that has its name only when it is complete.
+            let new = if keep.is_some() { upper.with_extension("new") } else { upper.clone() };
+            mkdir(&new, 0o755)?;
+            // The root of an overlay has the owner, mode and time of its uppermost layer.
+            if let Some(below) = layers.lower.last() {
+                copy_attributes(below, &new)?;
             }
+            if new != upper {
+                fs::rename(&new, &upper).at("make", &upper)?;
+            }
+        }
+        if !layers.missing.is_empty() {
+            layers.points().iter().try_for_each(|path| mkdir(path, 0o755))?;
         }
         Ok(layers)
     }
 
-    /// Where the overlay is mounted.
-    pub fn root(&self) -> PathBuf {
-        self.folder.path.join("root")
+    /// Where the overlay is mounted: over the container's folder, when that was opened.
+    pub fn root(&self) -> &Path {
+        &self.folder.path
     }
 
     /// The writable layer.
@@ -83,49 +98,52 @@ impl Layers {
         self.writable().join("work")
     }
 
+    /// The layer of the missing mount points, and where the kernel prepares a change to that. It lies between
+    /// the root and the writable layer. So the mount points are no change of the container, and do not get
+    /// into an image.
+    fn points(&self) -> [PathBuf; 2] {
+        ["points", "points-work"].map(|name| self.folder.path.join(name))
+    }
+
     fn writable(&self) -> &Path {
         self.kept.as_ref().map_or(&self.folder.path, |kept| &kept.path)
     }
 
-    /// In the child: mounts them as one.
-    pub fn mount(&self) -> Result<()> {
-        let missing = |(path, _): &&(&str, Kind)| before(&self.lower, Path::new(path)).is_none();
-        let missing: Vec<_> = MOUNT_POINTS.iter().filter(missing).collect();
-        if missing.is_empty() {
+    /// Mounts the layers as one.
+    pub fn mount(&self) -> Result<Overlay> {
+        if self.missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // The mount points that the root lacks go into a layer between the root and the writable one. So they
-        // are no change of the container, and do not get into an image.
-        let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
-        mkdir(&points, 0o755)?;
-        mkdir(&work, 0o755)?;
-        self.overlay(None, &points, &work)?;
-        let root = open(self.root(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        missing.iter().try_for_each(|(path, kind)| make_beneath(&root, Path::new(path), *kind).map(drop))?;
-        drop(root);
-        umount2(self.root(), MntFlags::empty())?;
+        let [points, work] = self.points();
+        let root = self.overlay(None, &points, &work)?;
+        let make = |(path, kind): &&(&str, Kind)| make_beneath(root.descriptor(), Path::new(path), *kind);
+        self.missing.iter().try_for_each(|missing| make(missing).map(drop))?;
+        root.unmount()?;
         self.overlay(Some(&points), &self.upper(), &self.work())
     }
 
-    fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
-        let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
+    fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<Overlay> {
+        let folder = |path: &Path| open_folder(path);
         // By descriptor: a `:` or `,` in a path would end it. With their whole paths, 128 layers would not
         // fit into the one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
         let lower = self.lower.iter().map(PathBuf::as_path).chain(above);
         let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
+        // When an overlay goes, the kernel saves the whole file system in which upper lies, whoever has
+        // written there. That can take long, and a layer that is removed need not be saved.
+        let volatile = if upper.starts_with(&self.folder.path) { ",volatile" } else { "" };
         let (upper, work) = (folder(upper)?, folder(work)?);
         // The kernel wants the topmost first.
         let lower_names: Vec<_> = lower.iter().rev().map(name).collect();
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},{}",
+            "lowerdir={},upperdir={},workdir={},{}{volatile}",
             lower_names.join(":"),
             name(&upper),
             name(&work),
             // Off: features that make a layer readable for this overlay only. An image may get the layer.
-            "redirect_dir=off,metacopy=off,index=off"
+            "redirect_dir=off,metacopy=off,index=off",
         );
-        mount("overlay", self.root(), "overlay", MsFlags::empty(), &options)
+        mount_overlay(self.root(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
             .hint_if(Errno::ELOOP, NO_OVERLAP)
             .hint_if(Errno::EINVAL, "CONGO_HOME must lie where a writable layer can: ext4, xfs, tmpfs")
@@ -134,6 +152,7 @@ impl Layers {
     /// Keeps the writable layer when no image could be made of it, and says how to go on with it.
     pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
+            make_lasting(&self.upper(), &self.work())?;
             let name = self.folder.keep(&self.home)?;
             tell(format_args!(
                 "congo: what the container has changed is kept: --keep {name} goes on with it"

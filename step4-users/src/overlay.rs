@@ -13,18 +13,16 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use common::fs::mount::{Detached, in_private_namespace};
+use common::fs::mount::{Detached, make_lasting};
 use common::fs::overlay::{before, changes};
 use common::fs::path::{Kind, make_beneath};
 use common::fs::tree::copy_attributes;
 use common::ids::idmap::{ShiftedLayers, with_files_of};
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
+use common::sys::mkdir;
 use common::sys::privilege::Privilege;
-use common::sys::{mkdir, mount, open, umask, umount2};
 use common::{Context, Hint, Result, tell};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::mount::{MntFlags, MsFlags};
 
 use crate::user_namespace::UserNamespace;
 
@@ -49,6 +47,8 @@ pub struct Layers {
     pub lower: Vec<PathBuf>,
     /// The same layers as they are mounted for the container's users.
     mounted: ShiftedLayers,
+    /// The mount points that they lack.
+    missing: Vec<&'static (&'static str, Kind)>,
     /// The container's own folder, which goes with it.
     pub folder: ContainerFolder,
     /// The folder of the layers and containers that Congo makes.
@@ -64,18 +64,33 @@ impl Layers {
         let mounted = ShiftedLayers::of(&lower, home, users.shift()).hint_if(Errno::ELOOP, NO_OVERLAP)?;
         let folder = ContainerFolder::create(home)?;
         let kept = keep.map(|name| kept(home, name)).transpose()?;
-        let layers = Layers { lower, mounted, folder, home: home.to_owned(), kept };
-        for path in [layers.root(), layers.upper(), layers.work()] {
-            if !path.exists() {
-                // Under its own name only when it is complete: with `--keep`, the next run takes it as it is.
-                let new = path.with_extension("new");
-                mkdir(&new, 0o755)?;
-                // The root of an overlay has the owner, mode and time of its uppermost layer.
-                if let Some(below) = layers.mounted.paths().last().filter(|_| path == layers.upper()) {
-                    copy_attributes(below, &new)?;
-                }
-                fs::rename(&new, &path).at("make", &path)?;
+        let layers = Layers {
+            missing: MOUNT_POINTS
+                .iter()
+                .filter(|(path, _)| before(&lower, Path::new(path)).is_none())
+                .collect(),
+            lower,
+            mounted,
+            folder,
+            home: home.to_owned(),
+            kept,
+        };
+        let (upper, work) = (layers.upper(), layers.work());
+        mkdir(&work, 0o755)?;
+        if !upper.exists() {
+            // The next run takes what is kept as it is. So that has its name only when it is complete.
+            let new = if keep.is_some() { upper.with_extension("new") } else { upper.clone() };
+            mkdir(&new, 0o755)?;
+            // The root of an overlay has the owner, mode and time of its uppermost layer.
+            if let Some(below) = layers.mounted.paths().last() {
+                copy_attributes(below, &new)?;
             }
+            if new != upper {
+                fs::rename(&new, &upper).at("make", &upper)?;
+            }
+        }
+        if !layers.missing.is_empty() {
+            layers.points().iter().try_for_each(|path| mkdir(path, 0o755))?;
         }
         if let Some(name) = keep {
             layers.mounted.claim(&layers.upper(), name, users.shift())?;
@@ -83,9 +98,9 @@ impl Layers {
         Ok(layers)
     }
 
-    /// Where the overlay is mounted.
-    pub fn root(&self) -> PathBuf {
-        self.folder.path.join("root")
+    /// Where the overlay is mounted: over the container's folder, when that was opened.
+    pub fn root(&self) -> &Path {
+        &self.folder.path
     }
 
     /// The writable layer.
@@ -98,78 +113,62 @@ impl Layers {
         self.writable().join("work")
     }
 
+    /// The layer of the missing mount points, and where the kernel prepares a change to that. It lies between
+    /// the root and the writable layer. So the mount points are no change of the container, and do not get
+    /// into an image.
+    fn points(&self) -> [PathBuf; 2] {
+        ["points", "points-work"].map(|name| self.folder.path.join(name))
+    }
+
     fn writable(&self) -> &Path {
         self.kept.as_ref().map_or(&self.folder.path, |kept| &kept.path)
     }
 
     /// In the parent: mounts the layers as one, out of the host's sight, with the container's owners.
     pub fn detached(&self, users: &UserNamespace) -> Result<Detached> {
-        in_private_namespace(|| {
-            // With the caller's umask, other users of the container could not enter what is made here.
-            umask(0o022);
-            let (maps, namespace) = users.shift().unzip();
-            if let Some(namespace) = namespace.filter(|_| !self.mounted.are_copies()) {
-                self.shift_owners(namespace)?;
-            }
-            // An overlay makes files as the user that mounts it, so that must be a user of the container.
-            with_files_of(maps, || self.mount())?;
-            Detached::copy_of(&self.root())
-        })
-    }
-
-    /// Mounts each folder that has layers once more, over itself. In that mount, root's files on the disk
-    /// belong to the container's root, and so on.
-    fn shift_owners(&self, namespace: &OwnedFd) -> Result<()> {
-        // Most layers lie in the state folder: one mount for all of these.
-        let elsewhere = self.lower.iter().filter(|path| !path.starts_with(&self.home));
-        for path in elsewhere.chain([&self.home]) {
-            // `ShiftedLayers::of` has found out that this works here.
-            let shifted = Detached::copy_of(path)?.must_map_ids(namespace, path)?;
-            shifted.attach_at(&open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)?;
-        }
-        Ok(())
+        let maps = users.shift().map(|(maps, _)| maps);
+        // With the caller's umask, other users of the container could not enter what is made here. And an
+        // overlay makes files as the user that mounts it, so that must be a user of the container.
+        self.mounted.build_overlay(|| common::sys::with_umask(0o022, || with_files_of(maps, || self.mount())))
     }
 
     /// Mounts the layers as one.
-    fn mount(&self) -> Result<()> {
-        let missing = |(path, _): &&(&str, Kind)| before(&self.lower, Path::new(path)).is_none();
-        let missing: Vec<_> = MOUNT_POINTS.iter().filter(missing).collect();
-        if missing.is_empty() {
+    pub fn mount(&self) -> Result<Detached> {
+        if self.missing.is_empty() {
             return self.overlay(None, &self.upper(), &self.work());
         }
-        // The mount points that the root lacks go into a layer between the root and the writable one. So they
-        // are no change of the container, and do not get into an image.
-        let [points, work] = ["points", "points-work"].map(|name| self.folder.path.join(name));
-        mkdir(&points, 0o755)?;
-        mkdir(&work, 0o755)?;
-        self.overlay(None, &points, &work)?;
-        let root = open(self.root(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        missing.iter().try_for_each(|(path, kind)| make_beneath(&root, Path::new(path), *kind).map(drop))?;
-        drop(root);
-        umount2(self.root(), MntFlags::empty())?;
+        let [points, work] = self.points();
+        let root = self.overlay(None, &points, &work)?;
+        let make = |(path, kind): &&(&str, Kind)| make_beneath(root.descriptor(), Path::new(path), *kind);
+        self.missing.iter().try_for_each(|missing| make(missing).map(drop))?;
+        root.unmount()?;
         self.overlay(Some(&points), &self.upper(), &self.work())
     }
 
-    fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<()> {
-        let folder = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
+    fn overlay(&self, above: Option<&Path>, upper: &Path, work: &Path) -> Result<Detached> {
+        let folder = |path: &Path| self.mounted.open(path);
         // By descriptor: a `:` or `,` in a path would end it. With their whole paths, 128 layers would not
         // fit into the one page that mount(2) takes.
         let name = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
         let lower = self.mounted.paths().iter().map(PathBuf::as_path).chain(above);
         let lower = lower.map(folder).collect::<Result<Vec<_>>>()?;
+        // When an overlay goes, the kernel saves the whole file system in which upper lies, whoever has
+        // written there. That can take long, and a layer that is removed need not be saved.
+        let volatile = if upper.starts_with(&self.folder.path) { ",volatile" } else { "" };
         let (upper, work) = (folder(upper)?, folder(work)?);
         // The kernel wants the topmost first.
         let lower_names: Vec<_> = lower.iter().rev().map(name).collect();
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},{}",
+            "lowerdir={},upperdir={},workdir={},{}{volatile}",
             lower_names.join(":"),
             name(&upper),
             name(&work),
             // Off: features that make a layer readable for this overlay only. An image may get the layer.
-            Privilege::current().overlay_options()
+            Privilege::current().overlay_options(),
         );
         // A device that an image brings along is no device here.
-        mount("overlay", self.root(), "overlay", MsFlags::MS_NODEV, &options)
+        self.mounted
+            .overlay(self.root(), &options)
             .hint_if(Errno::ENODEV, "this kernel has no overlay filesystem: modprobe overlay")
             .hint_if(Errno::EPERM, "without root, an overlay needs Linux 5.11 or later")
             .hint_if(Errno::ELOOP, NO_OVERLAP)
@@ -184,6 +183,7 @@ impl Layers {
     /// Keeps the writable layer when no image could be made of it, and says how to go on with it.
     pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
+            make_lasting(&self.upper(), &self.work())?;
             let name = self.folder.keep(&self.home)?;
             tell(format_args!(
                 "congo: what the container has changed is kept: --keep {name} goes on with it"

@@ -18,7 +18,7 @@ use super::volume::folder;
 use crate::container::{Container, Output};
 use crate::kernel::listing;
 use crate::tree::{self, same};
-use crate::{Check, Checked, Failure, Subject, ensure, expect};
+use crate::{Check, Checked, Failure, Need, Subject, ensure, expect};
 
 #[rustfmt::skip] // It would give each argument a line of its own.
 pub(crate) const CHECKS: &[Check] = &[
@@ -66,6 +66,12 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::since(3, "overlay.keep-survives",
         "A layer of --keep is still there after its runtime was killed.", keep_survives)
         .hint("The code that removes the layers of dead runtimes must not look there."),
+    Check::since(3, "overlay.volatile",
+        "The kernel need not save a writable layer that goes with its container: the overlay is volatile. \
+         With --keep it is not.", volatile)
+        .needs(&[Need::VolatileOverlay])
+        .hint("Without the option `volatile`, the end of an overlay waits until all that anybody has written \
+               to this disk is saved."),
     Check::since(3, "overlay.read-only",
         "With --read-only the root cannot be written to; /dev, /dev/shm, volumes and tmpfs can.", read_only)
         .hint("Remount the one mount of the root, with MS_BIND, when all mount points and the working \
@@ -292,6 +298,20 @@ fn keep_survives(subject: &Subject) -> Checked {
     let next = || subject.sh(&["--keep", "checked-kill"], "cat /written");
     subject.run(&["true"])?.ok()?;
     expect("what the next run sees", "kept", next()?.ok()?)
+}
+
+fn volatile(subject: &Subject) -> Checked {
+    for (options, expected) in [(&[][..], true), (&["--keep", "checked-volatile"], false)] {
+        let root = subject.hold(options)?.first()?.mount_at("/")?;
+        // The kernel writes it as `volatile`, and later kernels as `fsync=volatile`.
+        let found = root.filesystem_options.split(',').any(|option| option.ends_with("volatile"));
+        expect(
+            format!("whether the overlay at / is volatile, with the options {options:?},"),
+            expected,
+            found,
+        )?;
+    }
+    Ok(())
 }
 
 fn read_only(subject: &Subject) -> Checked {

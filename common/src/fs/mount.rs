@@ -8,6 +8,7 @@
 
 mod attributes;
 pub(crate) mod mountinfo;
+mod overlay;
 #[cfg(feature = "idmap")]
 mod private;
 #[cfg(test)]
@@ -32,7 +33,10 @@ use crate::sys::mounts::{self, copy_mount, copy_mounts, new_filesystem};
 use crate::sys::namespace::{enter, open_namespace};
 pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
-pub use private::in_private_namespace;
+pub(crate) use overlay::Site;
+pub use overlay::{Overlay, make_lasting, mount_overlay, open_folder};
+#[cfg(feature = "idmap")]
+pub(crate) use private::in_private_namespace;
 
 /// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier
 /// or later.
@@ -58,12 +62,9 @@ pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
 /// EPERM without `CAP_SYS_ADMIN`.
 #[cfg(feature = "idmap")]
 pub fn can_map_ids<'a>(paths: impl IntoIterator<Item = &'a Path>, userns: &OwnedFd) -> Result<bool> {
-    if crate::sys::kernel::version()? < IDMAPPED_LAYERS {
-        return Ok(false);
-    }
     for path in paths {
         let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(path);
-        if !Detached::copy_of(there)?.map_ids(userns)? {
+        if Detached::mapped(there, userns)?.is_none() {
             return Ok(false);
         }
     }
@@ -226,9 +227,9 @@ impl Detached {
         copy_mount(directory, &directory.as_raw_fd().to_string()).map(Detached::new)
     }
 
-    /// What is in it can be read by this, though it is attached nowhere.
+    /// What is in it can be read and made by this, though it is attached nowhere.
     #[cfg(feature = "idmap")]
-    pub(crate) fn descriptor(&self) -> &OwnedFd {
+    pub fn descriptor(&self) -> &OwnedFd {
         &self.tree
     }
 
@@ -241,6 +242,16 @@ impl Detached {
                 .context(format_args!("open {name} of {path}"))?;
         }
         copy_mount(directory, &format!("{path:?}")).map(Detached::new)
+    }
+
+    /// Gives it up: the kernel unmounts it.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(feature = "idmap")]
+    pub fn unmount(self) -> Result<()> {
+        drop(self.tree);
+        Ok(())
     }
 
     /// Makes it the working directory: from there everything is found by relative paths, wherever it will be
@@ -260,6 +271,17 @@ impl Detached {
     pub fn open_directory(&self) -> Result<OwnedFd> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         openat(&self.tree, ".", flags, Mode::empty()).context("open a mount that is attached nowhere")
+    }
+
+    /// Opens a directory in it, through the mount: with its map of ids. `path` is relative.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR.
+    #[cfg(feature = "idmap")]
+    fn open_below(&self, path: &Path) -> Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        openat(&self.tree, path, flags, Mode::empty()).at("open in a mount that is attached nowhere", path)
     }
 
     /// Whether it is a directory, and so has to be attached at one.
@@ -325,7 +347,21 @@ impl Detached {
         attributes::map_ids(&self.tree, userns)
     }
 
-    /// The same for what is at `path`, where nothing but such a mount will do.
+    /// Copies what is at `path`, as [`copy_of`](Detached::copy_of), with the owners that `userns` has, for an
+    /// overlay. `None` when this kernel, or the file system, cannot.
+    ///
+    /// # Errors
+    /// As [`copy_of`](Detached::copy_of).
+    #[cfg(feature = "idmap")]
+    pub(crate) fn mapped(path: &Path, userns: &OwnedFd) -> Result<Option<Detached>> {
+        if crate::sys::kernel::version()? < IDMAPPED_LAYERS {
+            return Ok(None);
+        }
+        let mut copy = Detached::copy_of(path)?;
+        Ok(copy.map_ids(userns)?.then_some(copy))
+    }
+
+    /// Maps the ids as [`map_ids`](Detached::map_ids) of what is at `path`, where nothing but that will do.
     ///
     /// # Errors
     /// This kernel, or that file system, cannot: which one it is.

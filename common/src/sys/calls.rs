@@ -236,6 +236,14 @@ pub fn umask(mask: u32) {
     explain::line(format_args!("umask({mask:03o})"), format_args!("{:03o}", before.bits()), "umask(2)");
 }
 
+/// Runs `story` with another [`umask`], and sets the one of before again.
+pub fn with_umask<T>(mask: u32, story: impl FnOnce() -> T) -> T {
+    let before = nix::sys::stat::umask(Mode::from_bits_truncate(mask));
+    let told = story();
+    nix::sys::stat::umask(before);
+    told
+}
+
 /// Limits a resource of this process and of those that it starts: setrlimit(2). `soft` holds, and may be
 /// raised up to `hard`; both in the unit of the resource.
 ///

@@ -74,40 +74,88 @@ pub(crate) fn attach_at(tree: &OwnedFd, target: &OwnedFd) -> Result<()> {
     )
 }
 
-/// Makes a new filesystem of this kind, attached nowhere, with these attributes: fsopen(2), fsconfig(2),
-/// fsmount(2).
+/// Makes a new filesystem of this kind, attached nowhere, in which no device works, and no program or
+/// set-user-ID bit: fsopen(2), fsconfig(2), fsmount(2).
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of its
 /// own.
 pub(crate) fn new_filesystem(kind: &str, read_only: bool) -> Result<OwnedFd> {
-    let context = call(
-        "fsopen(2)",
-        || format!("fsopen({kind:?}, FSOPEN_CLOEXEC)"),
-        || rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC),
-    )?;
-    let at = context.as_raw_fd();
-    call(
-        "fsconfig(2)",
-        || format!("fsconfig({at}, FSCONFIG_CMD_CREATE, NULL, NULL, 0)"),
-        || rustix::mount::fsconfig_create(&context),
-    )
-    .hint_if(Errno::EPERM, "the container around this one may not mount it")?;
+    let context = open_filesystem(kind)?;
+    create(&context).hint_if(Errno::EPERM, "the container around this one may not mount it")?;
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
-    call(
-        "fsmount(2)",
-        || {
-            let more = if read_only { "|RDONLY" } else { "" };
-            format!("fsmount({at}, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID|NODEV|NOEXEC{more})")
-        },
-        || rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes),
-    )
-    .hint_if(
+    let named = if read_only { "NOSUID|NODEV|NOEXEC|RDONLY" } else { "NOSUID|NODEV|NOEXEC" };
+    mount_of(&context, attributes, named).hint_if(
         Errno::EPERM,
         "a user namespace may show it only where the host's own hides nothing: not in most containers",
+    )
+}
+
+/// Makes a new overlay, attached nowhere, in which no device works: fsopen(2), fsconfig(2), fsmount(2).
+/// `options` are those of mount(8). The lower layers are set one by one, as the kernel takes at most 256
+/// bytes for one value.
+///
+/// # Errors
+/// EINVAL before Linux 6.7, and before 6.15 when a layer is attached nowhere; those of mount(2).
+#[cfg(feature = "idmap")]
+pub(crate) fn new_overlay(options: &str) -> Result<OwnedFd> {
+    let context = open_filesystem("overlay")?;
+    for option in options.split(',') {
+        match option.split_once('=') {
+            Some(("lowerdir", layers)) => {
+                layers.split(':').try_for_each(|layer| set(&context, "lowerdir+", Some(layer)))?;
+            }
+            Some((key, value)) => set(&context, key, Some(value))?,
+            None => set(&context, option, None)?,
+        }
+    }
+    create(&context)?;
+    mount_of(&context, MountAttrFlags::MOUNT_ATTR_NODEV, "NODEV")
+}
+
+fn open_filesystem(kind: &str) -> Result<OwnedFd> {
+    call(
+        "fsopen(2)",
+        || format!("fsopen({kind:?}, FSOPEN_CLOEXEC)"),
+        || rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC),
+    )
+}
+
+/// Sets an option of a filesystem that is not made yet.
+#[cfg(feature = "idmap")]
+fn set(context: &OwnedFd, key: &str, value: Option<&str>) -> Result<()> {
+    let at = context.as_raw_fd();
+    call(
+        "fsconfig(2)",
+        || match value {
+            Some(value) => format!("fsconfig({at}, FSCONFIG_SET_STRING, {key:?}, {value:?}, 0)"),
+            None => format!("fsconfig({at}, FSCONFIG_SET_FLAG, {key:?}, NULL, 0)"),
+        },
+        || match value {
+            Some(value) => rustix::mount::fsconfig_set_string(context, key, value),
+            None => rustix::mount::fsconfig_set_flag(context, key),
+        },
+    )
+}
+
+fn create(context: &OwnedFd) -> Result<()> {
+    let at = context.as_raw_fd();
+    call(
+        "fsconfig(2)",
+        || format!("fsconfig({at}, FSCONFIG_CMD_CREATE, NULL, NULL, 0)"),
+        || rustix::mount::fsconfig_create(context),
+    )
+}
+
+fn mount_of(context: &OwnedFd, attributes: MountAttrFlags, named: &str) -> Result<OwnedFd> {
+    let at = context.as_raw_fd();
+    call(
+        "fsmount(2)",
+        || format!("fsmount({at}, FSMOUNT_CLOEXEC, MOUNT_ATTR_{named})"),
+        || rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes),
     )
 }
 

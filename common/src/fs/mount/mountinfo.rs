@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ pub(crate) fn beneath(path: &Path) -> Result<Option<PathBuf>> {
 
 /// The number of the mount in which an open file lies. Since 5.8 the kernel tells it for the asking. Before,
 /// it stands in a file that a process whose ids have changed may not read in a user namespace.
-pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
+pub(crate) fn id_of(open: &OwnedFd) -> Result<u64> {
     if let Some(id) = mount_id(open) {
         return Ok(id);
     }
@@ -101,7 +101,10 @@ pub(super) fn id_of(open: &OwnedFd) -> Result<u64> {
 
 /// All mounts of this mount namespace.
 pub(crate) fn read() -> Result<Vec<Mount>> {
-    let list = fs::read(LIST).context(format_args!("read {LIST}"))?;
+    // The kernel does not tell how long the list is. Most lists fit into this.
+    let mut list = Vec::with_capacity(1 << 13);
+    let read = fs::File::open(LIST).and_then(|mut file| file.read_to_end(&mut list));
+    read.context(format_args!("read {LIST}"))?;
     parse_all(&list)
 }
 

@@ -5,31 +5,19 @@
 //! the writable layer has the host's ids on the disk, and needs a way back before it becomes an image.
 //! Man pages: mount_setattr(2), user_namespaces(7).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::IdMaps;
 use super::shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
-use crate::fs::mount::{Detached, can_map_ids};
+use crate::fs::mount::{Detached, Site, mountinfo};
 use crate::keep::state::OwnVolume;
 use crate::sys::error::{Context, Result};
-
-/// Each layer is mapped by itself. Of two that overlap, one would be mapped twice, which the kernel refuses
-/// with an errno that says less than overlayfs's.
-fn refuse_overlap(layers: &[PathBuf]) -> Result<()> {
-    let follow = |path: &PathBuf| path.canonicalize().at("follow", path);
-    let real = layers.iter().map(follow).collect::<Result<Vec<_>>>()?;
-    let lies_in_another = |number: usize| {
-        let mut others = real.iter().enumerate().filter(|(other, _)| *other != number);
-        others.any(|(_, other)| real[number].starts_with(other))
-    };
-    match (0..layers.len()).find(|&number| lies_in_another(number)) {
-        Some(number) => Err(Errno::ELOOP).at("mount the layer", &layers[number]),
-        None => Ok(()),
-    }
-}
+use crate::sys::open;
 
 /// The maps of a container and its user namespace, where its ids are not those on the disk.
 type Shift<'a> = Option<(&'a IdMaps, &'a OwnedFd)>;
@@ -39,6 +27,8 @@ type Shift<'a> = Option<(&'a IdMaps, &'a OwnedFd)>;
 #[derive(Debug)]
 pub struct ShiftedLayers {
     paths: Vec<PathBuf>,
+    /// Where they have the container's owners, by idmapped mounts if they are no copies.
+    site: Site,
     /// Each copy is locked, so that no other runtime removes it.
     copies: Option<Vec<ShiftedCopy>>,
 }
@@ -54,22 +44,56 @@ impl ShiftedLayers {
     /// copied. ENOSPC, EROFS. EOVERFLOW for a file of a user whom the maps do not have. It is not an error if
     /// they have the user nobody (65534), who then owns the file.
     pub fn of(layers: &[PathBuf], state: &Path, shift: Shift<'_>) -> Result<ShiftedLayers> {
-        let folders = || layers.iter().map(PathBuf::as_path);
-        let copies = match shift {
-            Some((maps, namespace)) if !can_map_ids(folders().chain([state]), namespace)? => {
-                Some(shifted_copies(folders(), &state.join("shifted"), maps)?)
-            }
-            Some(_) => {
-                refuse_overlap(layers)?;
-                None
-            }
-            None => None,
+        let Some((maps, namespace)) = shift else {
+            return Ok(ShiftedLayers { paths: layers.to_owned(), site: Site::default(), copies: None });
         };
-        let paths = match &copies {
-            Some(copies) => copies.iter().map(|copy| copy.path.clone()).collect(),
-            None => layers.to_owned(),
+        // Their real paths tell which of them lie in one folder.
+        let real = |path: &Path| path.canonicalize().at("follow", path);
+        let paths = layers.iter().map(|path| real(path)).collect::<Result<Vec<_>>>()?;
+        refuse_overlap(&paths)?;
+        let real_state = real(state)?;
+        let named = |path: PathBuf| match path.strip_prefix(&real_state) {
+            Ok(below) => state.join(below),
+            Err(_) => path,
         };
-        Ok(ShiftedLayers { paths, copies })
+        let mut mounts = Vec::new();
+        for folder in folders_of(&paths, &real_state)? {
+            mounts.push(Detached::mapped(&folder, namespace)?.map(|mount| (named(folder), mount)));
+        }
+        if let Some(mounts) = mounts.into_iter().collect() {
+            let paths = paths.into_iter().map(named).collect();
+            return Ok(ShiftedLayers { paths, site: Site::new(mounts), copies: None });
+        }
+        let copies = shifted_copies(paths.iter().map(PathBuf::as_path), &state.join("shifted"), maps)?;
+        let paths = copies.iter().map(|copy| copy.path.clone()).collect();
+        Ok(ShiftedLayers { paths, site: Site::default(), copies: Some(copies) })
+    }
+
+    /// Puts an overlay of them together by `build`, out of the host's sight, and returns it attached nowhere.
+    /// A kernel that takes only layers that are attached (before 6.15) answers EINVAL. Then a helper calls
+    /// `build` once more, in a mount namespace of its own. This process must have one thread.
+    ///
+    /// # Errors
+    /// What `build` fails at; EPERM without `CAP_SYS_ADMIN`.
+    pub fn build_overlay(&self, build: impl Fn() -> Result<Detached>) -> Result<Detached> {
+        self.site.build(build)
+    }
+
+    /// For [`build_overlay`](ShiftedLayers::build_overlay): opens a folder with the container's owners.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR.
+    pub fn open(&self, folder: &Path) -> Result<OwnedFd> {
+        self.site.open(folder)
+    }
+
+    /// For [`build_overlay`](ShiftedLayers::build_overlay): mounts an overlay, in which no device works.
+    /// `place` is a folder over which the helper may mount it for a moment.
+    ///
+    /// # Errors
+    /// As [`mount_overlay`](crate::fs::mount::mount_overlay).
+    pub fn overlay(&self, place: &Path, options: &str) -> Result<Detached> {
+        self.site.overlay(place, options)
     }
 
     /// The folders to be mounted, in the order of the layers.
@@ -77,9 +101,7 @@ impl ShiftedLayers {
         &self.paths
     }
 
-    /// Whether the files in them have the container's ids on the disk already, so that no idmapped mount is
-    /// needed.
-    pub fn are_copies(&self) -> bool {
+    fn are_copies(&self) -> bool {
         self.copies.is_some()
     }
 
@@ -109,6 +131,41 @@ impl ShiftedLayers {
     }
 }
 
+/// Of two layers that overlap, a file would be in the overlay twice. The kernel refuses that, but only when
+/// it mounts the overlay.
+fn refuse_overlap(layers: &[PathBuf]) -> Result<()> {
+    // Sorted, what lies in a folder comes right after the folder.
+    let mut sorted: Vec<_> = layers.iter().collect();
+    sorted.sort();
+    match sorted.windows(2).find(|pair| pair[1].starts_with(pair[0])) {
+        Some(pair) => Err(Errno::ELOOP).at("mount the layer", pair[1]),
+        None => Ok(()),
+    }
+}
+
+/// The folders that have to be mounted for all layers to be: one mount for all layers that lie in `state`,
+/// and one for those that lie together in another folder. A hundred mounts would take more time than the
+/// overlay. All paths are real ones.
+fn folders_of(layers: &[PathBuf], state: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mount_of = |path: &Path| mountinfo::id_of(&open(path, OFlag::O_PATH)?);
+    let (state_mount, mut together) = (mount_of(state)?, BTreeMap::<_, Vec<_>>::new());
+    for layer in layers {
+        // Something else may be mounted at a layer, or on the way to it.
+        together.entry((layer.parent(), mount_of(layer)?)).or_default().push(layer);
+    }
+    let mut folders = BTreeSet::from([state.to_owned()]);
+    for ((above, mount), layers) in together {
+        match above.filter(|above| *above != Path::new("/")) {
+            Some(above) if mount == state_mount && above.starts_with(state) => {}
+            Some(above) if layers.len() > 1 && mount_of(above)? == mount => {
+                folders.insert(above.to_owned());
+            }
+            _ => folders.extend(layers.into_iter().cloned()),
+        }
+    }
+    Ok(folders)
+}
+
 /// Mounts a volume of Congo's own, attached nowhere yet, for a container with other ids (`shift`). An
 /// idmapped mount shows root's files as those of the container's root. Where there are no idmapped mounts, a
 /// volume that is empty is given to that root for good. `target` is for the error.
@@ -129,4 +186,38 @@ pub fn mount_own(volume: &mut OwnVolume, shift: Shift<'_>, target: &Path) -> Res
         volume.data = filled.open_directory()?;
     }
     Ok(mount)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_mount_is_for_all_layers_of_a_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().canonicalize().unwrap();
+        let folder = |name: &str| {
+            let path = home.join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let state = folder("state");
+        let layers = ["state/layers/a", "state/layers/b", "many/a", "many/b", "single/a"].map(folder);
+        // Another mount than that of the folder in which it lies.
+        let mounted = Path::new("/proc");
+        let all = [&layers[..], &[mounted.to_owned()]].concat();
+        let expected = ["many", "single/a", "state"].map(folder).into_iter().chain([mounted.to_owned()]);
+        assert_eq!(folders_of(&all, &state).unwrap(), expected.collect());
+    }
+
+    #[test]
+    fn layers_that_overlap_are_refused() {
+        let refused = |layers: &[&str]| {
+            let layers: Vec<_> = layers.iter().map(PathBuf::from).collect();
+            refuse_overlap(&layers).err().and_then(|error| error.errno())
+        };
+        assert_eq!(refused(&["/b", "/a", "/a-b", "/ab"]), None);
+        assert_eq!(refused(&["/a/b", "/a-b", "/a"]), Some(Errno::ELOOP));
+        assert_eq!(refused(&["/a", "/b", "/a"]), Some(Errno::ELOOP));
+    }
 }
