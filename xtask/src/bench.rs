@@ -101,8 +101,9 @@ fn start(args: &StartArgs) -> Result<ExitCode> {
     let times = measure::measure(&contenders, args.runs, args.rest)?;
     let mut text = format!("{}\n{}\n\n{}", machine()?, args.common.build(), table(&contenders, &times)?);
     let _ = writeln!(text, "\n{} starts each, {} ms of rest before each.", args.runs, args.rest);
-    for absent in absent {
-        let _ = writeln!(text, "Not measured: {absent}.");
+    for (number, absent) in absent.iter().enumerate() {
+        text += if number == 0 { "\n| not measured |\n| --- |\n" } else { "" };
+        let _ = writeln!(text, "| {} |", absent.replace(['\n', '|'], " "));
     }
     let verdicts = if args.check { targets::judge(&yard, &times)? } else { Vec::new() };
     let bars = contenders.iter().filter_map(|it| Some((it.name.as_str(), times.quartiles(&it.name)?)));

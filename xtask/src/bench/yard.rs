@@ -309,6 +309,8 @@ impl Drop for Yard {
             }
         }
         let _ = umount2(&self.folder.path().join("memory"), MntFlags::MNT_DETACH);
+        // The bare programs' record of the host's ids in use.
+        let _ = fs::remove_dir("/run/congo.bench");
     }
 }
 
