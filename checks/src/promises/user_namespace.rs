@@ -38,6 +38,10 @@ pub(crate) const CHECKS: &[Check] = &[
         "With --userns host the container has no user namespace of its own.", of_host)
         .needs(&[Need::Root])
         .hint("Leave CLONE_NEWUSER out."),
+    Check::since(4, "userns.shared",
+        "A container that shares another one's network is in that one's user namespace.", shared)
+        .needs(&[Need::Root])
+        .hint("A network belongs to a user namespace. Join that one first: setns(2)."),
     Check::since(4, "userns.given", "--uidmap and --gidmap, repeated, are the container's maps.", given)
         .needs(&[Need::Root])
         .hint("Write all ranges at once: the kernel takes no second write."),
@@ -164,6 +168,15 @@ fn of_host(subject: &Subject) -> Checked {
     let first = container.first()?;
     expect("its user namespace", myself().namespace("user")?, first.namespace("user")?)?;
     expect("Uid", all_four(0), first.status("Uid")?)
+}
+
+fn shared(subject: &Subject) -> Checked {
+    let one = subject.hold(&["--network", "none"])?;
+    let first = one.first()?;
+    let other = subject.hold(&["--network", &format!("container:{first}")])?;
+    let (its, theirs) = (other.first()?.namespace("user")?, first.namespace("user")?);
+    expect("the user namespace of the second container", &theirs, &its)?;
+    ensure(its != myself().namespace("user")?, || Failure::new("a user namespace of its own", "the host's"))
 }
 
 fn given(subject: &Subject) -> Checked {
