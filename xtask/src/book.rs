@@ -62,7 +62,9 @@ fn mdbook(args: &[&str]) -> Result<()> {
 fn missing_pages(source: &Path, book: &Path) -> Result<Vec<String>> {
     let mut pages: Vec<_> =
         workspace::steps()?.into_iter().map(|step| source.join(step.name).join("README.md")).collect();
-    pages.extend(files(source, "md")?.into_iter().filter(|page| !page.ends_with("SUMMARY.md")));
+    // The hints of a stage are for a learner who asks for them.
+    let is_page = |page: &PathBuf| !page.ends_with("SUMMARY.md") && !page.ends_with("hints.md");
+    pages.extend(files(source, "md")?.into_iter().filter(is_page));
     pages.sort();
     pages.dedup();
     let is_missing = |page: &&PathBuf| {

@@ -2,7 +2,6 @@
 
 pub mod bench;
 pub mod book;
-pub mod check;
 pub mod debian;
 pub mod diff;
 pub mod doctor;
@@ -11,5 +10,7 @@ pub mod probe;
 pub mod prove;
 pub mod readme;
 pub mod security;
+pub mod stages;
 pub mod vm;
-pub mod workspace;
+
+pub use congo::{check, workspace};

@@ -1,11 +1,9 @@
 //! `cargo xtask`: the tools of the course, for learners, teachers and those who build it.
 
-use std::panic;
 use std::process::ExitCode;
 
 use clap::Parser;
-use nix::sys::signal::Signal;
-use xtask::{bench, book, check, debian, diff, doctor, image, probe, prove, readme, security, vm};
+use xtask::{bench, book, check, debian, diff, doctor, image, probe, prove, readme, security, stages, vm};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -23,11 +21,12 @@ enum Tool {
     Book(book::Args),
     Bench(bench::Args),
     Debian(debian::Args),
+    Stages(stages::Args),
 }
 
 fn main() -> ExitCode {
     checks::inside::run_if_asked();
-    end_quietly_when_nobody_reads();
+    congo::end_quietly_when_nobody_reads();
     let result = match Tool::parse() {
         Tool::Check(args) => check::run(&args),
         Tool::Diff(args) => diff::run(&args),
@@ -41,21 +40,10 @@ fn main() -> ExitCode {
         Tool::Book(args) => book::run(&args),
         Tool::Bench(args) => bench::run(&args),
         Tool::Debian(args) => debian::run(&args),
+        Tool::Stages(args) => stages::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
         ExitCode::FAILURE
     })
-}
-
-/// Rust turns SIGPIPE off, so that `cargo xtask diff | head` would end in a panic and a page of backtrace.
-/// Turning it on again takes unsafe code, and so would every `println!` that handles the error take a line.
-fn end_quietly_when_nobody_reads() {
-    let print = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        if panic.payload().downcast_ref::<String>().is_some_and(|message| message.contains("Broken pipe")) {
-            std::process::exit(128 + Signal::SIGPIPE as i32);
-        }
-        print(panic);
-    }));
 }

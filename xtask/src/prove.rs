@@ -44,7 +44,11 @@ pub struct Args {
     mend: bool,
 }
 
-fn shard(text: &str) -> Result<(usize, usize)> {
+/// A part of several: `1/3`.
+///
+/// # Errors
+/// When it is of another form, or no such part.
+pub(crate) fn shard(text: &str) -> Result<(usize, usize)> {
     let (part, parts) = text.split_once('/').context("not of the form K/N")?;
     let (part, parts) = (part.parse()?, parts.parse()?);
     ensure!((1..=parts).contains(&part), "not a part from 1 to {parts}");
@@ -160,10 +164,12 @@ fn solution(exercise: &Exercise) -> Result<PathBuf> {
     Ok(PathBuf::from(format!("exercises/{}/{name}.patch", step.name)))
 }
 
-/// A copy of the workspace, and where it is built.
+/// A copy of the workspace, where it is built, and this program: a build of the workspace meanwhile would
+/// replace it.
 struct Copy {
     root: PathBuf,
     target: PathBuf,
+    xtask: PathBuf,
 }
 
 impl Copy {
@@ -171,11 +177,16 @@ impl Copy {
         let this = std::env::current_exe()?;
         let target = this.ancestors().nth(2).context("xtask lies in the target folder")?.join("prove");
         let target = target.join(number.to_string());
-        let copy = Copy { root: target.join("workspace"), target: target.join("target") };
+        let copy = Copy {
+            root: target.join("workspace"),
+            target: target.join("target"),
+            xtask: target.join("xtask"),
+        };
         if copy.root.exists() {
             fs::remove_dir_all(&copy.root)?;
         }
         fs::create_dir_all(&copy.root)?;
+        fs::copy(&this, &copy.xtask).context("copying this program")?;
         for entry in workspace::root().read_dir()? {
             let entry = entry?;
             if entry.file_name() != "target" && entry.file_name() != ".git" {
@@ -222,7 +233,7 @@ impl Copy {
 
     /// Runs `cargo xtask check` on the copy's binary, in a process of its own.
     fn check(&self, step: &Step, option: &str, ids: &[impl AsRef<str>]) -> Result<Found> {
-        let output = Command::new(std::env::current_exe()?)
+        let output = Command::new(&self.xtask)
             .args(["check", &step.name, "--json", "--bin"])
             .arg(self.target.join("debug").join(&step.name))
             .args(ids.iter().flat_map(|id| [option, id.as_ref()]))

@@ -36,7 +36,7 @@ pub(crate) use mountinfo::beneath as mounts_beneath;
 pub(crate) use overlay::Site;
 pub use overlay::{Overlay, make_lasting, mount_overlay, open_folder};
 #[cfg(feature = "idmap")]
-pub(crate) use private::in_private_namespace;
+pub use private::in_private_namespace;
 
 /// Since which Linux an overlay takes idmapped mounts as its layers. The file systems have them since earlier
 /// or later.

@@ -93,10 +93,6 @@ impl Yard {
         let memory = State::new(memory.join("state"), &first)?;
         let last = binaries.join(names.last().context("there is no step")?);
         let floor = compile_floor(folder.path(), &last, &disk)?;
-        // A program's pages that the disk does not have yet would count as memory of the process.
-        for program in names.iter().map(|name| binaries.join(name)).chain([floor.clone()]) {
-            fs::File::open(program)?.sync_all()?;
-        }
         let hierarchies = hierarchies()?;
         Ok(Yard { folder, binaries, steps, disk, memory, floor, hierarchies })
     }

@@ -78,14 +78,15 @@ impl Mutant {
         Ok(Mutant { checks, edits })
     }
 
-    /// The step whose folder is changed. What is changed in `common` is tried with the step in which the
-    /// first of the checks began.
+    /// The step whose folder is changed. What is changed in `common` is tried with the first step that has
+    /// all of the checks.
     pub(super) fn step(&self) -> Result<Step> {
         let folders = self.edits.iter().filter_map(|edit| edit.file.iter().next()?.to_str());
         let step = folders.into_iter().find(|folder| folder.starts_with("step"));
-        let since = checks::all().find(|check| self.checks.first().is_some_and(|first| check.id == first));
+        let named = checks::all().filter(|check| self.checks.iter().any(|id| check.id == id));
+        let since = named.map(|check| check.since).max();
         workspace::step(
-            &step.map(str::to_owned).or(since.map(|check| check.since.to_string())).unwrap_or_default(),
+            &step.map(str::to_owned).or(since.map(|number| number.to_string())).unwrap_or_default(),
         )
     }
 

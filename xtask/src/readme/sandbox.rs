@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -69,6 +69,7 @@ impl Sandbox {
                 rootless.push(target.join(&step.name));
             }
         }
+        workspace::build(&["congo"], Build::Debug)?;
         workspace::build(&["xtask"], Build::Debug)?;
         let target = target.parent().context("the workspace has no step")?.to_owned();
 
@@ -79,8 +80,8 @@ impl Sandbox {
         // one, and cargo must still build the workspace at its own place, or it would build all of it anew.
         let cargo = format!(
             "#!/bin/sh\ncommand=$1; shift\ncase $command in\n\
-             xtask) exec '{cargo}' run --quiet --manifest-path '{root}/Cargo.toml' --package xtask -- \
-             \"$@\" ;;\n\
+             xtask | congo) exec '{cargo}' run --quiet --manifest-path '{root}/Cargo.toml' \
+             --package $command -- \"$@\" ;;\n\
              *) exec '{cargo}' \"$command\" --manifest-path '{root}/Cargo.toml' \"$@\" ;;\nesac\n",
             cargo = workspace::cargo().get_program().display(),
             root = workspace::root().display(),
@@ -94,6 +95,39 @@ impl Sandbox {
         }
         let output = sandbox.shell("cargo run -p step4-users -- true; echo status $?", Who::User);
         ensure!(output.ends_with("status 0\n"), "step 4 does not run as an ordinary user:\n{output}");
+        Ok(sandbox)
+    }
+
+    /// The sandbox of a stage's sessions: `cargo congo run` runs this program, the stage's own.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or the program does not run.
+    pub fn of_stage(program: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("congo-stage-").tempdir()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        // Copied: an ordinary user need not be able to enter the target folder.
+        let copy = folder.path().join(program.file_name().context("a program without a name")?);
+        fs::copy(program, &copy)?;
+        let cargo = format!(
+            "#!/bin/sh\nif [ \"$1 $2\" != 'congo run' ]; then echo 'here: cargo congo run -- …'; exit 1; fi\n\
+             shift 2; if [ \"$1\" = -- ]; then shift; fi; exec '{}' \"$@\"\n",
+            copy.display()
+        );
+        let target = folder.path().to_owned();
+        let sandbox = Sandbox { folder, target, limit: TIME_LIMIT };
+        sandbox.install("bin", &cargo)?;
+        sandbox.install("user-bin", &cargo)?;
+        let state = sandbox.folder.path().join("user-state");
+        fs::create_dir(&state)?;
+        if geteuid().is_root() {
+            chown(&state, Some(NOBODY), Some(NOBODY))?;
+        }
+        // So that no session shows what a first run prints.
+        for who in [Who::Root, Who::User] {
+            if who == Who::User || geteuid().is_root() {
+                sandbox.shell("cargo congo run -- true", who);
+            }
+        }
         Ok(sandbox)
     }
 

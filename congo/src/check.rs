@@ -1,36 +1,42 @@
-//! `cargo xtask check`: tries what a step promises against a binary, ours or a learner's own, and explains
+//! `cargo congo check`: tries what a step promises against a binary, ours or a learner's own, and explains
 //! the first failure. Also tries the exercises.
 //!
 //! Kernel objects: those that the binary makes, and the namespaces of the checks' own host (`checks::host`).
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use checks::exercises::{self, Exercise};
 use checks::{Check, Failure, Outcome, Subject};
 use common::run::cli::docker::OPTIONS;
+use nix::unistd::geteuid;
 use serde_json::json;
 
+use crate::root::{self, ROOTLESS};
+use crate::stages;
 use crate::workspace::{self, Build, Step};
 
 /// Check what a step promises, against its binary or your own.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The step whose promises, and those of all steps before it, are checked: `0`, `step0` or `step0-basic`.
-    #[arg(required_unless_present_any = ["matrix", "docker", "hint", "list"])]
     step: Option<String>,
 
     /// The binary to try, in whatever language it is written [default: the step's own, which is built first].
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", overrides_with = "bin")]
     bin: Option<PathBuf>,
 
     /// Try only the check of this id, or all whose ids begin so: `pid.is-one`, `pid`; may be given more than
     /// once.
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
+
+    /// Only what holds at the end of this stage of the step.
+    #[arg(long, value_name = "NUMBER", requires = "step")]
+    stage: Option<usize>,
 
     /// Skip the check of this id, or all whose ids begin so; may be given more than once.
     #[arg(long, value_name = "ID")]
@@ -67,6 +73,13 @@ pub struct Args {
 
 /// How the reason of a check begins that was left out.
 pub const WITHOUT: &str = "left out by --without";
+
+impl Args {
+    /// Whether it is about the learner's own runtime: no step is named, and nothing is to be printed.
+    pub fn is_of_learner(&self) -> bool {
+        self.step.is_none() && !self.matrix && !self.docker && !self.list && self.hint.is_none()
+    }
+}
 
 /// Runs the tool. The exit status is 0 when all that could be checked passed, 1 when something failed or
 /// nothing could be checked.
@@ -122,7 +135,7 @@ fn is_named(exercise: &Exercise, name: &str) -> bool {
 
 fn list(args: &Args) -> Result<()> {
     let step = args.step.as_deref().map(workspace::step).transpose()?.map_or(u8::MAX - 1, |step| step.number);
-    for check in chosen(args, step) {
+    for check in chosen(args, step)? {
         println!("{:32} since step {}  {}", check.id, check.since, check.sentence);
     }
     if args.only.is_empty() {
@@ -133,7 +146,7 @@ fn list(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn chosen(args: &Args, step: u8) -> impl Iterator<Item = &'static Check> + use<'_> {
+fn chosen(args: &Args, step: u8) -> Result<Vec<&'static Check>> {
     // `memory.option` is the beginning of another id, too.
     let is_exact = |wanted: &&String| checks::all().any(|check| check.id == *wanted);
     let (exact, beginnings): (Vec<_>, Vec<_>) = args.only.iter().partition(is_exact);
@@ -142,27 +155,33 @@ fn chosen(args: &Args, step: u8) -> impl Iterator<Item = &'static Check> + use<'
             || exact.iter().any(|wanted| id == *wanted)
             || beginnings.iter().any(|wanted| id.starts_with(*wanted))
     };
-    checks::all().filter(move |check| is_wanted(check.id) && check.holds_in(step))
+    let held = match args.stage {
+        None => checks::all().filter(|check| check.holds_in(step)).collect(),
+        Some(number) => {
+            let stages = stages::of(&workspace::step(&step.to_string())?)?;
+            let stage = number.checked_sub(1).and_then(|index| stages.get(index));
+            stages::checks_at(stage.with_context(|| format!("--stage {number}: 1 to {}", stages.len()))?)?
+        }
+    };
+    Ok(held.into_iter().filter(|check| is_wanted(check.id)).collect())
 }
 
 /// What is tried: a check or an exercise.
 struct Task {
     id: &'static str,
     sentence: &'static str,
-    hint: &'static str,
     run: Box<dyn Fn(&Subject) -> Outcome>,
     again: String,
 }
 
 fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
-    let short = format!("cargo xtask check step{}", step.number);
+    let short = format!("cargo congo check step{}", step.number);
     let bin = args.bin.as_ref().map_or(String::new(), |bin| format!(" --bin {}", bin.display()));
     let tasks: Vec<_> = if let Some(name) = &args.exercise {
         let wanted = |exercise: &&Exercise| exercise.step == step.number && is_named(exercise, name);
         let of_exercise = |exercise: &'static Exercise| Task {
             id: exercise.id,
             sentence: exercise.sentence,
-            hint: exercise.hint,
             run: Box::new(move |subject| checks::run_exercise(exercise, subject)),
             again: format!("{short}{bin} --exercise {name}"),
         };
@@ -171,11 +190,10 @@ fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
         let of_check = |check: &'static Check| Task {
             id: check.id,
             sentence: check.sentence,
-            hint: check.hint,
             run: Box::new(move |subject| checks::run(check, subject)),
             again: format!("{short}{bin} --only {}", check.id),
         };
-        chosen(args, step.number).map(of_check).collect()
+        chosen(args, step.number)?.into_iter().map(of_check).collect()
     };
     ensure!(!tasks.is_empty(), "{} has no such check or exercise: see --list", step.name);
     Ok(tasks)
@@ -188,6 +206,10 @@ fn check(args: &Args) -> Result<ExitCode> {
         Some(binary) => binary.clone(),
         None => workspace::build(&[&step.name], Build::Debug)?.join(&step.name),
     };
+    if let Some(mut raised) = raised(&step, &binary)? {
+        let status = raised.status().context("starting sudo")?;
+        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let _host = checks::host::enter(step.number).context("a host of the checks' own")?;
     let subject =
         Subject::new(&binary, step.number).with_context(|| format!("--bin {}", binary.display()))?;
@@ -232,6 +254,19 @@ fn check(args: &Args) -> Result<ExitCode> {
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// This command once more as root, where root is needed and can be had: the program is built by then, as the
+/// caller. `None` where the checks run at once; those that need root are then skipped.
+fn raised(step: &Step, binary: &Path) -> Result<Option<Command>> {
+    if step.number >= ROOTLESS || geteuid().is_root() {
+        return Ok(None);
+    }
+    Ok(root::command(&std::env::current_exe()?).map(|mut raised| {
+        // Of the two ways to name the program, the last one counts.
+        raised.args(std::env::args_os().skip(1)).arg("--bin").arg(binary);
+        raised
+    }))
+}
+
 fn show(task: &Task, outcome: &Outcome) {
     match outcome {
         Outcome::Passed => println!("✓ {}", task.id),
@@ -239,8 +274,9 @@ fn show(task: &Task, outcome: &Outcome) {
         Outcome::Failed(Failure { expected, found, .. }) => {
             println!("✗ {}\n\n  {}\n", task.id, task.sentence);
             println!(
-                "  expected  {expected}\n  found     {found}\n  hint      {}\n  again     {}\n",
-                task.hint, task.again
+                "  expected  {expected}\n  found     {found}\n  again     {}\n  \
+                 a hint    cargo congo check --hint {}\n",
+                task.again, task.id
             );
         }
     }

@@ -1,0 +1,44 @@
+//! `cargo congo`: what a learner needs to build a container runtime, stage by stage.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use congo::{check, diff, learner};
+
+/// Build your own container runtime, one stage after the other.
+#[derive(Parser)]
+#[command(name = "cargo congo", bin_name = "cargo congo")]
+enum Tool {
+    Start(learner::Start),
+    Next(learner::Next),
+    Run(learner::Run),
+    Check(check::Args),
+    Watch(learner::Watch),
+    Hint(learner::Hint),
+    Solution(learner::Solution),
+    Progress(learner::Progress),
+    Diff(diff::Args),
+    Reset(learner::Reset),
+}
+
+fn main() -> ExitCode {
+    checks::inside::run_if_asked();
+    congo::end_quietly_when_nobody_reads();
+    let result = match Tool::parse() {
+        Tool::Start(args) => args.run(),
+        Tool::Next(args) => args.run(),
+        Tool::Run(args) => args.run(),
+        Tool::Check(args) if args.is_of_learner() => learner::check(),
+        Tool::Check(args) => check::run(&args),
+        Tool::Watch(args) => args.run(),
+        Tool::Hint(args) => args.run(),
+        Tool::Solution(args) => args.run(),
+        Tool::Progress(args) => args.run(),
+        Tool::Diff(args) => diff::run(&args),
+        Tool::Reset(args) => args.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("congo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
