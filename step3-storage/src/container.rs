@@ -139,7 +139,7 @@ fn after(made: Made, status: u8) -> Result<u8> {
         let folders = if image.is_some() { &cli.root.layers } else { &made.layers.lower };
         let base = Base { image, folders };
         if let Err(error) = commit(target, base, &made.layers.upper(), &made.plan.command) {
-            made.layers.rescue()?;
+            made.layers.rescue().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
             return Err(error);
         }
     }

@@ -182,7 +182,7 @@ fn after(made: Made, status: u8) -> Result<u8> {
         let base = Base { image, folders };
         let upper = made.layers.unshifted(&made.users);
         if let Err(error) = upper.and_then(|upper| commit(target, base, &upper, &made.plan.command)) {
-            made.layers.rescue()?;
+            made.layers.rescue().unwrap_or_else(|error| error.report(env!("CARGO_PKG_NAME")));
             return Err(error);
         }
     }

@@ -183,11 +183,12 @@ impl Layers {
     /// Keeps the writable layer when no image could be made of it, and says how to go on with it.
     pub fn rescue(self) -> Result<()> {
         if self.kept.is_none() {
-            make_lasting(&self.upper(), &self.work())?;
+            let written = make_lasting(&self.upper(), &self.work());
             let name = self.folder.keep(&self.home)?;
             tell(format_args!(
                 "congo: what the container has changed is kept: --keep {name} goes on with it"
             ));
+            return written;
         }
         Ok(())
     }

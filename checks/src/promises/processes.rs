@@ -178,7 +178,7 @@ fn init_killed(subject: &Subject) -> Checked {
 }
 
 fn on_bridge(subject: &Subject) -> Checked {
-    let one = subject.hold(&[])?;
+    let one = subject.hold(host_users(subject))?;
     let container = format!("container:{}", one.first()?);
     let options = [&["--pid", &container, "--network", "bridge"], host_users(subject)].concat();
     let run = subject.sh(&options, "readlink /proc/self/ns/pid; grep -c eth0 /proc/net/dev")?;

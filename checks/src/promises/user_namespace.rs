@@ -42,6 +42,18 @@ pub(crate) const CHECKS: &[Check] = &[
         "A container that shares another one's network is in that one's user namespace.", shared)
         .needs(&[Need::Root])
         .hint("A network belongs to a user namespace. Join that one first: setns(2)."),
+    Check::since(4, "userns.not-over-others",
+        "--userns host does not go with --pid of a container that has users of its own.", not_over_others)
+        .not_new()
+        .needs(&[Need::Root])
+        .hint("Root of the host's users could change the file that such a container's runtime executes."),
+    Check::since(4, "userns.closed-layers",
+        "While a container runs, its runtime has no folder open with the files of other containers.",
+        closed_layers)
+        .not_new()
+        .needs(&[Need::Root])
+        .hint("An idmapped mount of them is theirs who have the container's ids: close it when the overlay \
+               is made."),
     Check::since(4, "userns.given", "--uidmap and --gidmap, repeated, are the container's maps.", given)
         .needs(&[Need::Root])
         .hint("Write all ranges at once: the kernel takes no second write."),
@@ -177,6 +189,28 @@ fn shared(subject: &Subject) -> Checked {
     let (its, theirs) = (other.first()?.namespace("user")?, first.namespace("user")?);
     expect("the user namespace of the second container", &theirs, &its)?;
     ensure(its != myself().namespace("user")?, || Failure::new("a user namespace of its own", "the host's"))
+}
+
+fn not_over_others(subject: &Subject) -> Checked {
+    let one = subject.hold(&[])?;
+    let option = format!("container:{}", one.first()?);
+    let run = subject.run(&["--userns", "host", "--pid", &option, "true"])?;
+    ensure(run.status == 125 && run.stderr.contains("--userns host"), || {
+        Failure::new("it is refused with 125 and an error that names --userns host", format!("{run:?}"))
+    })
+}
+
+fn closed_layers(subject: &Subject) -> Checked {
+    let container = subject.hold(&[])?;
+    for process in [container.runtime(), container.first()?] {
+        for descriptor in fs::read_dir(format!("/proc/{process}/fd"))? {
+            let folder = descriptor?.path().join("containers");
+            ensure(folder.symlink_metadata().is_err(), || {
+                Failure::new("no descriptor leads to the state folder", folder.display())
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn given(subject: &Subject) -> Checked {

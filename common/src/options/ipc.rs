@@ -11,6 +11,8 @@ use super::Users;
 use crate::fs::sysctl;
 use crate::run::pids::PidNamespace;
 use crate::sys::error::{Error, Result};
+#[cfg(feature = "idmap")]
+use crate::sys::namespace::users_of;
 use crate::sys::namespace::{check_namespace, is_own_namespace};
 #[cfg(feature = "idmap")]
 use crate::values::UsernsMode;
@@ -96,7 +98,7 @@ impl Ipc {
     ///
     /// # Errors
     /// `--ipc container:PID` or `--pid container:PID` together with a bridge, unless the container keeps the
-    /// host's users (`--userns host`).
+    /// host's users (`--userns host`); these together with `--pid container:PID` of one that has its own.
     #[cfg(feature = "idmap")]
     pub fn shared_with(&self, network: &Network, users: &Users) -> Result<Vec<(i32, String)>> {
         let not_with_bridge = |option: &str| {
@@ -126,11 +128,26 @@ impl Ipc {
             PidMode::Container(pid) => {
                 let option = format!("--pid container:{pid}");
                 not_with_bridge(&option)?;
+                if users.userns == Some(UsernsMode::Host) {
+                    refuse_other_users(pid, &option)?;
+                }
                 shared.push((pid, option));
             }
         }
         Ok(shared)
     }
+}
+
+/// Root of the host's users has all rights over a container with users of its own. By /proc/PID/exe it would
+/// find the runtime's own file there, and could change it: see `protect_own_program` in step 4.
+#[cfg(feature = "idmap")]
+fn refuse_other_users(pid: i32, option: &str) -> Result<()> {
+    let processes = check_namespace(pid, "pid", option)?;
+    if is_own_namespace(&users_of(&processes)?, "user")? {
+        return Ok(());
+    }
+    Err(Error::new(format!("{option} --userns host: not both, as that container has users of its own"))
+        .hint("leave --userns host out: then the container has those users, too"))
 }
 
 /// The option by which the container has the host's network, if it has.

@@ -119,15 +119,29 @@ pub fn owner_of(namespace: &OwnedFd) -> Result<Uid> {
 /// EPERM when it is not in sight: above this process's own.
 #[cfg(feature = "idmap")]
 pub(crate) fn parent_of(namespace: &OwnedFd) -> Result<OwnedFd> {
+    related(namespace, "NS_GET_PARENT", libc::NS_GET_PARENT)
+}
+
+/// Opens the user namespace whose root has all rights in this namespace: ioctl_ns(2), NS_GET_USERNS.
+///
+/// # Errors
+/// EPERM when it is not in sight: above this process's own.
+#[cfg(all(feature = "idmap", feature = "network"))]
+pub(crate) fn users_of(namespace: &OwnedFd) -> Result<OwnedFd> {
+    related(namespace, "NS_GET_USERNS", libc::NS_GET_USERNS)
+}
+
+#[cfg(feature = "idmap")]
+fn related(namespace: &OwnedFd, name: &str, request: libc::Ioctl) -> Result<OwnedFd> {
     let at = namespace.as_raw_fd();
     call(
         "ioctl_ns(2)",
-        || format!("ioctl({at}, NS_GET_PARENT)"),
+        || format!("ioctl({at}, {name})"),
         || {
-            // SAFETY: the call takes no further argument; a new descriptor is returned.
-            Errno::result(unsafe { libc::ioctl(at, libc::NS_GET_PARENT) })
+            // SAFETY: both calls take no further argument; a new descriptor is returned.
+            Errno::result(unsafe { libc::ioctl(at, request) })
                 // SAFETY: nobody else knows of it.
-                .map(|parent| unsafe { OwnedFd::from_raw_fd(parent) })
+                .map(|related| unsafe { OwnedFd::from_raw_fd(related) })
         },
     )
 }

@@ -17,7 +17,7 @@ use crate::sys::error::{Context, Error, Result};
 
 const OPTIONS: &str = "expected size=, nr_blocks=, nr_inodes=, mode=, uid=, gid=, mpol=, ro, rw, \
                        [no]exec, [no]suid, [no]dev, [no]atime, [no]diratime, [no]relatime, \
-                       [no]strictatime, sync, async, dirsync, with commas between them";
+                       [no]strictatime, sync, async, dirsync, joined by commas";
 
 const POLICIES: &str = "expected mpol=default, local, prefer:NODE, bind:NODES or interleave:NODES, such as \
                         mpol=bind:0-1,3; =static or =relative may stand before the colon";

@@ -79,14 +79,15 @@ fn mount_with(place: &Path, flags: MsFlags, options: &str) -> Result<()> {
 /// Lets the writable layer of a volatile overlay, which is no longer mounted, be mounted once more. The
 /// kernel refuses that, as it cannot know whether the machine has crashed since: then a part of the layer may
 /// be missing. So this function first writes everything to the disk, and then removes the folder `work` with
-/// the kernel's mark.
+/// the kernel's mark. The mark goes also if not everything could be written: a part is better than nothing.
 ///
 /// # Errors
-/// EIO, ENOSPC: not everything could be written, and the mark stays.
+/// EIO, ENOSPC: not everything could be written.
 pub fn make_lasting(upper: &Path, work: &Path) -> Result<()> {
     let folder = File::open(upper).at("open", upper)?;
-    rustix::fs::syncfs(&folder).at("write to the disk", upper)?;
-    remove_tree(work)
+    let written = rustix::fs::syncfs(&folder).at("write to the disk", upper);
+    remove_tree(work)?;
+    written
 }
 
 #[cfg(feature = "idmap")]
@@ -94,7 +95,7 @@ pub(crate) use site::Site;
 
 #[cfg(feature = "idmap")]
 mod site {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::os::fd::OwnedFd;
     use std::path::{Path, PathBuf};
 
@@ -111,14 +112,14 @@ mod site {
     #[derive(Debug, Default)]
     pub(crate) struct Site {
         /// Folders of the host, mounted once more with the container's owners. Those above come first.
-        mounts: Vec<(PathBuf, Detached)>,
+        mounts: RefCell<Vec<(PathBuf, Detached)>>,
         /// Whether they are attached over the folders, in a mount namespace that is this process's own.
         attached: Cell<bool>,
     }
 
     impl Site {
         pub(crate) fn new(mounts: Vec<(PathBuf, Detached)>) -> Site {
-            Site { mounts, attached: Cell::new(false) }
+            Site { mounts: RefCell::new(mounts), attached: Cell::new(false) }
         }
 
         /// Puts an overlay together by `build`, and returns it attached nowhere.
@@ -126,17 +127,25 @@ mod site {
         /// At first `build` works where it is. When the kernel answers EINVAL, it takes no layer that is
         /// attached nowhere (before 6.15), or not by these calls (before 6.7). Then a helper in a mount
         /// namespace of its own attaches the mounts over their folders, and calls `build` once more. This
-        /// process must have one thread.
+        /// process must have one thread. Whatever comes of it, the mounts are gone afterwards.
         ///
         /// # Errors
         /// What `build` fails at; EPERM without `CAP_SYS_ADMIN`.
         pub(crate) fn build(&self, build: impl Fn() -> Result<Detached>) -> Result<Detached> {
+            let built = self.put_together(build);
+            // They show files of other containers as those of this one's root. Through a descriptor that is
+            // open in the child, a process of the container could change them.
+            self.mounts.take();
+            built
+        }
+
+        fn put_together(&self, build: impl Fn() -> Result<Detached>) -> Result<Detached> {
             match build() {
                 Err(error) if error.errno() == Some(Errno::EINVAL) => {}
                 built => return built,
             }
             in_private_namespace(|| {
-                for (folder, tree) in &self.mounts {
+                for (folder, tree) in self.mounts.borrow().iter() {
                     attach_at(tree.descriptor(), &open_folder(folder)?)?;
                 }
                 // The helper's own copy of the value, which ends with it.
@@ -153,7 +162,7 @@ mod site {
             let has_it =
                 |(above, _): &&(PathBuf, Detached)| !self.attached.get() && folder.starts_with(above);
             // The last one lies deepest.
-            match self.mounts.iter().rev().find(has_it) {
+            match self.mounts.borrow().iter().rev().find(has_it) {
                 Some((above, mount)) => mount.open_below(folder.strip_prefix(above).unwrap_or(folder)),
                 None => open_folder(folder),
             }

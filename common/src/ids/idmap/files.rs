@@ -7,7 +7,9 @@
 //! Man pages: setfsuid(2), capabilities(7) on SECBIT_NO_SETUID_FIXUP.
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use nix::sys::prctl::{get_pdeathsig, set_pdeathsig};
+use nix::sys::signal::raise;
+use nix::unistd::{Gid, Uid, getppid, setfsgid, setfsuid};
 use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits};
 
 use super::IdMaps;
@@ -22,12 +24,19 @@ use crate::sys::explain;
 pub fn with_files_of<T>(maps: Option<&IdMaps>, story: impl FnOnce() -> Result<T>) -> Result<T> {
     let Some(maps) = maps else { return story() };
     let (user, group) = maps.root()?;
+    // With the user for files the kernel forgets which signal this process gets when its parent ends.
+    let (signal, parent) = (get_pdeathsig().context("prctl(PR_GET_PDEATHSIG)")?, getppid());
     // Otherwise the kernel would take the capabilities for files away with the user 0.
     keep_capabilities(true)?;
-    set(user, group)?;
-    let told = story();
+    let told = set(user, group).and_then(|()| story());
     set(0, 0)?;
     keep_capabilities(false)?;
+    if let Some(signal) = signal {
+        set_pdeathsig(signal).context("prctl(PR_SET_PDEATHSIG)")?;
+        if getppid() != parent {
+            raise(signal).context("raise")?;
+        }
+    }
     told
 }
 
