@@ -26,7 +26,7 @@ pub struct Args {
     step: Option<String>,
 
     /// The binary to try, in whatever language it is written [default: the step's own, which is built first].
-    #[arg(long, value_name = "PATH", overrides_with = "bin")]
+    #[arg(long, value_name = "PATH", overrides_with = "bin", requires = "step")]
     bin: Option<PathBuf>,
 
     /// Try only the check of this id, or all whose ids begin so: `pid.is-one`, `pid`; may be given more than
@@ -47,7 +47,7 @@ pub struct Args {
     keep_going: bool,
 
     /// Try a solution of this exercise instead: `private-tmp`.
-    #[arg(long, value_name = "NAME", conflicts_with = "only")]
+    #[arg(long, value_name = "NAME", conflicts_with = "only", requires = "step")]
     exercise: Option<String>,
 
     /// Go on after a failure, and print the results as one JSON object.
@@ -78,6 +78,19 @@ impl Args {
     /// Whether it is about the learner's own runtime: no step is named, and nothing is to be printed.
     pub fn is_of_learner(&self) -> bool {
         self.step.is_none() && !self.matrix && !self.docker && !self.list && self.hint.is_none()
+    }
+}
+
+impl Args {
+    /// The options that the checks of the learner's own runtime take, too.
+    pub fn of_learner(&self) -> Vec<String> {
+        let ids = |option: &str, ids: &[String]| -> Vec<String> {
+            ids.iter().flat_map(|id| [option.to_owned(), id.clone()]).collect()
+        };
+        let mut options = [ids("--only", &self.only), ids("--without", &self.without)].concat();
+        options.extend(self.keep_going.then(|| "--keep-going".to_owned()));
+        options.extend(self.json.then(|| "--json".to_owned()));
+        options
     }
 }
 
@@ -176,7 +189,13 @@ struct Task {
 
 fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
     let short = format!("cargo congo check step{}", step.number);
-    let bin = args.bin.as_ref().map_or(String::new(), |bin| format!(" --bin {}", bin.display()));
+    // A learner's runtime is to be built again.
+    let short = if args.stage.is_some() { "cargo congo check".to_owned() } else { short };
+    let bin = args
+        .bin
+        .as_ref()
+        .filter(|_| args.stage.is_none())
+        .map_or(String::new(), |bin| format!(" --bin {}", bin.display()));
     let tasks: Vec<_> = if let Some(name) = &args.exercise {
         let wanted = |exercise: &&Exercise| exercise.step == step.number && is_named(exercise, name);
         let of_exercise = |exercise: &'static Exercise| Task {
@@ -210,12 +229,12 @@ fn check(args: &Args) -> Result<ExitCode> {
         let status = raised.status().context("starting sudo")?;
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
+    if !args.json {
+        println!("{}: {} to try with {}", step.name, tasks.len(), binary.display());
+    }
     let _host = checks::host::enter(step.number).context("a host of the checks' own")?;
     let subject =
         Subject::new(&binary, step.number).with_context(|| format!("--bin {}", binary.display()))?;
-    if !args.json {
-        println!("{}: {} to try with {}", step.name, tasks.len(), subject.binary().display());
-    }
 
     let start = Instant::now();
     let (mut results, mut passed, mut failed, mut skipped) = (vec![], 0, 0, 0);

@@ -109,9 +109,13 @@ impl Start {
     pub fn run(&self) -> Result<ExitCode> {
         refuse_sudo()?;
         let stage = stages::find(&self.at).context("--at")?;
+        let is_letter = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
         ensure!(
-            !self.folder.is_empty() && !self.folder.contains('/') && !self.folder.starts_with('.'),
-            "the folder \"{}\": a name without a slash is expected",
+            self.folder.starts_with(|first: char| first.is_ascii_lowercase())
+                && self.folder.chars().all(|letter| is_letter(letter) || letter == '-' || letter == '_')
+                && !workspace::root().join(&self.folder).exists()
+                && !["build", "deps", "examples", "incremental"].contains(&&*self.folder),
+            "\"{}\": expected the name of a new folder, of small letters, digits, - and _, such as mine",
             self.folder
         );
         if let Ok(mine) = Mine::find() {
@@ -176,16 +180,19 @@ impl Run {
     }
 }
 
-/// Builds the runtime and checks the current stage and all before. When all is well, the next stage becomes
-/// the current one.
+/// Builds the runtime and checks the current stage and all before, with these options. When all is well and
+/// nothing was left out, the next stage becomes the current one.
 ///
 /// # Errors
 /// When it does not build, or the checks cannot be run.
-pub fn check() -> Result<ExitCode> {
+pub fn check(options: &[String]) -> Result<ExitCode> {
     refuse_sudo()?;
     let mut mine = Mine::find()?;
-    if mine.passes()? {
-        mine.go_on()?;
+    if mine.passes(options)? {
+        // A part of the checks does not make a stage.
+        if options.is_empty() {
+            mine.go_on()?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     println!("A hint: cargo congo hint. The whole task: cargo congo next");
@@ -212,7 +219,7 @@ impl Watch {
                 print!("\x1b[2J\x1b[H");
             }
             println!("{}", Task::of(&mine.stage()?)?.title());
-            match mine.passes() {
+            match mine.passes(&[]) {
                 Ok(true) => mine.go_on()?,
                 Ok(false) => {}
                 Err(error) => println!("{error:#}"),
@@ -363,6 +370,10 @@ impl Mine {
 
     /// Builds the runtime, and shows what cargo says.
     fn build(&self) -> Result<PathBuf> {
+        // A source that was moved back has the times of before, by which cargo would take it for built.
+        fs::File::open(self.folder.join("src/main.rs"))
+            .and_then(|file| file.set_modified(SystemTime::now()))
+            .context("src/main.rs")?;
         let status = workspace::cargo()
             .args(["build", "--quiet"])
             .current_dir(&self.folder)
@@ -377,12 +388,13 @@ impl Mine {
     }
 
     /// Builds it and runs the checks, in a process of their own.
-    fn passes(&self) -> Result<bool> {
+    fn passes(&self, options: &[String]) -> Result<bool> {
         let binary = self.build()?;
         let stage = self.stage()?;
         let this = std::env::current_exe()?;
         let mut checks = as_root(&this)?;
         checks.args(["check", &stage.step.name, "--stage", &stage.number.to_string(), "--bin"]).arg(&binary);
+        checks.args(options);
         Ok(checks.status().context("starting the checks")?.success())
     }
 

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Tool::Start(args) => args.run(),
         Tool::Next(args) => args.run(),
         Tool::Run(args) => args.run(),
-        Tool::Check(args) if args.is_of_learner() => learner::check(),
+        Tool::Check(args) if args.is_of_learner() => learner::check(&args.of_learner()),
         Tool::Check(args) => check::run(&args),
         Tool::Watch(args) => args.run(),
         Tool::Hint(args) => args.run(),

@@ -3,7 +3,7 @@
 //! `stepN/stages/NN-name` has a stage's `task.md`, `hints.md` and `change.patch`. Applied one after the other
 //! to the source of the step before, the patches give the step's own source. Step 0 begins with
 //! `step0-basic/stages/skeleton`. `checks/stages.toml` says from which stage on each check holds; a check
-//! that is not listed there holds from the last stage of its step on.
+//! that is not listed there holds from the last stage of its step on, and from the beginning in later steps.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -259,13 +259,12 @@ impl Table {
     /// # Errors
     /// When a folder cannot be read, or the table names a stage that is not there.
     pub fn place(&self, check: &Check, step: &Step) -> Result<usize> {
-        if check.since < step.number {
-            return Ok(0);
-        }
         let stages = of(step)?;
         let listed = self.0.get(&step.name).into_iter().flatten();
         let named = listed.into_iter().find(|(_, ids)| ids.iter().any(|id| id == check.id));
         match named {
+            // Some checks use more options in later steps: only those are listed there once more.
+            None if check.since < step.number => Ok(0),
             None => Ok(stages.len()),
             Some((name, _)) => match stages.iter().find(|stage| &stage.name == name) {
                 Some(stage) => Ok(stage.number),

@@ -328,6 +328,9 @@ struct Change {
 /// How many lines around a change may be needed to find its place.
 const CONTEXT: usize = 6;
 
+/// How many letters and digits mark a place.
+const MARK: usize = 12;
+
 fn changes(old: &Tree, new: &Tree) -> Vec<Change> {
     let empty = String::new();
     let files: BTreeSet<_> = old.keys().chain(new.keys()).collect();
@@ -360,7 +363,7 @@ impl Change {
         // Lines that are only added have no place of their own: they come after the line before them.
         let least = usize::from(self.old.is_empty());
         for count in least..=CONTEXT {
-            for (before, after) in [(count, 0), (0, count), (count, count)] {
+            for (before, after) in [(count, count), (count, 0), (0, count)] {
                 let around =
                     |lines: &[String], count: usize| lines.iter().take(count).cloned().collect::<Vec<_>>();
                 let mut before = around(&self.before, before);
@@ -374,7 +377,8 @@ impl Change {
                     .filter(|&place| is_line(place))
                     .collect();
                 if let [place] = places[..]
-                    && !old.is_empty()
+                    // A closing brace alone says nothing of the place.
+                    && old.chars().filter(|c| c.is_alphanumeric()).count() >= MARK
                 {
                     text.replace_range(place..place + old.len(), &format!("{before}{}{after}", self.new));
                     return true;
@@ -520,13 +524,21 @@ fn write_table(measured: BTreeMap<String, BTreeMap<String, Vec<&'static str>>>) 
         }
         lines.join("\n")
     };
-    for (step, of_step) in measured {
+    for (step, mut of_step) in measured {
+        // What this step measures anew are its own checks. Those of earlier steps are listed by hand.
+        for (stage, list) in all.get(&step).into_iter().flatten() {
+            let earlier = |id: &&'static str| list.split_whitespace().any(|listed| listed == *id);
+            let own: BTreeSet<_> = of_step.values().flatten().copied().collect();
+            let kept = checks::all().map(|check| check.id).filter(earlier).filter(|id| !own.contains(id));
+            let kept: Vec<_> = kept.collect();
+            of_step.entry(stage.clone()).or_default().extend(kept);
+        }
         all.insert(step, of_step.into_iter().map(|(stage, ids)| (stage, wrapped(ids))).collect());
     }
     let mut text = String::from(
         "# From which stage on each check holds: written by `cargo xtask stages prove --write`, which has\n\
          # seen each of them fail at the stage before. A check that is not here holds from its step's last\n\
-         # stage on.\n",
+         # stage on. Some checks of earlier steps use more options in a later one: they are there, too.\n",
     );
     for (step, of_step) in all {
         write!(text, "\n[{step}]\n")?;
