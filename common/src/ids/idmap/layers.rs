@@ -15,6 +15,7 @@ use nix::fcntl::OFlag;
 use super::IdMaps;
 use super::shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
 use crate::fs::mount::{Detached, Site, mountinfo};
+use crate::fs::own::{Access, own_folder};
 use crate::keep::state::OwnVolume;
 use crate::sys::error::{Context, Result};
 use crate::sys::open;
@@ -51,6 +52,8 @@ impl ShiftedLayers {
         let real = |path: &Path| path.canonicalize().at("follow", path);
         let paths = layers.iter().map(|path| real(path)).collect::<Result<Vec<_>>>()?;
         refuse_overlap(&paths)?;
+        // The first container of all comes before the folder.
+        own_folder(state, Access::All)?;
         let real_state = real(state)?;
         let named = |path: PathBuf| match path.strip_prefix(&real_state) {
             Ok(below) => state.join(below),
