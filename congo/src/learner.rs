@@ -324,18 +324,27 @@ impl Mine {
     /// The folder that `start` has made: the current one, one above it, or one in it.
     fn find() -> Result<Mine> {
         let here = std::env::current_dir()?;
-        let mut folders: Vec<_> = here.ancestors().map(Path::to_owned).collect();
-        for entry in here.read_dir().context("reading the current folder")? {
-            folders.push(entry?.path());
-        }
-        for folder in folders {
-            let file = folder.join("progress.toml");
-            if let Ok(text) = fs::read_to_string(&file) {
-                let kept = toml::from_str(&text).with_context(|| format!("reading {}", file.display()))?;
-                return Ok(Mine { folder, kept });
+        let has_one = |folder: &PathBuf| folder.join("progress.toml").exists();
+        let above = here.ancestors().map(Path::to_owned).find(has_one);
+        let mut found: Vec<_> = above.into_iter().collect();
+        if found.is_empty() {
+            for entry in here.read_dir().context("reading the current folder")? {
+                found.extend(Some(entry?.path()).filter(has_one));
             }
         }
-        bail!("there is no runtime of yours yet: cargo congo start")
+        let folder = match &*found {
+            [] => bail!("there is no runtime of yours yet: cargo congo start"),
+            [folder] => folder.clone(),
+            [one, other, ..] => bail!(
+                "there are two runtimes, {} and {}: go into the folder of one of them",
+                one.display(),
+                other.display()
+            ),
+        };
+        let file = folder.join("progress.toml");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let kept = toml::from_str(&text).with_context(|| format!("reading {}", file.display()))?;
+        Ok(Mine { folder, kept })
     }
 
     fn name(&self) -> String {

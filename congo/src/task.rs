@@ -30,7 +30,8 @@ impl Task {
         let text = read(stage, "task.md")?;
         let (task, folded) = text.split_once("<details>").unwrap_or((&text, ""));
         let answers = folded.split_once("</summary>").map_or(folded, |(_, answers)| answers);
-        let answers = answers.split("</details>").next().unwrap_or_default();
+        // What stands behind them, such as where to go on, belongs to them.
+        let answers = answers.replace("</details>", "");
         Ok(Task { task: task.trim().to_owned(), answers: answers.trim().to_owned() })
     }
 

@@ -7,7 +7,7 @@
 
 mod mutants;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -271,7 +271,7 @@ fn apply(root: &Path, patch: &Path, options: &[&str]) -> Result<()> {
 
 /// What `cargo xtask check --json` says.
 #[derive(Debug, Deserialize)]
-struct Found {
+pub(crate) struct Found {
     checks: Vec<FoundOne>,
 }
 
@@ -288,6 +288,12 @@ enum Outcome<'a> {
 }
 
 impl Found {
+    /// The checks of this outcome: `passed`, `failed` or `skipped`.
+    pub(crate) fn ids(&self, outcome: &str) -> BTreeSet<&str> {
+        let of = self.checks.iter().filter(|one| one.result["outcome"] == outcome);
+        of.map(|one| one.id.as_str()).collect()
+    }
+
     /// What was found instead of what was expected; an error unless the check failed.
     fn failed(&self, id: &str) -> Result<String> {
         match self.outcome(id)? {

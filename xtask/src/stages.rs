@@ -16,10 +16,9 @@ use anyhow::{Context, Result, ensure};
 use checks::Check;
 use congo::stages::{self, Stage, Table};
 use congo::task::Task;
-use serde::Deserialize;
 use similar::{DiffOp, TextDiff};
 
-use crate::prove::shard;
+use crate::prove::{Found, shard};
 use crate::readme::{self, Sandbox};
 use crate::workspace::{self, Step, cargo};
 
@@ -386,25 +385,6 @@ impl Change {
             }
         }
         false
-    }
-}
-
-/// What `cargo xtask check --json` says.
-#[derive(Debug, Deserialize)]
-struct Found {
-    checks: Vec<FoundOne>,
-}
-
-#[derive(Debug, Deserialize)]
-struct FoundOne {
-    id: String,
-    result: serde_json::Value,
-}
-
-impl Found {
-    fn ids(&self, outcome: &str) -> BTreeSet<&str> {
-        let of = self.checks.iter().filter(|one| one.result["outcome"] == outcome);
-        of.map(|one| one.id.as_str()).collect()
     }
 }
 

@@ -42,6 +42,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "A container that shares another one's network is in that one's user namespace.", shared)
         .needs(&[Need::Root])
         .hint("A network belongs to a user namespace. Join that one first: setns(2)."),
+    Check::since(4, "userns.new-state-folder",
+        "The first container of a state folder that is not there yet runs on a root of the user's.",
+        new_state_folder)
+        .not_new()
+        .needs(&[Need::Root])
+        .hint("Make the folder before you mount it with other owners."),
     Check::since(4, "userns.not-over-others",
         "--userns host does not go with --pid of a container that has users of its own.", not_over_others)
         .not_new()
@@ -189,6 +195,15 @@ fn shared(subject: &Subject) -> Checked {
     let (its, theirs) = (other.first()?.namespace("user")?, first.namespace("user")?);
     expect("the user namespace of the second container", &theirs, &its)?;
     ensure(its != myself().namespace("user")?, || Failure::new("a user namespace of its own", "the host's"))
+}
+
+fn new_state_folder(subject: &Subject) -> Checked {
+    let home = subject.empty_folder("to-be-made")?.join("home");
+    let root = subject.root()?.to_owned();
+    let options: &[&str] = if subject.step() == 0 { &[] } else { &["--rootfs", &root] };
+    let mut command = subject.command(&[options, &["true"]].concat());
+    let output = Container::start(command.env("CONGO_HOME", &home))?.output()?;
+    output.ok().map(drop)
 }
 
 fn not_over_others(subject: &Subject) -> Checked {

@@ -228,9 +228,12 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> R
 fn load(wiring: &Wiring, leases: &Leases, bridges: &[Bridge], host_routes: bool) -> Result<()> {
     let table = wiring.table;
     let is_there = nft::has_table(table)?;
-    // The first line makes the table, should somebody have removed it meanwhile.
-    let without =
-        if is_there { format!("table inet {table}\ndelete table inet {table}\n") } else { String::new() };
+    // The first line makes the table, should somebody have removed it meanwhile. If somebody has made it
+    // meanwhile, it is not ours: then `create` fails, where `table` would add our rules to it.
+    let without = match is_there {
+        true => format!("table inet {table}\ndelete table inet {table}\n"),
+        false => format!("create table inet {table}\n"),
+    };
     if bridges.is_empty() {
         leases.forget_loaded()?;
         return if is_there { nft::load(&without) } else { Ok(()) };

@@ -48,8 +48,8 @@ pub fn is_read_only() -> Result<bool> {
     Ok(seals.is_some_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_WRITE)))
 }
 
-/// File systems on which nothing but owner, group, mode and access list say who may write: not those of a
-/// network, nor FUSE, where another machine or a program decides. statfs(2).
+/// On these file systems only owner, group, mode and access list decide which process may write. On those of
+/// a network and on FUSE another machine or a program decides. statfs(2).
 const BY_OWNER: [FsType; 5] =
     [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
 

@@ -162,11 +162,12 @@ impl Placeholder {
         let process = Errno::result(unsafe { libc::clone(hold, stack.cast(), what, ends.cast()) })
             .map(Pid::from_raw)
             .map_err(|errno| clone_failed(flags, false, errno))?;
-        let line = || clone_line(flags | CloneFlags::CLONE_VM, false);
+        // From here on its end is waited for, whatever happens: it uses this memory.
+        let placeholder = Placeholder { process, _shared: shared, alive: Some(write) };
         if let Some(turn) = turn {
-            turn.line(line(), process, "clone(2), namespaces(7)");
+            turn.line(clone_line(flags | CloneFlags::CLONE_VM, false), process, "clone(2), namespaces(7)");
         }
-        Ok(Placeholder { process, _shared: shared, alive: Some(write) })
+        Ok(placeholder)
     }
 
     /// Its number.
