@@ -219,7 +219,10 @@ fn guarded(needs: &[Need], run: fn(&Subject) -> Checked, subject: &Subject) -> O
     let before = host::Look::at(subject);
     let result = run(subject);
     match result.and(before.compare(subject)) {
-        Ok(()) => Outcome::Passed,
+        Ok(()) => {
+            subject.remove_files();
+            Outcome::Passed
+        }
         Err(failure) => Outcome::Failed(failure),
     }
 }

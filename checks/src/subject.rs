@@ -103,7 +103,20 @@ impl Subject {
         self.folder.path().join("tmp")
     }
 
-    /// A path for a file that a check makes on the host.
+    /// Removes what a check has made at the paths of [`Subject::file`]. All of them together would fill a host
+    /// whose files lie in memory. Only after a check that has left nothing behind: a mount that is still there
+    /// would lead to other files. What cannot be removed yet goes with the whole folder.
+    pub(crate) fn remove_files(&self) {
+        let entries = fs::read_dir(self.file("")).into_iter().flatten().flatten();
+        for entry in entries {
+            let _ = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+                _ => fs::remove_file(entry.path()),
+            };
+        }
+    }
+
+    /// A path for a file that a check makes on the host. It is there until the check ends.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join("files").join(name)
     }

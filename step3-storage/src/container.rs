@@ -8,6 +8,7 @@
 
 use std::convert::Infallible;
 
+use common::fs::overlay::changes;
 use common::fs::sysctl;
 use common::oci::{Base, commit};
 use common::run::handshake::ChildEnd;
@@ -129,7 +130,7 @@ fn after(made: Made, status: u8) -> Result<u8> {
         ));
     }
     if cli.root.changes {
-        for (kind, path) in made.layers.changes()? {
+        for (kind, path) in changes(&made.layers.lower, &made.layers.upper())? {
             tell(format_args!("{kind} {}", path.display()));
         }
     }

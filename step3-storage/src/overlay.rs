@@ -6,17 +6,15 @@
 //! becomes the root.
 //! Man pages: mount(8), "overlay"; the kernel's filesystems/overlayfs.
 
-use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use common::fs::mount::{Overlay, make_lasting, mount_overlay, open_folder};
-use common::fs::overlay::{before, changes};
+use common::fs::overlay::{before, make_upper};
 use common::fs::path::{Kind, make_beneath};
-use common::fs::tree::copy_attributes;
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
 use common::sys::mkdir;
-use common::{Context, Hint, Result, tell};
+use common::{Hint, Result, tell};
 use nix::errno::Errno;
 
 /// The places of the mounts that every container has, and a link by which old programs find all mounts.
@@ -63,20 +61,9 @@ impl Layers {
             home: home.to_owned(),
             kept,
         };
-        let (upper, work) = (layers.upper(), layers.work());
-        mkdir(&work, 0o755)?;
-        if !upper.exists() {
-            // The next run takes what is kept as it is. So that has its name only when it is complete.
-            let new = if keep.is_some() { upper.with_extension("new") } else { upper.clone() };
-            mkdir(&new, 0o755)?;
-            // The root of an overlay has the owner, mode and time of its uppermost layer.
-            if let Some(below) = layers.lower.last() {
-                copy_attributes(below, &new)?;
-            }
-            if new != upper {
-                fs::rename(&new, &upper).at("make", &upper)?;
-            }
-        }
+        mkdir(&layers.work(), 0o755)?;
+        // The root of an overlay has the owner, mode and time of its uppermost layer.
+        make_upper(&layers.upper(), layers.lower.last(), keep.is_some())?;
         if !layers.missing.is_empty() {
             layers.points().iter().try_for_each(|path| mkdir(path, 0o755))?;
         }
@@ -160,10 +147,5 @@ impl Layers {
             return written;
         }
         Ok(())
-    }
-
-    /// The paths that the container has added (A), changed (C) and deleted (D), sorted, like `docker diff`.
-    pub fn changes(&self) -> Result<Vec<(char, PathBuf)>> {
-        changes(&self.lower, &self.upper())
     }
 }

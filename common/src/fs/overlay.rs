@@ -12,9 +12,10 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::tree::is_opaque;
+use super::tree::{copy_attributes, is_opaque};
 use crate::sys::error::{Context, Result};
 use crate::sys::folder::names_in;
+use crate::sys::mkdir;
 
 /// The file at this path in the lower layers, which are given lowest first. `path` is relative to the root.
 /// The topmost layer that says anything about the path counts. No link on the way is followed.
@@ -27,6 +28,28 @@ pub fn before(lower: &[PathBuf], path: &Path) -> Option<Metadata> {
         }
     }
     None
+}
+
+/// Makes the folder `upper`, the writable layer of an overlay, unless it is there. It gets the owner, mode, time
+/// and extended attributes of the layer `below` it.
+///
+/// A writable layer that is `kept` has its name only when it is complete: the next run takes it as it is.
+///
+/// # Errors
+/// The folder cannot be made, or the attributes cannot be copied: ENOSPC, EPERM, EIO.
+pub fn make_upper(upper: &Path, below: Option<&PathBuf>, kept: bool) -> Result<()> {
+    if upper.exists() {
+        return Ok(());
+    }
+    let new = if kept { upper.with_extension("new") } else { upper.to_owned() };
+    mkdir(&new, 0o755)?;
+    if let Some(below) = below {
+        copy_attributes(below, &new)?;
+    }
+    if kept {
+        fs::rename(&new, upper).at("make", upper)?;
+    }
+    Ok(())
 }
 
 /// What the container has added (A), changed (C) and deleted (D) in the writable layer `upper` over the lower

@@ -217,7 +217,7 @@ fn try_guest(
     limit: Duration,
 ) -> Result<Row> {
     let kernel = Kernel::find(Some(version))?;
-    let guest = Guest { kernel, cgroup, user: false, memory: 1024, programs: programs.to_vec() };
+    let guest = Guest { kernel, cgroup, user: false, memory: 1536, programs: programs.to_vec() };
     let mut script = String::new();
     let checked = if has_memory((version, cgroup)) { checked } else { &[] };
     let without = ON_THE_HOST.map(|id| format!(" --without {id}")).concat();
