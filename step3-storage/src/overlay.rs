@@ -61,7 +61,7 @@ impl Layers {
             home: home.to_owned(),
             kept,
         };
-        mkdir(&layers.work(), 0o755)?;
+        mkdir(layers.work(), 0o755)?;
         // The root of an overlay has the owner, mode and time of its uppermost layer.
         make_upper(&layers.upper(), layers.lower.last(), keep.is_some())?;
         if !layers.missing.is_empty() {
