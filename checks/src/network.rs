@@ -6,8 +6,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -15,6 +15,11 @@ use std::time::Duration;
 
 use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::kernel::{Process, eventually, read};
 use crate::netlink::{self, LOOPBACK};
@@ -25,6 +30,19 @@ const LONG: Duration = Duration::from_secs(8);
 
 /// For what should not arrive: all of it is waited for.
 const SHORT: Duration = Duration::from_millis(800);
+
+/// Types of ICMP messages, of linux/icmp.h.
+const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST: u8 = 8;
+
+/// A ping: type, code, checksum, and this number as identifier and sequence number. RFC 792, RFC 1071.
+fn echo_request(number: u8) -> [u8; 8] {
+    let mut packet = [ECHO_REQUEST, 0, 0, 0, b'C', number, b'c', number];
+    let sum: u32 = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16));
+    [packet[2], packet[3]] = [sum.to_be_bytes()[2], sum.to_be_bytes()[3]];
+    packet
+}
 
 /// A network namespace, which is there as long as this value is.
 #[derive(Debug)]
@@ -186,6 +204,36 @@ impl Network {
         });
         entered.map_err(|failure| io::Error::other(failure.found))?;
         result
+    }
+
+    /// Fails unless a ping from here to `to`, an IPv4 address, is answered. icmp(7).
+    ///
+    /// # Errors
+    /// When it is not, or without `CAP_NET_RAW`.
+    pub fn pings(&self, to: &str) -> Checked {
+        let address: Ipv4Addr = to.parse().map_err(io::Error::other)?;
+        let answered = self.run(|| {
+            // Not a ping socket: the groups that may have one are a setting of the namespace.
+            let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)?;
+            setsockopt(&raw, ReceiveTimeout, &TimeVal::milliseconds(300))?;
+            for number in 0..12 {
+                let echo = echo_request(number);
+                // An error that an earlier packet brought back: the next one may do.
+                let to = SockaddrIn::from(SocketAddrV4::new(address, 0));
+                let _ = sendto(raw.as_raw_fd(), &echo, &to, MsgFlags::empty());
+                let mut packet = [0; 128];
+                while let Ok(length) = recv(raw.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+                    // The socket gets the IP header, too, and every ICMP packet of the namespace.
+                    let header = usize::from(packet[0] & 0xf) * 4;
+                    let found = packet[..length].get(header..header + 8).unwrap_or_default();
+                    if found.first() == Some(&ECHO_REPLY) && found.get(4..) == Some(&echo[4..]) {
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok(false)
+        })?;
+        ensure(answered, || Failure::new(format!("a ping to {to} is answered"), "no answer"))
     }
 
     /// Fails unless a UDP packet from here to `to` arrives at the server, and its answer comes back from

@@ -29,7 +29,8 @@ pub(super) const EXERCISES: &[Exercise] = &[
         step: 2,
         sentence: "Keep containers on a bridge from opening connections to the host itself.",
         hint: "An input chain: drop new connections from the bridge. Packets to published ports are \
-               forwarded, not input. Answers to the host's own connections must still arrive.",
+               forwarded, not input. Answers to the host's own connections must still arrive, and ping is to \
+               work both ways.",
         needs: &[Need::Bridge],
         run: host_is_off_limits,
     },
@@ -82,9 +83,17 @@ fn host_is_off_limits(subject: &Subject) -> Checked {
     let container = subject.hold(&["--network", "bridge", "--publish", "8080:80"])?;
     let inside = Network::of(container.first()?)?;
     let _listener = host.tcp("0.0.0.0:7777")?;
-    for address in ["10.44.0.1:7777", "192.0.2.1:7777"] {
-        inside.does_not_reach(address)?;
+    let service = host.udp("0.0.0.0:7777")?;
+    for address in ["10.44.0.1", "192.0.2.1"] {
+        let port = format!("{address}:7777");
+        inside.does_not_reach(&port)?;
+        ensure(inside.reaches_by_udp(&port, &service).is_err(), || {
+            Failure::new(format!("no UDP packet to {port} is answered"), "one was")
+        })?;
+        inside.pings(address)?;
     }
+    inside.pings("192.0.2.2")?;
+    host.pings("10.44.0.2")?;
     let elsewhere = outside.network.tcp("0.0.0.0:80")?;
     inside.reaches("192.0.2.2:80", &elsewhere)?;
     let published = inside.tcp("0.0.0.0:80")?;

@@ -153,6 +153,16 @@ fn storage_size(subject: &Subject) -> Checked {
     for bad in ["8m", "size=abc", "size=", "inodes=8"] {
         is_refused(&subject.run(&["--storage-opt", bad, "true"])?, "--storage-opt")?;
     }
+    let keep = ["--keep", "sized"];
+    let fill = "head -c 16777216 /dev/zero > /big 2>/dev/null && echo all of it; rm /big; echo kept > /small";
+    let run = subject.sh(&[&options[..], &keep].concat(), fill)?;
+    if run.status == 125 {
+        is_refused(&run, "--keep")?;
+    } else {
+        expect("what can be written with --keep", "", run.ok()?)?;
+        let next = subject.run(&[&keep[..], &["cat", "/small"]].concat())?;
+        expect("what --keep has kept", "kept", next.ok()?)?;
+    }
     let run = subject.sh(&[&options[..], &["--changes"]].concat(), "echo new > /added")?;
     ensure(run.status == 125 || run.stderr.contains("A /added"), || {
         Failure::new("with --changes, it tells them or is refused", format!("{run:?}"))
