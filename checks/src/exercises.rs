@@ -40,6 +40,11 @@ pub fn all() -> impl Iterator<Item = &'static Exercise> {
         .flatten()
 }
 
+/// An exercise's name without the step: `private-tmp`.
+pub fn short(exercise: &Exercise) -> &'static str {
+    exercise.id.split_once('.').map_or(exercise.id, |(_, name)| name)
+}
+
 /// A folder on the host, empty.
 fn folder(subject: &Subject, name: &str) -> Result<PathBuf, Failure> {
     let path = subject.file(name);

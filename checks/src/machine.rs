@@ -1,5 +1,5 @@
 //! What this machine can do for the course, line by line, and what would help: the substance of
-//! `cargo xtask doctor`. It also gives skip reasons to checks that need more than [`crate::needs`] tries.
+//! `cargo congo doctor`. It also gives skip reasons to checks that need more than [`crate::needs`] tries.
 //!
 //! Three parts, in this order. [`attempt`](mod@crate::attempt) tries something on the kernel and undoes it.
 //! [`Facts::gather`] collects the results, and facts from files. [`Facts::lines`] and [`verdicts`] judge the
@@ -161,7 +161,7 @@ impl Facts {
         };
         let limit = |kind: &str| text(format!("/proc/sys/user/max_{kind}_namespaces")).parse().ok();
         let exists = |kind: &&str| Path::new("/proc/self/ns").join(kind).exists();
-        let programs = ["sudo", "nft", "newuidmap", "newgidmap", "pasta", "slirp4netns"];
+        let programs = ["sudo", "nft", "newuidmap", "newgidmap", "pasta", "slirp4netns", "busybox"];
         Facts {
             as_root: match installed("sudo") {
                 Some(_) => format!("sudo {again}"),

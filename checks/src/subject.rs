@@ -21,10 +21,10 @@ use tempfile::TempDir;
 use crate::container::{Container, Output};
 use crate::installed::program;
 use crate::kernel::{Cgroup, Mount, identity, listing};
-use crate::{Failure, ensure};
+use crate::{Checked, Failure, ensure};
 
 /// The first run builds the root filesystem.
-pub(crate) const FIRST_LIMIT: Duration = Duration::from_secs(120);
+pub const FIRST_LIMIT: Duration = Duration::from_secs(120);
 
 /// How the checks' own temporary folders begin.
 pub(crate) const PREFIX: &str = "congo-checks-";
@@ -50,6 +50,14 @@ impl Subject {
     /// # Errors
     /// When there is no such file, or no temporary folder.
     pub fn new(binary: &Path, step: u8) -> io::Result<Subject> {
+        Ok(Subject::within(binary, step, FIRST_LIMIT)?.0)
+    }
+
+    /// The same with another limit for the first run. Also says whether that run ended in time.
+    ///
+    /// # Errors
+    /// As [`new`](Subject::new).
+    pub fn within(binary: &Path, step: u8, limit: Duration) -> io::Result<(Subject, Checked)> {
         let binary = fs::canonicalize(binary)?;
         sweep();
         let (folder, lock) = loop {
@@ -66,10 +74,12 @@ impl Subject {
             fs::create_dir(folder.path().join(name))?;
         }
         let subject = Subject { binary, step, folder, _lock: lock, copy_of_root: OnceLock::new() };
-        if let Ok(run) = Container::start(&mut subject.command(&["true"])) {
-            let _ = run.output_within(FIRST_LIMIT);
-        }
-        Ok(subject)
+        let first = match Container::start(&mut subject.command(&["true"])) {
+            Ok(run) => run.output_within(limit).map(|_| ()),
+            // The checks say what is wrong with it.
+            Err(_) => Ok(()),
+        };
+        Ok((subject, first))
     }
 
     /// The binary.

@@ -6,10 +6,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use checks::exercises::{self, Exercise};
+use checks::subject::FIRST_LIMIT;
 use checks::{Check, Failure, Outcome, Subject};
 use common::run::cli::docker::OPTIONS;
 use nix::unistd::geteuid;
@@ -38,6 +39,10 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER", requires = "step")]
     stage: Option<usize>,
 
+    /// Run the checks of your own runtime in the lab, a virtual machine, where it can break nothing of yours.
+    #[arg(long, conflicts_with_all = ["step", "list", "hint", "matrix", "docker"])]
+    pub vm: bool,
+
     /// Skip the check of this id, or all whose ids begin so; may be given more than once.
     #[arg(long, value_name = "ID")]
     without: Vec<String>,
@@ -45,6 +50,18 @@ pub struct Args {
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
+
+    /// A check of the stage itself, not of those before: where none of these can run, nothing is shown.
+    #[arg(long, hide = true, value_name = "ID")]
+    own: Vec<String>,
+
+    /// How the command begins that runs a check again.
+    #[arg(long, hide = true, value_name = "COMMAND")]
+    again: Option<String>,
+
+    /// How long the first run may take, in seconds.
+    #[arg(long, hide = true, value_name = "SECONDS")]
+    first_limit: Option<u64>,
 
     /// Try a solution of this exercise instead: `private-tmp`.
     #[arg(long, value_name = "NAME", conflicts_with = "only", requires = "step")]
@@ -70,6 +87,13 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["bin", "only", "exercise", "json", "list", "hint", "matrix"])]
     docker: bool,
 }
+
+/// The exit status when nothing failed, and none of the stage's own checks could run.
+pub const UNTRIED: u8 = 3;
+
+/// How long a learner's runtime may take for its first run, which makes the root filesystem. Most often it
+/// takes a second. A runtime that hangs must not cost minutes.
+const FIRST_OF_LEARNER: Duration = Duration::from_secs(10);
 
 /// How the reason of a check begins that was left out.
 pub const WITHOUT: &str = "left out by --without";
@@ -143,7 +167,7 @@ fn hint(id: &str) -> Result<&'static str> {
 
 /// By its id, or by what stands after the step.
 fn is_named(exercise: &Exercise, name: &str) -> bool {
-    exercise.id == name || exercise.id.split_once('.').is_some_and(|(_, short)| short == name)
+    exercise.id == name || exercises::short(exercise) == name
 }
 
 fn list(args: &Args) -> Result<()> {
@@ -185,24 +209,28 @@ struct Task {
     sentence: &'static str,
     run: Box<dyn Fn(&Subject) -> Outcome>,
     again: String,
+    hint: String,
 }
 
 fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
-    let short = format!("cargo congo check step{}", step.number);
-    // A learner's runtime is to be built again.
-    let short = if args.stage.is_some() { "cargo congo check".to_owned() } else { short };
-    let bin = args
-        .bin
-        .as_ref()
-        .filter(|_| args.stage.is_none())
-        .map_or(String::new(), |bin| format!(" --bin {}", bin.display()));
+    let bin = args.bin.as_ref().map_or(String::new(), |bin| format!(" --bin {}", bin.display()));
+    let again = match &args.again {
+        Some(again) => again.clone(),
+        // A learner's runtime is to be built again.
+        None if args.stage.is_some() => "cargo congo check".to_owned(),
+        None => format!("cargo congo check step{}{bin}", step.number),
+    };
     let tasks: Vec<_> = if let Some(name) = &args.exercise {
         let wanted = |exercise: &&Exercise| exercise.step == step.number && is_named(exercise, name);
         let of_exercise = |exercise: &'static Exercise| Task {
             id: exercise.id,
             sentence: exercise.sentence,
             run: Box::new(move |subject| checks::run_exercise(exercise, subject)),
-            again: format!("{short}{bin} --exercise {name}"),
+            again: match &args.again {
+                Some(again) => again.clone(),
+                None => format!("{again} --exercise {name}"),
+            },
+            hint: format!("cargo congo exercise {} hint", exercises::short(exercise)),
         };
         exercises::all().filter(wanted).map(of_exercise).collect()
     } else {
@@ -210,7 +238,8 @@ fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
             id: check.id,
             sentence: check.sentence,
             run: Box::new(move |subject| checks::run(check, subject)),
-            again: format!("{short}{bin} --only {}", check.id),
+            again: format!("{again} --only {}", check.id),
+            hint: format!("cargo congo check --hint {}", check.id),
         };
         chosen(args, step.number)?.into_iter().map(of_check).collect()
     };
@@ -227,14 +256,29 @@ fn check(args: &Args) -> Result<ExitCode> {
     };
     if let Some(mut raised) = raised(&step, &binary)? {
         let status = raised.status().context("starting sudo")?;
-        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
     }
     if !args.json {
         println!("{}: {} to try with {}", step.name, tasks.len(), binary.display());
     }
+    let own = own(args, &step)?;
     let _host = checks::host::enter(step.number).context("a host of the checks' own")?;
-    let subject =
-        Subject::new(&binary, step.number).with_context(|| format!("--bin {}", binary.display()))?;
+    let is_of_course = binary.file_name().is_some_and(|name| name == step.name.as_str());
+    let limit = match args.first_limit {
+        Some(seconds) => Duration::from_secs(seconds),
+        None if is_of_course => FIRST_LIMIT,
+        None => FIRST_OF_LEARNER,
+    };
+    let (subject, first) = Subject::within(&binary, step.number, limit)
+        .with_context(|| format!("--bin {}", binary.display()))?;
+    // What a runtime leaves behind, the checks tell.
+    if let Err(failure) = first
+        && !failure.left_behind
+    {
+        let sentence = format!("A first container, with the command `true`: {}.", failure.expected);
+        bail!("{sentence} Found: {}. Every check would wait as long, so none was tried", failure.found);
+    }
 
     let start = Instant::now();
     let (mut results, mut passed, mut failed, mut skipped) = (vec![], 0, 0, 0);
@@ -270,7 +314,32 @@ fn check(args: &Args) -> Result<ExitCode> {
             if left > 0 { format!(", {left} not tried (--keep-going goes on)") } else { String::new() };
         println!("\n{passed} passed, {failed} failed, {skipped} skipped{left}; {:.0?}", start.elapsed());
     }
-    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let tried = |id: &str| {
+        let skipped = |result: &serde_json::Value| result["result"]["outcome"] == "skipped";
+        results.iter().any(|result| result["id"] == id && !skipped(result))
+    };
+    Ok(if failed > 0 || passed == 0 {
+        ExitCode::FAILURE
+    } else if !own.is_empty() && !own.iter().any(|id| tried(id)) {
+        if !args.json {
+            println!("None of the stage's own checks could run: {}", own.join(", "));
+        }
+        ExitCode::from(UNTRIED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// The stage's own checks, without which nothing is known about it. With `--only` or `--without` the caller
+/// chose what is tried.
+fn own(args: &Args, step: &Step) -> Result<Vec<String>> {
+    match args.stage {
+        Some(number) if args.only.is_empty() && args.without.is_empty() => {
+            let stage = stages::find(&format!("{}.{number}", step.number))?;
+            Ok(stages::checks_of(&stage)?.iter().map(|check| check.id.to_owned()).collect())
+        }
+        _ => Ok(args.own.clone()),
+    }
 }
 
 /// This command once more as root, where root is needed and can be had: the program is built by then, as the
@@ -294,8 +363,8 @@ fn show(task: &Task, outcome: &Outcome) {
             println!("✗ {}\n\n  {}\n", task.id, task.sentence);
             println!(
                 "  expected  {expected}\n  found     {found}\n  again     {}\n  \
-                 a hint    cargo congo check --hint {}\n",
-                task.again, task.id
+                 a hint    {}\n",
+                task.again, task.hint
             );
         }
     }

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, IsTerminal};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -23,7 +23,8 @@ use serde::Deserialize;
 use crate::root::{self, ROOTLESS};
 use crate::stages::{self, Stage};
 use crate::task::{self, Task};
-use crate::workspace;
+use crate::workspace::{self, Step};
+use crate::{check, lab, manifest};
 
 /// How often `watch` looks for a file that has been saved.
 const LOOK: Duration = Duration::from_millis(300);
@@ -42,11 +43,19 @@ pub struct Start {
 
 /// Show the next task.
 #[derive(Debug, clap::Args)]
-pub struct Next {}
+pub struct Next {
+    /// Leave the current stage without passing its checks, and go on to the next one.
+    #[arg(long)]
+    skip: bool,
+}
 
 /// Build your runtime and run it: as root, where its step needs root.
 #[derive(Debug, clap::Args)]
 pub struct Run {
+    /// Run it in the lab, a virtual machine, where it can break nothing of yours.
+    #[arg(long)]
+    vm: bool,
+
     /// The runtime's own arguments.
     #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<std::ffi::OsString>,
@@ -54,7 +63,11 @@ pub struct Run {
 
 /// Check your runtime again whenever you save a file.
 #[derive(Debug, clap::Args)]
-pub struct Watch {}
+pub struct Watch {
+    /// Run the checks in the lab, a virtual machine, where your runtime can break nothing of yours.
+    #[arg(long)]
+    vm: bool,
+}
 
 /// Show a hint for the current task; each time the next one of three.
 #[derive(Debug, clap::Args)]
@@ -72,13 +85,17 @@ pub struct Solution {
     take: bool,
 }
 
-/// Show which stages are done, and how many minutes they took.
+/// Show which stages are done, and how many minutes after their beginning: by the clock, breaks included.
 #[derive(Debug, clap::Args)]
 pub struct Progress {}
 
 /// Begin the current stage anew, on the course's own source of the stages before. Yours is kept beside it.
 #[derive(Debug, clap::Args)]
-pub struct Reset {}
+pub struct Reset {
+    /// Go to this stage, and begin it so: `2.3`. It also mends a progress.toml that cannot be read.
+    #[arg(long, value_name = "STAGE")]
+    at: Option<String>,
+}
 
 /// The learner's package.
 #[derive(Debug)]
@@ -96,9 +113,26 @@ struct Kept {
     begun: u64,
     /// How many of its hints were shown.
     hints: usize,
-    /// The stages that are done, and how many minutes each took.
+    /// Whether the learner was told what a runtime that runs as root can do to the machine.
+    #[serde(default)]
+    told_of_root: bool,
+    /// The stages that are done, and how many minutes after its beginning each was.
     #[serde(default)]
     done: BTreeMap<String, u64>,
+}
+
+/// What came of the checks.
+enum Verdict {
+    Passed,
+    Failed,
+    /// None failed, and of the stage's own checks none could run.
+    Untried,
+}
+
+impl Kept {
+    fn at(stage: &Stage) -> Kept {
+        Kept { current: stage.id(), begun: now(), hints: 0, told_of_root: false, done: BTreeMap::new() }
+    }
 }
 
 impl Start {
@@ -124,14 +158,12 @@ impl Start {
         let folder = std::env::current_dir()?.join(&self.folder);
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         fs::create_dir(folder.join(".cargo"))?;
-        // The folder is the learner's own: the course's repository does not see it.
-        fs::write(folder.join(".gitignore"), "*\n")?;
+        hide_from_git(&folder)?;
         fs::write(folder.join(".cargo/config.toml"), settings())?;
         fs::copy(workspace::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
         stages::write_before(&stage, &folder)?;
-        let kept = Kept { current: stage.id(), begun: now(), hints: 0, done: BTreeMap::new() };
-        let mine = Mine { folder, kept };
-        mine.write_manifest(&stage)?;
+        let mine = Mine { folder, kept: Kept::at(&stage) };
+        fs::write(mine.folder.join("Cargo.toml"), stages::manifest(&stage.step, &mine.name())?)?;
         mine.write()?;
         let begins = match &*self.at {
             "0.1" => "It builds, and does nothing yet.".to_owned(),
@@ -147,7 +179,7 @@ impl Start {
              cargo congo progress  where you are\n",
             self.folder
         );
-        Next {}.run()
+        Next { skip: false }.run()
     }
 }
 
@@ -157,7 +189,12 @@ impl Next {
     /// # Errors
     /// When there is no runtime yet.
     pub fn run(&self) -> Result<ExitCode> {
-        let mine = Mine::find()?;
+        let mut mine = Mine::find()?;
+        if self.skip {
+            println!("Stage {} is not done.", mine.kept.current);
+            mine.advance()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let stage = mine.stage()?;
         let task = Task::of(&stage)?;
         task::show(&task.task);
@@ -172,30 +209,45 @@ impl Run {
     /// # Errors
     /// When it does not build, or needs root and there is no sudo.
     pub fn run(&self) -> Result<ExitCode> {
-        let mine = Mine::find()?;
+        let mut mine = Mine::find()?;
+        mine.touch()?;
         let binary = mine.build()?;
+        if self.vm {
+            let mut lab = mine.lab(&[&binary]);
+            if self.arguments.is_empty() && io::stdin().is_terminal() {
+                println!("Your runtime is a program of the lab: {}", file_name(&binary));
+            } else {
+                lab.arg("--").arg(file_name(&binary)).args(&self.arguments);
+            }
+            return Err(lab.exec()).context("starting the lab");
+        }
+        mine.tell_of_root()?;
         let needs_root = mine.stage()?.step.number < ROOTLESS;
         let mut command = if needs_root { as_root(&binary)? } else { Command::new(&binary) };
         Err(command.args(&self.arguments).exec()).with_context(|| format!("starting {}", binary.display()))
     }
 }
 
-/// Builds the runtime and checks the current stage and all before, with these options. When all is well and
-/// nothing was left out, the next stage becomes the current one.
+/// Builds the runtime and checks the current stage and all before, with these options, on this machine or in
+/// the lab. When all is well and nothing was left out, the next stage becomes the current one.
 ///
 /// # Errors
 /// When it does not build, or the checks cannot be run.
-pub fn check(options: &[String]) -> Result<ExitCode> {
+pub fn check(options: &[String], in_lab: bool) -> Result<ExitCode> {
     refuse_sudo()?;
     let mut mine = Mine::find()?;
-    if mine.passes(options)? {
-        // A part of the checks does not make a stage.
-        if options.is_empty() {
-            mine.go_on()?;
+    mine.touch()?;
+    match mine.verdict(options, in_lab)? {
+        Verdict::Passed => {
+            // A part of the checks does not make a stage.
+            if options.is_empty() {
+                mine.go_on()?;
+            }
+            return Ok(ExitCode::SUCCESS);
         }
-        return Ok(ExitCode::SUCCESS);
+        Verdict::Untried => mine.tell_untried(in_lab),
+        Verdict::Failed => println!("A hint: cargo congo hint. The whole task: cargo congo next"),
     }
-    println!("A hint: cargo congo hint. The whole task: cargo congo next");
     Ok(ExitCode::FAILURE)
 }
 
@@ -203,29 +255,39 @@ impl Watch {
     /// Checks whenever a file has changed, until Ctrl-C.
     ///
     /// # Errors
-    /// When the folder cannot be read.
+    /// When there is no runtime yet.
     pub fn run(&self) -> Result<ExitCode> {
         refuse_sudo()?;
-        let mut seen = None;
+        let mine = Mine::find()?;
+        let source = mine.folder.join("src");
         loop {
-            let mut mine = Mine::find()?;
-            let latest = newest(&mine.folder.join("src"))?;
-            if seen == latest {
-                sleep(LOOK);
-                continue;
-            }
-            seen = latest;
             if io::stdout().is_terminal() {
                 print!("\x1b[2J\x1b[H");
             }
-            println!("{}", Task::of(&mine.stage()?)?.title());
-            match mine.passes(&[]) {
-                Ok(true) => mine.go_on()?,
-                Ok(false) => {}
-                Err(error) => println!("{error:#}"),
+            // That this touches a file is no change of the learner's. An editor may have taken the file away
+            // for a moment: then the next look finds it.
+            let touched = mine.touch();
+            let seen = times(&source);
+            if let Err(error) = touched.and_then(|()| self.check()) {
+                println!("{error:#}");
             }
             println!("\nWaiting for the next change in {}/src. Ctrl-C ends this.", mine.name());
+            while times(&source) == seen {
+                sleep(LOOK);
+            }
         }
+    }
+
+    fn check(&self) -> Result<()> {
+        // Once more: another terminal may have taken a hint.
+        let mut mine = Mine::find()?;
+        println!("{}", Task::of(&mine.stage()?)?.title());
+        match mine.verdict(&[], self.vm)? {
+            Verdict::Passed => mine.go_on()?,
+            Verdict::Untried => mine.tell_untried(self.vm),
+            Verdict::Failed => {}
+        }
+        Ok(())
     }
 }
 
@@ -269,13 +331,7 @@ impl Solution {
             return Ok(ExitCode::SUCCESS);
         }
         println!("From your source (-) to the course's own (+), at the end of stage {}:\n", stage.id());
-        let colour = if io::stdout().is_terminal() { "--color=always" } else { "--color=never" };
-        Command::new("git")
-            .args(["--no-pager", "diff", "--no-index", colour])
-            .arg(mine.folder.join("src"))
-            .arg(reference.path().join("src"))
-            .status()
-            .context("starting git")?;
+        stages::compare(&mine.folder.join("src"), &reference.path().join("src"))?;
         task::show(&format!("\n{}", Task::of(&stage)?.answers));
         Ok(ExitCode::SUCCESS)
     }
@@ -292,7 +348,7 @@ impl Progress {
             let task = Task::of(&stage)?;
             let planned = task.minutes().map_or(String::new(), |minutes| format!("{minutes} minutes"));
             let state = match mine.kept.done.get(&stage.id()) {
-                Some(minutes) => format!("✓ done in {minutes} minutes"),
+                Some(minutes) => format!("✓ done, {minutes} minutes after its beginning"),
                 None if stage.id() == mine.kept.current => "▶ current".to_owned(),
                 None => String::new(),
             };
@@ -308,11 +364,27 @@ impl Reset {
     /// # Errors
     /// When there is no runtime yet.
     pub fn run(&self) -> Result<ExitCode> {
-        let mut mine = Mine::find()?;
-        let stage = mine.stage()?;
+        let folder = Mine::folder()?;
+        let kept = Mine::kept(&folder);
+        let (stage, kept) = match &self.at {
+            None => (Mine::find()?.stage()?, kept?),
+            Some(at) => {
+                let stage = stages::find(at).context("--at")?;
+                if kept.is_err() {
+                    let aside = folder.join("progress.toml.broken");
+                    fs::copy(folder.join("progress.toml"), &aside).context("putting it aside")?;
+                    println!("What could not be read is kept in {}.", aside.display());
+                }
+                let kept = kept.unwrap_or_else(|_| Kept::at(&stage));
+                (stage, kept)
+            }
+        };
+        let mut mine = Mine { folder, kept };
         let reference = tempfile::tempdir()?;
         stages::write_before(&stage, reference.path())?;
         mine.replace_source(&reference.path().join("src"), &stage)?;
+        mine.carry_manifest(&stage)?;
+        mine.kept.current = stage.id();
         mine.kept.begun = now();
         mine.kept.hints = 0;
         mine.write()?;
@@ -321,8 +393,14 @@ impl Reset {
 }
 
 impl Mine {
-    /// The folder that `start` has made: the current one, one above it, or one in it.
     fn find() -> Result<Mine> {
+        let folder = Mine::folder()?;
+        let kept = Mine::kept(&folder)?;
+        Ok(Mine { folder, kept })
+    }
+
+    /// The folder that `start` has made: the current one, one above it, or one in it.
+    fn folder() -> Result<PathBuf> {
         let here = std::env::current_dir()?;
         let has_one = |folder: &PathBuf| folder.join("progress.toml").exists();
         let above = here.ancestors().map(Path::to_owned).find(has_one);
@@ -332,19 +410,32 @@ impl Mine {
                 found.extend(Some(entry?.path()).filter(has_one));
             }
         }
-        let folder = match &*found {
+        match &*found {
             [] => bail!("there is no runtime of yours yet: cargo congo start"),
-            [folder] => folder.clone(),
+            [folder] => Ok(folder.clone()),
             [one, other, ..] => bail!(
                 "there are two runtimes, {} and {}: go into the folder of one of them",
                 one.display(),
                 other.display()
             ),
-        };
+        }
+    }
+
+    /// Reads the progress file of this folder.
+    fn kept(folder: &Path) -> Result<Kept> {
         let file = folder.join("progress.toml");
-        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        let kept = toml::from_str(&text).with_context(|| format!("reading {}", file.display()))?;
-        Ok(Mine { folder, kept })
+        let read = || -> Result<Kept> {
+            let kept: Kept = toml::from_str(&fs::read_to_string(&file)?)?;
+            stages::find(&kept.current)?;
+            Ok(kept)
+        };
+        read().with_context(|| {
+            format!(
+                "{} cannot be read: mend what is told below, or name the stage to begin anew, by cargo congo \
+                 reset --at STAGE, which keeps your source beside the new one",
+                file.display()
+            )
+        })
     }
 
     fn name(&self) -> String {
@@ -361,67 +452,150 @@ impl Mine {
         Ok(stages::all()?.into_iter().rfind(is_done))
     }
 
+    /// Writes what is kept: never half of it, whatever happens meanwhile.
     fn write(&self) -> Result<()> {
-        let Kept { current, begun, hints, done } = &self.kept;
+        let Kept { current, begun, hints, told_of_root, done } = &self.kept;
         let done: String = done.iter().map(|(stage, minutes)| format!("\"{stage}\" = {minutes}\n")).collect();
         let text = format!(
-            "# The current stage, when it was begun, how many hints were taken, and the minutes of each\n\
-             # stage that is done.\n\
-             current = \"{current}\"\nbegun = {begun}\nhints = {hints}\n\n[done]\n{done}"
+            "# The current stage, when it was begun, how many hints were taken, whether you know what root\n\
+             # can do here, and for each stage that is done how many minutes after its beginning it was.\n\
+             current = \"{current}\"\nbegun = {begun}\nhints = {hints}\ntold_of_root = {told_of_root}\n\n\
+             [done]\n{done}"
         );
-        fs::write(self.folder.join("progress.toml"), text).context("writing progress.toml")
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder).context("writing progress.toml")?;
+        file.write_all(text.as_bytes()).context("writing progress.toml")?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.persist(self.folder.join("progress.toml")).context("writing progress.toml")?;
+        Ok(())
     }
 
-    fn write_manifest(&self, stage: &Stage) -> Result<()> {
-        let text = stages::manifest(&stage.step, &self.name())?;
-        fs::write(self.folder.join("Cargo.toml"), text).context("writing Cargo.toml")
+    /// Gives the learner's Cargo.toml the libraries of the stage's step.
+    fn carry_manifest(&self, stage: &Stage) -> Result<()> {
+        let file = self.folder.join("Cargo.toml");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let of_step = |step: &Step| stages::manifest(step, &self.name());
+        let course: Vec<_> = workspace::steps()?.iter().map(of_step).collect::<Result<_>>()?;
+        let (carried, own) = manifest::carried(&text, &course, &of_step(&stage.step)?);
+        for line in own {
+            println!(
+                "{} has another line for a library than {} needs:\n  {line}",
+                file.display(),
+                stage.step.name
+            );
+        }
+        fs::write(&file, carried).with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// A source that was moved back has the times of before, by which cargo would take it for built.
+    fn touch(&self) -> Result<()> {
+        let file = self.folder.join("src/main.rs");
+        let file =
+            fs::File::options().append(true).open(&file).with_context(|| file.display().to_string())?;
+        file.set_modified(SystemTime::now()).context("src/main.rs")
     }
 
     /// Builds the runtime, and shows what cargo says.
     fn build(&self) -> Result<PathBuf> {
-        // A source that was moved back has the times of before, by which cargo would take it for built.
-        fs::File::open(self.folder.join("src/main.rs"))
-            .and_then(|file| file.set_modified(SystemTime::now()))
-            .context("src/main.rs")?;
-        let status = workspace::cargo()
-            .args(["build", "--quiet"])
-            .current_dir(&self.folder)
-            // What cargo set for this program is not meant for the other one.
-            .env_remove("CARGO_MANIFEST_DIR")
-            .status()
-            .context("starting cargo")?;
-        ensure!(status.success(), "{} does not build: see above", self.name());
-        let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-        let target = target.unwrap_or_else(|| workspace::root().join("target"));
-        Ok(target.join("debug").join(self.name()))
+        let mut cargo = workspace::cargo();
+        cargo.arg("build").current_dir(&self.folder);
+        // What cargo set for this program is not meant for the other one.
+        cargo.env_remove("CARGO_MANIFEST_DIR");
+        workspace::program(&mut cargo).with_context(|| format!("building {}", self.name()))
     }
 
     /// Builds it and runs the checks, in a process of their own.
-    fn passes(&self, options: &[String]) -> Result<bool> {
+    fn verdict(&mut self, options: &[String], in_lab: bool) -> Result<Verdict> {
         let binary = self.build()?;
         let stage = self.stage()?;
         let this = std::env::current_exe()?;
-        let mut checks = as_root(&this)?;
-        checks.args(["check", &stage.step.name, "--stage", &stage.number.to_string(), "--bin"]).arg(&binary);
-        checks.args(options);
-        Ok(checks.status().context("starting the checks")?.success())
+        let (mut checks, binary) = if in_lab {
+            let mut lab = self.lab(&[&binary, &this]);
+            // What the guest has of the course is this program. It emulates a processor.
+            lab.args(["--timeout", "1800", "--", &file_name(&this), "check", &stage.step.name]);
+            lab.args(["--first-limit", "60", "--again", "cargo congo check --vm"]);
+            let ids = |option: &'static str, checks: Vec<&'static checks::Check>| {
+                checks.into_iter().flat_map(move |check| [option, check.id])
+            };
+            if !options.iter().any(|option| option == "--only") {
+                lab.args(ids("--only", stages::checks_at(&stage)?));
+            }
+            lab.args(ids("--own", stages::checks_of(&stage)?));
+            (lab, Path::new("/congo").join(file_name(&binary)))
+        } else {
+            self.tell_of_root()?;
+            let mut checks = as_root(&this)?;
+            checks.args(["check", &stage.step.name, "--stage", &stage.number.to_string()]);
+            (checks, binary)
+        };
+        let status =
+            checks.arg("--bin").arg(&binary).args(options).status().context("starting the checks")?;
+        Ok(match status.code() {
+            Some(0) => Verdict::Passed,
+            Some(code) if code == i32::from(check::UNTRIED) => Verdict::Untried,
+            _ => Verdict::Failed,
+        })
+    }
+
+    /// The lab with these programs in it, to which its command is still to be given.
+    fn lab(&self, programs: &[&Path]) -> Command {
+        let mut lab = lab::command();
+        lab.arg("--without-steps");
+        for program in programs {
+            lab.arg("--copy").arg(program);
+        }
+        lab
+    }
+
+    /// Says once what the learner should know before the runtime runs as root.
+    fn tell_of_root(&mut self) -> Result<()> {
+        if self.stage()?.step.number >= ROOTLESS || self.kept.told_of_root {
+            return Ok(());
+        }
+        eprintln!(
+            "congo: your runtime runs as root, and what it does not yet hide from the container is this \
+             machine's own:\nmounts, host name, processes, network. With --vm it runs in a virtual machine \
+             instead. (Told once.)"
+        );
+        self.kept.told_of_root = true;
+        self.write()
+    }
+
+    /// Says how to go on where nothing can show that the stage is done.
+    fn tell_untried(&self, in_lab: bool) {
+        let current = &self.kept.current;
+        println!(
+            "Stage {current} is not done: of its own checks none could run here, see the reasons above."
+        );
+        if !in_lab {
+            println!("A virtual machine may have what is missing: cargo congo check --vm");
+        }
+        println!("To go on nevertheless: cargo congo next --skip");
     }
 
     /// The current stage is done: says so, and makes the next one the current one.
     fn go_on(&mut self) -> Result<()> {
-        let stage = self.stage()?;
+        let current = self.kept.current.clone();
         let minutes = now().saturating_sub(self.kept.begun).div_ceil(60);
-        self.kept.done.entry(stage.id()).or_insert(minutes);
-        println!("\nStage {} is done, in {minutes} minutes. Compare: cargo congo solution", stage.id());
+        println!(
+            "\nStage {current} is done, {minutes} minutes after its beginning. Compare: cargo congo solution"
+        );
+        self.kept.done.entry(current).or_insert(minutes);
+        self.advance()
+    }
+
+    /// Makes the next stage the current one.
+    fn advance(&mut self) -> Result<()> {
+        let stage = self.stage()?;
         match stages::after(&stage)? {
             None => println!("That was the last stage. You have built a container runtime."),
             Some(next) => {
                 if next.step != stage.step {
                     println!(
-                        "That was the last stage of {}. Now read {}/README.md, up to its stages.",
+                        "That was the last stage of {0}. Its exercises: cargo congo list {0}. Now read \
+                         {1}/README.md, up to its stages.",
                         stage.step.name, next.step.name
                     );
-                    self.write_manifest(&next)?;
+                    self.carry_manifest(&next)?;
                 }
                 self.kept.current = next.id();
                 self.kept.begun = now();
@@ -438,16 +612,17 @@ impl Mine {
             .map(|number| self.folder.join(format!("src.{}.{number}", stage.id())))
             .find(|kept| !kept.exists())
             .context("no name is left for your source")?;
-        fs::rename(self.folder.join("src"), &kept).context("putting your source aside")?;
-        stages::copy(source, &self.folder.join("src"))?;
-        println!("Your source is kept in {}.", kept.display());
-        Ok(())
+        if self.folder.join("src").exists() {
+            fs::rename(self.folder.join("src"), &kept).context("putting your source aside")?;
+            println!("Your source is kept in {}.", kept.display());
+        }
+        stages::copy(source, &self.folder.join("src"))
     }
 }
 
 /// The settings of cargo in the learner's folder: the libraries are built once, for the course and for this,
 /// and `cargo congo` works there, too.
-fn settings() -> String {
+pub(crate) fn settings() -> String {
     let course = workspace::root().display().to_string();
     let mut text = format!("[build]\ntarget-dir = \"{course}/target\"\n");
     // An alias is split at its spaces.
@@ -460,31 +635,57 @@ fn settings() -> String {
 }
 
 /// The command that runs a program as root.
-fn as_root(program: &Path) -> Result<Command> {
+pub(crate) fn as_root(program: &Path) -> Result<Command> {
     root::command(program).context("this needs root, and sudo cannot be asked: start it again as root")
 }
 
 /// Refuses to build as root what an ordinary user has to build again: with sudo, the files in the target
 /// folder would be root's.
-fn refuse_sudo() -> Result<()> {
+pub(crate) fn refuse_sudo() -> Result<()> {
     let owner = fs::metadata(workspace::root())?.uid();
     let by_sudo = geteuid().is_root() && std::env::var_os("SUDO_UID").is_some() && owner != 0;
     ensure!(!by_sudo, "started by sudo: start it without, it asks sudo for the part that needs root");
     Ok(())
 }
 
-/// When a file below the folder was last changed.
-fn newest(folder: &Path) -> Result<Option<SystemTime>> {
-    let mut latest = None;
-    for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
-        let entry = entry?;
-        let changed = match entry.file_type()?.is_dir() {
-            true => newest(&entry.path())?,
-            false => Some(entry.metadata()?.modified()?),
-        };
-        latest = latest.max(changed);
+/// Keeps the course's repository, if it is one, from listing the learner's folder. Not by a file in the
+/// folder: that one may become a repository of the learner's own.
+fn hide_from_git(folder: &Path) -> Result<()> {
+    let git = |words: &[&str]| -> Option<String> {
+        let output = Command::new("git").arg("rev-parse").args(words).current_dir(folder).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let (Some(path), Some(file)) = (git(&["--show-prefix"]), git(&["--git-path", "info/exclude"])) else {
+        return Ok(());
+    };
+    let (file, line) = (folder.join(file), format!("/{path}"));
+    let hiding = || format!("writing {}", file.display());
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    if !text.lines().any(|known| known == line) {
+        fs::create_dir_all(file.parent().unwrap_or(folder)).with_context(hiding)?;
+        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        fs::write(&file, format!("{text}{end}{line}\n")).with_context(hiding)?;
     }
-    Ok(latest)
+    Ok(())
+}
+
+/// When each file below the folder was last changed. A file that is not there at the moment is none.
+fn times(folder: &Path) -> BTreeMap<PathBuf, SystemTime> {
+    let mut found = BTreeMap::new();
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.extend(times(&entry.path())),
+            _ => {
+                let changed = entry.metadata().and_then(|metadata| metadata.modified());
+                found.extend(changed.ok().map(|changed| (entry.path(), changed)));
+            }
+        }
+    }
+    found
+}
+
+fn file_name(program: &Path) -> String {
+    program.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn now() -> u64 {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use congo::{check, diff, learner};
+use congo::{check, diff, doctor, exercise, lab, learner, list};
 
 /// Build your own container runtime, one stage after the other.
 #[derive(Parser)]
@@ -17,25 +17,36 @@ enum Tool {
     Hint(learner::Hint),
     Solution(learner::Solution),
     Progress(learner::Progress),
-    Diff(diff::Args),
     Reset(learner::Reset),
+    Exercise(exercise::Args),
+    Diff(diff::Args),
+    List(list::Args),
+    Doctor(doctor::Args),
+    Vm(lab::Args),
 }
 
 fn main() -> ExitCode {
     checks::inside::run_if_asked();
-    congo::end_quietly_when_nobody_reads();
+    congo::end_quietly_when_nobody_reads(run)
+}
+
+fn run() -> ExitCode {
     let result = match Tool::parse() {
         Tool::Start(args) => args.run(),
         Tool::Next(args) => args.run(),
         Tool::Run(args) => args.run(),
-        Tool::Check(args) if args.is_of_learner() => learner::check(&args.of_learner()),
+        Tool::Check(args) if args.is_of_learner() => learner::check(&args.of_learner(), args.vm),
         Tool::Check(args) => check::run(&args),
         Tool::Watch(args) => args.run(),
         Tool::Hint(args) => args.run(),
         Tool::Solution(args) => args.run(),
         Tool::Progress(args) => args.run(),
-        Tool::Diff(args) => diff::run(&args),
         Tool::Reset(args) => args.run(),
+        Tool::Exercise(args) => exercise::run(&args),
+        Tool::Diff(args) => diff::run(&args),
+        Tool::List(args) => list::run(&args),
+        Tool::Doctor(args) => doctor::run(&args),
+        Tool::Vm(args) => args.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("congo: {error:#}");

@@ -1,8 +1,9 @@
 //! What must be root becomes root through sudo, and nothing else does. sudo(8).
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use nix::unistd::geteuid;
 
@@ -15,20 +16,76 @@ pub fn command(program: &Path) -> Option<Command> {
     if geteuid().is_root() {
         return Some(Command::new(program));
     }
-    let quietly = |words: &[&str]| {
-        let mut sudo = Command::new("sudo");
-        sudo.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        sudo.status().is_ok_and(|status| status.success())
+    let command = by_sudo(Path::new("sudo"), program, io::stdin().is_terminal())?;
+    if !command.get_args().any(|word| word == "-E") {
+        eprintln!("congo: this sudo keeps no environment, so --env NAME finds nothing of yours");
+    }
+    Some(command)
+}
+
+/// The same through this sudo. `terminal`: whether it can ask for a password.
+fn by_sudo(sudo: &Path, program: &Path, terminal: bool) -> Option<Command> {
+    let ask = |words: &[&str]| -> Option<Output> {
+        Command::new(sudo).args(words).env("LC_ALL", "C").stdin(Stdio::null()).output().ok()
     };
-    let may_at_once = quietly(&["-n", "true"]);
-    let may_ask = quietly(&["-V"]) && io::stdin().is_terminal();
+    let succeeds = |words: &[&str]| ask(words).is_some_and(|output| output.status.success());
+    let may_at_once = succeeds(&["-n", "true"]);
+    let may_ask = terminal && succeeds(&["-V"]);
     if !(may_at_once || may_ask) {
         return None;
     }
     if !may_at_once {
         eprintln!("congo: without a user namespace only root makes containers, so sudo asks for a password");
     }
-    let mut sudo = Command::new("sudo");
-    sudo.args(["-E", "--"]).arg(program);
-    Some(sudo)
+    // A sudo that does not allow -E (sudoers' NOSETENV, sudo-rs) would refuse to start anything. So it is
+    // asked first. With -n nobody types a password twice. `.cargo/run-as-root-if-needed` does the same.
+    let refuses = ask(&["-n", "-E", "true"]).is_some_and(|output| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said.contains("preserv") && said.contains("environment")
+    });
+    let mut command = Command::new(sudo);
+    command.args((!refuses).then_some("-E")).arg("--");
+    // Set once more by name: a policy without -E drops it, and with it the state folder would be another one.
+    if let Some(home) = std::env::var_os("CONGO_HOME") {
+        let mut variable = OsString::from("CONGO_HOME=");
+        variable.push(home);
+        command.arg("env").arg(variable);
+    }
+    command.arg(program);
+    Some(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// The words with which a sudo that acts as this script is called in the end.
+    fn words(script: &str, terminal: bool) -> Option<Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let sudo = folder.path().join("sudo");
+        fs::write(&sudo, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&sudo, fs::Permissions::from_mode(0o755)).unwrap();
+        let command = by_sudo(&sudo, Path::new("/the/program"), terminal)?;
+        Some(command.get_args().map(|word| word.to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn the_environment_is_kept_where_sudo_allows_it() {
+        assert_eq!(words("exit 0", false).unwrap()[..2], ["-E", "--"]);
+        let refuses = "case $2 in -E) echo 'sudo: sorry, you are not allowed to preserve the environment' >&2
+            exit 1; esac";
+        let words = words(refuses, false).unwrap();
+        assert_eq!((words[0].as_str(), words.last().unwrap().as_str()), ("--", "/the/program"));
+    }
+
+    #[test]
+    fn without_a_terminal_a_sudo_that_wants_a_password_is_of_no_use() {
+        let asks = "case $1 in -n) echo 'sudo: a password is required' >&2; exit 1; esac";
+        assert_eq!(words(asks, false), None);
+        assert_eq!(words(asks, true).unwrap()[0], "-E");
+        assert_eq!(by_sudo(Path::new("/no/sudo"), Path::new("/the/program"), true).map(|_| ()), None);
+    }
 }

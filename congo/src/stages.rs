@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,6 +36,11 @@ impl Stage {
     /// Where its texts and its patch are.
     pub fn folder(&self) -> PathBuf {
         folder(&self.step).join(&self.name)
+    }
+
+    /// Its solution.
+    pub fn patch(&self) -> PathBuf {
+        self.folder().join("change.patch")
     }
 
     /// Whether it is the last one of its step.
@@ -111,7 +117,7 @@ pub fn after(stage: &Stage) -> Result<Option<Stage>> {
 pub fn write_before(stage: &Stage, into: &Path) -> Result<()> {
     write_base(&stage.step, into)?;
     let before = of(&stage.step)?.into_iter().take(stage.number - 1);
-    before.into_iter().try_for_each(|stage| apply(&stage, into))
+    before.into_iter().try_for_each(|stage| apply(&stage.patch(), into))
 }
 
 /// Writes the source with which a stage ends, likewise.
@@ -120,7 +126,7 @@ pub fn write_before(stage: &Stage, into: &Path) -> Result<()> {
 /// When a patch does not fit what is before it.
 pub fn write_after(stage: &Stage, into: &Path) -> Result<()> {
     write_before(stage, into)?;
-    apply(stage, into)
+    apply(&stage.patch(), into)
 }
 
 /// Writes the source with which a step's first stage begins, likewise: that of the step before.
@@ -171,11 +177,28 @@ pub fn texts(folder: &Path) -> Result<BTreeMap<PathBuf, String>> {
     Ok(found)
 }
 
-fn apply(stage: &Stage, to: &Path) -> Result<()> {
-    let patch = stage.folder().join("change.patch");
+/// Shows how one folder differs from another one.
+///
+/// # Errors
+/// When git cannot be started.
+pub fn compare(from: &Path, to: &Path) -> Result<()> {
+    let colour = if io::stdout().is_terminal() { "--color=always" } else { "--color=never" };
+    let mut git = Command::new("git");
+    git.args(["--no-pager", "diff", "--no-index", colour])
+        .args([from, to])
+        .status()
+        .context("starting git")?;
+    Ok(())
+}
+
+/// Applies a patch to a folder of source files.
+///
+/// # Errors
+/// When it does not fit, or git cannot be started.
+pub fn apply(patch: &Path, to: &Path) -> Result<()> {
     let output = Command::new("git")
         .args(["apply", "--whitespace=nowarn"])
-        .arg(&patch)
+        .arg(patch)
         .current_dir(to)
         // So that git does not take a repository around the folder for the place to work in.
         .env("GIT_CEILING_DIRECTORIES", to.parent().unwrap_or(to))
@@ -279,12 +302,24 @@ impl Table {
 /// # Errors
 /// Those of [`Table::read`] and [`Table::place`].
 pub fn checks_at(stage: &Stage) -> Result<Vec<&'static Check>> {
+    placed(stage, |place| place <= stage.number)
+}
+
+/// Those of them that the stage before does not pass: the stage's own.
+///
+/// # Errors
+/// Those of [`Table::read`] and [`Table::place`].
+pub fn checks_of(stage: &Stage) -> Result<Vec<&'static Check>> {
+    placed(stage, |place| place == stage.number)
+}
+
+fn placed(stage: &Stage, is_wanted: impl Fn(usize) -> bool) -> Result<Vec<&'static Check>> {
     let table = Table::read()?;
-    let mut held = Vec::new();
+    let mut found = Vec::new();
     for check in checks::all().filter(|check| check.holds_in(stage.step.number)) {
-        if table.place(check, &stage.step)? <= stage.number {
-            held.push(check);
+        if is_wanted(table.place(check, &stage.step)?) {
+            found.push(check);
         }
     }
-    Ok(held)
+    Ok(found)
 }

@@ -1,5 +1,6 @@
 //! Where the workspace is, which steps it has, and how their binaries are built.
 
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -73,7 +74,7 @@ pub enum Build {
 /// When cargo fails, or the packages have no binary.
 pub fn build(packages: &[&str], how: Build) -> Result<PathBuf> {
     let mut cargo = cargo();
-    cargo.current_dir(root()).args(["build", "--quiet", "--message-format=json-render-diagnostics"]);
+    cargo.current_dir(root()).arg("build");
     for package in packages {
         cargo.args(["--package", package]);
     }
@@ -86,15 +87,31 @@ pub fn build(packages: &[&str], how: Build) -> Result<PathBuf> {
         cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
     }
     let names = packages.join(", ");
+    let program = program(&mut cargo).with_context(|| format!("building {names}"))?;
+    Ok(program.parent().context("a binary lies in a folder")?.to_owned())
+}
+
+/// Runs a `cargo build` that takes no further options, and returns the program that it makes of a
+/// `src/main.rs`. What cargo prints is shown; at a terminal, also what it is building.
+///
+/// # Errors
+/// When cargo fails, or there is no such program.
+pub fn program(cargo: &mut Command) -> Result<PathBuf> {
+    // A first build takes a minute, in which a reader wants to see that it goes on.
+    cargo.args((!io::stderr().is_terminal()).then_some("--quiet"));
+    cargo.arg("--message-format=json-render-diagnostics");
     let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
-    ensure!(output.status.success(), "cargo could not build {names}");
-    // Cargo says where it put them: a configuration of the user's may have moved the target folder.
+    ensure!(output.status.success(), "cargo failed, see above");
+    // Cargo says where it put them: a configuration of the user's may have moved the target folder. The
+    // package may have another name than its folder, too.
     let messages = output.stdout.split(|&byte| byte == b'\n');
-    let executable = messages
+    messages
         .filter_map(|message| serde_json::from_slice::<serde_json::Value>(message).ok())
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    let executable = executable.with_context(|| format!("{names}: no binary among them"))?;
-    Ok(executable.parent().context("a binary lies in a folder")?.to_owned())
+        .filter(|message| {
+            message["target"]["src_path"].as_str().is_some_and(|path| path.ends_with("/src/main.rs"))
+        })
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("no program comes of it: src/main.rs is missing")
 }
 
 /// The cargo that runs us, or else the one that built us. Not the one of the `PATH`: that may be a wrapper of
@@ -103,7 +120,7 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
 }
 
-fn host_tuple() -> Result<String> {
+pub(crate) fn host_tuple() -> Result<String> {
     let output = Command::new("rustc").arg("--print=host-tuple").output().context("starting rustc")?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

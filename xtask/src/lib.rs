@@ -4,7 +4,6 @@ pub mod bench;
 pub mod book;
 pub mod debian;
 pub mod diff;
-pub mod doctor;
 pub mod image;
 pub mod probe;
 pub mod prove;
@@ -13,4 +12,4 @@ pub mod security;
 pub mod stages;
 pub mod vm;
 
-pub use congo::{check, workspace};
+pub use congo::{check, doctor, workspace};

@@ -1,4 +1,4 @@
-//! `cargo xtask`: the tools of the course, for learners, teachers and those who build it.
+//! `cargo xtask`: the tools of those who build the course. A learner's are in `cargo congo`.
 
 use std::process::ExitCode;
 
@@ -26,7 +26,10 @@ enum Tool {
 
 fn main() -> ExitCode {
     checks::inside::run_if_asked();
-    congo::end_quietly_when_nobody_reads();
+    congo::end_quietly_when_nobody_reads(run)
+}
+
+fn run() -> ExitCode {
     let result = match Tool::parse() {
         Tool::Check(args) => check::run(&args),
         Tool::Diff(args) => diff::run(&args),

@@ -50,6 +50,9 @@ pub struct Args {
     /// A program of yours, which the guest gets on its PATH together with its shared libraries, or a script
     #[arg(long, value_name = "FILE")]
     copy: Vec<PathBuf>,
+    /// Leave the steps' programs out, which are built for the guest otherwise
+    #[arg(long)]
+    without_steps: bool,
     /// What to run; its exit status becomes that of `cargo xtask vm` [default: a shell]
     #[arg(last = true)]
     command: Vec<String>,
@@ -76,7 +79,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 fn lab(args: &Args) -> Result<ExitCode> {
     let kernel = Kernel::find(args.kernel.as_deref())?;
-    let programs = [steps_programs()?, args.copy.clone()].concat();
+    let steps = if args.without_steps { Vec::new() } else { steps_programs()? };
+    let programs = [steps, args.copy.clone()].concat();
     let guest = Guest { kernel, cgroup: args.cgroup, user: args.user, memory: args.memory, programs };
     if args.command.is_empty() && io::stdin().is_terminal() {
         guest.shell()?;

@@ -15,6 +15,7 @@ const ALL: &[Step] =
 const BY_ROOT: &[Step] = &["step 0", "step 1", "step 2", "step 3", "step 4 as root"];
 const LIMITS: &[Step] = &["step 1", "step 2", "step 3", "step 4 as root"];
 const NETWORKS: &[Step] = &["step 2", "step 3", "step 4 as root"];
+const LESSON_OF_2: &[Step] = &["step 2"];
 const LAYERS: &[Step] = &["step 3", "step 4 as root"];
 const TERMINALS: &[Step] = &["step 2", "step 3", "step 4 as an ordinary user", "step 4 as root"];
 const USERS: &[Step] = &["step 4 as an ordinary user", "step 4 as root"];
@@ -31,7 +32,7 @@ const BROUGHT: [((u32, u32), &str); 5] = [
     ((5, 19), "overlays of id-mapped layers"),
 ];
 
-const OTHER_KERNEL: &str = "boot another kernel, or use a virtual machine: cargo xtask vm";
+const OTHER_KERNEL: &str = "boot another kernel, or use a virtual machine: cargo congo vm";
 const OUTSIDE: &str = "run it on the host, or start the container with --privileged";
 
 impl fmt::Display for Line {
@@ -129,7 +130,7 @@ impl Facts {
             let remedy = format!("sudo modprobe {kind}; until then no --network bridge");
             lines.push(self.tried(kind, &About(kind, NETWORKS), Limited, &remedy));
         }
-        lines.extend([self.nft(), self.network_of_user()]);
+        lines.extend([self.nft(), self.network_of_user(), self.busybox()]);
         lines.push(About("swap accounting", LIMITS).judge(
             &self.swap,
             "swap is counted for each cgroup",
@@ -419,7 +420,7 @@ impl Facts {
     fn overlay_remedy(&self, attempt: &str) -> &'static str {
         match self.failure(attempt) {
             Some(why) if why.contains("ENODEV") => {
-                "sudo modprobe overlay; without such a module, another kernel, or cargo xtask vm"
+                "sudo modprobe overlay; without such a module, another kernel, or cargo congo vm"
             }
             _ => self.remedy(),
         }
@@ -465,6 +466,17 @@ impl Facts {
         }
         let modules = "sudo modprobe -a nf_tables nft_chain_nat nft_masq, or a kernel that has them";
         self.tried("nft", &it, Limited, modules)
+    }
+
+    fn busybox(&self) -> Line {
+        let it = About("busybox", LESSON_OF_2);
+        if self.installed("busybox") {
+            return it.works("it is installed");
+        }
+        it.limited(
+            "it is not installed",
+            "install busybox; until then a container has no web server, which two sessions of the lesson start",
+        )
     }
 
     fn network_of_user(&self) -> Line {

@@ -24,7 +24,7 @@ fn laptop() -> Facts {
         trees: vec![tree("/sys/fs/cgroup", true, &["cpu", "cpuset", "io", "memory", "pids"])],
         lacking: BTreeMap::new(),
         swap: Ok(()),
-        programs: vec!["sudo", "nft", "newuidmap", "newgidmap", "pasta"],
+        programs: vec!["sudo", "nft", "newuidmap", "newgidmap", "pasta", "busybox"],
         subordinate: (true, true),
         seccomp: Ok(()),
         terminal: Ok(()),
@@ -68,6 +68,14 @@ impl Facts {
         let letter = |verdict: Verdict| format!("{:?}", verdict.state).chars().next().unwrap();
         verdicts(&self.lines()).into_iter().map(letter).collect()
     }
+}
+
+#[test]
+fn without_busybox_the_lesson_of_step_2_lacks_a_web_server() {
+    let facts = with(|it| it.programs.retain(|name| *name != "busybox"));
+    says(&facts, "busybox", Limited, "not installed", "install busybox");
+    assert_eq!(facts.states(), "WWLWWW");
+    says(&laptop(), "busybox", Works, "installed", "");
 }
 
 #[track_caller]

@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: what this machine can do for each step of the course, and what would help.
+//! `cargo congo doctor`: what this machine can do for each step of the course, and what would help.
 //!
 //! Every attempt is made by this program started again, as one process with one thread, because only such a
 //! one may enter a user namespace, because it can be ended when it hangs, and because the kernel undoes with
