@@ -1,5 +1,5 @@
-//! Attacks that worked on other runtimes, and the checks that try them here: the table in step 4's README,
-//! and of `cargo xtask security`.
+//! Attacks that worked on other runtimes, and the checks that try them here: the table of the book's page
+//! `security.md`, and of `cargo xtask security`.
 //!
 //! Sources: the advisories of runc, crun, Docker and others, and the kernel's. Touches nothing.
 
@@ -47,7 +47,7 @@ fn is_told(check: &Check) -> bool {
     STORIES.iter().any(|(_, _, _, checks)| checks.contains(&check.id))
 }
 
-/// The same as a table, for step 4's README.
+/// The same as a table, for docs/src/security.md.
 pub fn table() -> String {
     let mut table = String::from("| attack | what happened | what keeps it from happening here | checks |\n");
     table += "| --- | --- | --- | --- |\n";
@@ -73,8 +73,8 @@ const STORIES: &[Story] = &[
         "CVE-2019-5736",
         "runc, LXC: a container made the runtime execute `/proc/self/exe`, and wrote to that file: the \
          host's runc",
-        "the runtime executes itself anew, from a read-only mount that is attached nowhere; where the \
-         container's ids give no right to the file, that is not needed",
+        "the runtime executes itself anew, from a read-only mount that is attached nowhere. That is not \
+         needed where the container's ids give no right to the file",
         &["cve.2019-5736", "cve.2019-5736-options", "cve.2019-5736-file", "cve.2019-5736-rootless"],
     ),
     (

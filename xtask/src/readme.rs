@@ -52,7 +52,7 @@ const TABLES: [Table; 3] = [
         print: check::matrix,
     },
     Table {
-        file: "step4-users/README.md",
+        file: "docs/src/security.md",
         begin: "<!-- security: begin (cargo xtask security --table) -->\n",
         end: "<!-- security: end -->",
         command: "cargo xtask security --table",

@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     bin: Option<PathBuf>,
 
-    /// Print the table of step 4's README, and try nothing.
+    /// Print the table of docs/src/security.md, and try nothing.
     #[arg(long, conflicts_with = "bin")]
     table: bool,
 }
