@@ -516,10 +516,13 @@ impl Mine {
             let ids = |option: &'static str, checks: Vec<&'static checks::Check>| {
                 checks.into_iter().flat_map(move |check| [option, check.id])
             };
-            if !options.iter().any(|option| option == "--only") {
+            let chosen = |wanted: &[&str]| options.iter().any(|option| wanted.contains(&option.as_str()));
+            if !chosen(&["--only"]) {
                 lab.args(ids("--only", stages::checks_at(&stage)?));
             }
-            lab.args(ids("--own", stages::checks_of(&stage)?));
+            if !chosen(&["--only", "--without"]) {
+                lab.args(ids("--own", stages::checks_of(&stage)?));
+            }
             (lab, Path::new("/congo").join(file_name(&binary)))
         } else {
             self.tell_of_root()?;
