@@ -175,7 +175,7 @@ pub struct Block {
     /// Where it stands: `step0-basic/README.md:13`.
     pub name: String,
     who: Who,
-    needs_no_swap: bool,
+    needs: Option<checks::Need>,
     ignored: Option<String>,
     indent: String,
     commands: Vec<Typed>,
@@ -223,24 +223,22 @@ fn parse(file: &str, text: &str) -> Result<Vec<Block>> {
         }
         let ignored = options.strip_prefix("ignore=").map(str::to_owned);
         ensure!(
-            matches!(options, "" | "root" | "root,no-swap" | "user")
+            matches!(options, "" | "root" | "root,no-swap" | "root,busybox" | "user")
                 || ignored.as_ref().is_some_and(|reason| !reason.is_empty()),
             "{name}: `{options}`: expected `root`, `user` or `ignore=REASON`"
         );
+        let needs = match options {
+            "root,no-swap" => Some(checks::Need::NoSwap),
+            "root,busybox" => Some(checks::Need::Program("busybox")),
+            _ => None,
+        };
         let who = match options {
             "user" => Who::User,
             _ if options.starts_with("root") => Who::Root,
             _ => Who::Caller,
         };
         let commands = typed(&body).with_context(|| name.clone())?;
-        blocks.push(Block {
-            name,
-            who,
-            needs_no_swap: options == "root,no-swap",
-            ignored,
-            indent: indent.to_owned(),
-            commands,
-        });
+        blocks.push(Block { name, who, needs, ignored, indent: indent.to_owned(), commands });
     }
     Ok(blocks)
 }
@@ -275,8 +273,7 @@ impl Block {
         match &self.ignored {
             Some(reason) => Some(reason.clone()),
             None if self.who == Who::Root && !geteuid().is_root() => Some("needs root".to_owned()),
-            None if self.needs_no_swap => checks::Need::NoSwap.met().err(),
-            None => None,
+            None => self.needs.and_then(|need| need.met().err()),
         }
     }
 
