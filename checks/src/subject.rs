@@ -113,9 +113,9 @@ impl Subject {
         self.folder.path().join("tmp")
     }
 
-    /// Removes what a check has made at the paths of [`Subject::file`]. All of them together would fill a host
-    /// whose files lie in memory. Only after a check that has left nothing behind: a mount that is still there
-    /// would lead to other files. What cannot be removed yet goes with the whole folder.
+    /// Removes what a check has made at the paths of [`Subject::file`]. All of them together would fill a
+    /// host whose files lie in memory. Only after a check that has left nothing behind: a mount that is still
+    /// there would lead to other files. What cannot be removed yet goes with the whole folder.
     pub(crate) fn remove_files(&self) {
         let entries = fs::read_dir(self.file("")).into_iter().flatten().flatten();
         for entry in entries {

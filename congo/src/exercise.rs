@@ -1,4 +1,4 @@
-//! `cargo congo exercise`: the exercises at the end of each step's lesson: task, place, check, hint, solution.
+//! `cargo congo exercise`: the exercises of each step: task, place, check, hint and solution.
 //!
 //! The place to solve one is a copy: `solve/NAME`, a workspace of its own, which git ignores. It has the
 //! step's folder, and `common` where the solution changes that, too. So the course stays as it is, and a

@@ -22,7 +22,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in folder.read_dir().unwrap() {
         let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
         let name = path.file_name().unwrap().to_string_lossy();
-        if kind.is_dir() && !name.starts_with(".git") && name != "target" && name != "book" {
+        if kind.is_dir() && !name.starts_with(".git") && !["target", "book", "solve"].contains(&&*name) {
             collect(&path, files);
         } else if kind.is_file() && path.extension().is_some_and(|end| end == "rs" || end == "md") {
             files.push(path);

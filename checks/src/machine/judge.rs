@@ -475,7 +475,7 @@ impl Facts {
         }
         it.limited(
             "it is not installed",
-            "install busybox; until then a container has no web server, which two sessions of the lesson start",
+            "install busybox; until then a container has no web server for the lesson's session",
         )
     }
 

@@ -30,8 +30,8 @@ pub fn before(lower: &[PathBuf], path: &Path) -> Option<Metadata> {
     None
 }
 
-/// Makes the folder `upper`, the writable layer of an overlay, unless it is there. It gets the owner, mode, time
-/// and extended attributes of the layer `below` it.
+/// Makes the folder `upper`, the writable layer of an overlay, unless it is there. It gets the owner, mode,
+/// time and extended attributes of the layer `below` it.
 ///
 /// A writable layer that is `kept` has its name only when it is complete: the next run takes it as it is.
 ///
