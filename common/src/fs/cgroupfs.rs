@@ -275,8 +275,9 @@ impl Directory {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // This is the way out after a failure, which is what gets reported.
-        let _ = remove_all(self.directories.iter().map(|directory| directory.path.as_path()), PATIENCE);
+        // This is the way out after a failure, which is reported, too.
+        let removed = remove_all(self.directories.iter().map(|directory| directory.path.as_path()), PATIENCE);
+        removed.unwrap_or_else(|error| error.report("congo"));
     }
 }
 

@@ -130,7 +130,7 @@ impl Claim {
             if !flock(&file, path, how)? {
                 return Ok(None);
             }
-            if is_at(&file, path) {
+            if is_at(&file, path)? {
                 return Ok(Some(Claim { path: path.to_owned(), file, taker: generation(), goes: None }));
             }
             if make.is_none() {
@@ -172,7 +172,7 @@ impl Claim {
     /// # Errors
     /// ENOLCK.
     pub(crate) fn let_share(&self, how: FlockOperation) -> Result<bool> {
-        Ok(flock(&self.file, &self.path, how)? && is_at(&self.file, &self.path))
+        Ok(flock(&self.file, &self.path, how)? && is_at(&self.file, &self.path)?)
     }
 
     /// Where it is.
@@ -197,7 +197,7 @@ impl Drop for Claim {
         // The last one removes it. The lock is still held, so nobody has taken it since.
         if let Some(above) = self.goes
             && rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && is_at(&self.file, &self.path)
+            && is_at(&self.file, &self.path).unwrap_or(false)
         {
             let is_folder = self.file.metadata().is_ok_and(|there| there.is_dir());
             let gone = if is_folder { fs::remove_dir(&self.path) } else { fs::remove_file(&self.path) };
@@ -246,7 +246,7 @@ pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
     Ok(match flock(&file, path, FlockOperation::NonBlockingLockShared)? {
         false => Maker::Lives,
         // Free, and still there: who ends just now removes the entry and then unlocks it.
-        true if is_at(&file, path) => Maker::Died,
+        true if is_at(&file, path)? => Maker::Died,
         true => Maker::Ended,
     })
 }
@@ -377,12 +377,12 @@ fn name(how: FlockOperation) -> &'static str {
     }
 }
 
-/// Whether the file is the one that is at this path now.
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether the file is the one that is at this path now. What cannot be seen is not taken for gone.
+fn is_at(file: &File, path: &Path) -> Result<bool> {
     let identity = |there: fs::Metadata| (there.dev(), there.ino());
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(file), Ok(there)) => identity(file) == identity(there),
-        _ => false,
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        there => Ok(identity(file.metadata().at("stat", path)?) == identity(there.at("stat", path)?)),
     }
 }
 

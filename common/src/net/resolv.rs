@@ -5,8 +5,11 @@
 //! as one; `options` lines add up. resolv.conf(5).
 
 use std::fs;
+use std::io;
 use std::mem;
 use std::net::IpAddr;
+
+use crate::sys::error::Error;
 
 /// Where the host keeps its nameservers. systemd-resolved writes the second, when the first names only
 /// itself.
@@ -34,9 +37,18 @@ pub struct ResolvConf {
 
 impl Resolver<'_> {
     /// Puts the container's text together. It has those nameservers of the host that are `reachable` from the
-    /// container. A file that is not there counts as an empty one.
+    /// container. A file that is not there counts as an empty one. So does one that cannot be read, which is
+    /// told.
     pub fn on_this_host(&self, reachable: impl Fn(IpAddr) -> bool) -> ResolvConf {
-        self.on(RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default()), reachable)
+        let text = |path| match fs::read_to_string(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Error::from_io(format!("reading {path}, for the container's nameservers"), &error)
+                    .report("congo");
+                String::new()
+            }
+            text => text.unwrap_or_default(),
+        };
+        self.on(RESOLV_CONF.map(text), reachable)
     }
 
     fn on(&self, mut texts: [String; 2], reachable: impl Fn(IpAddr) -> bool) -> ResolvConf {

@@ -8,11 +8,12 @@
 //! See socketpair(2), unix(7), mmap(2).
 
 use std::fmt;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::cmsg_space;
 use rustix::net::{
@@ -124,12 +125,14 @@ impl ChildEnd {
     /// When the parent has died: nobody would wait for this container or clean up after it.
     pub fn wait_for_go(&mut self) -> Result<()> {
         let mut go = [0];
-        self.socket
-            .read_exact(&mut go)
-            .map_err(|error| Error::new(format!("the runtime ended before the container began: {error}")))?;
+        self.socket.read_exact(&mut go).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Error::new("the runtime ended before the container began"),
+            _ => Error::from_io("waiting for the runtime's \"go\"", &error),
+        })?;
+        // Before anything else can fail: the error would wait for a second "go", which does not come.
+        self.may_go = true;
         // It may have died after its "go", but before this process asked to die with it.
         self.must_live()?;
-        self.may_go = true;
         explain::line("recv(socket)", "\"go\"", "unix(7)");
         Ok(())
     }
@@ -190,7 +193,12 @@ impl ChildEnd {
 /// poll(2) tells without being asked for it.
 pub(super) fn has_ended(socket: &UnixStream) -> Result<bool> {
     let mut hung_up = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-    Ok(poll(&mut hung_up, PollTimeout::ZERO).context("poll(socket)")? > 0)
+    loop {
+        match poll(&mut hung_up, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result.context("poll(socket)")? > 0),
+        }
+    }
 }
 
 /// Sends a copy of a descriptor to the process at the other end.

@@ -137,7 +137,9 @@ pub fn mkdir(path: impl AsRef<Path>, mode: u32) -> Result<()> {
     match result {
         Err(error) if error.errno() == Some(Errno::EEXIST) => match path.symlink_metadata() {
             Ok(there) if there.is_dir() => Ok(()),
-            _ => Err(error.hint("what is there is not a directory, or a symbolic link to one")),
+            Ok(_) => Err(error.hint("what is there is not a directory, or a symbolic link to one")),
+            // The kernel has just found something there, but does not say what.
+            Err(unknown) => Err(Error::from_io(format!("stat {}", path.display()), &unknown)),
         },
         result => result,
     }
