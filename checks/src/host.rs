@@ -148,17 +148,23 @@ impl Look {
     /// # Errors
     /// With what is new or gone.
     pub fn compare(&self, subject: &Subject) -> Checked {
-        let deadline = Instant::now() + PATIENCE;
+        let differences = self.changes(subject, PATIENCE);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        self.clean_up(subject);
+        let expected = "after the run the host is as it was before";
+        Err(Failure { left_behind: true, ..Failure::new(expected, differences.join(", ")) })
+    }
+
+    /// What is new or gone on the host, once what is about to go has had this time to go.
+    pub fn changes(&self, subject: &Subject, patience: Duration) -> Vec<String> {
+        let deadline = Instant::now() + patience;
         loop {
             self.reap();
             let differences = self.differences(&Look::at(subject));
-            if differences.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                self.clean_up(subject);
-                let expected = "after the run the host is as it was before";
-                return Err(Failure { left_behind: true, ..Failure::new(expected, differences.join(", ")) });
+            if differences.is_empty() || Instant::now() > deadline {
+                return differences;
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -260,7 +266,7 @@ const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
 /// How the names of other people's files begin, in folders that all users share: other checks' folders, and
 /// the socket of a runtime without `$TMPDIR`. The runs of these checks have a `$TMPDIR` of their own.
-const OF_OTHERS: [&str; 2] = [crate::subject::PREFIX, "congo-slirp-"];
+const OF_OTHERS: [&str; 3] = [crate::subject::PREFIX, "congo-slirp-", "congo-readme-"];
 
 /// The state folder, without root filesystems and files that are meant to stay. Also the subject's temporary
 /// files, and files with Congo's name where temporary files usually are.

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod book;
 pub mod debian;
 pub mod diff;
+pub mod faults;
 pub mod image;
 pub mod probe;
 pub mod prove;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::{bench, book, check, debian, diff, doctor, image, probe, prove, readme, security, stages, vm};
+use xtask::{
+    bench, book, check, debian, diff, doctor, faults, image, probe, prove, readme, security, stages, vm,
+};
 
 /// The tools of the course.
 #[derive(Parser)]
@@ -12,6 +14,7 @@ enum Tool {
     Check(check::Args),
     Diff(diff::Args),
     Doctor(doctor::Args),
+    Faults(faults::Args),
     Image(image::Args),
     Probe(probe::Args),
     Prove(prove::Args),
@@ -34,6 +37,7 @@ fn run() -> ExitCode {
         Tool::Check(args) => check::run(&args),
         Tool::Diff(args) => diff::run(&args),
         Tool::Doctor(args) => doctor::run(&args),
+        Tool::Faults(args) => faults::run(&args),
         Tool::Image(args) => image::run(&args),
         Tool::Probe(args) => probe::run(&args),
         Tool::Prove(args) => prove::run(&args),

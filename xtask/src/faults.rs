@@ -1,0 +1,371 @@
+//! `cargo xtask faults`: makes each system call of a runtime fail once, and looks whether it survives.
+//!
+//! A first run records every call of the runtime, its child and its helpers. Then comes a run for each place
+//! and each error that the call can give there: the kernel does not execute that one call, and the process
+//! gets the error. With `--kill`, SIGKILL ends the runtime, or the process itself, at that place instead.
+//!
+//! A run survives when it ends in time and leaves the host clean. It has failed with an error that names the
+//! errno. Or it has succeeded, and its command began with the very same ids, rights, limits, mounts,
+//! namespaces, descriptors and cgroup as without the fault.
+//!
+//! Kernel objects: those of the runtime, on a host of the checks' own. Man pages: ptrace(2), proc(5).
+
+mod lines;
+mod list;
+mod place;
+mod run;
+mod seen;
+mod trace;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use checks::{Subject, host};
+use nix::unistd::geteuid;
+
+use crate::prove::shard;
+use crate::workspace::{self, Build, Step};
+use lines::{Line, Scene};
+use list::List;
+use place::Place;
+use run::{Fault, Outcome, Plan, Point};
+
+/// Make each system call of a runtime fail once, and look whether it survives.
+///
+/// The runtime must end in time, leave the host clean, and either say what failed or give its command the
+/// same protection as ever.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The step whose runtime is tried: `0`, `step0` or `step0-basic` [default: all].
+    step: Option<String>,
+
+    /// Only calls of this name, or places that have this text: `mount`, `/dev/null`; may be given more than
+    /// once.
+    #[arg(long, value_name = "CALL")]
+    only: Vec<String>,
+
+    /// Only this command line: `plain`, `all`; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    line: Vec<String>,
+
+    /// Kill the runtime, or the process itself, at each place, in the place of failing the call.
+    #[arg(long)]
+    kill: bool,
+
+    /// Only the part K of N about equal parts: `1/3`.
+    #[arg(long, value_name = "K/N", value_parser = shard, default_value = "1/1")]
+    shard: (usize, usize),
+
+    /// The binary to try [default: the step's own, which is built first].
+    #[arg(long, value_name = "PATH", requires = "step")]
+    bin: Option<PathBuf>,
+
+    /// Print the places, and inject nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+/// Runs the tool. The exit status is 1 when a run did not survive, or an entry of the list of what cannot
+/// matter no longer fits.
+///
+/// # Errors
+/// When there is no such step or binary, the step cannot be built, or the tool is not started by root.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    ensure!(geteuid().is_root(), "only root can trace programs such as newuidmap: sudo cargo xtask faults");
+    let steps = match &args.step {
+        Some(step) => vec![workspace::step(step)?],
+        None => workspace::steps()?,
+    };
+    let mut binaries = vec![];
+    for step in &steps {
+        binaries.push(match &args.bin {
+            Some(binary) => binary.canonicalize().with_context(|| binary.display().to_string())?,
+            None => workspace::build(&[&step.name], Build::Debug)?.join(&step.name),
+        });
+    }
+    let last = steps.iter().map(|step| step.number).max().unwrap_or_default();
+    let _host = host::enter(last).context("a host of the checks' own")?;
+    let mut list = List::read()?;
+    let mut sum = Count::default();
+    for (step, binary) in steps.iter().zip(binaries) {
+        let subject = Subject::new(&binary, step.number).with_context(|| binary.display().to_string())?;
+        let scene = Scene::set(&subject)?;
+        let folder = run::folder()?;
+        for line in scene.lines() {
+            if args.line.is_empty() || args.line.iter().any(|name| name == line.name) {
+                let trial =
+                    Trial { args, step, subject: &subject, scene: &scene, line, folder: folder.path() };
+                sum += trial.run(&mut list).with_context(|| step.name.clone())?;
+            }
+        }
+    }
+    if args.list {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let everything = args.step.is_none() && args.only.is_empty() && args.line.is_empty() && args.shard.1 == 1;
+    let outdated = list.outdated(everything && !args.kill);
+    for entry in &outdated {
+        println!("xtask/faults.toml: no longer fits: {entry}");
+    }
+    println!("\n{sum}");
+    let good = sum.died == 0 && outdated.is_empty() && sum.injected > 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    injected: usize,
+    survived: usize,
+    excused: usize,
+    died: usize,
+    unreached: usize,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Count) {
+        self.injected += other.injected;
+        self.survived += other.survived;
+        self.excused += other.excused;
+        self.died += other.died;
+        self.unreached += other.unreached;
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Count { injected, survived, excused, died, unreached } = self;
+        write!(f, "{injected} injected, {survived} survived, {excused} on the list, {died} not survived")?;
+        if *unreached > 0 { write!(f, "; {unreached} places not reached again") } else { Ok(()) }
+    }
+}
+
+/// One command line of one step.
+struct Trial<'a> {
+    args: &'a Args,
+    step: &'a Step,
+    subject: &'a Subject,
+    scene: &'a Scene<'a>,
+    line: Line,
+    folder: &'a std::path::Path,
+}
+
+/// How often the same call on the same object is tried in one process: a loop that reads a file is one place.
+const TURNS: usize = 3;
+
+/// How long the host may take to be clean after a run.
+const SOON: Duration = Duration::from_millis(500);
+
+impl Trial<'_> {
+    fn start(&self, fault: Option<(&Place, &Fault)>, record: bool) -> Result<Outcome> {
+        self.scene.reset();
+        let start = self.scene.start(&self.line)?;
+        run::run(&Plan { start: &start, binary: self.subject.binary(), folder: self.folder, fault, record })
+    }
+
+    fn run(&self, list: &mut List) -> Result<Count> {
+        let began = Instant::now();
+        let name = format!("{} {}", self.step.name, self.line.name);
+        // The first runs make what later ones find.
+        self.start(None, false)?;
+        let reference = self.start(None, false)?;
+        if let Some(hangs) = &reference.hangs {
+            bail!("{}: without a fault it hangs: {hangs}", self.line.name);
+        }
+        let recorded = self.start(None, true)?;
+        self.same(&reference, &recorded)
+            .map_err(|why| anyhow::anyhow!("{}: two runs without a fault differ: {why}", self.line.name))?;
+        let again = self.start(None, true)?;
+        let steady: BTreeSet<_> = again.points.iter().map(|point| &point.place).collect();
+        let points: Vec<_> = recorded.points.iter().filter(|point| steady.contains(&point.place)).collect();
+        let look = host::Look::at(self.subject);
+        let files = self.scene.files_of_user();
+        let mut count = Count::default();
+        let faults = self.faults(&points);
+        if self.args.list {
+            for (point, _) in &faults {
+                println!("{name}: {}", shown(&point.place, &recorded));
+            }
+            return Ok(count);
+        }
+        for (point, fault) in &faults {
+            let outcome = self.start(Some((&point.place, fault)), false)?;
+            if !outcome.injected {
+                count.unreached += 1;
+                println!("{name}: {}: not reached again", shown(&point.place, &recorded));
+                continue;
+            }
+            count.injected += 1;
+            let judged = self.judge(fault, &reference, &outcome).and_then(|()| {
+                let changes = || {
+                    let mut changes = look.changes(self.subject, SOON);
+                    let now = self.scene.files_of_user();
+                    changes
+                        .extend(now.difference(&files).map(|file| format!("a new file: {}", file.display())));
+                    changes
+                };
+                self.host_is_clean(fault, &reference, &outcome, changes)
+            });
+            let role = recorded.roles.get(&point.place.process).map_or("runtime", String::as_str);
+            match judged {
+                Ok(()) => count.survived += 1,
+                Err(why)
+                    if list.excuses(self.step.number, self.line.name, role, &point.place, fault, &why) =>
+                {
+                    count.excused += 1;
+                }
+                Err(why) => {
+                    count.died += 1;
+                    println!("{name}: {}: {}: {why}", shown(&point.place, &recorded), named(fault));
+                    // So that one failure is not the cause of the next.
+                    let _ = look.compare(self.subject);
+                }
+            }
+            let _ = std::io::stdout().flush();
+        }
+        println!("{name}: {} places: {count} ({:.0?})", points.len(), began.elapsed());
+        Ok(count)
+    }
+
+    /// What is to go wrong, one after the other.
+    fn faults<'p>(&self, points: &[&'p Point]) -> Vec<(&'p Point, Fault)> {
+        let mut last = HashMap::new();
+        for point in points {
+            last.insert((&point.place.process, &point.place.what), point.place.turn);
+        }
+        let mut faults = vec![];
+        for &point in points {
+            let Place { process, what, turn } = &point.place;
+            if *turn >= TURNS && last[&(process, what)] != *turn {
+                continue;
+            }
+            let call = what.split('(').next().unwrap_or_default();
+            let wanted = |only: &String| call == only || what.contains(only.as_str()) && only.contains('/');
+            if !self.args.only.is_empty() && !self.args.only.iter().any(wanted) {
+                continue;
+            }
+            if !self.args.kill {
+                faults.extend(point.errnos.iter().map(|errno| (point, Fault::Errno(*errno))));
+            } else if point.acts {
+                faults.push((point, Fault::KillRuntime));
+                if process != "runtime" {
+                    faults.push((point, Fault::KillItself));
+                }
+            }
+        }
+        let (part, parts) = self.args.shard;
+        faults
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| index % parts == part - 1)
+            .map(|(_, it)| it)
+            .collect()
+    }
+
+    /// Whether a run has ended as the one without a fault.
+    fn same(&self, reference: &Outcome, outcome: &Outcome) -> Result<(), String> {
+        if outcome.status != reference.status {
+            return Err(format!("status {:?}, not {:?}", outcome.status, reference.status));
+        }
+        // On a terminal there are also the runtime's own words.
+        let is_shown = self.line.terminal && outcome.stdout.contains(&reference.stdout);
+        if outcome.stdout != reference.stdout && !is_shown {
+            return Err(format!("the output {:?}, not {:?}", outcome.stdout, reference.stdout));
+        }
+        let (ours, theirs) = match (&outcome.seen, &reference.seen) {
+            (Some(ours), Some(theirs)) => (ours, theirs),
+            (None, None) => return Ok(()),
+            (None, Some(_)) => return Err("the command was not executed".into()),
+            (Some(_), None) => return Err("a command was executed".into()),
+        };
+        let names: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        let differs = names.into_iter().find(|name| ours.get(*name) != theirs.get(*name));
+        differs
+            .map_or(Ok(()), |name| Err(format!("{name} is {:?}, not {:?}", ours.get(name), theirs.get(name))))
+    }
+
+    fn judge(&self, fault: &Fault, reference: &Outcome, outcome: &Outcome) -> Result<(), String> {
+        if let Some(hangs) = &outcome.hangs {
+            return Err(format!("does not end: {hangs}"));
+        }
+        let told = outcome.stderr.trim();
+        if told.contains("panicked at") || told.contains("memory allocation of") {
+            return Err(format!("panics: {told}"));
+        }
+        if *fault == Fault::KillRuntime {
+            return match outcome.status {
+                // A kill may come too late: the call that ends the process.
+                Some(137) => Ok(()),
+                status if status == reference.status => Ok(()),
+                status => Err(format!("killed, it has the status {status:?}")),
+            };
+        }
+        let difference = match self.same(reference, outcome) {
+            Ok(()) => return Ok(()),
+            Err(difference) => difference,
+        };
+        match outcome.status {
+            // SIGKILL is somebody's wish: the status tells of it, as of a command's that was killed.
+            Some(137) if *fault == Fault::KillItself && outcome.seen.is_none() => Ok(()),
+            Some(125..=127) if outcome.status != reference.status || reference.seen.is_none() => {
+                let begin = format!("{}: ", self.step.name);
+                let names_errno = match fault {
+                    Fault::Errno(errno) => told.contains(&format!("{errno:?}")),
+                    Fault::KillRuntime | Fault::KillItself => true,
+                };
+                let is_told =
+                    told.lines().any(|line| line.starts_with(&begin) || line.starts_with("congo: "));
+                if is_told && names_errno {
+                    return Ok(());
+                }
+                Err(format!("its error does not name the operation: {told:?}"))
+            }
+            _ => Err(format!("{difference}; told: {told:?}")),
+        }
+    }
+
+    /// At once, or, after a kill and where the runtime has said that something is left, after the next run.
+    fn host_is_clean(
+        &self,
+        fault: &Fault,
+        reference: &Outcome,
+        outcome: &Outcome,
+        changes: impl Fn() -> Vec<String>,
+    ) -> Result<(), String> {
+        let killed = !matches!(fault, Fault::Errno(_));
+        let found = if killed { vec![] } else { changes() };
+        if found.is_empty() && !killed {
+            return Ok(());
+        }
+        let next = self.start(None, false).map_err(|error| format!("{error:#}"))?;
+        self.same(reference, &next)
+            .map_err(|why| format!("the next run is not as ever: {why}; told: {:?}", next.stderr.trim()))?;
+        let still = changes();
+        if !still.is_empty() {
+            return Err(format!("even after the next run: {}", still.join(", ")));
+        }
+        if !killed && outcome.stderr.trim() == reference.stderr.trim() {
+            return Err(format!("until the next run, without a word: {}", found.join(", ")));
+        }
+        Ok(())
+    }
+}
+
+fn named(fault: &Fault) -> String {
+    match fault {
+        Fault::Errno(errno) => format!("{errno:?}"),
+        Fault::KillRuntime => "the runtime killed".into(),
+        Fault::KillItself => "killed".into(),
+    }
+}
+
+/// A place, with its role in the place of its descent.
+fn shown(place: &Place, recorded: &Outcome) -> String {
+    let roles: &BTreeMap<_, _> = &recorded.roles;
+    let role = roles.get(&place.process).map_or("runtime", String::as_str);
+    let text = place.to_string();
+    format!("{role}{}", text.strip_prefix(&place.process).unwrap_or_default())
+}
