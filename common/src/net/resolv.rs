@@ -40,7 +40,7 @@ impl Resolver<'_> {
     /// container. A file that is not there counts as an empty one. So does one that cannot be read, which is
     /// told.
     pub fn on_this_host(&self, reachable: impl Fn(IpAddr) -> bool) -> ResolvConf {
-        let text = |path| match fs::read_to_string(path) {
+        let text = |path: &str| match fs::read_to_string(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Error::from_io(format!("reading {path}, for the container's nameservers"), &error)
                     .report("congo");
