@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod book;
+mod built;
 pub mod debian;
 pub mod diff;
 pub mod faults;
@@ -10,6 +11,7 @@ pub mod probe;
 pub mod prove;
 pub mod readme;
 pub mod security;
+pub mod soak;
 pub mod stages;
 pub mod vm;
 

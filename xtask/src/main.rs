@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use xtask::{
-    bench, book, check, debian, diff, doctor, faults, image, probe, prove, readme, security, stages, vm,
+    bench, book, check, debian, diff, doctor, faults, image, probe, prove, readme, security, soak, stages, vm,
 };
 
 /// The tools of the course.
@@ -25,6 +25,7 @@ enum Tool {
     Bench(bench::Args),
     Debian(debian::Args),
     Stages(stages::Args),
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +49,7 @@ fn run() -> ExitCode {
         Tool::Bench(args) => bench::run(&args),
         Tool::Debian(args) => debian::run(&args),
         Tool::Stages(args) => stages::run(&args),
+        Tool::Soak(args) => soak::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

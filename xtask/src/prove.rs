@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use checks::exercises::{self, Exercise};
 use serde::Deserialize;
 
+use crate::built;
 use crate::workspace::{self, Step, cargo};
 use mutants::Mutant;
 
@@ -187,6 +188,7 @@ impl Copy {
         }
         fs::create_dir_all(&copy.root)?;
         fs::copy(&this, &copy.xtask).context("copying this program")?;
+        built::share(&copy.target)?;
         for entry in workspace::root().read_dir()? {
             let entry = entry?;
             if entry.file_name() != "target" && entry.file_name() != ".git" {

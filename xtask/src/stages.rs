@@ -18,6 +18,7 @@ use congo::stages::{self, Stage, Table};
 use congo::task::Task;
 use similar::{DiffOp, TextDiff};
 
+use crate::built;
 use crate::prove::{Found, shard};
 use crate::readme::{self, Sandbox};
 use crate::workspace::{self, Step, cargo};
@@ -564,6 +565,7 @@ fn build(stage: &Stage) -> Result<PathBuf> {
     fs::write(folder.join("Cargo.toml"), manifest + "\n[lints.rust]\nwarnings = \"deny\"\n")?;
     fs::copy(workspace::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
     let target = workspace::root().join("target/stages/target");
+    built::share(&target)?;
     let status =
         cargo().args(["build", "--quiet"]).current_dir(&folder).env("CARGO_TARGET_DIR", &target).status()?;
     ensure!(status.success(), "stage {} does not build without warnings", stage.id());
