@@ -21,6 +21,7 @@ pub(crate) mod mounts;
 pub mod namespace;
 pub mod privilege;
 pub mod pty;
+pub(crate) mod short;
 pub(crate) mod signal;
 
 pub use calls::*;

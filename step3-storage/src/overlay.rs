@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use common::fs::mount::{Overlay, make_lasting, mount_overlay, open_folder};
-use common::fs::overlay::{before, make_upper};
+use common::fs::overlay::{make_upper, missing};
 use common::fs::path::{Kind, make_beneath};
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
 use common::sys::mkdir;
@@ -52,10 +52,8 @@ impl Layers {
         let folder = ContainerFolder::create(home)?;
         let kept = keep.map(|name| kept(home, name)).transpose()?;
         let layers = Layers {
-            missing: MOUNT_POINTS
-                .iter()
-                .filter(|(path, _)| before(&lower, Path::new(path)).is_none())
-                .collect(),
+            // The root of an image mostly lacks some.
+            missing: missing(&lower, &MOUNT_POINTS),
             lower,
             folder,
             home: home.to_owned(),

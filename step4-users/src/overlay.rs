@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use common::fs::mount::{Detached, make_lasting};
-use common::fs::overlay::{before, make_upper};
+use common::fs::overlay::{make_upper, missing};
 use common::fs::path::{Kind, make_beneath};
 use common::ids::idmap::{ShiftedLayers, with_files_of};
 use common::keep::state::{ContainerFolder, KeptFolder, kept};
@@ -63,10 +63,8 @@ impl Layers {
         let folder = ContainerFolder::create(home)?;
         let kept = keep.map(|name| kept(home, name)).transpose()?;
         let layers = Layers {
-            missing: MOUNT_POINTS
-                .iter()
-                .filter(|(path, _)| before(&lower, Path::new(path)).is_none())
-                .collect(),
+            // The root of an image mostly lacks some.
+            missing: missing(&lower, &MOUNT_POINTS),
             lower,
             mounted,
             folder,

@@ -312,6 +312,11 @@ static _Noreturn void child(int socket, int groups, char groups_of[][4096], cons
         layers = overlay(-1);
     if (level == 4)
         layers = take(socket);
+    if (level >= 2) {
+        /* In a user namespace, groups beyond its map are refused. */
+        put("0", "/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        put(level == 4 ? "0 65535" : "0 2147483647", "/proc/sys/net/ipv4/ping_group_range");
+    }
     int proc = filesystem("proc", NOSUID | NODEV | NOEXEC);
     if (level >= 2)
         sys = filesystem("sysfs", NOSUID | NODEV | NOEXEC | READ_ONLY);

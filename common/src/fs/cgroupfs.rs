@@ -8,11 +8,11 @@
 //! whose lock is free was left by a runtime that was killed, and the next run removes it.
 //! See cgroups(7), and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -24,10 +24,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
-use crate::fs::claim::{self, Claim};
+use crate::fs::claim::{self, Claim, random_digits};
 use crate::fs::mount::mountinfo::{self, Mount};
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::folder::names_in;
+use crate::sys::short::read_text;
 use crate::sys::{call, write_value};
 
 const PREFIX: &str = "congo-";
@@ -182,7 +183,7 @@ impl Cgroup {
         if self.does_without(controller) {
             return 0;
         }
-        let text = fs::read_to_string(self.directory(controller).path.join(file)).unwrap_or_default();
+        let text = read_text(self.directory(controller).path.join(file)).unwrap_or_default();
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or(0)
     }
@@ -299,8 +300,9 @@ struct Hierarchy {
     mountpoint: PathBuf,
     /// What part of the hierarchy the mount shows: `/` or, in a container, its own part.
     root: PathBuf,
-    /// v1: the mount's options, among which are the controllers' names. v2: its `cgroup.controllers`.
-    controllers: Vec<String>,
+    /// v1: the mount's options, among which are the controllers' names. v2: its `cgroup.controllers`, once
+    /// somebody asks for them.
+    controllers: OnceCell<Vec<String>>,
 }
 
 impl Hierarchy {
@@ -308,11 +310,6 @@ impl Hierarchy {
     fn mounted() -> Result<Vec<Hierarchy>> {
         let mut hierarchies: Vec<_> =
             mountinfo::read()?.into_iter().filter_map(Hierarchy::of_mount).collect();
-        for v2 in hierarchies.iter_mut().filter(|hierarchy| hierarchy.version == Version::V2) {
-            // Unreadable, when something else was mounted over it: then it has no controllers for us.
-            let controllers = read(&v2.mountpoint.join("cgroup.controllers")).unwrap_or_default();
-            v2.controllers = controllers.split_whitespace().map(str::to_owned).collect();
-        }
         hierarchies.sort_by_key(|hierarchy| hierarchy.version == Version::V2);
         Ok(hierarchies)
     }
@@ -323,12 +320,22 @@ impl Hierarchy {
             "cgroup2" => Version::V2,
             _ => return None,
         };
-        let controllers = mount.super_options.split(',').map(str::to_owned).collect();
+        let controllers = match version {
+            Version::V1 => {
+                OnceCell::from(mount.super_options.split(',').map(str::to_owned).collect::<Vec<_>>())
+            }
+            Version::V2 => OnceCell::new(),
+        };
         Some(Hierarchy { version, mountpoint: mount.point, root: mount.root, controllers })
     }
 
     fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().any(|name| name == controller)
+        let controllers = self.controllers.get_or_init(|| {
+            // Unreadable, when something else was mounted over it: then it has no controllers for us.
+            let text = read(&self.mountpoint.join("cgroup.controllers")).unwrap_or_default();
+            text.split_whitespace().map(str::to_owned).collect()
+        });
+        controllers.iter().any(|name| name == controller)
     }
 
     /// The directory in which to make a container's: the first, from the top down to this process's own, that
@@ -421,7 +428,7 @@ fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
         let others = others.filter(|directory| directory != path && is_there(directory)).collect::<Vec<_>>();
         remove_all([path].into_iter().chain(others.iter().map(PathBuf::as_path)), SWEEP_PATIENCE)
     });
-    swept.unwrap_or_else(|error| error.report("congo"));
+    swept.map_or_else(|error| error.report("congo"), drop);
 }
 
 /// Only when the kernel says so: what cannot be seen now may be there.
@@ -493,17 +500,8 @@ fn write(path: &Path, value: &str) -> Result<()> {
     write_value("cgroups(7)", path, value)
 }
 
-/// Reads a file of the kernel's, of which the size is not known beforehand: mostly in one call.
 fn read(path: &Path) -> Result<String> {
-    let mut text = String::with_capacity(8 << 10);
-    File::open(path).and_then(|mut file| file.read_to_string(&mut text)).at("reading", path)?;
-    Ok(text)
-}
-
-/// The keys of a `RandomState` are the kernel's random numbers, and each one has others.
-fn random_digits() -> String {
-    let bits = RandomState::new().hash_one(std::process::id());
-    format!("{:012x}", bits >> 16)
+    read_text(path).at("reading", path)
 }
 
 fn rmdir(directory: &Path) -> nix::Result<()> {
@@ -560,12 +558,5 @@ mod tests {
         fs::remove_file(paths[1].join("file")).unwrap();
         cgroup().remove().unwrap();
         assert_eq!(there(), [false; 3]);
-    }
-
-    #[test]
-    fn a_name_is_twelve_digits_and_each_time_another() {
-        let names = [(); 100].map(|()| random_digits());
-        assert!(names.iter().all(|name| name.len() == 12 && name.bytes().all(|it| it.is_ascii_hexdigit())));
-        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
     }
 }

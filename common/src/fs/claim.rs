@@ -10,7 +10,7 @@
 //! lock, whether the locked file still has its name, and begins anew where it has not. Man pages: flock(2),
 //! open(2).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -55,6 +55,9 @@ pub(crate) enum Make {
 pub(crate) struct Claim {
     path: PathBuf,
     file: File,
+    /// What tells the file from any other.
+    identity: Identity,
+    is_folder: bool,
     /// Which process has locked it. A child has a copy of the value, and the same lock: it must leave lock
     /// and entry to its parent. Pids cannot tell the two: in a container around us, both may be 1.
     taker: u32,
@@ -110,28 +113,34 @@ impl Claim {
 
     fn made(make: Option<Make>, path: &Path, how: FlockOperation) -> Result<Option<Claim>> {
         for _ in 0..TRIES {
-            let folder =
-                if make == Some(Make::File) { path.parent() } else { Some(path).filter(|_| make.is_some()) };
-            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-                own::make(folder, Access::Owner.mode()).at("make", folder)?;
-            }
             let file = match open(path, make == Some(Make::File)) {
-                // Somebody removed it, or the folder in which it was, between two calls.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && make.is_some() => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                // Nothing was ever there. Or somebody removed it, or the folder in which it was, just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let Some(make) = make else { return Ok(None) };
+                    let folder = if make == Make::File { path.parent() } else { Some(path) };
+                    if let Some(folder) = folder {
+                        own::make(folder, Access::Owner.mode()).at("make", folder)?;
+                    }
+                    continue;
+                }
                 result => result.at("open", path).hint_if(Errno::ELOOP, LINK)?,
             };
             // Who can open it can lock it, and so keep us waiting.
-            match make {
+            let there = match make {
                 Some(Make::File) => own::take(&file, path, 0o600)?,
                 Some(Make::Folder) => own::take(&file, path, Access::Owner.mode())?,
-                None => {}
+                None => file.metadata().at("read", path)?,
+            };
+            if make == Some(Make::Folder) && !there.is_dir() {
+                return Err(Errno::EEXIST).at("make", path);
             }
             if !flock(&file, path, how)? {
                 return Ok(None);
             }
-            if is_at(&file, path)? {
-                return Ok(Some(Claim { path: path.to_owned(), file, taker: generation(), goes: None }));
+            let identity = identity(&there);
+            if is_at(identity, path)? {
+                let (path, is_folder, taker) = (path.to_owned(), there.is_dir(), generation());
+                return Ok(Some(Claim { path, file, identity, is_folder, taker, goes: None }));
             }
             if make.is_none() {
                 return Ok(None);
@@ -172,7 +181,7 @@ impl Claim {
     /// # Errors
     /// ENOLCK.
     pub(crate) fn let_share(&self, how: FlockOperation) -> Result<bool> {
-        Ok(flock(&self.file, &self.path, how)? && is_at(&self.file, &self.path)?)
+        Ok(flock(&self.file, &self.path, how)? && is_at(self.identity, &self.path)?)
     }
 
     /// Where it is.
@@ -197,10 +206,9 @@ impl Drop for Claim {
         // The last one removes it. The lock is still held, so nobody has taken it since.
         if let Some(above) = self.goes
             && rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && is_at(&self.file, &self.path).unwrap_or(false)
+            && is_at(self.identity, &self.path).unwrap_or(false)
         {
-            let is_folder = self.file.metadata().is_ok_and(|there| there.is_dir());
-            let gone = if is_folder { fs::remove_dir(&self.path) } else { fs::remove_file(&self.path) };
+            let gone = if self.is_folder { fs::remove_dir(&self.path) } else { fs::remove_file(&self.path) };
             let mut folders = self.path.ancestors().skip(1).take(above);
             let _ = gone.and_then(|()| folders.try_for_each(fs::remove_dir));
         }
@@ -246,9 +254,16 @@ pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
     Ok(match flock(&file, path, FlockOperation::NonBlockingLockShared)? {
         false => Maker::Lives,
         // Free, and still there: who ends just now removes the entry and then unlocks it.
-        true if is_at(&file, path)? => Maker::Died,
+        true if is_at(identity(&file.metadata().at("stat", path)?), path)? => Maker::Died,
         true => Maker::Ended,
     })
+}
+
+/// A name that nobody can guess: twelve digits, each time others. The keys of a `RandomState` are random
+/// numbers of the kernel.
+pub(crate) fn random_digits() -> String {
+    let bits = RandomState::new().hash_one(std::process::id());
+    format!("{:012x}", bits >> 16)
 }
 
 /// Removes what killed processes have left in `folder`: those entries of which `is_claim` knows the name, and
@@ -257,7 +272,8 @@ pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
 /// running.
 ///
 /// Of many entries it looks at a few, and begins at a random one. So a start takes no longer when a thousand
-/// containers live, and every dead one's entry is found by one of the next runs.
+/// containers live, and every dead one's entry is found by one of the next runs. Returns the names of the
+/// entries that remain.
 ///
 /// # Errors
 /// EACCES, EIO when the folder cannot be read. That it is not there is fine.
@@ -265,10 +281,18 @@ pub(crate) fn sweep(
     folder: &Path,
     is_claim: impl Fn(&OsStr) -> bool,
     remove: impl FnMut(&Path) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<OsString>> {
     sweep_and_tell(folder, is_claim, remove, |error| {
         tell(format_args!("congo: what a killed runtime may have left stays there: {}", error.in_one_line()));
     })
+}
+
+/// Lets a list of more than [`LIVING`] begin at a random one of its entries.
+pub(crate) fn begin_anywhere<T>(entries: &mut [T]) {
+    if entries.len() > LIVING {
+        let random = RandomState::new().hash_one(std::process::id()) as usize;
+        entries.rotate_left(random % entries.len());
+    }
 }
 
 fn sweep_and_tell(
@@ -276,35 +300,33 @@ fn sweep_and_tell(
     is_claim: impl Fn(&OsStr) -> bool,
     mut remove: impl FnMut(&Path) -> Result<()>,
     mut tell: impl FnMut(&Error),
-) -> Result<()> {
+) -> Result<Vec<OsString>> {
     let mut names = match names_in(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         result => result.at("read", folder)?,
     };
     names.retain(|name| is_claim(name));
-    if names.len() > LIVING {
-        let random = RandomState::new().hash_one(std::process::id()) as usize;
-        let first = random % names.len();
-        names.rotate_left(first);
-    }
+    begin_anywhere(&mut names);
     let (mut living, mut dead) = (0, 0);
-    for name in names {
+    names.retain(|name| {
         if living == LIVING || dead == DEAD {
-            break;
+            return true;
         }
-        let swept = match Claim::of(&folder.join(&name), FlockOperation::NonBlockingLockExclusive) {
+        let swept = match Claim::of(&folder.join(name), FlockOperation::NonBlockingLockExclusive) {
             // A living one's lock is taken. Or it has just removed the entry.
             Ok(None) => {
                 living += 1;
-                continue;
+                return true;
             }
             Ok(Some(claim)) => remove(claim.path()),
             Err(error) => Err(error),
         };
         dead += 1;
+        let remains = swept.is_err();
         swept.unwrap_or_else(|error| tell(&error));
-    }
-    Ok(())
+        remains
+    });
+    Ok(names)
 }
 
 /// Opens what is at `path`, or makes a file there. Follows no link, and does not wait for the writer of a
@@ -319,11 +341,15 @@ fn open(path: &Path, make: bool) -> io::Result<File> {
 /// Locks an open file; `false` when another process has it, and `how` does not wait. Waits until it is free,
 /// or a signal ends this process. Where such a signal is blocked, the wait ends with an error.
 fn flock(file: &File, path: &Path, how: FlockOperation) -> Result<bool> {
-    let endings = blocked_endings();
-    let locked = match without_waiting(how) {
-        Some(how) if !endings.is_empty() => look_until_free(file, path, how, &endings)?,
-        _ => rustix::fs::flock(file, how),
-    };
+    // Mostly nobody has it, and then there is nothing to ask about signals.
+    let mut locked = rustix::fs::flock(file, without_waiting(how).unwrap_or(how));
+    if let (Err(rustix::io::Errno::WOULDBLOCK), Some(at_once)) = (locked, without_waiting(how)) {
+        let endings = blocked_endings();
+        locked = match endings.is_empty() {
+            true => rustix::fs::flock(file, how),
+            false => look_until_free(file, path, at_once, &endings)?,
+        };
+    }
     match locked {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         result => {
@@ -377,12 +403,18 @@ fn name(how: FlockOperation) -> &'static str {
     }
 }
 
-/// Whether the file is the one that is at this path now. What cannot be seen is not taken for gone.
-fn is_at(file: &File, path: &Path) -> Result<bool> {
-    let identity = |there: fs::Metadata| (there.dev(), there.ino());
+/// Device and number of a file.
+type Identity = (u64, u64);
+
+fn identity(there: &fs::Metadata) -> Identity {
+    (there.dev(), there.ino())
+}
+
+/// Whether this is the file that is at this path now. What cannot be seen is not taken for gone.
+fn is_at(file: Identity, path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        there => Ok(identity(file.metadata().at("stat", path)?) == identity(there.at("stat", path)?)),
+        there => Ok(identity(&there.at("stat", path)?) == file),
     }
 }
 

@@ -6,6 +6,7 @@
 //! mounted here.
 //! Sources: the kernel's filesystems/overlayfs, "whiteouts and opaque directories".
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -19,7 +20,7 @@ use crate::sys::mkdir;
 
 /// The file at this path in the lower layers, which are given lowest first. `path` is relative to the root.
 /// The topmost layer that says anything about the path counts. No link on the way is followed.
-pub fn before(lower: &[PathBuf], path: &Path) -> Option<Metadata> {
+fn before(lower: &[PathBuf], path: &Path) -> Option<Metadata> {
     for layer in lower.iter().rev() {
         match look_up(layer, path) {
             Found::This(there) => return Some(there),
@@ -50,6 +51,42 @@ pub fn make_upper(upper: &Path, below: Option<&PathBuf>, kept: bool) -> Result<(
         fs::rename(&new, upper).at("make", upper)?;
     }
     Ok(())
+}
+
+/// Those of `paths` that none of the layers has. The layers are given lowest first. Each is asked once for
+/// what is in its top folder, and mostly that says it. Else a container of a hundred layers would wait for
+/// thousands of calls.
+pub fn missing<'a, T>(lower: &[PathBuf], paths: &'a [(&str, T)]) -> Vec<&'a (&'a str, T)> {
+    let mut open: Vec<usize> = (0..paths.len()).collect();
+    let mut missing = Vec::new();
+    for (depth, layer) in lower.iter().enumerate().rev() {
+        if open.is_empty() {
+            break;
+        }
+        // The lowest one mostly has them all, and then a list of it tells nothing new.
+        let listed = if depth > 0 { names(layer).ok() } else { None };
+        let is_listed = |path: &Path| {
+            listed.as_ref().is_none_or(|listed| {
+                path.iter().next().is_some_and(|it| listed.iter().any(|name| name == it))
+            })
+        };
+        let is_opaque = OnceCell::new();
+        open.retain(|&which| {
+            let path = Path::new(paths[which].0);
+            let found = match is_listed(path) {
+                true => look_up(layer, path),
+                false if *is_opaque.get_or_init(|| self::is_opaque(layer)) => Found::Nothing,
+                false => Found::AskBelow,
+            };
+            if matches!(found, Found::Nothing) {
+                missing.push(which);
+            }
+            matches!(found, Found::AskBelow)
+        });
+    }
+    missing.extend(open);
+    missing.sort_unstable();
+    missing.into_iter().map(|which| &paths[which]).collect()
 }
 
 /// What the container has added (A), changed (C) and deleted (D) in the writable layer `upper` over the lower
@@ -133,4 +170,39 @@ pub(crate) fn is_whiteout(file: &Metadata) -> bool {
 /// The names in a folder.
 fn names(folder: &Path) -> Result<Vec<OsString>> {
     names_in(folder).at("read", folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_what_no_layer_has() {
+        let home = tempfile::tempdir().unwrap();
+        let layers = ["lowest", "middle", "top"].map(|name| home.path().join(name));
+        for folder in ["lowest/etc", "lowest/proc", "lowest/sys", "middle/etc", "middle/usr", "top/tmp"] {
+            fs::create_dir_all(home.path().join(folder)).unwrap();
+        }
+        fs::write(home.path().join("lowest/etc/hosts"), "").unwrap();
+        symlink("/proc/mounts", home.path().join("middle/etc/mtab")).unwrap();
+        // What is in the place of a folder hides all that the layers below have in it.
+        fs::write(home.path().join("top/sys"), "").unwrap();
+        let paths =
+            ["dev", "etc/hosts", "etc/hostname", "proc", "etc/mtab", "sys/kernel"].map(|path| (path, ()));
+        let found = |lower: &[PathBuf]| missing(lower, &paths).iter().map(|it| it.0).collect::<Vec<_>>();
+        assert_eq!(found(&layers), ["dev", "etc/hostname", "sys/kernel"]);
+        for lower in [&layers[..], &layers[1..], &layers[..1], &[]] {
+            let one_by_one = paths.iter().filter(|(path, ())| before(lower, Path::new(path)).is_none());
+            assert_eq!(found(lower), one_by_one.map(|it| it.0).collect::<Vec<_>>());
+        }
+        // An attribute that a user namespace may set, too.
+        if xattr::set(&layers[2], "user.overlay.opaque", b"y").is_ok() {
+            assert_eq!(
+                found(&layers),
+                ["dev", "etc/hosts", "etc/hostname", "proc", "etc/mtab", "sys/kernel"]
+            );
+        }
+    }
 }

@@ -5,8 +5,8 @@
 //! open a file, or a folder, can also lock it, and so keep every container waiting. So each of these folders
 //! must be no link, belong to root or the caller, and be writable for no other user.
 //!
-//! Kernel objects: folders, opened without following a link, and then looked at by that descriptor. The
-//! folders above are not looked at. A user with the right to rename there can put another folder in the place
+//! Kernel objects: folders, looked at without following a link, and changed by a descriptor. The folders
+//! above are not looked at. A user with the right to rename there can put another folder in the place
 //! of this one. The next run refuses that one. Man pages: open(2) on `O_NOFOLLOW`, inode(7),
 //! path_resolution(7).
 
@@ -53,6 +53,14 @@ pub(crate) fn own_folder(folder: &Path, access: Access) -> Result<PathBuf> {
     let folder = without_slash(folder);
     let mut made = false;
     for _ in 0..TRIES {
+        // Mostly one look is all that it takes.
+        let there = look(&folder)?;
+        if !made
+            && let Some(there) = &there
+            && there.mode() & 0o777 & !access.mode() == 0
+        {
+            return Ok(folder);
+        }
         if let Some(open) = open_folder(&folder)? {
             take(&open, &folder, access.mode())?;
             if made {
@@ -73,9 +81,7 @@ pub(crate) fn own_folder(folder: &Path, access: Access) -> Result<PathBuf> {
 /// As [`own_folder`], but nothing is made or changed.
 pub(crate) fn check_own(folder: PathBuf) -> Result<PathBuf> {
     let folder = without_slash(&folder);
-    if let Some(open) = open_folder(&folder)? {
-        check(&folder, &open.metadata().at("read", &folder)?)?;
-    }
+    look(&folder)?;
     Ok(folder)
 }
 
@@ -94,18 +100,19 @@ pub(crate) fn is_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|there| there.is_dir())
 }
 
-/// Looks whether an open file or folder is Congo's own, and takes from others what is not in `mode`.
+/// Looks whether an open file or folder is Congo's own, and takes from others what is not in `mode`. Returns
+/// what it was before.
 ///
 /// # Errors
 /// As [`own_folder`].
-pub(super) fn take(open: &File, path: &Path, mode: u32) -> Result<()> {
+pub(super) fn take(open: &File, path: &Path, mode: u32) -> Result<fs::Metadata> {
     let there = open.metadata().at("read", path)?;
     check(path, &there)?;
     // Root's are not an ordinary user's to change.
-    if there.mode() & 0o777 & !mode == 0 || there.uid() != geteuid().as_raw() {
-        return Ok(());
+    if there.mode() & 0o777 & !mode != 0 && there.uid() == geteuid().as_raw() {
+        open.set_permissions(Permissions::from_mode(there.mode() & mode)).at("set the mode of", path)?;
     }
-    open.set_permissions(Permissions::from_mode(there.mode() & mode)).at("set the mode of", path)
+    Ok(there)
 }
 
 /// Makes a folder with this mode, and those above it, also where others remove them when nothing is in them.
@@ -131,6 +138,23 @@ pub(super) fn make(folder: &Path, mode: u32) -> io::Result<()> {
     made
 }
 
+/// Looks at a folder, which must be Congo's own; `None` when there is none.
+fn look(folder: &Path) -> Result<Option<fs::Metadata>> {
+    match fs::symlink_metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(there) if !there.is_dir() => Err(no_folder(folder)),
+        there => {
+            let there = there.at("read", folder)?;
+            check(folder, &there)?;
+            Ok(Some(there))
+        }
+    }
+}
+
+fn no_folder(path: &Path) -> Error {
+    Error::from_errno(format!("{}: a symbolic link or a file", path.display()), Errno::ENOTDIR).hint(REMEDY)
+}
+
 /// Opens a folder; `None` when there is none.
 fn open_folder(folder: &Path) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
@@ -139,8 +163,7 @@ fn open_folder(folder: &Path) -> Result<Option<File>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         // By both flags, a link is no folder.
         Err(_) if fs::symlink_metadata(folder).is_ok_and(|there| !there.is_dir()) => {
-            let what = format!("{}: a symbolic link or a file", folder.display());
-            return Err(Error::from_errno(what, Errno::ENOTDIR).hint(REMEDY));
+            return Err(no_folder(folder));
         }
         opened => opened.at("open", folder)?,
     };

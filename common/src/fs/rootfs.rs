@@ -19,6 +19,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 
@@ -58,7 +59,13 @@ const SEARCH: [&str; 9] = [
 /// When `CONGO_HOME` is not absolute, or a user has no home folder; it is a link, belongs to another user
 /// than root and the caller, or others may write to it.
 pub fn state_dir() -> Result<PathBuf> {
-    check_own(state_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())?)
+    // Once for a start: what it was asked for first, it stays.
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let found = check_own(state_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())?)?;
+    Ok(FOUND.get_or_init(|| found).clone())
 }
 
 fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf> {
@@ -137,6 +144,16 @@ pub fn default_root() -> Result<PathBuf> {
 ///
 /// Those of [`build()`]; no part of a root remains then.
 pub fn default_root_in(state: &Path) -> Result<PathBuf> {
+    // A start asks twice: before it has users of its own, and after.
+    static FOUND: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    match found.as_ref().filter(|root| **root == state.join("rootfs").join(NAME)) {
+        Some(root) => Ok(root.clone()),
+        None => find_or_build(state).inspect(|root| *found = Some(root.clone())),
+    }
+}
+
+fn find_or_build(state: &Path) -> Result<PathBuf> {
     check_own(state.to_owned())?;
     let folder = check_own(state.join("rootfs"))?;
     let root = folder.join(NAME);

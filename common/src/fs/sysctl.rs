@@ -18,6 +18,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 #[cfg(feature = "network")]
 use crate::sys::error::Error;
 use crate::sys::error::{Context, Hint, Result};
+use crate::sys::short::read_text;
 use crate::sys::write_value;
 #[cfg(feature = "network")]
 use crate::values::Sysctl;
@@ -138,7 +139,7 @@ pub fn set(sysctls: &[Sysctl]) -> Result<()> {
 /// When `/proc` is not mounted.
 pub fn highest_group() -> Result<u32> {
     const MAP: &str = "/proc/thread-self/gid_map";
-    let map = fs::read_to_string(MAP).at("read", MAP)?;
+    let map = read_text(MAP).at("read", MAP)?;
     Ok(highest_of(&map))
 }
 

@@ -10,7 +10,7 @@
 mod tests;
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -22,6 +22,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::fs::path::open_beneath;
 use crate::sys::error::{Context, Error, Result};
+use crate::sys::short::read;
 use crate::values::{NameOrId, User};
 
 /// How much of a file is read. A host with 100,000 users has 10 MiB.
@@ -78,7 +79,7 @@ fn nobody(kind: &str, name: &str, file: &str) -> Error {
 /// The name that the host's own list gives to an id. Only the file is asked: it is for messages and lists of
 /// ids.
 pub(crate) fn name_on_host(id: u32) -> Option<Vec<u8>> {
-    let users = fs::read("/etc/passwd").ok()?;
+    let users = read("/etc/passwd").ok()?;
     entries(&users).filter_map(Entry::parse).find(|entry| entry.id == id).map(|entry| entry.name.to_vec())
 }
 
@@ -87,11 +88,11 @@ pub(crate) fn name_on_host(id: u32) -> Option<Vec<u8>> {
 /// # Errors
 /// One cannot be read: a container could get the ids of a user.
 pub(crate) fn ids_on_host() -> Result<Vec<u32>> {
-    let read = |path: &str| match fs::read(path) {
+    let list = |path: &str| match read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         list => list.at("read", path),
     };
-    let (users, groups) = (read("/etc/passwd")?, read("/etc/group")?);
+    let (users, groups) = (list("/etc/passwd")?, list("/etc/group")?);
     let users = entries(&users).filter_map(Entry::parse).flat_map(|entry| [entry.id, entry.gid]);
     let groups = entries(&groups).filter_map(Group::parse).map(|group| group.id);
     Ok(users.chain(groups).collect())

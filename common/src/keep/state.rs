@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::fs::claim::{Claim, Make, sweep};
+use crate::fs::claim::{Claim, Make, random_digits, sweep};
 use crate::fs::own::{Access, own_folder};
 use crate::fs::tree::remove_unmounted_tree;
 use crate::sys::error::{Context, Error, Result, tell};
@@ -42,7 +42,7 @@ impl ContainerFolder {
         sweep(&folder, |_| true, remove_unmounted_tree)?;
         let claim = Claim::new(|| {
             loop {
-                let path = folder.join(new_id()?);
+                let path = folder.join(random_digits());
                 match DirBuilder::new().mode(0o700).create(&path) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     made => return made.at("make", &path).map(|()| path),
@@ -126,11 +126,4 @@ pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
 fn make_folder(state: &Path, name: &str) -> Result<PathBuf> {
     own_folder(state, Access::All)?;
     own_folder(&state.join(name), Access::Owner)
-}
-
-/// Twelve digits that nobody can guess.
-fn new_id() -> Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/uuid");
-    let uuid = fs::read_to_string(path).at("read", path)?;
-    Ok(uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect())
 }

@@ -2,9 +2,13 @@
 //!
 //! Kernel objects: folders and files, each claimed with a lock, flock(2). In the folder of [`run_dir`], each
 //! network namespace has a folder, `net-` and the inode of the namespace. In it each bridge has one,
-//! `congo0@10.44.0.0_16`; in that each address has a file with the published ports. Only the process that has
-//! claimed the namespace's folder may change the network. A runtime claims its address's file as long as it
-//! lives. So a file whose lock is free is a dead runtime's.
+//! `congo0@10.44.0.0_16`; in that each address has a file, `10.44.0.2`. If the container has published ports,
+//! the file is `10.44.0.2+ports`, and has them. Only the process that has claimed the namespace's folder may
+//! change the network. A runtime claims its address's file as long as it lives. So a file whose lock is free
+//! is a dead runtime's.
+//!
+//! A thousand files take longer to open than a container to start. So the names say what is needed most, and
+//! only a few files are opened at a time.
 //!
 //! Order, to begin: [`Leases::lock`], [`Leases::bridges`] to sweep, [`Leases::take`]; then the links and
 //! rules; drop the `Leases`. To end: lock, remove the container's link, end the [`Lease`],
@@ -25,15 +29,19 @@ use nix::errno::Errno;
 use nix::libc;
 use rustix::fs::FlockOperation;
 
-use crate::fs::claim::{Claim, Make, Maker, maker_of};
+use crate::fs::claim::{Claim, LIVING, Make, Maker, begin_anywhere, maker_of};
 use crate::fs::own::{Access, own_folder};
 use crate::fs::rootfs::run_dir;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::folder::names_in;
+use crate::sys::short::read_text;
 use crate::values::{Publish, check_ip, container_addresses, publish};
 
 /// No bridge's folder, as it has no `@`.
 const FORWARDING: &str = "forwarding-was-off";
+
+/// At the end of a file's name: the file has ports.
+const WITH_PORTS: &str = "+ports";
 
 /// The same for the rules that were loaded last.
 const RULES: &str = "rules";
@@ -159,25 +167,44 @@ impl Leases {
         wanted: Option<Ipv4Addr>,
         ports: &[Publish],
     ) -> Result<Lease> {
-        let (living, _) = addresses(folder)?;
+        let listed = recorded_in(folder)?;
+        // As far as is known: what has a file and is not told to be dead.
+        let is_known_dead = |it: &Recorded| self.dead.borrow().contains(&it.path(folder));
+        let living = listed.iter().filter(|it| !is_known_dead(it)).map(|it| it.address);
+        let living: BTreeSet<_> = living.collect();
+        let has_died = |it: &&Recorded| Ok(maker_of(&it.path(folder))? != Maker::Lives);
         let address = match wanted {
             Some(ip) if living.contains(&ip) => {
-                return Err(Error::new(format!("--ip {ip}: taken by another container"))
-                    .hint("without --ip, a container gets the lowest free address"));
+                let of_it: Vec<_> = listed.iter().filter(|it| it.address == ip).collect();
+                let have_died = of_it.iter().map(has_died).collect::<Result<Vec<_>>>()?;
+                if have_died.contains(&false) {
+                    return Err(Error::new(format!("--ip {ip}: taken by another container"))
+                        .hint("without --ip, a container gets the lowest free address"));
+                }
+                ip
             }
             Some(ip) => ip,
             None => {
                 let (first, last) = container_addresses(subnet);
                 let mut all = (first.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
-                all.find(|ip| !living.contains(ip)).ok_or_else(|| {
-                    Error::new(format!("--subnet {subnet}: all of its addresses are taken"))
-                        .hint("end a container, or use a larger subnet with another bridge: --bridge NAME")
-                })?
+                match all.find(|ip| !living.contains(ip)) {
+                    Some(free) => free,
+                    None => a_dead_ones(folder, &listed)?.ok_or_else(|| {
+                        Error::new(format!("--subnet {subnet}: all of its addresses are taken")).hint(
+                            "end a container, or use a larger subnet with another bridge: --bridge NAME",
+                        )
+                    })?,
+                }
             }
         };
-        let path = folder.join(address.to_string());
-        // A dead one's file may be there: it becomes ours.
-        self.dead.borrow_mut().retain(|dead| *dead != path);
+        let path = Recorded { address, publishes: !ports.is_empty() }.path(folder);
+        // A dead one's file may be there: it becomes ours, or goes if it has the other name.
+        for old in listed.iter().filter(|it| it.address == address).map(|it| it.path(folder)) {
+            self.dead.borrow_mut().retain(|dead| *dead != old);
+            if old != path {
+                remove_file(&old)?;
+            }
+        }
         let mut claim = Claim::take(Make::File, &path)?.ok_or(Errno::EWOULDBLOCK).at("lock", &path)?.going(0);
         let text: String = ports.iter().map(|port| format!("{port}\n")).collect();
         let written = claim.file().set_len(0).and_then(|()| claim.file().write_all(text.as_bytes()));
@@ -185,6 +212,8 @@ impl Leases {
     }
 
     /// Every bridge that is recorded, with who is on it. The files of the dead go when this value is dropped.
+    /// Of many containers without published ports only some are asked whether they live, in each call others.
+    /// The rest counts as living. If none lives, this is told for certain.
     ///
     /// # Errors
     /// EIO and the like.
@@ -192,11 +221,15 @@ impl Leases {
         let mut bridges = Vec::new();
         for (name, subnet) in self.recorded()? {
             let folder = self.bridge_folder(&name, subnet);
-            let (living, dead) = addresses(&folder)?;
+            let (living, dead) = living_and_dead(&folder)?;
             let mut members = Vec::new();
-            for address in living {
-                let file = folder.join(address.to_string());
-                let text = match fs::read_to_string(&file) {
+            for Recorded { address, publishes } in living {
+                if !publishes {
+                    members.push(Member { address, ports: Vec::new() });
+                    continue;
+                }
+                let file = Recorded { address, publishes }.path(&folder);
+                let text = match read_text(&file) {
                     // A container that ends just now takes its file with it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     // Without this one, a bridge that is used would pass for one that is not.
@@ -208,8 +241,8 @@ impl Leases {
                     ports: ports.flat_map(|it| it.ports()).filter_map(|it| it.fixed()).collect(),
                 });
             }
-            self.dead.borrow_mut().extend(dead.iter().map(|address| folder.join(address.to_string())));
-            bridges.push(Bridge { name, subnet, members, dead: dead.into_iter().collect() });
+            self.dead.borrow_mut().extend(dead.iter().map(|it| it.path(&folder)));
+            bridges.push(Bridge { name, subnet, members, dead: dead.iter().map(|it| it.address).collect() });
         }
         Ok(bridges)
     }
@@ -227,14 +260,14 @@ impl Leases {
     pub fn forget(&self, bridge: &str) -> Result<()> {
         for (name, subnet) in self.recorded()?.into_iter().filter(|(name, _)| name == bridge) {
             let folder = self.bridge_folder(&name, subnet);
-            let (living, dead) = addresses(&folder)?;
-            if let Some(address) = living.first() {
+            let (living, dead) = living_and_dead(&folder)?;
+            if let Some(Recorded { address, .. }) = living.first() {
                 return Err(Error::new(format!(
                     "forget the bridge {name}: the container {address} is on it"
                 )));
             }
-            for address in dead {
-                remove_file(&folder.join(address.to_string()))?;
+            for one in dead {
+                remove_file(&one.path(&folder))?;
             }
             fs::remove_dir(&folder).at("remove", &folder)?;
         }
@@ -250,7 +283,7 @@ impl Leases {
     /// When that cannot be told: the host would go on as everybody's router.
     pub fn forwarding_was_off(&self) -> Result<Option<Vec<String>>> {
         let path = self.folder.join(FORWARDING);
-        let recorded = match fs::read_to_string(&path) {
+        let recorded = match read_text(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             recorded => recorded.at("read", &path)?,
         };
@@ -276,7 +309,7 @@ impl Leases {
     /// EIO and the like.
     pub fn has_loaded(&self, rules: &str, generation: u32) -> Result<bool> {
         let path = self.folder.join(RULES);
-        match fs::read_to_string(&path) {
+        match read_text(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             // The kernel counts anew when the machine starts.
             recorded => Ok(recorded.at("read", &path)? == record(rules, generation)?),
@@ -364,19 +397,64 @@ fn entries(folder: &Path) -> Result<Vec<OsString>> {
     names_in(folder).at("read", folder)
 }
 
-/// The addresses in a bridge's folder: of the living, and of the dead.
-fn addresses(folder: &Path) -> Result<(BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>)> {
-    let entries = entries(folder)?.into_iter();
-    let addresses = entries.filter_map(|name| name.to_str()?.parse().ok());
-    let (mut living, mut dead) = (BTreeSet::new(), BTreeSet::new());
-    for address in addresses {
-        match maker_of(&folder.join(Ipv4Addr::to_string(&address)))? {
-            Maker::Lives => living.insert(address),
-            Maker::Died => dead.insert(address),
-            Maker::Ended => false,
-        };
+/// An address that is recorded, by the name of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Recorded {
+    address: Ipv4Addr,
+    /// Whether the file has ports.
+    publishes: bool,
+}
+
+impl Recorded {
+    fn parse(name: &str) -> Option<Recorded> {
+        let address = name.strip_suffix(WITH_PORTS);
+        Some(Recorded { address: address.unwrap_or(name).parse().ok()?, publishes: address.is_some() })
     }
+
+    fn path(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("{}{}", self.address, if self.publishes { WITH_PORTS } else { "" }))
+    }
+}
+
+/// What is recorded in a bridge's folder.
+fn recorded_in(folder: &Path) -> Result<Vec<Recorded>> {
+    Ok(entries(folder)?.iter().filter_map(|name| Recorded::parse(name.to_str()?)).collect())
+}
+
+/// The living, and the dead. Each one with published ports is asked: the rules of a dead one would send
+/// somebody's packets nowhere. Of the others so many that a few are known to live.
+fn living_and_dead(folder: &Path) -> Result<(Vec<Recorded>, Vec<Recorded>)> {
+    let (mut living, mut dead, mut known) = (Vec::new(), Vec::new(), 0);
+    let mut listed = recorded_in(folder)?;
+    begin_anywhere(&mut listed);
+    for one in listed {
+        if !one.publishes && known == LIVING {
+            living.push(one);
+            continue;
+        }
+        match maker_of(&one.path(folder))? {
+            Maker::Lives => {
+                known += usize::from(!one.publishes);
+                living.push(one);
+            }
+            Maker::Died => dead.push(one),
+            // It takes its file with it.
+            Maker::Ended => {}
+        }
+    }
+    living.sort();
+    dead.sort();
     Ok((living, dead))
+}
+
+/// An address whose runtime has died, if there is one.
+fn a_dead_ones(folder: &Path, listed: &[Recorded]) -> Result<Option<Ipv4Addr>> {
+    for one in listed {
+        if maker_of(&one.path(folder))? == Maker::Died {
+            return Ok(Some(one.address));
+        }
+    }
+    Ok(None)
 }
 
 /// Two prefixes overlap when the shorter one contains the other's beginning.
@@ -404,7 +482,7 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
 
 fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(path).at("read", path)
+    read_text(path).at("read", path)
 }
 
 fn remove_file(path: &Path) -> Result<()> {

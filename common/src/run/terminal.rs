@@ -160,19 +160,20 @@ impl AsFd for Caller {
 
 impl Streams {
     fn look(interactive: bool, tty: bool) -> Streams {
-        let is_terminal = |stream: &Caller| nix::unistd::isatty(stream).unwrap_or(false);
+        let is_terminal = |stream: Caller| nix::unistd::isatty(stream).unwrap_or(false);
         let all = [Caller::Stdin, Caller::Stdout, Caller::Stderr];
-        let [stdin, stdout, _] = all.map(|stream| is_terminal(&stream));
+        let asked = all.map(|stream| (stream, is_terminal(stream)));
+        let [(_, stdin), (_, stdout), _] = asked;
         // Where another program has the terminal, or shares it with us as in `… | less`, a key may be meant
         // for that.
-        let in_front = tcgetpgrp(Caller::Stdin).is_ok_and(|group| group == getpgrp());
+        let in_front = stdin && tcgetpgrp(Caller::Stdin).is_ok_and(|group| group == getpgrp());
         let keys = in_front && (stdout || tty || interactive);
-        let each = all.map(|stream| match stream {
+        let each = asked.map(|(stream, is_terminal)| match stream {
             Caller::Stdin if stdin && !keys => Stream::Empty,
-            _ if tty || is_terminal(&stream) => Stream::Own,
+            _ if tty || is_terminal => Stream::Own,
             _ => Stream::Same,
         });
-        let caller = all.into_iter().find(is_terminal);
+        let caller = asked.into_iter().find_map(|(stream, is_terminal)| is_terminal.then_some(stream));
         let settings = caller.and_then(|caller| Some((tcgetattr(caller).ok()?, window_size(caller).ok()?)));
         Streams { each, keys, caller, settings }
     }

@@ -24,7 +24,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
 };
-use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::sys::statvfs::FsFlags;
 
 use crate::explain;
 use crate::fs::mount::Detached;
@@ -40,8 +40,13 @@ const EXE: &str = "/proc/self/exe";
 /// When `/proc` is not mounted.
 pub fn is_read_only() -> Result<bool> {
     let exe = open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).at("look at", EXE)?;
-    if fstatvfs(&exe).at("look at", EXE)?.flags().contains(FsFlags::ST_RDONLY) {
+    let system = fstatfs(&exe).at("look at", EXE)?;
+    if system.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(true);
+    }
+    if system.filesystem_type() != TMPFS_MAGIC {
+        // Our files in memory are the kernel's tmpfs.
+        return Ok(false);
     }
     // Who may execute a file may not always read it. Then it is no file of ours in memory.
     let seals = File::open(EXE).ok().and_then(|exe| fcntl(&exe, FcntlArg::F_GET_SEALS).ok());

@@ -5,10 +5,11 @@
 //! `trusted.overlay.*`: the option `userxattr`, since 5.11. Kernel object: `/proc/self/uid_map`.
 //! Man pages: user_namespaces(7), xattr(7); the kernel's filesystems/overlayfs.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::geteuid;
+
+use super::short::read_text;
 
 /// Whether this process was an ordinary user's, and is root only because it has made itself so.
 static WAS_ORDINARY: AtomicBool = AtomicBool::new(false);
@@ -26,7 +27,7 @@ impl Privilege {
     /// That of this process.
     pub fn current() -> Privilege {
         // A kernel without user namespaces has no such file.
-        fs::read_to_string("/proc/self/uid_map").map_or(Privilege::Host, |map| Privilege::of(&map))
+        read_text("/proc/self/uid_map").map_or(Privilege::Host, |map| Privilege::of(&map))
     }
 
     /// Whether who called this process is root: not one that became root in a user namespace of its own.

@@ -15,6 +15,7 @@ use nix::unistd::{Pid, getpid};
 
 use super::error::{Context, Error, Result};
 use super::explain;
+use super::short::read_text;
 
 /// A signal by its number. nix's `Signal` has no real-time ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,6 +207,14 @@ pub(crate) fn heeds(process: Pid, signal: Signal) -> bool {
             set & bit != 0
         },
     )
+}
+
+/// The signals that this thread ignores; `None` when `/proc` does not tell.
+pub(crate) fn ignored() -> Option<Vec<SignalNumber>> {
+    let status = read_text("/proc/thread-self/status").ok()?;
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let set = u64::from_str_radix(set.trim(), 16).ok()?;
+    Some(SignalNumber::all().filter(|signal| set >> (signal.0 - 1) & 1 == 1).collect())
 }
 
 /// Sends a signal. That the process may have ended is no failure: SIGCHLD comes next.

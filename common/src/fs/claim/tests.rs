@@ -140,7 +140,7 @@ fn what_is_no_claim_is_an_error() {
     for (make, path, errno) in [
         (Make::Folder, &file, Errno::EEXIST),
         (Make::Folder, &file.join("x"), Errno::ENOTDIR),
-        (Make::File, &file.join("x"), Errno::EEXIST),
+        (Make::File, &file.join("x"), Errno::ENOTDIR),
         (Make::File, &folder, Errno::EISDIR),
         (Make::Folder, &link, Errno::ELOOP),
         (Make::File, &link, Errno::ELOOP),

@@ -6,15 +6,18 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::mounts::mount_id;
+use crate::sys::short;
 
 const LIST: &str = "/proc/thread-self/mountinfo";
 
@@ -78,11 +81,25 @@ pub(super) fn of_tree(open: &OwnedFd) -> Result<(Mount, Vec<Mount>)> {
 /// # Errors
 /// EACCES, ELOOP where the path cannot be followed. That nothing is there is fine.
 pub(crate) fn beneath(path: &Path) -> Result<Option<PathBuf>> {
-    let real = match path.canonicalize() {
+    let real = match real_path(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         real => real.at("follow", path)?,
     };
     Ok(read()?.into_iter().map(|mount| mount.point).find(|point| point.starts_with(&real)))
+}
+
+/// A path without links. The kernel tells it of what is open, in one call for all its names.
+fn real_path(path: &Path) -> io::Result<PathBuf> {
+    let open = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    path_of(&open)
+}
+
+/// Where an open file lies, as this process sees it: `/proc/self/fd/N`.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub(crate) fn path_of(open: &OwnedFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", open.as_raw_fd()))
 }
 
 /// The number of the mount in which an open file lies. Since 5.8 the kernel tells it for the asking. Before,
@@ -101,11 +118,7 @@ pub(crate) fn id_of(open: &OwnedFd) -> Result<u64> {
 
 /// All mounts of this mount namespace.
 pub(crate) fn read() -> Result<Vec<Mount>> {
-    // The kernel does not tell how long the list is. Most lists fit into this.
-    let mut list = Vec::with_capacity(1 << 13);
-    let read = fs::File::open(LIST).and_then(|mut file| file.read_to_end(&mut list));
-    read.context(format_args!("read {LIST}"))?;
-    parse_all(&list)
+    parse_all(&short::read(LIST).context(format_args!("read {LIST}"))?)
 }
 
 /// A mount that is left out would pass for one that is not there, and a tree in which it lies for one that

@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::mem::replace;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -53,47 +54,66 @@ pub(crate) fn remove_contents(top: &OwnedFd) -> nix::Result<()> {
     }
 }
 
+/// How many directories on the way stay open. A container may nest more than a process may have open.
+const MAX_OPEN: usize = 16;
+
 /// A directory on the way from the top to where the walk is.
 struct Level {
     name: OsString,
-    /// What tells it from any other.
-    identity: (u64, u64),
+    back: Back,
     /// Those in it that remain.
     folders: Vec<OsString>,
+}
+
+/// How to come back to a directory.
+enum Back {
+    Open(OwnedFd),
+    /// By `..`, if that leads to the same directory.
+    Same((u64, u64)),
 }
 
 /// Goes through the tree once. Returns whether it is gone: somebody may have added to it, or moved a part of
 /// it.
 fn walk(top: &OwnedFd, removed: &mut usize) -> nix::Result<bool> {
     let mut here = openat(top, ".", DIRECTORY, Mode::empty())?;
-    let mut level =
-        Level { name: OsString::new(), identity: identity(&here)?, folders: files(&here, removed)? };
+    let (mut name, mut folders) = (OsString::new(), files(&here, removed)?);
     let mut above: Vec<Level> = Vec::new();
     loop {
-        if let Some(name) = level.folders.pop() {
-            let below = match openat(&here, &*name, DIRECTORY, Mode::empty()) {
+        if let Some(next) = folders.pop() {
+            let below = match openat(&here, &*next, DIRECTORY, Mode::empty()) {
                 Ok(below) => below,
                 // Not a folder any more.
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
                 Err(errno) => return Err(errno),
             };
-            let folders = files(&below, removed)?;
-            above.push(std::mem::replace(&mut level, Level { name, identity: identity(&below)?, folders }));
+            let in_it = files(&below, removed)?;
+            let back = match above.len() < MAX_OPEN {
+                true => Back::Open(here),
+                false => Back::Same(identity(&here)?),
+            };
+            let (name, folders) = (replace(&mut name, next), replace(&mut folders, in_it));
+            above.push(Level { name, back, folders });
             here = below;
             continue;
         }
         let Some(parent) = above.pop() else { return Ok(true) };
-        here = openat(&here, "..", DIRECTORY, Mode::empty())?;
-        if identity(&here)? != parent.identity {
-            return Ok(false);
-        }
-        match unlinkat(&here, &*level.name, UnlinkatFlags::RemoveDir) {
+        here = match parent.back {
+            Back::Open(parent) => parent,
+            Back::Same(it) => {
+                let there = openat(&here, "..", DIRECTORY, Mode::empty())?;
+                if identity(&there)? != it {
+                    return Ok(false);
+                }
+                there
+            }
+        };
+        match unlinkat(&here, &*name, UnlinkatFlags::RemoveDir) {
             Ok(()) => *removed += 1,
             Err(Errno::ENOENT) => {}
             Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => return Ok(false),
             Err(errno) => return Err(errno),
         }
-        level = parent;
+        (name, folders) = (parent.name, parent.folders);
     }
 }
 

@@ -24,7 +24,6 @@ use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::own::{Access, own_folder};
 use crate::ids::passwd;
 use crate::sys::error::{Context, Error, Result};
-use crate::sys::folder::names_in;
 
 /// As many as any image has: ids of 16 bits.
 const SIZE: u32 = 1 << 16;
@@ -92,14 +91,10 @@ impl HostIds {
 fn take_from(run_dir: &Path, taken: &[(u32, u32)]) -> Result<HostIds> {
     own_folder(run_dir, Access::Owner)?;
     let folder = own_folder(&run_dir.join("ids"), Access::Owner)?;
-    sweep(&folder, |_| true, |path| fs::remove_file(path).at("remove", path))?;
     // The list of the folder tells which ranges nobody has, so that no file of a living container has to be
     // opened. Only when all ranges are listed, one may be a dead container's.
-    let listed: HashSet<u32> = names_in(&folder)
-        .at("read", &folder)?
-        .iter()
-        .filter_map(|name| name.to_str()?.parse().ok())
-        .collect();
+    let listed = sweep(&folder, |_| true, |path| fs::remove_file(path).at("remove", path))?;
+    let listed: HashSet<u32> = listed.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     let firsts = (0..RANGES).map(|number| FIRST + number * SIZE);
     let ours = firsts.filter(|&first| !taken.iter().any(|&other| overlaps(first, other)));
     let free = ours.clone().filter(|first| !listed.contains(first));

@@ -49,18 +49,18 @@ impl ShiftedLayers {
             return Ok(ShiftedLayers { paths: layers.to_owned(), site: Site::default(), copies: None });
         };
         // Their real paths tell which of them lie in one folder.
-        let real = |path: &Path| path.canonicalize().at("follow", path);
-        let paths = layers.iter().map(|path| real(path)).collect::<Result<Vec<_>>>()?;
+        let places = layers.iter().map(|path| Place::of(path)).collect::<Result<Vec<_>>>()?;
+        let paths: Vec<_> = places.iter().map(|place| place.path.clone()).collect();
         refuse_overlap(&paths)?;
         // The first container of all comes before the folder.
         own_folder(state, Access::All)?;
-        let real_state = real(state)?;
-        let named = |path: PathBuf| match path.strip_prefix(&real_state) {
+        let real_state = Place::of(state)?;
+        let named = |path: PathBuf| match path.strip_prefix(&real_state.path) {
             Ok(below) => state.join(below),
             Err(_) => path,
         };
         let mut mounts = Vec::new();
-        for folder in folders_of(&paths, &real_state)? {
+        for folder in folders_of(&places, &real_state)? {
             mounts.push(Detached::mapped(&folder, namespace)?.map(|mount| (named(folder), mount)));
         }
         if let Some(mounts) = mounts.into_iter().collect() {
@@ -146,21 +146,36 @@ fn refuse_overlap(layers: &[PathBuf]) -> Result<()> {
     }
 }
 
+/// Where a folder is.
+#[derive(Debug)]
+struct Place {
+    /// Without links.
+    path: PathBuf,
+    /// The number of the mount in which it lies.
+    mount: u64,
+}
+
+impl Place {
+    fn of(path: &Path) -> Result<Place> {
+        let open = open(path, OFlag::O_PATH)?;
+        Ok(Place { path: mountinfo::path_of(&open).at("follow", path)?, mount: mountinfo::id_of(&open)? })
+    }
+}
+
 /// The folders that have to be mounted for all layers to be: one mount for all layers that lie in `state`,
 /// and one for those that lie together in another folder. A hundred mounts would take more time than the
-/// overlay. All paths are real ones.
-fn folders_of(layers: &[PathBuf], state: &Path) -> Result<BTreeSet<PathBuf>> {
-    let mount_of = |path: &Path| mountinfo::id_of(&open(path, OFlag::O_PATH)?);
-    let (state_mount, mut together) = (mount_of(state)?, BTreeMap::<_, Vec<_>>::new());
-    for layer in layers {
+/// overlay.
+fn folders_of(layers: &[Place], state: &Place) -> Result<BTreeSet<PathBuf>> {
+    let mut together = BTreeMap::<_, Vec<_>>::new();
+    for Place { path, mount } in layers {
         // Something else may be mounted at a layer, or on the way to it.
-        together.entry((layer.parent(), mount_of(layer)?)).or_default().push(layer);
+        together.entry((path.parent(), *mount)).or_default().push(path);
     }
-    let mut folders = BTreeSet::from([state.to_owned()]);
+    let mut folders = BTreeSet::from([state.path.clone()]);
     for ((above, mount), layers) in together {
         match above.filter(|above| *above != Path::new("/")) {
-            Some(above) if mount == state_mount && above.starts_with(state) => {}
-            Some(above) if layers.len() > 1 && mount_of(above)? == mount => {
+            Some(above) if mount == state.mount && above.starts_with(&state.path) => {}
+            Some(above) if layers.len() > 1 && Place::of(above)?.mount == mount => {
                 folders.insert(above.to_owned());
             }
             _ => folders.extend(layers.into_iter().cloned()),
@@ -210,7 +225,8 @@ mod tests {
         let mounted = Path::new("/proc");
         let all = [&layers[..], &[mounted.to_owned()]].concat();
         let expected = ["many", "single/a", "state"].map(folder).into_iter().chain([mounted.to_owned()]);
-        assert_eq!(folders_of(&all, &state).unwrap(), expected.collect());
+        let places: Vec<_> = all.iter().map(|path| Place::of(path).unwrap()).collect();
+        assert_eq!(folders_of(&places, &Place::of(&state).unwrap()).unwrap(), expected.collect());
     }
 
     #[test]

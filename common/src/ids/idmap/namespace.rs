@@ -6,7 +6,7 @@
 //! the socket ends.
 //! Man pages: user_namespaces(7), unshare(2), setresuid(2), setgroups(2).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +21,7 @@ use crate::sys::error::{Context, Hint, Result};
 pub use crate::sys::namespace::owner_of;
 use crate::sys::namespace::{enter, parent_of};
 use crate::sys::privilege::Privilege;
+use crate::sys::short::read_text;
 use crate::sys::{call, unshare};
 
 /// A user namespace with these maps, for [`map_ids`](crate::fs::mount::Detached::map_ids): nobody is in it.
@@ -117,7 +118,7 @@ static GROUPS_ARE_DENIED: AtomicBool = AtomicBool::new(false);
 /// may have a `/proc` of its own, and tell what it likes.
 pub(super) fn look_whether_groups_are_denied() -> Result<()> {
     let path = "/proc/self/setgroups";
-    let text = fs::read_to_string(path).at("read", path)?;
+    let text = read_text(path).at("read", path)?;
     GROUPS_ARE_DENIED.store(text.trim() == "deny", Ordering::Relaxed);
     Ok(())
 }

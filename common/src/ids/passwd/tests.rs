@@ -1,5 +1,6 @@
 //! Users of roots that are as they should be, and of roots that somebody made to harm.
 
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 

@@ -163,7 +163,7 @@ fn what_a_killed_runtime_left_is_told_and_swept() {
     drop((lease, leases));
     living.kill();
     let leases = Leases::lock_in(&run).unwrap();
-    let file = leases.bridge_folder("congo0", bridge.subnet).join("10.44.0.3");
+    let file = leases.bridge_folder("congo0", bridge.subnet).join("10.44.0.3+ports");
     leases.bridges().unwrap();
     assert!(file.exists(), "until whoever was told has done something about it");
     drop(leases);
@@ -174,4 +174,44 @@ fn what_a_killed_runtime_left_is_told_and_swept() {
     killed.kill();
     Leases::lock_in(&run).unwrap().forget("congo0").unwrap();
     assert!(!run.exists());
+}
+
+#[test]
+fn of_many_a_few_are_asked_and_each_dead_one_is_found() {
+    let home = tempfile::tempdir().unwrap();
+    let leases = Leases::lock_in(home.path()).unwrap();
+    let subnet = net("10.44.0.0/24");
+    let take = |published: &[Publish]| leases.take("congo0", subnet, None, published).unwrap();
+    let mut held: Vec<_> = (0..60).map(|number| take(&ports("80:80")[..number % 20 / 19])).collect();
+    assert_eq!(leases.bridges().unwrap()[0].members.len(), 60);
+    let told = |leases: &Leases| leases.bridges().unwrap().remove(0).dead;
+
+    // Its rules must go now.
+    let address = held[19].address();
+    held[19].end();
+    assert_eq!(told(&leases), [address]);
+    assert_eq!(take(&[]).address(), address, "what is told to be dead is free, whatever its file's name is");
+
+    let address = held[40].address();
+    held[40].end();
+    assert!((0..1000).any(|_| told(&leases) == [address]));
+    // Where none lives, this is certain.
+    held.iter_mut().for_each(Lease::end);
+    assert_eq!(leases.bridges().unwrap()[0].members, Vec::<Member>::new());
+    leases.forget("congo0").unwrap();
+}
+
+#[test]
+fn in_a_full_network_the_dead_ones_address_is_free() {
+    let home = tempfile::tempdir().unwrap();
+    let leases = Leases::lock_in(home.path()).unwrap();
+    let subnet = net("10.44.0.0/29");
+    let mut held: Vec<_> = (0..5).map(|_| leases.take("congo0", subnet, None, &[]).unwrap()).collect();
+    held[2].end();
+    let lease = leases.take("congo0", subnet, None, &ports("80:80")).unwrap();
+    assert_eq!(lease.address(), held[2].address());
+    assert!(leases.take("congo0", subnet, None, &[]).is_err());
+    held[3].end();
+    let wanted = Some(held[3].address());
+    assert!(leases.take("congo0", subnet, wanted, &[]).is_ok());
 }

@@ -15,7 +15,7 @@ use crate::run::cli::docker;
 use crate::run::handshake::ChildEnd;
 use crate::sys::error::{CANNOT_EXECUTE, Error, NOT_FOUND, Result};
 use crate::sys::explain;
-use crate::sys::signal::{SignalNumber, set_default};
+use crate::sys::signal::{SignalNumber, ignored, set_default};
 use crate::sys::{call, list};
 
 /// The variables of a command by name, and so sorted: the same options always give the same environment.
@@ -53,10 +53,13 @@ pub fn exec(command: &[OsString], environment: &Environment, parent: &mut ChildE
 /// standard library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head
 /// -1` in it would end with an error message.
 fn default_signals() -> Result<()> {
-    for signal in SignalNumber::all().filter(|&it| it != Signal::SIGKILL && it != Signal::SIGSTOP) {
+    // The kernel says which ones are ignored. Where it cannot be asked, each signal is set.
+    let (ignored, rest) = (ignored(), [Signal::SIGKILL, Signal::SIGSTOP].map(SignalNumber::from));
+    let is_set = |it: &SignalNumber| ignored.as_ref().is_none_or(|ignored| ignored.contains(it));
+    for signal in SignalNumber::all().filter(|it| is_set(it) && !rest.contains(it)) {
         set_default(signal)?;
     }
-    explain::line("sigaction(each signal, SIG_DFL)", 0, "sigaction(2)");
+    explain::line("sigaction(each signal that is ignored, SIG_DFL)", 0, "sigaction(2)");
     call(
         "sigprocmask(2)",
         || "sigprocmask(SIG_SETMASK, [])".into(),

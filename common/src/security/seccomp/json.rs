@@ -137,8 +137,10 @@ fn rule(given: Syscalls) -> Result<Rule, Problem> {
     let conditions = conditions.map(|(index, arg)| {
         condition(&arg).map_err(|(field, problem)| (format!("args[{index}].{field}"), problem))
     });
+    // No call's name has white space in it.
+    let names = names.into_iter().filter(|name| !name.contains(char::is_whitespace)).collect::<Vec<_>>();
     Ok(Rule {
-        names,
+        names: names.join(" "),
         action,
         conditions: conditions.collect::<Result<_, _>>()?,
         includes: scope(given.includes.unwrap_or_default()).map_err(at("includes.minKernel"))?,

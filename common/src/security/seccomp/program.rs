@@ -38,7 +38,7 @@ pub(super) fn assemble(
         give(&profile.foreign),
         load(std::mem::offset_of!(libc::seccomp_data, nr)),
     ];
-    program.extend(search(&runs(calls, profile)));
+    search(&runs(calls, profile), &mut program);
     if program.len() > BPF_MAXINSNS {
         let what = format!("seccomp: {} instructions, and the kernel takes {BPF_MAXINSNS}", program.len());
         return Err(Error::new(what).hint("the profile has too many conditions on arguments"));
@@ -49,21 +49,25 @@ pub(super) fn assemble(
 fn runs(calls: &BTreeMap<u32, Call>, profile: &Profile) -> Vec<Run> {
     let default = &profile.default;
     let mut runs: Vec<Run> = vec![(0, vec![give(default)])];
-    let mut begin = |number, happens| {
+    // Most calls belong to the run before them.
+    let mut begin = |number, happens: &[sock_filter]| {
         if runs.last().is_none_or(|(_, last)| *last != happens) {
-            runs.push((number, happens));
+            runs.push((number, happens.to_vec()));
         }
     };
     let mut next = 0;
     for (&number, call) in calls {
         if number > next {
-            begin(next, vec![give(default)]);
+            begin(next, &[give(default)]);
         }
-        begin(number, what_happens(call, default));
+        match &call.always {
+            Some(action) => begin(number, &[give(action)]),
+            None => begin(number, &under_conditions(call, default)),
+        }
         next = number + 1;
     }
-    begin(next, vec![give(&profile.newer)]);
-    begin(X32, vec![give(&fails_with(Errno::ENOSYS))]);
+    begin(next, &[give(&profile.newer)]);
+    begin(X32, &[give(&fails_with(Errno::ENOSYS))]);
     // The first one may have come to nothing.
     if runs.get(1).is_some_and(|(number, _)| *number == 0) {
         runs.remove(0);
@@ -71,10 +75,7 @@ fn runs(calls: &BTreeMap<u32, Call>, profile: &Profile) -> Vec<Run> {
     runs
 }
 
-fn what_happens(call: &Call, default: &Action) -> Vec<sock_filter> {
-    if let Some(action) = &call.always {
-        return vec![give(action)];
-    }
+fn under_conditions(call: &Call, default: &Action) -> Vec<sock_filter> {
     let mut program = Vec::new();
     for (tests, action) in &call.conditional {
         // An empty rule is an error, and has no conditions that could be false.
@@ -88,21 +89,26 @@ fn what_happens(call: &Call, default: &Action) -> Vec<sock_filter> {
     program
 }
 
-/// The search for the run of the number that is loaded.
-fn search(runs: &[Run]) -> Vec<sock_filter> {
+/// Adds the search for the run of the number that is loaded.
+fn search(runs: &[Run], program: &mut Vec<sock_filter>) {
     let (lower, upper) = runs.split_at(runs.len() / 2);
     let (Some((first, _)), false) = (upper.first(), lower.is_empty()) else {
-        return runs.first().map(|(_, happens)| happens.clone()).unwrap_or_default();
+        return program.extend(runs.iter().flat_map(|(_, happens)| happens.iter().cloned()));
     };
-    let mut lower = search(lower);
-    let mut program = match u8::try_from(lower.len()) {
-        Ok(skipped) => vec![jump(libc::BPF_JGE, *first, skipped, 0)],
+    let here = program.len();
+    program.push(jump(libc::BPF_JGE, *first, 0, 0));
+    search(lower, program);
+    // Only now it is known how many are to be skipped. All ways in between are relative.
+    let skipped = program.len() - here - 1;
+    match u8::try_from(skipped) {
+        Ok(skipped) => program[here].jt = skipped,
         // A conditional jump has 8 bits for its way, an unconditional one has 32. Programs are far shorter.
-        Err(_) => vec![jump(libc::BPF_JGE, *first, 0, 1), jump(libc::BPF_JA, lower.len() as u32, 0, 0)],
-    };
-    program.append(&mut lower);
-    program.append(&mut search(upper));
-    program
+        Err(_) => {
+            program[here].jf = 1;
+            program.insert(here + 1, jump(libc::BPF_JA, skipped as u32, 0, 0));
+        }
+    }
+    search(upper, program);
 }
 
 /// Loads a word of the call's description.

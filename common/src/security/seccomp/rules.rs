@@ -13,7 +13,8 @@ use crate::security::capability::{Capabilities, by_name};
 /// One rule: what happens to these calls, if all of this is so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
-    pub(super) names: Vec<String>,
+    /// Between two names is white space.
+    pub(super) names: String,
     pub(super) action: Action,
     pub(super) conditions: Vec<Condition>,
     pub(super) includes: Scope,
@@ -38,7 +39,7 @@ pub(super) struct Scope {
 impl Rule {
     /// One that holds for everybody. Between two names is white space.
     pub(super) fn new(names: &str, action: Action, conditions: Vec<Condition>) -> Rule {
-        let names = names.split_whitespace().map(str::to_owned).collect();
+        let names = names.to_owned();
         Rule { names, action, conditions, includes: Scope::default(), excludes: Scope::default() }
     }
 
@@ -90,7 +91,7 @@ pub(super) fn by_number<'a>(
     let mut calls = BTreeMap::<u32, Call>::new();
     for rule in rules {
         let alternatives = rule.alternatives();
-        for number in rule.names.iter().filter_map(|name| machine.number(name)) {
+        for number in rule.names.split_whitespace().filter_map(|name| machine.number(name)) {
             let call = calls.entry(number).or_default();
             if rule.action == *default {
                 continue;

@@ -95,7 +95,7 @@ fn each_number_on_each_machine() {
             for other in [0x4000_0003, 0x4000_0028, 0] {
                 assert_eq!(run(&program, other, 0, [0; 6]), KILL, "{machine:?}");
             }
-            for name in profile.rules.iter().flat_map(|rule| &rule.names) {
+            for name in profile.rules.iter().flat_map(|rule| rule.names.split_whitespace()) {
                 let machines = [Architecture::X86_64, Architecture::Aarch64];
                 assert!(machines.iter().any(|machine| machine.number(name).is_some()), "{name}");
             }
