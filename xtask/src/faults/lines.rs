@@ -127,7 +127,6 @@ impl<'a> Scene<'a> {
             all.extend([
                 "--layer=$F/layer",
                 "--changes",
-                "--commit=$F/out.tar",
                 "--volume=$F/volume:/data:ro",
                 "--volume=named:/named",
                 "--tmpfs=/scratch:size=1m",
@@ -135,6 +134,8 @@ impl<'a> Scene<'a> {
             ]);
             lines.push(line("image", &["--image=$F/image:one", "--read-only"], script));
             lines.push(line("keep", &["--keep=work"], script));
+            let commit = ["--image=$F/image:one", "--commit=$F/out.tar", "--changes"];
+            lines.push(line("commit", &commit, &["sh", "-c", WORKING]));
         }
         if step >= 4 {
             all.extend(["--user=1000:1000", "--cap-drop=ALL", "--cap-add=NET_BIND_SERVICE"]);
@@ -146,8 +147,6 @@ impl<'a> Scene<'a> {
             lines.push(Line { user: true, ..line("user", &[], script) });
         }
         if step >= 1 {
-            // Not as a user that may not write to /root.
-            let script: &[&str] = if step == 3 { &["sh", "-c", WORKING] } else { script };
             lines.push(line("all", &all, script));
         }
         lines

@@ -3,7 +3,7 @@
 //! Two runs whose figures are equal gave their commands the same protection. Changes nothing. Kernel objects:
 //! `/proc/PID` of a process that is stopped. Man pages: proc(5), namespaces(7), cgroups(7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -132,7 +132,9 @@ pub fn of(pid: Pid) -> Figures {
     devices(&process.path("root/dev"), "/dev", &mut figures);
     for file in ["route", "ipv6_route", "if_inet6"] {
         let text = process.read(&format!("net/{file}")).unwrap_or_default();
-        figures.insert(format!("net/{file}"), steady(&text));
+        // The order is the kernel's.
+        let lines: BTreeSet<_> = text.lines().map(steady).collect();
+        figures.insert(format!("net/{file}"), lines.into_iter().collect::<Vec<_>>().join("; "));
     }
     let links = process.read("net/dev").unwrap_or_default();
     let links: Vec<_> = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
