@@ -9,7 +9,7 @@ mod lines;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,9 +17,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, ensure};
 use checks::container::Container;
 use checks::host::{self, Look};
+use checks::kernel::{self, Process};
 use checks::{Failure, Need, Subject};
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, geteuid};
 
 use crate::workspace::{self, Build, Step};
 use lines::{Line, Offer, Places};
@@ -229,12 +231,28 @@ fn shown(program: &str, words: &[String]) -> String {
 fn end_of(subject: &Subject, runtimes: Vec<Runtime>, look: &Look) -> Vec<String> {
     let mut wrong = Vec::new();
     let has_bridges = Need::Bridge.met().is_ok();
-    for Runtime { step, binary, offer, partner } in runtimes {
-        if let Some((partner, _)) = partner
-            && let Err(failure) = partner.output_within(LIMIT).and_then(|output| output.status_is(0))
-        {
-            wrong.push(format!("{}: the container that waited: {}", step.name, failure.found));
+    let mut partners = Vec::new();
+    let mut runtimes = runtimes;
+    for runtime in &mut runtimes {
+        partners.extend(runtime.partner.take().map(|(partner, _)| (runtime.step.name.clone(), partner)));
+    }
+    let kept: Vec<_> = partners.iter().map(|(_, partner)| partner.runtime()).collect();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                reap(&kept);
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        for (step, partner) in partners {
+            if let Err(failure) = partner.output_within(LIMIT).and_then(|output| output.status_is(0)) {
+                wrong.push(format!("{step}: the container that waited: {}", failure.found));
+            }
         }
+        done.store(true, Ordering::Relaxed);
+    });
+    for Runtime { step, binary, offer, .. } in runtimes {
         let mut sweeps = vec![vec!["true"]];
         if offer.has("--network") && has_bridges {
             sweeps.push(vec!["--network", "bridge", "true"]);
@@ -252,6 +270,16 @@ fn end_of(subject: &Subject, runtimes: Vec<Runtime>, look: &Look) -> Vec<String>
         wrong.extend(failure.found.split(", ").map(|found| format!("at the end: {found}")));
     }
     wrong
+}
+
+/// Reaps what killed runtimes left to this subreaper, but not these children. PID 1 of a container ends only
+/// when each process of its PID namespace is reaped, be it one that `--pid container:PID` brought there.
+fn reap(kept: &[Process]) {
+    for process in kernel::myself().descendants() {
+        if process.is_zombie() && !kept.contains(&process) {
+            let _ = waitpid(Pid::from_raw(process.0), Some(WaitPidFlag::WNOHANG));
+        }
+    }
 }
 
 /// The numbers of one command line: `SplitMix64`, which gives good ones from any start.
