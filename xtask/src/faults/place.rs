@@ -135,6 +135,7 @@ pub fn errnos(pid: Pid, call: &Call) -> &'static [Errno] {
     use Errno as E;
     let [a, b, _, flags, ..] = call.arguments;
     let of_socket = || of_descriptor(pid, a).starts_with("socket:");
+    let of_pipe = || of_descriptor(pid, a).starts_with("pipe:");
     match name(call) {
         "open" | "openat" | "openat2" => &[E::EACCES, E::EMFILE, E::EIO],
         "creat" | "mkdir" | "mkdirat" | "symlink" | "symlinkat" | "link" | "linkat" | "rename"
@@ -151,6 +152,8 @@ pub fn errnos(pid: Pid, call: &Call) -> &'static [Errno] {
         "execve" | "execveat" => &[E::ENOMEM, E::EACCES, E::EIO],
         "read" | "pread64" | "readv" | "recvfrom" | "recvmsg" if of_socket() => &[E::EINTR, E::ENOMEM],
         "write" | "pwrite64" | "writev" | "sendto" | "sendmsg" if of_socket() => &[E::EINTR, E::ENOBUFS],
+        // No disk is behind it.
+        "read" | "readv" | "write" | "writev" if of_pipe() => &[E::EINTR],
         "read" | "pread64" | "readv" => &[E::EINTR, E::EIO],
         "write" | "pwrite64" | "writev" | "copy_file_range" | "sendfile" => &[E::EINTR, E::ENOSPC, E::EIO],
         "ftruncate" | "truncate" | "fallocate" | "fsync" => &[E::ENOSPC, E::EIO],
