@@ -233,7 +233,8 @@ impl Offer {
         if has(drawn, "--network=bridge") {
             drawn.retain(|option| !is(option, "--ipc=container") && !is(option, "--pid=container"));
         }
-        // Among the host's processes a container has the host's users. It agrees with no other container then.
+        // Among the host's processes a container has the host's users. Then it agrees with no other
+        // container.
         if has(drawn, "--pid=host") && self.has("--userns") {
             drawn.retain(|option| !is(option, "--ipc=container") && !is(option, "--network=container"));
             drawn.push(("--userns", Some("host")));
