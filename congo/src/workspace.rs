@@ -64,8 +64,8 @@ pub enum Build {
     /// from them.
     StaticRelease,
     /// The same, but for optimising all of a program as a whole, for which the lab would have to wait
-    /// minutes.
-    StaticLab,
+    /// minutes. For this machine, or for the one that Rust names so.
+    StaticLab(Option<&'static str>),
 }
 
 /// Builds packages' binaries and returns the folder in which they lie.
@@ -78,11 +78,21 @@ pub fn build(packages: &[&str], how: Build) -> Result<PathBuf> {
     for package in packages {
         cargo.args(["--package", package]);
     }
-    if how == Build::StaticLab {
+    if let Build::StaticLab(other) = how {
+        // Rust names a machine with a vendor, the compiler's package does not: aarch64-linux-gnu-gcc.
+        if let Some(tuple) = other {
+            let variable = tuple.replace('-', "_").to_uppercase();
+            let linker = format!("{}-gcc", tuple.replace("-unknown", ""));
+            cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), linker);
+        }
         cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     }
     if how != Build::Debug {
-        cargo.args(["--release", "--target", &host_tuple()?]);
+        let tuple = match how {
+            Build::StaticLab(Some(other)) => other.to_owned(),
+            _ => host_tuple()?,
+        };
+        cargo.args(["--release", "--target", &tuple]);
         // At a fixed address: what can be anywhere must be relocated at each start, which touches most pages.
         cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
     }

@@ -12,7 +12,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,9 +21,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::initramfs::{self, Archive};
 use super::kernel::Kernel;
+use super::programs::Programs;
 use crate::workspace;
-
-const QEMU: &str = "qemu-system-x86_64";
 
 /// Which cgroup file systems the guest mounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -49,7 +48,7 @@ impl std::fmt::Display for Cgroup {
 /// What a guest is made of.
 #[derive(Debug, Clone)]
 pub struct Guest {
-    /// The kernel to boot.
+    /// The kernel to boot. The machine is of its architecture, and so are all programs.
     pub kernel: Kernel,
     /// The cgroup layout.
     pub cgroup: Cgroup,
@@ -67,10 +66,10 @@ const MODULES: &str = "virtio_pci virtio_console overlay loop tun veth bridge \
                        nft_fib_ipv6 \
     nft_reject_inet dummy macvlan";
 
-/// The host's programs that the guest has: the checks need them, and busybox has no such one, or one that can
-/// do less. Also what starts others, since busybox's takes its own `ip`, whatever PATH says. What the host
-/// lacks, the guest lacks: then the checks that need it are skipped. On a processor that has AVX2, pasta
-/// becomes its second program.
+/// The programs that the guest has of the host, or of Debian's packages. The checks need them, and busybox
+/// has no such one, or one that can do less. Also what starts others, since busybox's takes its own `ip`,
+/// whatever PATH says. What the host lacks, the guest lacks: then the checks that need it are skipped. On a
+/// processor that has AVX2, pasta becomes its second program.
 const TOOLS: [&str; 12] = [
     "ip",
     "ipcmk",
@@ -118,7 +117,7 @@ impl Guest {
             qemu.arg("-chardev").arg(format!("socket,id={name},path={}", path.display()));
             qemu.arg("-device").arg(format!("virtserialport,chardev={name},nr={number}"));
         }
-        let child = qemu.stdin(Stdio::null()).spawn().with_context(|| format!("starting {QEMU}"))?;
+        let child = qemu.stdin(Stdio::null()).spawn().context("starting QEMU")?;
         let mut machine = Machine(child);
         let mut streams = Vec::new();
         for listener in &listeners {
@@ -196,19 +195,15 @@ impl Guest {
         );
         // mon:stdio: the terminal is raw, Ctrl-C goes to the guest, and Ctrl-A leads to QEMU's own commands.
         let status = self.qemu(&initramfs)?.args(["-serial", "mon:stdio"]).status();
-        ensure!(status.with_context(|| format!("starting {QEMU}"))?.success(), "{QEMU} failed");
+        ensure!(status.context("starting QEMU")?.success(), "QEMU failed");
         Ok(())
     }
 
     fn qemu(&self, initramfs: &File) -> Result<Command> {
-        ensure!(
-            cfg!(target_arch = "x86_64"),
-            "the lab is for x86-64 hosts, and this is {}: run Congo in a Linux machine of its own, see \
-             docs/src/vm.md",
-            std::env::consts::ARCH
-        );
-        let qemu = initramfs::on_path(QEMU).with_context(|| {
-            format!("{QEMU} is not on PATH: install it (Debian, Ubuntu: apt install qemu-system-x86)")
+        let architecture = self.kernel.architecture;
+        let (program, package) = architecture.qemu();
+        let qemu = initramfs::on_path(program).with_context(|| {
+            format!("{program} is not on PATH: install it (Debian, Ubuntu: apt install {package})")
         })?;
         // An xtask that is killed must not leave a machine behind.
         let mut command = match initramfs::on_path("setpriv") {
@@ -220,16 +215,15 @@ impl Guest {
             None => Command::new(qemu),
         };
         let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2));
-        command.args(["-no-user-config", "-nodefaults", "-machine", "pc", "-accel", "tcg"]);
-        // Not with these two: they tell the kernel to copy and clear memory by `rep movsb`, which the
-        // emulator does byte by byte. Linux 5.10 then starts a container in twice the time.
-        command.args(["-cpu", "max,-erms,-fsrm"]);
+        command.args(["-no-user-config", "-nodefaults", "-accel", "tcg"]).args(architecture.machine());
         command.arg("-m").arg(self.memory.to_string()).arg("-smp").arg(cpus.to_string());
         command.args(["-display", "none", "-no-reboot", "-initrd"]).arg(path_of(initramfs));
         command.arg("-kernel").arg(&self.kernel.image);
         // panic=-1 reboots at once, which -no-reboot turns into the end. The mitigations guard against
         // attacks on a processor that is not there.
-        command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"]);
+        let console = architecture.console();
+        command.arg("-append");
+        command.arg(format!("console={console} quiet panic=-1 oops=panic mitigations=off"));
         Ok(command)
     }
 
@@ -237,15 +231,16 @@ impl Guest {
         let mut archive = Archive::default();
         ["bin", "home/user", "root"].iter().for_each(|folder| archive.directory(folder));
         archive.file("init", 0o755, include_bytes!("init.sh"));
-        let busybox = initramfs::busybox()?;
+        let programs = Programs::of(self.kernel.architecture)?;
+        let busybox = programs.busybox()?;
         archive.file("bin/busybox", 0o755, &fs::read(&busybox).context("reading busybox")?);
-        for tool in TOOLS.into_iter().filter_map(initramfs::on_path) {
-            if let Err(error) = archive.program("bin", &tool) {
+        for tool in TOOLS.into_iter().filter_map(|tool| programs.find(tool)) {
+            if let Err(error) = archive.program("bin", &programs.root, &tool) {
                 eprintln!("xtask: the guest does without {}: {error:#}", tool.display());
             }
         }
         for program in &self.programs {
-            archive.program("congo", program)?;
+            archive.program("congo", Path::new("/"), program)?;
         }
         let etc = [
             (
@@ -276,7 +271,10 @@ impl Guest {
         }
         let user = if self.user { "user" } else { "root" };
         let (cgroup, modules) = (self.cgroup, loaded.join(" "));
-        let settings = format!("{settings}CGROUP={cgroup}\nLAB_USER={user}\nMODULES='{modules}'\n");
+        let console = self.kernel.architecture.console();
+        let settings = format!(
+            "{settings}CGROUP={cgroup}\nLAB_USER={user}\nMODULES='{modules}'\nCONSOLE=/dev/{console}\n"
+        );
         archive.file("lab/settings", 0o644, settings.as_bytes());
         let words: Vec<_> = command.iter().map(|word| quoted(word)).collect();
         archive.file("lab/command", 0o755, format!("#!/bin/sh\nexec {}\n", words.join(" ")).as_bytes());
@@ -326,7 +324,7 @@ fn accept(listener: &UnixListener, machine: &mut Machine) -> Result<UnixStream> 
             Err(_) => {}
         }
         if let Some(status) = machine.0.try_wait()? {
-            bail!("{QEMU} ended before it started the guest ({status})");
+            bail!("QEMU ended before it started the guest ({status})");
         }
         thread::sleep(Duration::from_millis(2));
     }

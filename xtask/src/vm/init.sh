@@ -113,8 +113,8 @@ enter() {
 
 if [ -n "$INTERACTIVE" ]; then
     # A session with the console as its terminal: job control and Ctrl-C work only so.
-    chown "$LAB_USER" /dev/ttyS0
-    stty rows "$ROWS" cols "$COLUMNS" <>/dev/ttyS0 2>/dev/null
+    chown "$LAB_USER" "$CONSOLE"
+    stty rows "$ROWS" cols "$COLUMNS" <>"$CONSOLE" 2>/dev/null
     # The shell of busybox, as it edits lines. But it takes its own applets before those of PATH.
     echo 'alias ip=/bin/ip' >/lab/aliases
     ENV=/lab/aliases

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use common::fs::rootfs::libraries;
 
 const DIRECTORY: u32 = 0o040_000;
@@ -53,25 +53,30 @@ impl Archive {
         self.entry(path, LINK | 0o777, target.as_bytes());
     }
 
-    /// Adds a program of the host to a folder, under its name.
+    /// Adds a program to a folder, under its name. Its path is that of a host whose root is `host`, in general
+    /// `/`.
     ///
     /// What is linked dynamically lies where it does on the host, since it may look for its libraries from
     /// there. They do too, and the folder has a link.
     ///
     /// # Errors
     /// When it cannot be read, or one of its libraries is missing.
-    pub fn program(&mut self, folder: &str, source: &Path) -> Result<()> {
+    pub fn program(&mut self, folder: &str, host: &Path, source: &Path) -> Result<()> {
         let name = source.file_name().with_context(|| format!("{} is no program", source.display()))?;
         let path = format!("{folder}/{}", text(Path::new(name))?);
-        let real = fs::canonicalize(source).with_context(|| format!("reading {}", source.display()))?;
-        let needed = libraries(Path::new("/"), &real)?;
+        let reading = || format!("reading {}", source.display());
+        let real = fs::canonicalize(host.join(source.strip_prefix("/").unwrap_or(source)));
+        let root = fs::canonicalize(host).with_context(reading)?;
+        let real = real.with_context(reading)?;
+        let real = Path::new("/").join(real.strip_prefix(&root).with_context(reading)?);
+        let needed = libraries(&root, &real)?;
         if needed.files.is_empty() {
-            let content = fs::read(&real).with_context(|| format!("reading {}", source.display()))?;
+            let content = fs::read(root.join(text(&real)?)).with_context(reading)?;
             self.file(&path, 0o755, &content);
             return Ok(());
         }
         for file in needed.files.iter().chain([&real]) {
-            self.host_file(file)?;
+            self.host_file(&root, file)?;
         }
         for (at, target) in &needed.links {
             let at = text(at)?;
@@ -87,7 +92,7 @@ impl Archive {
     }
 
     /// Adds a file of the host at its own path, which has no links in it, unless it is there.
-    fn host_file(&mut self, file: &Path) -> Result<()> {
+    fn host_file(&mut self, root: &Path, file: &Path) -> Result<()> {
         let hidden = MOUNTED_OVER.iter().find(|folder| file.starts_with(folder));
         ensure!(
             hidden.is_none(),
@@ -97,9 +102,10 @@ impl Archive {
         );
         let path = text(file)?;
         if !self.has(path) {
+            let file = root.join(path);
             let reading = || format!("reading {}", file.display());
-            let mode = fs::metadata(file).with_context(reading)?.permissions().mode();
-            let content = fs::read(file).with_context(reading)?;
+            let mode = fs::metadata(&file).with_context(reading)?.permissions().mode();
+            let content = fs::read(&file).with_context(reading)?;
             // newuidmap(1) is nothing without its set-user-ID bit.
             self.file(path, if mode & 0o111 == 0 { 0o644 } else { 0o755 | mode & 0o6000 }, &content);
         }
@@ -150,19 +156,6 @@ impl Archive {
 pub fn text(path: &Path) -> Result<&str> {
     let text = path.to_str().with_context(|| format!("{}: a path that is not UTF-8", path.display()))?;
     Ok(text.trim_start_matches('/'))
-}
-
-/// The host's busybox: most of the guest's programs, and those that it starts with.
-///
-/// # Errors
-/// When there is no static one; the error says which package has it.
-pub fn busybox() -> Result<PathBuf> {
-    let is_static =
-        |path: &PathBuf| libraries(Path::new("/"), path).is_ok_and(|needed| needed.files.is_empty());
-    match ["busybox.static", "busybox"].into_iter().filter_map(on_path).find(is_static) {
-        Some(path) => Ok(path),
-        None => bail!("no static busybox on PATH: install it (Debian, Ubuntu: apt install busybox-static)"),
-    }
 }
 
 /// Where a program lies: on PATH, or where root's are.
@@ -218,9 +211,9 @@ mod tests {
         let (own, shell) = (folder.path().join("bash"), Path::new("/bin/sh"));
         fs::copy(shell, &own).unwrap();
         let mut archive = Archive::default();
-        archive.program("congo", &folder.path().join("script")).unwrap();
-        archive.program("congo", &own).unwrap();
-        archive.program("congo", shell).unwrap();
+        archive.program("congo", Path::new("/"), &folder.path().join("script")).unwrap();
+        archive.program("congo", Path::new("/"), &own).unwrap();
+        archive.program("congo", Path::new("/"), shell).unwrap();
         let entries = entries(archive);
         let names: Vec<_> = entries.iter().map(|(name, ..)| name.as_str()).collect();
         let find = |name: &str| &entries[names.iter().position(|it| *it == name).unwrap()];
@@ -240,7 +233,7 @@ mod tests {
     #[test]
     fn what_the_guest_would_hide_is_refused() {
         let mut archive = Archive::default();
-        let error = archive.host_file(Path::new("/run/x")).unwrap_err().to_string();
+        let error = archive.host_file(Path::new("/"), Path::new("/run/x")).unwrap_err().to_string();
         assert!(error.contains("/run of its own"), "{error}");
     }
 }

@@ -1,9 +1,9 @@
 //! Where the lab's kernel comes from, and which of its modules the guest needs.
 //!
-//! A kernel is the host's own, a package of Debian (fetched by name with apt into Congo's cache and unpacked
-//! there: nothing is installed), or what a learner names: an image, an unpacked package or a `.deb`.
-//! Modules are loaded in an order computed here, since an unpacked package has no `modules.dep`: that file is
-//! written when a package is installed. Man pages: modinfo(8), modules.dep(5), apt-get(8), dpkg-deb(1).
+//! A kernel is the host's own, a package of Debian (unpacked into Congo's cache), or what a learner names: an
+//! image, an unpacked package or a `.deb`. Modules are loaded in an order computed here, since an unpacked
+//! package has no `modules.dep`: that file is written when a package is installed. Man pages: modinfo(8),
+//! modules.dep(5).
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use super::apt::{self, Apt};
+use super::architecture::Architecture;
 
 /// The versions that `--kernel VERSION` and the matrix know, with the release of Debian that has each.
 pub const PACKAGED: [(&str, &str); 3] = [("5.10", "bullseye"), ("6.1", "bookworm"), ("6.12", "trixie")];
@@ -21,6 +24,8 @@ const DEFAULT: &str = "6.1";
 /// A kernel that can be booted.
 #[derive(Debug, Clone)]
 pub struct Kernel {
+    /// For which machine it is.
+    pub architecture: Architecture,
     /// What `uname -r` says in the guest.
     pub release: String,
     /// The compressed image, as QEMU's `-kernel` takes it.
@@ -39,15 +44,21 @@ pub struct Module {
 }
 
 impl Kernel {
-    /// The kernel that the user wants: a packaged version, a path, or the default.
+    /// The kernel that the user wants: a packaged version, a path, or the default. The host's own is the
+    /// default of its architecture.
     ///
     /// # Errors
     /// When it is neither, cannot be read, or cannot be fetched; the error says what can be given instead.
-    pub fn find(wanted: Option<&str>) -> Result<Kernel> {
+    pub fn find(wanted: Option<&str>, architecture: Architecture) -> Result<Kernel> {
         match wanted {
-            None => Kernel::of_host().map_or_else(|_| packaged(DEFAULT), Ok),
-            Some(version) if PACKAGED.iter().any(|(known, _)| *known == version) => packaged(version),
-            Some(path) if Path::new(path).exists() => Kernel::at(Path::new(path)),
+            None if architecture.is_host() => {
+                Kernel::of_host().map_or_else(|_| packaged(DEFAULT, architecture), Ok)
+            }
+            None => packaged(DEFAULT, architecture),
+            Some(version) if PACKAGED.iter().any(|(known, _)| *known == version) => {
+                packaged(version, architecture)
+            }
+            Some(path) if Path::new(path).exists() => Kernel::at(Path::new(path), architecture),
             Some(other) => {
                 let versions: Vec<_> = PACKAGED.iter().map(|(version, _)| *version).collect();
                 bail!(
@@ -72,42 +83,55 @@ impl Kernel {
         let image = image.with_context(|| {
             format!("the host's kernel, {release}, is not under /boot, or may be read by root only")
         })?;
-        Kernel::of_image(image, Path::new("/"))
+        Kernel::of_image(image, Path::new("/"), Architecture::of_host()?)
     }
 
-    fn at(path: &Path) -> Result<Kernel> {
+    fn at(path: &Path, architecture: Architecture) -> Result<Kernel> {
         if path.extension().is_some_and(|extension| extension == "deb") {
             let name = path.file_stem().context("a .deb without a name")?;
             let folder = cache()?.join(name);
             if !folder.exists() {
-                unpack(path, &folder)?;
+                apt::unpack(&[path.to_owned()], &folder)?;
             }
-            return Kernel::in_folder(&folder);
+            return Kernel::in_folder(&folder, architecture);
         }
         if path.is_dir() {
-            return Kernel::in_folder(path);
+            return Kernel::in_folder(path, architecture);
         }
         let near = path.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-        let kernel = Kernel::of_image(path, near)?;
-        if kernel.modules.is_some() { Ok(kernel) } else { Kernel::of_image(path, Path::new("/")) }
+        let kernel = Kernel::of_image(path, near, architecture)?;
+        if kernel.modules.is_some() {
+            Ok(kernel)
+        } else {
+            Kernel::of_image(path, Path::new("/"), architecture)
+        }
     }
 
     /// The kernel in an unpacked package.
-    fn in_folder(folder: &Path) -> Result<Kernel> {
+    fn in_folder(folder: &Path, architecture: Architecture) -> Result<Kernel> {
         let boot = folder.join("boot");
         let entries =
             boot.read_dir().with_context(|| format!("looking for a kernel in {}", boot.display()))?;
         let image = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
-        Kernel::of_image(&image.with_context(|| format!("no vmlinuz in {}", boot.display()))?, folder)
+        let image = image.with_context(|| format!("no vmlinuz in {}", boot.display()))?;
+        Kernel::of_image(&image, folder, architecture)
     }
 
-    fn of_image(image: &Path, root: &Path) -> Result<Kernel> {
-        let release = release(image)?;
+    fn of_image(image: &Path, root: &Path, architecture: Architecture) -> Result<Kernel> {
+        let bytes = fs::read(image).with_context(|| format!("reading the kernel {}", image.display()))?;
+        let release = match architecture {
+            Architecture::X86_64 => release_of_x86_64(&bytes),
+            Architecture::Aarch64 if bytes.starts_with(GZIP) => release_of_aarch64(&unzipped(image, "gzip")?),
+            Architecture::Aarch64 => release_of_aarch64(&bytes),
+        };
+        let release = release.with_context(|| {
+            format!("{} is not a kernel image for {}", image.display(), architecture.name())
+        })?;
         let places = [root.join("lib/modules").join(&release), root.join("usr/lib/modules").join(&release)];
         let modules = places.into_iter().find(|place| place.is_dir());
-        Ok(Kernel { release, image: image.to_owned(), modules })
+        Ok(Kernel { architecture, release, image: image.to_owned(), modules })
     }
 
     /// The modules of these names (between blanks) and all that they depend on, each after what it needs.
@@ -171,6 +195,10 @@ fn decompressed(file: &Path) -> Result<Vec<u8>> {
         Some("gz") => "gzip",
         _ => return fs::read(file).with_context(|| format!("reading {}", file.display())),
     };
+    unzipped(file, program)
+}
+
+fn unzipped(file: &Path, program: &str) -> Result<Vec<u8>> {
     let output =
         Command::new(program).arg("-dc").arg(file).stderr(Stdio::inherit()).output().with_context(|| {
             format!("starting {program} to decompress {}: is it installed?", file.display())
@@ -179,15 +207,33 @@ fn decompressed(file: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// How a file begins that gzip(1) made. Some distributions compress the image of arm64 as a whole, which QEMU
+/// undoes.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
 /// The release that is written in an image: the field `kernel_version` of the boot protocol's header, at
 /// 0x20e, is the place of the string, less 0x200. Source: Documentation/arch/x86/boot.rst.
-fn release(image: &Path) -> Result<String> {
-    let bytes = fs::read(image).with_context(|| format!("reading the kernel {}", image.display()))?;
-    let field = bytes.get(0x20e..0x210).filter(|_| bytes.get(0x202..0x206) == Some(b"HdrS".as_slice()));
-    let field = field.with_context(|| format!("{} is not a kernel image for x86-64", image.display()))?;
-    let at = usize::from(u16::from_le_bytes([field[0], field[1]])) + 0x200;
-    let text = bytes.get(at..).unwrap_or_default().split(|&byte| byte == b' ' || byte == 0).next();
-    Ok(String::from_utf8_lossy(text.unwrap_or_default()).into_owned())
+fn release_of_x86_64(image: &[u8]) -> Option<String> {
+    let field = image.get(0x20e..0x210).filter(|_| image.get(0x202..0x206) == Some(b"HdrS".as_slice()))?;
+    word(image.get(usize::from(u16::from_le_bytes([field[0], field[1]])) + 0x200..)?)
+}
+
+/// The same for arm64, whose header has no such field: it has a magic number at 0x38. But the image is not
+/// compressed, and has somewhere what /proc/version says. Source: Documentation/arch/arm64/booting.rst.
+fn release_of_aarch64(image: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    image.get(0x38..0x3c).filter(|magic| magic == b"ARM\x64")?;
+    // A format string begins the same.
+    let found = image.windows(BANNER.len() + 1);
+    let mut found = found.enumerate().filter(|(_, window)| window.starts_with(BANNER));
+    let (at, _) = found.find(|(_, window)| window[BANNER.len()].is_ascii_digit())?;
+    word(&image[at + BANNER.len()..])
+}
+
+/// The text up to a blank or to its end.
+fn word(text: &[u8]) -> Option<String> {
+    let word = text.split(|&byte| byte == b' ' || byte == 0).next()?;
+    Some(String::from_utf8_lossy(word).into_owned())
 }
 
 /// Where unpacked kernels are kept: fetching one takes half a minute, and the network.
@@ -203,118 +249,52 @@ pub fn cache() -> Result<PathBuf> {
 }
 
 /// The kernel of a packaged version if it is in the cache.
-pub fn cached(version: &str) -> Option<Kernel> {
-    Kernel::in_folder(&cache().ok()?.join(version)).ok()
+pub fn cached(version: &str, architecture: Architecture) -> Option<Kernel> {
+    Kernel::in_folder(&place(version, architecture).ok()?, architecture).ok()
+}
+
+fn place(version: &str, architecture: Architecture) -> Result<PathBuf> {
+    Ok(cache()?.join(match architecture {
+        Architecture::X86_64 => version.to_owned(),
+        other => format!("{version}-{}", other.debian()),
+    }))
 }
 
 /// A kernel of Debian, from the cache or fetched into it.
-fn packaged(version: &str) -> Result<Kernel> {
-    if let Some(kernel) = cached(version) {
+fn packaged(version: &str, architecture: Architecture) -> Result<Kernel> {
+    if let Some(kernel) = cached(version, architecture) {
         return Ok(kernel);
     }
-    let folder = cache()?.join(version);
-    fetch(version, &folder).with_context(|| {
+    let folder = place(version, architecture)?;
+    fetch(version, architecture, &folder).with_context(|| {
         format!(
             "kernel {version} cannot be fetched; give another by --kernel PATH: a vmlinuz, or the .deb of a \
-             package \
-             linux-image-{version}…-cloud-amd64"
+             package linux-image-{version}…-cloud-{}",
+            architecture.debian()
         )
     })?;
-    Kernel::in_folder(&folder)
+    Kernel::in_folder(&folder, architecture)
 }
 
 /// Fetches a kernel's package and unpacks it.
-///
-/// apt does so with a state of its own beside the cache: the host's lists and sources stay as they are, and
-/// no root is needed. The mirror is the one that the host itself uses.
-fn fetch(version: &str, folder: &Path) -> Result<()> {
+fn fetch(version: &str, architecture: Architecture, folder: &Path) -> Result<()> {
     let (_, suite) =
         PACKAGED.iter().find(|(known, _)| *known == version).context("not a packaged version")?;
-    let mirror = mirror()?;
-    fs::create_dir_all(cache()?)?;
-    let apt = tempfile::tempdir_in(cache()?)?;
-    let path = apt.path().to_str().context("the cache's path is not UTF-8")?;
-    fs::create_dir_all(apt.path().join("lists/partial"))?;
-    fs::create_dir_all(apt.path().join("archives/partial"))?;
-    fs::write(apt.path().join("status"), "")?;
-    fs::write(apt.path().join("sources.list"), format!("deb [arch=amd64] {mirror} {suite} main\n"))?;
-    let configuration = apt.path().join("apt.conf");
-    fs::write(
-        &configuration,
-        format!(
-            "Dir::State \"{path}\";\nDir::State::status \"{path}/status\";\nDir::Cache \"{path}\";\n\
-             Dir::Etc::sourcelist \"{path}/sources.list\";\nDir::Etc::sourceparts \"-\";\n\
-             Acquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n\
-             #clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
-        ),
-    )?;
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program)
-            .args(args)
-            // Read last: the host's own configuration holds, where it is not set otherwise here.
-            .arg("--config-file")
-            .arg(&configuration)
-            .current_dir(path)
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| format!("starting {program}"))?;
-        ensure!(output.status.success(), "{program} {} failed", args.join(" "));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    eprintln!("xtask: fetching kernel {version} of Debian {suite}, once, into {}", folder.display());
-    run("apt-get", &["update", "--quiet=2", "--error-on=any"])?;
-    let pattern = format!("^linux-image-{}\\..*-cloud-amd64$", version.replace('.', "\\."));
-    let found = run("apt-cache", &["search", "--names-only", &pattern])?;
-    let packages = found.lines().filter_map(|line| line.split_whitespace().next());
-    let newest =
-        packages.max_by_key(|name| numbers(name)).with_context(|| format!("{suite} has no such package"))?;
-    run("apt-get", &["download", "--quiet=2", newest])?;
-    let file = apt.path().read_dir()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files = file.filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    unpack(&files.next().context("apt-get download left no .deb")?, folder)
+    eprintln!(
+        "xtask: fetching kernel {version} of Debian {suite} for {}, once, into {}",
+        architecture.debian(),
+        folder.display()
+    );
+    let apt = Apt::new(&cache()?, suite, architecture)?;
+    let (number, debian) = (version.replace('.', "\\."), architecture.debian());
+    let packages = apt.search(&format!("^linux-image-{number}\\..*-cloud-{debian}$"))?;
+    let newest = packages.iter().max_by_key(|name| numbers(name));
+    apt.unpack(newest.with_context(|| format!("{suite} has no such package"))?, folder)
 }
 
 /// The numbers in a name, so that 6.1.0-100 comes after 6.1.0-99.
 fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
-}
-
-/// The address from which the host gets its own Debian packages.
-fn mirror() -> Result<String> {
-    let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let field = |key: &str| {
-        system.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix('=')?.trim_matches('"')))
-    };
-    ensure!(
-        field("ID") == Some("debian"),
-        "this host is not Debian, so it has no mirror of Debian's packages"
-    );
-    let suite = field("VERSION_CODENAME").context("/etc/os-release does not name the release")?;
-    let output = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(RELEASE) $(SITE)", "Created-By: Packages"])
-        .output()
-        .context("starting apt-get")?;
-    let targets = String::from_utf8_lossy(&output.stdout).into_owned();
-    let site = targets.lines().find_map(|line| line.strip_prefix(suite)?.strip_prefix(' '));
-    Ok(site.with_context(|| format!("apt's sources have no entry for {suite}"))?.to_owned())
-}
-
-/// Unpacks a package beside its final place and renames it: an interrupted run leaves no half kernel.
-fn unpack(package: &Path, folder: &Path) -> Result<()> {
-    let parent = folder.parent().context("the cache has no parent")?;
-    fs::create_dir_all(parent)?;
-    let half = tempfile::tempdir_in(parent)?;
-    let status = Command::new("dpkg-deb")
-        .arg("-x")
-        .args([package, half.path()])
-        .status()
-        .context("starting dpkg-deb (of the package dpkg)")?;
-    ensure!(status.success(), "dpkg-deb cannot unpack {}", package.display());
-    if let Err(error) = fs::rename(half.path(), folder) {
-        // Somebody else was faster.
-        ensure!(folder.exists(), "renaming {}: {error}", half.path().display());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -356,9 +336,22 @@ mod tests {
     #[test]
     fn what_is_no_kernel_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Kernel::find(file.path().to_str()).unwrap_err();
-        assert!(error.to_string().contains("not a kernel image"), "{error:#}");
-        let error = Kernel::find(Some("4.1")).unwrap_err().to_string();
+        for architecture in [Architecture::X86_64, Architecture::Aarch64] {
+            let error = Kernel::find(file.path().to_str(), architecture).unwrap_err();
+            assert!(error.to_string().contains("not a kernel image"), "{error:#}");
+        }
+        let error = Kernel::find(Some("4.1"), Architecture::X86_64).unwrap_err().to_string();
         assert!(error.contains("5.10") && error.contains("--kernel 4.1"), "{error}");
+    }
+
+    #[test]
+    fn the_release_of_an_arm64_image_is_found_and_that_of_another_machine_is_not() {
+        let mut image = vec![0; 0x100];
+        image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        image.extend_from_slice(b"Linux version %s\0Linux version 6.1.0-50-cloud-arm64 (debian\0");
+        assert_eq!(release_of_aarch64(&image).as_deref(), Some("6.1.0-50-cloud-arm64"));
+        assert_eq!(release_of_x86_64(&image), None);
+        image[0x38] = 0;
+        assert_eq!(release_of_aarch64(&image), None);
     }
 }

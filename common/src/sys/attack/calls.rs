@@ -71,8 +71,61 @@ pub fn call_32_bit() {
     }
 }
 
-/// Elsewhere there is no way to make one from a 64-bit program.
-#[cfg(not(target_arch = "x86_64"))]
+/// The same on arm64. There a 64-bit program has no instruction for it, so a child becomes a 32-bit one. A
+/// signal that ends the child ends this process. So does a kernel or a processor without such programs, as
+/// Apple's are.
+#[cfg(target_arch = "aarch64")]
+pub fn call_32_bit() {
+    use nix::sys::signal::raise;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    match arm::start().and_then(|child| waitpid(child, None)) {
+        Ok(WaitStatus::Exited(_, 0)) => {}
+        Ok(WaitStatus::Signaled(_, signal, _)) if raise(signal).is_ok() => {}
+        _ => std::process::abort(),
+    }
+}
+
+/// A program for 32-bit ARM, which calls getpid and exits with status 0.
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::fs::File;
+    use std::io::Write;
+
+    use nix::errno::Errno;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::unistd::{Pid, fexecve};
+
+    /// An executable (2) of 32 bits for ARM (40), which begins at 0x20054, behind the two headers. A table of
+    /// segments at 52. EABI version 5, without which the kernel refuses it. Source: elf(5).
+    const FILE: [u32; 13] =
+        [0x464c457f, 0x10101, 0, 0, 0x280002, 1, 0x20054, 52, 0, 0x5000000, 0x200034, 1, 0];
+
+    /// PT_LOAD: the whole file, 104 bytes, at 0x20000, readable and executable.
+    const SEGMENT: [u32; 8] = [1, 0, 0x20000, 0x20000, 104, 104, 5, 0x10000];
+
+    /// mov r7, #20 (getpid); svc 0; mov r0, #0; mov r7, #1 (exit); svc 0. Source: the ARM Architecture
+    /// Reference Manual; the kernel's arch/arm/tools/syscall.tbl.
+    const CODE: [u32; 5] = [0xe3a07014, 0xef000000, 0xe3a00000, 0xe3a07001, 0xef000000];
+
+    pub(super) fn start() -> nix::Result<Pid> {
+        let mut file = File::from(memfd_create("arm", MFdFlags::MFD_CLOEXEC)?);
+        let words = FILE.iter().chain(&SEGMENT).chain(&CODE);
+        let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+        file.write_all(&bytes).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        match crate::sys::clone::fork() {
+            Ok(Some(child)) => Ok(child),
+            Ok(None) => {
+                let _ = fexecve(&file, &[c"arm"], &[] as &[&std::ffi::CStr]);
+                // SAFETY: _exit(2) ends the process and touches none of its memory.
+                unsafe { libc::_exit(1) }
+            }
+            Err(_) => Err(Errno::EAGAIN),
+        }
+    }
+}
+
+/// Elsewhere none is known.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn call_32_bit() {
     std::process::abort();
 }
