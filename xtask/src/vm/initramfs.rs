@@ -53,8 +53,8 @@ impl Archive {
         self.entry(path, LINK | 0o777, target.as_bytes());
     }
 
-    /// Adds a program to a folder, under its name. Its path is that of a host whose root is `host`, in general
-    /// `/`.
+    /// Adds a program to a folder, under its name. Its path is that of a host whose root is `host`: `/`, save
+    /// for other architectures.
     ///
     /// What is linked dynamically lies where it does on the host, since it may look for its libraries from
     /// there. They do too, and the folder has a link.
