@@ -217,7 +217,7 @@ fn tasks(args: &Args, step: &Step) -> Result<Vec<Task>> {
     let again = match &args.again {
         Some(again) => again.clone(),
         // A learner's runtime is to be built again.
-        None if args.stage.is_some() => "cargo congo check".to_owned(),
+        None if args.stage.is_some() && args.bin.is_none() => "cargo congo check".to_owned(),
         None => format!("cargo congo check step{}{bin}", step.number),
     };
     let tasks: Vec<_> = if let Some(name) = &args.exercise {
@@ -252,9 +252,12 @@ fn check(args: &Args) -> Result<ExitCode> {
     let tasks = tasks(args, &step)?;
     let binary = match &args.bin {
         Some(binary) => binary.clone(),
-        None => workspace::build(&[&step.name], Build::Debug)?.join(&step.name),
+        None => {
+            crate::learner::refuse_sudo()?;
+            workspace::build(&[&step.name], Build::Debug)?.join(&step.name)
+        }
     };
-    if let Some(mut raised) = raised(&step, &binary)? {
+    if let Some(mut raised) = raised(args, &step, &binary)? {
         let status = raised.status().context("starting sudo")?;
         let code = status.code().and_then(|code| u8::try_from(code).ok());
         return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
@@ -344,13 +347,18 @@ fn own(args: &Args, step: &Step) -> Result<Vec<String>> {
 
 /// This command once more as root, where root is needed and can be had: the program is built by then, as the
 /// caller. `None` where the checks run at once; those that need root are then skipped.
-fn raised(step: &Step, binary: &Path) -> Result<Option<Command>> {
+fn raised(args: &Args, step: &Step, binary: &Path) -> Result<Option<Command>> {
     if step.number >= ROOTLESS || geteuid().is_root() {
         return Ok(None);
     }
     Ok(root::command(&std::env::current_exe()?).map(|mut raised| {
         // Of the two ways to name the program, the last one counts.
         raised.args(std::env::args_os().skip(1)).arg("--bin").arg(binary);
+        // What was built here is to be built again.
+        if args.bin.is_none() && args.again.is_none() {
+            let exercise = args.exercise.as_ref().map_or(String::new(), |name| format!(" --exercise {name}"));
+            raised.arg("--again").arg(format!("cargo congo check step{}{exercise}", step.number));
+        }
         raised
     }))
 }

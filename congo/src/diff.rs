@@ -12,6 +12,9 @@ use anyhow::{Context, Result, ensure};
 use crate::stages;
 use crate::workspace;
 
+/// The status of a shell whose program is not there.
+const NO_SUCH_PROGRAM: i32 = 127;
+
 /// Show what changes from one step to the next, or in one stage: the story first, the options last.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -100,15 +103,23 @@ fn difference(folder: &Path, file: &OsString) -> Result<Vec<u8>> {
 
 /// Shows a text in the caller's pager, or prints it where there is no terminal.
 fn page(text: &[u8]) -> Result<ExitCode> {
-    let pager = std::env::var("PAGER").unwrap_or_else(|_| "less -R".to_owned());
+    let pager = std::env::var("PAGER").ok().filter(|pager| !pager.is_empty());
+    let pager = pager.unwrap_or_else(|| "less".to_owned());
+    let mut command = Command::new("sh");
+    command.args(["-c", &pager]).stdin(Stdio::piped());
+    if std::env::var_os("LESS").is_none() {
+        // Colours as they are, and no page for what fits on one: git does the same.
+        command.env("LESS", "FRX");
+    }
     if io::stdout().is_terminal()
-        && let Ok(mut child) = Command::new("sh").args(["-c", &pager]).stdin(Stdio::piped()).spawn()
+        && let Ok(mut child) = command.spawn()
     {
         // A reader who leaves before the end has seen enough.
         let _ = child.stdin.take().context("a pager without stdin")?.write_all(text);
-        child.wait()?;
-    } else {
-        io::stdout().write_all(text)?;
+        if child.wait()?.code() != Some(NO_SUCH_PROGRAM) {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
+    io::stdout().write_all(text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -149,7 +149,7 @@ impl Place {
         fs::write(to.join("Cargo.toml"), workspace_of(&manifest, &members, root))?;
         fs::copy(root.join("Cargo.lock"), to.join("Cargo.lock"))?;
         fs::create_dir_all(to.join(".cargo"))?;
-        fs::write(to.join(".cargo/config.toml"), settings())?;
+        fs::write(to.join(".cargo/config.toml"), settings()?)?;
         Ok(())
     }
 
@@ -237,6 +237,7 @@ impl Place {
     }
 
     fn reset(&self) -> Result<()> {
+        refuse_sudo()?;
         if self.folder.exists() {
             let kept = (1..).map(|number| self.folder.with_extension(number.to_string()));
             let kept = kept.into_iter().find(|kept| !kept.exists()).context("no name is left for it")?;
@@ -249,10 +250,18 @@ impl Place {
     }
 }
 
-/// The course's workspace, with these members alone; the other packages are meant where they are.
+/// The course's workspace, with these members alone; the other packages are meant where they are. What it
+/// says of single libraries stands in `.cargo/config.toml`: here cargo would warn of each one that no member
+/// uses.
 fn workspace_of(manifest: &str, members: &[&str], root: &Path) -> String {
-    let mut text = String::new();
+    let (mut text, mut is_of_libraries) = (String::new(), false);
     for line in manifest.lines() {
+        if line.starts_with('[') {
+            is_of_libraries = line == "[profile.dev.package]";
+        }
+        if is_of_libraries {
+            continue;
+        }
         let package = line.split_once(" = { path = ").map(|(name, _)| name);
         text += &match package.filter(|name| !members.contains(name)) {
             Some(name) => format!("{name} = {{ path = {:?} }}\n", root.join(name)),
@@ -342,6 +351,8 @@ mod tests {
                 .current_dir(&place.folder)
                 .output()
                 .unwrap();
+            let manifest = fs::read_to_string(place.folder.join("Cargo.toml")).unwrap();
+            assert!(!manifest.contains("opt-level"), "cargo would warn: {manifest}");
             assert!(output.status.success(), "{}: {}", exercise.id, String::from_utf8_lossy(&output.stderr));
             let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
             let packages = metadata["packages"].as_array().unwrap();

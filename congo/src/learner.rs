@@ -26,6 +26,9 @@ use crate::task::{self, Task};
 use crate::workspace::{self, Step};
 use crate::{check, lab, manifest};
 
+/// The stage of step 4 from which on the runtime needs no root.
+const FIRST_WITHOUT_ROOT: &str = "09-without-root";
+
 /// How often `watch` looks for a file that has been saved.
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -147,7 +150,8 @@ impl Start {
         ensure!(
             self.folder.starts_with(|first: char| first.is_ascii_lowercase())
                 && self.folder.chars().all(|letter| is_letter(letter) || letter == '-' || letter == '_')
-                && !workspace::root().join(&self.folder).exists()
+                // The course takes such a folder for one of its steps, or cargo for one of its own.
+                && !self.folder.starts_with("step")
                 && !["build", "deps", "examples", "incremental"].contains(&&*self.folder),
             "\"{}\": expected the name of a new folder, of small letters, digits, - and _, such as mine",
             self.folder
@@ -156,12 +160,23 @@ impl Start {
             bail!("your runtime is in {} already: cargo congo next", mine.folder.display());
         }
         let folder = std::env::current_dir()?.join(&self.folder);
+        for place in [&folder, &workspace::root().join(&self.folder)] {
+            ensure!(
+                !place.exists(),
+                "{} is there already: choose another name, or remove it",
+                place.display()
+            );
+        }
+        // Before the folder is made: what fails here leaves nothing behind.
+        let begin = tempfile::tempdir()?;
+        stages::write_before(&stage, begin.path())?;
+        let settings = settings()?;
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         fs::create_dir(folder.join(".cargo"))?;
         hide_from_git(&folder)?;
-        fs::write(folder.join(".cargo/config.toml"), settings())?;
+        fs::write(folder.join(".cargo/config.toml"), settings)?;
         fs::copy(workspace::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
-        stages::write_before(&stage, &folder)?;
+        stages::copy(&begin.path().join("src"), &folder.join("src"))?;
         let mine = Mine { folder, kept: Kept::at(&stage) };
         fs::write(mine.folder.join("Cargo.toml"), stages::manifest(&stage.step, &mine.name())?)?;
         mine.write()?;
@@ -222,8 +237,7 @@ impl Run {
             return Err(lab.exec()).context("starting the lab");
         }
         mine.tell_of_root()?;
-        let needs_root = mine.stage()?.step.number < ROOTLESS;
-        let mut command = if needs_root { as_root(&binary)? } else { Command::new(&binary) };
+        let mut command = if needs_root(&mine.stage()?) { as_root(&binary)? } else { Command::new(&binary) };
         Err(command.args(&self.arguments).exec()).with_context(|| format!("starting {}", binary.display()))
     }
 }
@@ -237,14 +251,17 @@ pub fn check(options: &[String], in_lab: bool) -> Result<ExitCode> {
     refuse_sudo()?;
     let mut mine = Mine::find()?;
     mine.touch()?;
+    let chosen = |wanted: &[&str]| options.iter().any(|option| wanted.contains(&option.as_str()));
     match mine.verdict(options, in_lab)? {
         Verdict::Passed => {
             // A part of the checks does not make a stage.
-            if options.is_empty() {
+            if !chosen(&["--only", "--without", "--json"]) {
                 mine.go_on()?;
             }
             return Ok(ExitCode::SUCCESS);
         }
+        // A program reads the output.
+        _ if chosen(&["--json"]) => {}
         Verdict::Untried => mine.tell_untried(in_lab),
         Verdict::Failed => println!("A hint: cargo congo hint. The whole task: cargo congo next"),
     }
@@ -401,6 +418,7 @@ impl Mine {
 
     /// The folder that `start` has made: the current one, one above it, or one in it.
     fn folder() -> Result<PathBuf> {
+        refuse_sudo()?;
         let here = std::env::current_dir()?;
         let has_one = |folder: &PathBuf| folder.join("progress.toml").exists();
         let above = here.ancestors().map(Path::to_owned).find(has_one);
@@ -483,7 +501,25 @@ impl Mine {
                 stage.step.name
             );
         }
-        fs::write(&file, carried).with_context(|| format!("writing {}", file.display()))
+        fs::write(&file, carried).with_context(|| format!("writing {}", file.display()))?;
+        self.carry_lock()
+    }
+
+    /// Gives the learner the course's versions of the libraries once more: cargo has removed from Cargo.lock
+    /// those that the step before did not need.
+    fn carry_lock(&self) -> Result<()> {
+        let file = self.folder.join("Cargo.lock");
+        let reading =
+            |file: &Path| fs::read_to_string(file).with_context(|| format!("reading {}", file.display()));
+        let (course, before) = (reading(&workspace::root().join("Cargo.lock"))?, reading(&file)?);
+        let own = format!("name = \"{}\"", self.name());
+        let mut names = before.lines().filter(|line| line.starts_with("name = ") && *line != own);
+        if names.any(|line| !course.lines().any(|known| known == line)) {
+            let kept = self.folder.join("Cargo.lock.before");
+            fs::write(&kept, &before).with_context(|| format!("writing {}", kept.display()))?;
+            println!("The versions of your own libraries are kept in {}.", kept.display());
+        }
+        fs::write(&file, course).with_context(|| format!("writing {}", file.display()))
     }
 
     /// A source that was moved back has the times of before, by which cargo would take it for built.
@@ -528,6 +564,7 @@ impl Mine {
             self.tell_of_root()?;
             let mut checks = as_root(&this)?;
             checks.args(["check", &stage.step.name, "--stage", &stage.number.to_string()]);
+            checks.args(["--again", "cargo congo check"]);
             (checks, binary)
         };
         let status =
@@ -551,7 +588,7 @@ impl Mine {
 
     /// Says once what the learner should know before the runtime runs as root.
     fn tell_of_root(&mut self) -> Result<()> {
-        if self.stage()?.step.number >= ROOTLESS || self.kept.told_of_root {
+        if !needs_root(&self.stage()?) || self.kept.told_of_root {
             return Ok(());
         }
         eprintln!(
@@ -625,7 +662,10 @@ impl Mine {
 
 /// The settings of cargo in the learner's folder: the libraries are built once, for the course and for this,
 /// and `cargo congo` works there, too.
-pub(crate) fn settings() -> String {
+///
+/// # Errors
+/// When the course's manifest is not as expected.
+pub(crate) fn settings() -> Result<String> {
     let course = workspace::root().display().to_string();
     let mut text = format!("[build]\ntarget-dir = \"{course}/target\"\n");
     // An alias is split at its spaces.
@@ -634,7 +674,21 @@ pub(crate) fn settings() -> String {
             "\n[alias]\ncongo = \"run --quiet --manifest-path {course}/Cargo.toml --package congo --\"\n"
         );
     }
-    text
+    // In a manifest cargo would warn of each library that the package does not use.
+    let manifest: toml::Table = fs::read_to_string(workspace::root().join("Cargo.toml"))?.parse()?;
+    let packages = manifest["profile"]["dev"]["package"].as_table().context("Cargo.toml has no profile")?;
+    for (library, profile) in packages {
+        if let Some(level) = profile.get("opt-level").and_then(toml::Value::as_integer) {
+            text += &format!("\n[profile.dev.package.{library}]\nopt-level = {level}\n");
+        }
+    }
+    Ok(text)
+}
+
+/// Whether the runtime of this stage refuses to run as an ordinary user.
+fn needs_root(stage: &Stage) -> bool {
+    let number = stage.step.number;
+    number < ROOTLESS || (number == ROOTLESS && stage.name.as_str() < FIRST_WITHOUT_ROOT)
 }
 
 /// The command that runs a program as root.
@@ -663,11 +717,16 @@ fn hide_from_git(folder: &Path) -> Result<()> {
     };
     let (file, line) = (folder.join(file), format!("/{path}"));
     let hiding = || format!("writing {}", file.display());
-    let text = fs::read_to_string(&file).unwrap_or_default();
-    if !text.lines().any(|known| known == line) {
+    let text = match fs::read(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error).with_context(hiding),
+    };
+    if !text.split(|&byte| byte == b'\n').any(|known| known == line.as_bytes()) {
         fs::create_dir_all(file.parent().unwrap_or(folder)).with_context(hiding)?;
-        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-        fs::write(&file, format!("{text}{end}{line}\n")).with_context(hiding)?;
+        let end = if text.is_empty() || text.ends_with(b"\n") { "" } else { "\n" };
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&file).with_context(hiding)?;
+        file.write_all(format!("{end}{line}\n").as_bytes()).with_context(hiding)?;
     }
     Ok(())
 }
@@ -693,4 +752,40 @@ fn file_name(program: &Path) -> String {
 
 fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtime_needs_root_up_to_the_stage_that_takes_the_demand_away() {
+        for stage in stages::all().unwrap() {
+            let patch = fs::read_to_string(stage.folder().join("change.patch")).unwrap();
+            let takes_away = patch.contains("\n-    process::require_root()?;\n");
+            assert_eq!(takes_away, stage.name == FIRST_WITHOUT_ROOT, "{}", stage.id());
+            let before = (stage.step.number, stage.name.as_str()) < (ROOTLESS, FIRST_WITHOUT_ROOT);
+            assert_eq!(needs_root(&stage), before, "{}", stage.id());
+        }
+    }
+
+    #[test]
+    fn the_learners_libraries_are_built_as_the_courses_are() {
+        let of = |text: &str, libraries: &str| -> BTreeMap<String, toml::Value> {
+            let table: toml::Table = text.parse().unwrap();
+            let packages = table["profile"]["dev"]["package"].as_table().unwrap();
+            packages
+                .clone()
+                .into_iter()
+                .filter(|(library, _)| (library == "*") == (libraries == "all"))
+                .collect()
+        };
+        let course = fs::read_to_string(workspace::root().join("Cargo.toml")).unwrap();
+        assert_eq!(of(&settings().unwrap(), "single"), of(&course, "single"));
+        for step in workspace::steps().unwrap() {
+            let manifest = stages::manifest(&step, "mine").unwrap();
+            assert_eq!(of(&manifest, "all"), of(&course, "all"));
+            assert_eq!(of(&manifest, "single"), BTreeMap::new());
+        }
+    }
 }

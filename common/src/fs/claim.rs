@@ -126,14 +126,14 @@ impl Claim {
                 result => result.at("open", path).hint_if(Errno::ELOOP, LINK)?,
             };
             // Who can open it can lock it, and so keep us waiting.
+            if make == Some(Make::Folder) && !file.metadata().at("read", path)?.is_dir() {
+                return Err(Errno::EEXIST).at("make", path);
+            }
             let there = match make {
                 Some(Make::File) => own::take(&file, path, 0o600)?,
                 Some(Make::Folder) => own::take(&file, path, Access::Owner.mode())?,
                 None => file.metadata().at("read", path)?,
             };
-            if make == Some(Make::Folder) && !there.is_dir() {
-                return Err(Errno::EEXIST).at("make", path);
-            }
             if !flock(&file, path, how)? {
                 return Ok(None);
             }
@@ -176,12 +176,19 @@ impl Claim {
     /// where `how` does not wait, the claim is lost. It is also lost when the other one has removed the
     /// entry. Returns whether this process still has the claim.
     ///
-    /// A process that has the entry out of sight, as after pivot_root(2), cannot tell that and gets `false`.
+    /// # Errors
+    /// ENOLCK; and EACCES, where the entry is out of sight.
+    pub(crate) fn let_share(&self, how: FlockOperation) -> Result<bool> {
+        Ok(flock(&self.file, &self.path, how)? && is_at(self.identity, &self.path)?)
+    }
+
+    /// The same for a process that has the entry out of sight, as after pivot_root(2): at its path there is
+    /// another file now, or none. So this does not ask whether the entry still has its name.
     ///
     /// # Errors
     /// ENOLCK.
-    pub(crate) fn let_share(&self, how: FlockOperation) -> Result<bool> {
-        Ok(flock(&self.file, &self.path, how)? && is_at(self.identity, &self.path)?)
+    pub(crate) fn let_share_unseen(&self) -> Result<()> {
+        flock(&self.file, &self.path, FlockOperation::LockShared).map(drop)
     }
 
     /// Where it is.

@@ -40,11 +40,11 @@ use crate::values::{Publish, check_ip, container_addresses, publish};
 /// No bridge's folder, as it has no `@`.
 const FORWARDING: &str = "forwarding-was-off";
 
-/// At the end of a file's name: the file has ports.
-const WITH_PORTS: &str = "+ports";
-
 /// The same for the rules that were loaded last.
 const RULES: &str = "rules";
+
+/// At the end of a file's name: the file has ports.
+const WITH_PORTS: &str = "+ports";
 
 /// The right to change this network namespace's bridges, and what is known about them. Dropped, it removes
 /// the files of the dead that [`bridges`](Leases::bridges) has told of, and its folder when that is empty.
@@ -213,7 +213,8 @@ impl Leases {
 
     /// Every bridge that is recorded, with who is on it. The files of the dead go when this value is dropped.
     /// Of many containers without published ports only some are asked whether they live, in each call others.
-    /// The rest counts as living. If none lives, this is told for certain.
+    /// The rest counts as living. If none lives, this is told for certain. A dead one that was told before is
+    /// told again: its file goes, so all that it has left must go.
     ///
     /// # Errors
     /// EIO and the like.
@@ -221,7 +222,7 @@ impl Leases {
         let mut bridges = Vec::new();
         for (name, subnet) in self.recorded()? {
             let folder = self.bridge_folder(&name, subnet);
-            let (living, dead) = living_and_dead(&folder)?;
+            let (living, dead) = self.living_and_dead(&folder)?;
             let mut members = Vec::new();
             for Recorded { address, publishes } in living {
                 if !publishes {
@@ -260,7 +261,7 @@ impl Leases {
     pub fn forget(&self, bridge: &str) -> Result<()> {
         for (name, subnet) in self.recorded()?.into_iter().filter(|(name, _)| name == bridge) {
             let folder = self.bridge_folder(&name, subnet);
-            let (living, dead) = living_and_dead(&folder)?;
+            let (living, dead) = self.living_and_dead(&folder)?;
             if let Some(Recorded { address, .. }) = living.first() {
                 return Err(Error::new(format!(
                     "forget the bridge {name}: the container {address} is on it"
@@ -354,6 +355,45 @@ impl Leases {
         Ok(bridges)
     }
 
+    /// The living, and the dead. Each one with published ports is asked: the rules of a dead one would send
+    /// somebody's packets nowhere. So is each one that was dead before. Of the others so many are asked that
+    /// a few are known to live.
+    fn living_and_dead(&self, folder: &Path) -> Result<(Vec<Recorded>, Vec<Recorded>)> {
+        let (mut living, mut dead, mut known) = (Vec::new(), Vec::new(), 0);
+        let told = self.dead.borrow();
+        let mut listed = recorded_in(folder)?;
+        begin_anywhere(&mut listed);
+        for one in listed {
+            let path = one.path(folder);
+            let is_asked = one.publishes || told.contains(&path);
+            if !is_asked && known == LIVING {
+                living.push(one);
+                continue;
+            }
+            match maker_of(&path)? {
+                Maker::Lives => {
+                    known += usize::from(!is_asked);
+                    living.push(one);
+                }
+                Maker::Died => dead.push(one),
+                // It takes its file with it.
+                Maker::Ended => {}
+            }
+        }
+        living.sort();
+        dead.sort();
+        Ok((living, dead))
+    }
+
+    /// Ends a lease as the death of its runtime would: the file stays, unlocked, and counts among the dead
+    /// until what the container has left is removed.
+    pub fn end(&self, lease: &mut Lease) {
+        if let Some(mut claim) = lease.claim.take() {
+            claim.leave();
+            self.dead.borrow_mut().push(claim.path().to_owned());
+        }
+    }
+
     fn bridge_folder(&self, bridge: &str, subnet: Ipv4Net) -> PathBuf {
         self.folder.join(format!("{bridge}@{}_{}", subnet.addr(), subnet.prefix_len()))
     }
@@ -376,14 +416,6 @@ impl Lease {
     /// The network of its bridge.
     pub fn subnet(&self) -> Ipv4Net {
         self.subnet
-    }
-
-    /// Ends it as the death of the runtime would: the file stays, unlocked, and counts among the dead until
-    /// what the container has left is removed.
-    pub fn end(&mut self) {
-        if let Some(mut claim) = self.claim.take() {
-            claim.leave();
-        }
     }
 
     /// Whether it has not ended.
@@ -419,32 +451,6 @@ impl Recorded {
 /// What is recorded in a bridge's folder.
 fn recorded_in(folder: &Path) -> Result<Vec<Recorded>> {
     Ok(entries(folder)?.iter().filter_map(|name| Recorded::parse(name.to_str()?)).collect())
-}
-
-/// The living, and the dead. Each one with published ports is asked: the rules of a dead one would send
-/// somebody's packets nowhere. Of the others so many that a few are known to live.
-fn living_and_dead(folder: &Path) -> Result<(Vec<Recorded>, Vec<Recorded>)> {
-    let (mut living, mut dead, mut known) = (Vec::new(), Vec::new(), 0);
-    let mut listed = recorded_in(folder)?;
-    begin_anywhere(&mut listed);
-    for one in listed {
-        if !one.publishes && known == LIVING {
-            living.push(one);
-            continue;
-        }
-        match maker_of(&one.path(folder))? {
-            Maker::Lives => {
-                known += usize::from(!one.publishes);
-                living.push(one);
-            }
-            Maker::Died => dead.push(one),
-            // It takes its file with it.
-            Maker::Ended => {}
-        }
-    }
-    living.sort();
-    dead.sort();
-    Ok((living, dead))
 }
 
 /// An address whose runtime has died, if there is one.

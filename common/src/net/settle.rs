@@ -4,8 +4,9 @@
 //! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment.
 //! A [`Lease`] says which runtime lives. Before anything is made, the lease is there; and it ends only when
 //! all of its container's things are gone, or the kernel is about to remove them. So [`Leases::bridges`] can
-//! always tell what must be there, and `settle` makes it so: it removes the links of the dead and the bridges
-//! that nobody uses, makes what is missing, loads the rules, and switches forwarding.
+//! tell what must be there, of many containers each time for some. And `settle` makes it so: it removes the
+//! links of the dead and the bridges that nobody uses, makes what is missing, loads the rules, and switches
+//! forwarding.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
 use std::cell::OnceCell;
@@ -143,7 +144,7 @@ impl Place {
     fn give_back(&mut self, leases: &Leases) -> Result<()> {
         let has_ended = |number| Netlink::open().and_then(|mut netlink| netlink.has_ended(number));
         let goes = self.namespace.get().is_some_and(|&number| has_ended(number).unwrap_or(false));
-        self.lease.end();
+        leases.end(&mut self.lease);
         settle(self.wiring, leases, goes.then_some(self.address()))
     }
 }

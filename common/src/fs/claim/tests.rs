@@ -1,6 +1,6 @@
 //! Claims of this process. A lock belongs to an open file, so threads are as good as processes here.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -135,6 +135,8 @@ fn what_is_no_claim_is_an_error() {
     let home = tempfile::tempdir().unwrap();
     let [file, link, folder] = ["file", "link", "folder"].map(|name| home.path().join(name));
     fs::write(&file, "").unwrap();
+    let mode = 0o644;
+    fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
     fs::create_dir(&folder).unwrap();
     symlink(&folder, &link).unwrap();
     for (make, path, errno) in [
@@ -147,6 +149,7 @@ fn what_is_no_claim_is_an_error() {
     ] {
         assert_eq!(Claim::wait(make, path).unwrap_err().errno(), Some(errno), "{make:?} {path:?}");
     }
+    assert_eq!(file.metadata().unwrap().mode() & 0o777, mode, "what is refused is not changed");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Removing a tree, however deep it is, and whoever is still at work in it.
 //!
 //! Kernel objects: directories, a few of them open at a time, as a container can nest more of them than a
-//! process may have open. The way up is `..`, and it counts only when it leads to where the walk came from:
-//! somebody may have moved the directory meanwhile. Then the walk begins again at the top, and opens each
-//! name beneath it without following it. So nothing outside of the tree is ever removed. Order: the files of
-//! a directory, its folders, itself. Needs no /proc.
+//! process may have open. The way up is the open directory. Below those it is `..`, which counts only when it
+//! leads to where the walk came from: somebody may have moved the directory meanwhile. Then the walk begins
+//! again at the top, and opens each name beneath it without following it. So nothing outside of the tree is
+//! ever removed. Order: the files of a directory, its folders, itself. Needs no /proc.
 //! Man pages: unlinkat(2), openat(2), readdir(3).
 
 use std::ffi::OsString;

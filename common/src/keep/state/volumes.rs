@@ -223,7 +223,6 @@ impl OwnVolume {
     pub fn release(self) -> Result<()> {
         let Some((claim, mut mark)) = self.filling else { return Ok(()) };
         mark.write_all(b"1").context("write that a volume is filled")?;
-        // The folder is out of sight here, so whether it still has its name cannot be told.
-        claim.let_share(FlockOperation::LockShared).map(drop)
+        claim.let_share_unseen()
     }
 }

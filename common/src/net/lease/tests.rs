@@ -176,6 +176,13 @@ fn what_a_killed_runtime_left_is_told_and_swept() {
     assert!(!run.exists());
 }
 
+/// What the death of its runtime makes of a lease.
+fn die(lease: &mut Lease) {
+    if let Some(mut claim) = lease.claim.take() {
+        claim.leave();
+    }
+}
+
 #[test]
 fn of_many_a_few_are_asked_and_each_dead_one_is_found() {
     let home = tempfile::tempdir().unwrap();
@@ -188,15 +195,21 @@ fn of_many_a_few_are_asked_and_each_dead_one_is_found() {
 
     // Its rules must go now.
     let address = held[19].address();
-    held[19].end();
+    die(&mut held[19]);
     assert_eq!(told(&leases), [address]);
     assert_eq!(take(&[]).address(), address, "what is told to be dead is free, whatever its file's name is");
 
     let address = held[40].address();
-    held[40].end();
+    die(&mut held[40]);
     assert!((0..1000).any(|_| told(&leases) == [address]));
+    // Its file goes, so it is told again until then.
+    assert!((0..100).all(|_| told(&leases) == [address]));
+    // One that ends by itself is told at once.
+    let ended = held[41].address();
+    leases.end(&mut held[41]);
+    assert!((0..100).all(|_| told(&leases) == [address, ended]));
     // Where none lives, this is certain.
-    held.iter_mut().for_each(Lease::end);
+    held.iter_mut().for_each(die);
     assert_eq!(leases.bridges().unwrap()[0].members, Vec::<Member>::new());
     leases.forget("congo0").unwrap();
 }
@@ -207,11 +220,11 @@ fn in_a_full_network_the_dead_ones_address_is_free() {
     let leases = Leases::lock_in(home.path()).unwrap();
     let subnet = net("10.44.0.0/29");
     let mut held: Vec<_> = (0..5).map(|_| leases.take("congo0", subnet, None, &[]).unwrap()).collect();
-    held[2].end();
+    die(&mut held[2]);
     let lease = leases.take("congo0", subnet, None, &ports("80:80")).unwrap();
     assert_eq!(lease.address(), held[2].address());
     assert!(leases.take("congo0", subnet, None, &[]).is_err());
-    held[3].end();
+    die(&mut held[3]);
     let wanted = Some(held[3].address());
     assert!(leases.take("congo0", subnet, wanted, &[]).is_ok());
 }

@@ -71,16 +71,15 @@ pub fn call_32_bit() {
     }
 }
 
-/// The same on arm64. There a 64-bit program has no instruction for it, so a child becomes a 32-bit one. A
-/// signal that ends the child ends this process. So does a kernel or a processor without such programs, as
-/// Apple's are.
+/// The same on arm64. There a 64-bit program has no instruction for it, so a child becomes a 32-bit one. If a
+/// signal ends the child, this process ends with the status of that signal: raise(3) does nothing in process
+/// 1. It aborts where the kernel or the processor has no such programs, as Apple's have none.
 #[cfg(target_arch = "aarch64")]
 pub fn call_32_bit() {
-    use nix::sys::signal::raise;
     use nix::sys::wait::{WaitStatus, waitpid};
     match arm::start().and_then(|child| waitpid(child, None)) {
         Ok(WaitStatus::Exited(_, 0)) => {}
-        Ok(WaitStatus::Signaled(_, signal, _)) if raise(signal).is_ok() => {}
+        Ok(WaitStatus::Signaled(_, signal, _)) => std::process::exit(128 + signal as i32),
         _ => std::process::abort(),
     }
 }
