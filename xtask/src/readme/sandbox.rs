@@ -21,8 +21,9 @@ use tempfile::TempDir;
 
 use crate::workspace::{self, Build};
 
-/// How long a block may take. The programs are built before the first one starts.
-const TIME_LIMIT: Duration = Duration::from_secs(120);
+/// How long a block may take. The programs are built before the first one starts. But a `cargo` may have to
+/// wait for the build of another block.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// As whom root runs what is an ordinary user's: the one whom the kernel, and every distribution, calls
 /// nobody.
