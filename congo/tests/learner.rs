@@ -18,7 +18,7 @@ struct Learner {
 }
 
 impl Learner {
-    /// One who has begun at this stage.
+    /// A learner who has begun at this stage.
     fn at(stage: &str) -> Learner {
         let learner = Learner { folder: tempfile::tempdir().unwrap() };
         let output = learner.congo(&["start", "--at", stage]);
@@ -59,8 +59,14 @@ fn says(output: &Output, words: &str) {
     assert!(text(output).contains(words), "{words:?} is not in: {}", text(output));
 }
 
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+/// Whether this test needs root in vain: then it says that it is skipped.
+fn lacks_root() -> bool {
+    let lacks = !nix::unistd::geteuid().is_root();
+    if lacks {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        common::tell(format_args!("skipped {name}: it needs root"));
+    }
+    lacks
 }
 
 /// A program that needs none of the libraries.
@@ -138,7 +144,7 @@ fn a_reader_who_leaves_costs_no_temporary_folder() {
 
 #[test]
 fn the_program_is_found_wherever_cargo_puts_it() {
-    if !is_root() {
+    if lacks_root() {
         return;
     }
     let learner = Learner::at("0.1");
@@ -156,7 +162,7 @@ fn the_program_is_found_wherever_cargo_puts_it() {
 
 #[test]
 fn a_runtime_that_hangs_is_told_soon_and_what_root_can_do_once() {
-    if !is_root() {
+    if lacks_root() {
         return;
     }
     let learner = Learner::at("0.1");
@@ -175,7 +181,7 @@ fn a_runtime_that_hangs_is_told_soon_and_what_root_can_do_once() {
 
 #[test]
 fn watch_outlives_a_file_that_vanishes_and_looks_only_at_changes() {
-    if !is_root() {
+    if lacks_root() {
         return;
     }
     let learner = Learner::at("0.1");
@@ -202,7 +208,7 @@ fn watch_outlives_a_file_that_vanishes_and_looks_only_at_changes() {
 
 #[test]
 fn a_stage_whose_own_checks_cannot_run_is_not_passed() {
-    if !is_root() {
+    if lacks_root() {
         return;
     }
     let learner = Learner { folder: tempfile::tempdir().unwrap() };

@@ -131,6 +131,21 @@ fn a_volume_is_filled_once() {
 }
 
 #[test]
+fn a_volume_is_filled_where_its_path_leads_nowhere() {
+    let home = tempfile::tempdir().unwrap();
+    let image = image(home.path());
+    let state = home.path().join("state");
+    let volumes = Volumes::lock(&state, ["data"]).unwrap();
+    let volume = volumes.open("data").unwrap();
+    // As after pivot_root: the container's root may have a file at the first part of the path.
+    let elsewhere = home.path().join("elsewhere");
+    fs::rename(&state, &elsewhere).unwrap();
+    fs::write(&state, "").unwrap();
+    volume.fill(&image).unwrap();
+    assert_eq!(files_of(&elsewhere).len(), 51);
+}
+
+#[test]
 fn who_waits_for_a_volume_does_not_wait_for_a_container_to_end() {
     let home = tempfile::tempdir().unwrap();
     let state = home.path();
