@@ -99,7 +99,7 @@ fn crowd(yard: &Yard, contender: &Contender, floor: &Contender, counts: &[u32], 
             alive.push(start(contender, &input)?);
         }
         let memory = before.1.saturating_sub(available_memory()?) as f64 / f64::from(count);
-        let times = measure([contender, floor], runs, 0)?;
+        let times = measure([contender, floor], runs, 100)?;
         let median = |it: &Contender| times.quartiles(&it.name).map(|[_, median, _]| median);
         let (floor, next) = median(floor).zip(median(contender)).context("measured")?;
         rows.push(Row { count, floor, next, memory });

@@ -179,7 +179,7 @@ fn many_layers(yard: &Yard) -> Result<f64> {
         layers.iter().flat_map(|layer| ["--layer", layer.to_str().unwrap_or_default()]).collect();
     let contender = yard.step(4, &yard.disk, &options)?;
     contender.try_once()?;
-    let times = measure([&contender], RUNS, 0)?;
+    let times = measure([&contender], RUNS, 100)?;
     fs::remove_dir_all(folder)?;
     Ok(times.quartiles(&contender.name).context("measured")?[1] * 1e3)
 }
@@ -189,9 +189,9 @@ fn bridge(yard: &Yard) -> Result<(f64, f64)> {
     let contender = yard.step(4, &yard.disk, &["--network", "bridge"])?;
     in_own_network(|| {
         contender.try_once()?;
-        let first = measure([&contender], RUNS, 0)?;
+        let first = measure([&contender], RUNS, 100)?;
         let _other = Held::start(&contender)?;
-        let later = measure([&contender], RUNS, 0)?;
+        let later = measure([&contender], RUNS, 100)?;
         let median =
             |times: Times| anyhow::Ok(times.quartiles(&contender.name).context("measured")?[1] * 1e3);
         anyhow::Ok((median(first)?, median(later)?))
