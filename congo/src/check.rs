@@ -184,14 +184,6 @@ fn list(args: &Args) -> Result<()> {
 }
 
 fn chosen(args: &Args, step: u8) -> Result<Vec<&'static Check>> {
-    // `memory.option` is the beginning of another id, too.
-    let is_exact = |wanted: &&String| checks::all().any(|check| check.id == *wanted);
-    let (exact, beginnings): (Vec<_>, Vec<_>) = args.only.iter().partition(is_exact);
-    let is_wanted = move |id: &str| {
-        (exact.is_empty() && beginnings.is_empty())
-            || exact.iter().any(|wanted| id == *wanted)
-            || beginnings.iter().any(|wanted| id.starts_with(*wanted))
-    };
     let held = match args.stage {
         None => checks::all().filter(|check| check.holds_in(step)).collect(),
         Some(number) => {
@@ -200,7 +192,15 @@ fn chosen(args: &Args, step: u8) -> Result<Vec<&'static Check>> {
             stages::checks_at(stage.with_context(|| format!("--stage {number}: 1 to {}", stages.len()))?)?
         }
     };
-    Ok(held.into_iter().filter(|check| is_wanted(check.id)).collect())
+    Ok(held.into_iter().filter(|check| is_wanted(&args.only, check.id)).collect())
+}
+
+/// Whether `--only` names this check, or one of these texts begins its id. Without `--only` all are wanted.
+pub(crate) fn is_wanted(only: &[impl AsRef<str>], id: &str) -> bool {
+    // `memory.option` is the beginning of another id, too.
+    let is_exact = |wanted: &str| checks::all().any(|check| check.id == wanted);
+    let names = |wanted: &str| id == wanted || (id.starts_with(wanted) && !is_exact(wanted));
+    only.is_empty() || only.iter().any(|wanted| names(wanted.as_ref()))
 }
 
 /// What is tried: a check or an exercise.
@@ -348,10 +348,14 @@ fn own(args: &Args, step: &Step) -> Result<Vec<String>> {
 /// This command once more as root, where root is needed and can be had: the program is built by then, as the
 /// caller. `None` where the checks run at once; those that need root are then skipped.
 fn raised(args: &Args, step: &Step, binary: &Path) -> Result<Option<Command>> {
-    if step.number >= ROOTLESS || geteuid().is_root() {
+    let runs_as_user = match args.stage {
+        Some(number) => !root::needs_root(&stages::find(&format!("{}.{number}", step.number))?),
+        None => step.number >= ROOTLESS,
+    };
+    if runs_as_user || geteuid().is_root() {
         return Ok(None);
     }
-    Ok(root::command(&std::env::current_exe()?).map(|mut raised| {
+    Ok(root::command(&std::env::current_exe()?, root::NO_USER_NAMESPACE).map(|mut raised| {
         // Of the two ways to name the program, the last one counts.
         raised.args(std::env::args_os().skip(1)).arg("--bin").arg(binary);
         // What was built here is to be built again.

@@ -12,8 +12,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 use checks::exercises::{self, Exercise};
 
-use crate::learner::{as_root, refuse_sudo, settings};
-use crate::root::ROOTLESS;
+use crate::learner::{refuse_sudo, settings};
+use crate::root::{self, ROOTLESS};
 use crate::workspace::{self, Step};
 use crate::{stages, task};
 
@@ -206,7 +206,7 @@ impl Place {
         let binary = self.build()?;
         let this = std::env::current_exe()?;
         let needs_root = self.step.number < ROOTLESS;
-        let mut check = if needs_root { as_root(&this)? } else { Command::new(&this) };
+        let mut check = if needs_root { root::demand(&this)? } else { Command::new(&this) };
         let again = format!("cargo congo exercise {} check", exercises::short(self.exercise));
         check.args(["check", &self.step.name, "--exercise", self.exercise.id, "--again", &again, "--bin"]);
         if !check.arg(&binary).status().context("starting the check")?.success() {

@@ -5,18 +5,42 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use anyhow::{Context, Result};
 use nix::unistd::geteuid;
+
+use crate::stages::Stage;
 
 /// The first step that needs no root.
 pub const ROOTLESS: u8 = 4;
 
-/// The command that runs a program as root, with the caller's environment. `None` where the caller is not
-/// root, and sudo is not there or cannot ask for a password.
-pub fn command(program: &Path) -> Option<Command> {
+/// The stage of step 4 from which on the runtime needs no root.
+const FIRST_WITHOUT_ROOT: &str = "09-without-root";
+
+/// Why most programs must be root.
+pub(crate) const NO_USER_NAMESPACE: &str = "without a user namespace only root makes containers";
+
+/// Whether the runtime of this stage refuses to run as an ordinary user.
+pub fn needs_root(stage: &Stage) -> bool {
+    let number = stage.step.number;
+    number < ROOTLESS || (number == ROOTLESS && stage.name.as_str() < FIRST_WITHOUT_ROOT)
+}
+
+/// The command that runs a program as root which can do nothing without.
+///
+/// # Errors
+/// When the caller is not root, and sudo is not there or cannot ask for a password.
+pub fn demand(program: &Path) -> Result<Command> {
+    let command = command(program, NO_USER_NAMESPACE);
+    command.context("this needs root, and sudo cannot be asked: start it again as root")
+}
+
+/// The command that runs a program as root, with the caller's environment. `why` is told before sudo asks for
+/// a password. `None` where the caller is not root, and sudo is not there or cannot ask.
+pub fn command(program: &Path, why: &str) -> Option<Command> {
     if geteuid().is_root() {
         return Some(Command::new(program));
     }
-    let command = by_sudo(Path::new("sudo"), program, io::stdin().is_terminal())?;
+    let command = by_sudo(Path::new("sudo"), program, why, io::stdin().is_terminal())?;
     if !command.get_args().any(|word| word == "-E") {
         eprintln!("congo: this sudo keeps no environment, so --env NAME finds nothing of yours");
     }
@@ -24,7 +48,7 @@ pub fn command(program: &Path) -> Option<Command> {
 }
 
 /// The same through this sudo. `terminal`: whether it can ask for a password.
-fn by_sudo(sudo: &Path, program: &Path, terminal: bool) -> Option<Command> {
+fn by_sudo(sudo: &Path, program: &Path, why: &str, terminal: bool) -> Option<Command> {
     let ask = |words: &[&str]| -> Option<Output> {
         Command::new(sudo).args(words).env("LC_ALL", "C").stdin(Stdio::null()).output().ok()
     };
@@ -35,7 +59,7 @@ fn by_sudo(sudo: &Path, program: &Path, terminal: bool) -> Option<Command> {
         return None;
     }
     if !may_at_once {
-        eprintln!("congo: without a user namespace only root makes containers, so sudo asks for a password");
+        eprintln!("congo: {why}, so sudo asks for a password");
     }
     // A sudo that does not allow -E (sudoers' NOSETENV, sudo-rs) would refuse to start anything. So it is
     // asked first. With -n nobody types a password twice. `.cargo/run-as-root-if-needed` does the same.
@@ -61,6 +85,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::stages;
 
     /// The words with which a sudo that acts as this script is called in the end.
     fn words(script: &str, terminal: bool) -> Option<Vec<String>> {
@@ -68,7 +93,7 @@ mod tests {
         let sudo = folder.path().join("sudo");
         fs::write(&sudo, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&sudo, fs::Permissions::from_mode(0o755)).unwrap();
-        let command = by_sudo(&sudo, Path::new("/the/program"), terminal)?;
+        let command = by_sudo(&sudo, Path::new("/the/program"), "", terminal)?;
         Some(command.get_args().map(|word| word.to_string_lossy().into_owned()).collect())
     }
 
@@ -86,6 +111,17 @@ mod tests {
         let asks = "case $1 in -n) echo 'sudo: a password is required' >&2; exit 1; esac";
         assert_eq!(words(asks, false), None);
         assert_eq!(words(asks, true).unwrap()[0], "-E");
-        assert_eq!(by_sudo(Path::new("/no/sudo"), Path::new("/the/program"), true).map(|_| ()), None);
+        assert_eq!(by_sudo(Path::new("/no/sudo"), Path::new("/the/program"), "", true).map(|_| ()), None);
+    }
+
+    #[test]
+    fn the_runtime_needs_root_up_to_the_stage_that_takes_the_demand_away() {
+        for stage in stages::all().unwrap() {
+            let patch = fs::read_to_string(stage.folder().join("change.patch")).unwrap();
+            let takes_away = patch.contains("\n-    process::require_root()?;\n");
+            assert_eq!(takes_away, stage.name == FIRST_WITHOUT_ROOT, "{}", stage.id());
+            let before = (stage.step.number, stage.name.as_str()) < (ROOTLESS, FIRST_WITHOUT_ROOT);
+            assert_eq!(needs_root(&stage), before, "{}", stage.id());
+        }
     }
 }

@@ -83,7 +83,7 @@ fn a_broken_progress_file_says_how_to_go_on() {
     learner.write("progress.toml", &whole.replace("hints = 0", "hints ="));
     let output = learner.congo(&["progress"]);
     assert!(!output.status.success());
-    for words in ["mine/progress.toml", "line 5", "reset --at"] {
+    for words in ["mine/progress.toml", "line 6", "reset --at"] {
         says(&output, words);
     }
     learner.write("src/main.rs", "mine");
@@ -114,11 +114,16 @@ fn the_folder_may_become_a_repository_that_the_one_around_it_does_not_list() {
 #[test]
 fn at_a_new_step_the_learners_own_libraries_stay() {
     let learner = Learner::at("0.1");
-    let added = learner.read("Cargo.toml").replace("[dependencies]\n", "[dependencies]\nanyhow = \"1\"\n");
-    learner.write("Cargo.toml", &added);
+    let mine = "[dependencies]\n# For errors.\nanyhow = \"1\" # mine\n";
+    learner.write("Cargo.toml", &learner.read("Cargo.toml").replace("[dependencies]\n", mine));
+    fs::set_permissions(learner.path("Cargo.toml"), fs::Permissions::from_mode(0o600)).unwrap();
     assert!(learner.congo(&["reset", "--at", "2.1"]).status.success());
     let text = learner.read("Cargo.toml");
-    assert!(text.contains("anyhow = \"1\"\n") && text.contains("\"network\""), "{text}");
+    for words in ["# For errors.\n", "anyhow = \"1\" # mine\n", "\"network\""] {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+    let mode = fs::metadata(learner.path("Cargo.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
@@ -127,6 +132,25 @@ fn a_stage_can_be_left_without_passing_it() {
     says(&learner.congo(&["next", "--skip"]), "0.3");
     let progress = learner.read("progress.toml");
     assert!(progress.contains("current = \"0.3\"") && !progress.contains("\"0.2\" ="), "{progress}");
+}
+
+#[test]
+fn a_source_that_is_taken_is_told_and_not_counted_as_done() {
+    let learner = Learner::at("0.2");
+    learner.write("src/main.rs", "mine");
+    let output = learner.congo(&["solution", "--give-up", "--take"]);
+    for words in ["mine/src is now the course's own, at the end of stage 0.2", "The next one: 0.3"] {
+        says(&output, words);
+    }
+    assert!(!text(&output).contains("is done"), "{output:?}");
+    assert_eq!(learner.read("src.0.2.1/main.rs"), "mine");
+    let progress = learner.congo(&["progress"]);
+    says(&progress, "– the course's source was taken");
+    says(&progress, "▶ current");
+    says(&learner.congo(&["solution"]), "at the end of stage 0.2");
+    assert!(learner.congo(&["reset"]).status.success());
+    assert!(learner.congo(&["reset", "--at", "0.2"]).status.success());
+    says(&learner.congo(&["solution"]), "stage 0.2 is not done yet");
 }
 
 #[test]
@@ -196,6 +220,8 @@ fn watch_outlives_a_file_that_vanishes_and_looks_only_at_changes() {
     std::thread::sleep(Duration::from_secs(1));
     fs::create_dir(learner.path("src")).unwrap();
     program(&learner, "fn main() { println!() }");
+    assert!(wait("✗") && wait("Waiting for"));
+    learner.write("Cargo.toml", &(learner.read("Cargo.toml") + "\n[profile.dev]\nopt-level = 1\n"));
     assert!(wait("✗") && wait("Waiting for"));
     // Nothing has changed: so nothing is tried.
     std::thread::sleep(Duration::from_secs(2));
