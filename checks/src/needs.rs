@@ -37,6 +37,8 @@ pub enum Need {
     Bridge,
     /// A host outside on a veth pair.
     Veth,
+    /// A host with IPv6 on its loopback.
+    Ipv6,
     /// A program of the host.
     Program(&'static str),
     /// A Debian root filesystem.
@@ -79,6 +81,7 @@ impl Need {
             Need::Cpus(count) => cpus(count),
             Need::Bridge => bridge(),
             Need::Veth => attempt(&["veth"]).map(|_| ()),
+            Need::Ipv6 => ipv6(),
             Need::Program(name) => program(name).map(|_| ()),
             Need::Debian => debian_root().map(|_| ()),
             Need::Subordinate => subordinate(),
@@ -179,6 +182,10 @@ fn bridge() -> Result<(), String> {
         attempt(&["veth", "bridge", "nft"]).map(|_| ())
     };
     ANSWER.get_or_init(ask).clone()
+}
+
+fn ipv6() -> Result<(), String> {
+    std::net::TcpListener::bind("[::1]:0").map(drop).map_err(|error| format!("no IPv6 on loopback: {error}"))
 }
 
 fn keyrings() -> Result<(), String> {

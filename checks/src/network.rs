@@ -244,7 +244,7 @@ impl Network {
     pub fn reaches_by_udp(&self, to: &str, server: &UdpSocket) -> Result<IpAddr, Failure> {
         // Each try has its own text, since a packet of the one before may still be under way.
         static TRY: AtomicU32 = AtomicU32::new(0);
-        let client = self.udp("0.0.0.0:0")?;
+        let client = self.udp(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
         // Connected, it takes answers from this address only.
         self.run(|| Ok(client.connect(to)?))?;
         let mut arrived = false;

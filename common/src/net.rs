@@ -5,6 +5,7 @@ pub mod lease;
 pub mod netlink;
 pub mod nft;
 pub mod port;
+pub mod proxy;
 pub mod resolv;
 pub mod settle;
 pub mod shared;

@@ -57,7 +57,7 @@ pub use network::{
 };
 pub use path::{directory, workdir};
 #[cfg(feature = "network")]
-pub use publish::{PortRequest, Protocol, Publish, Published, check_ports, publish};
+pub use publish::{PortRequest, Protocol, Proxied, Publish, Published, check_ports, publish};
 #[cfg(feature = "capability")]
 pub use security::{Named, SeccompProfile, Security, SecurityOption, by_name, capability, security_opt};
 pub use signal::{signal, stop_timeout};

@@ -85,12 +85,13 @@ pub(crate) const CHECKS: &[Check] = &[
         of_bridge(it, "--publish", &bad, &[])?;
         of_bridge(it, "--publish", &["abc", "", "80:", "127.0.0.1:80", "300.1.1.1:80:80", "a:80:80",
             "80:80/"], &[])?;
-        of_bridge(it, "--publish", &["[::1]:8080:80", "[::]::80"], &["IPv6"])?;
+        of_bridge(it, "--publish", &["::1:8080:80", "::1::80"], &["[::1]"])?;
+        of_bridge(it, "--publish", &["[fe80::1]:8080:80", "[fe80::1%lo]:8080:80", "[::1:8080:80"], &[])?;
         of_bridge(it, "--publish", &["0:80", "80:70000"], &["1", "65535"])?;
         let twice = ["--network", "bridge", "-p", "8080:80", "--publish", "8080:81", "true"];
         refused(it, &twice, &["--publish", "8080:81", "twice"])
     })
-    .hint("[[IP:][HOST]:]CONTAINER[/tcp|udp], ports 1 to 65535. The container has no IPv6 address."),
+    .hint("[[IP:][HOST]:]CONTAINER[/tcp|udp], ports 1 to 65535. An IPv6 address stands in brackets."),
     Check::since(2, "bad.no-nft", "Where nft is not installed, the error says so.", no_nft)
         .needs(&[Need::Bridge])
         .hint("ENOENT from starting it: name the package, too."),

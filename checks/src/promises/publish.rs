@@ -1,12 +1,15 @@
 //! Published ports: from where they lead into the container, and from where nothing else does. nft(8), ip(7).
 
-use std::net::{TcpListener, UdpSocket};
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use super::bad_input::refused;
 use super::bridge::{GATEWAY, Member};
 use nix::sys::signal::Signal;
 
 use crate::container::Container;
+use crate::kernel::{Process, eventually};
 use crate::needs::{self, Need};
 use crate::network::{self, Network, Outside};
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
@@ -56,6 +59,22 @@ pub(crate) const CHECKS: &[Check] = &[
         "A port that a program or another container already has is refused.", taken)
         .needs(&[Need::Bridge])
         .hint("bind(2) says EADDRINUSE: call it before anything is made."),
+    Check::since(2, "publish.ipv6",
+        "A port on an IPv6 address of the host leads into the container, over TCP and UDP, and a free one \
+         does, too. The container's 127.0.0.1 stays closed.", ipv6)
+        .needs(&[Need::Bridge, Need::Ipv6])
+        .hint("No rule makes an IPv4 packet of an IPv6 packet. A process accepts on the host, and connects \
+               from within the container's network namespace to the address of its eth0."),
+    Check::since(2, "publish.ipv6-taken",
+        "A port that is taken on an IPv6 address is refused. On IPv4 it is another port.", ipv6_taken)
+        .needs(&[Need::Bridge, Need::Ipv6])
+        .hint("listen(2) before anything is made; IPV6_V6ONLY, as [::] would be all IPv4 addresses, too."),
+    Check::since(2, "publish.ipv6-rights",
+        "The process that carries IPv6 connections has no capability and no file of the runtime's. It ends, \
+         and frees its port, with a killed runtime.", ipv6_rights)
+        .needs(&[Need::Bridge, Need::Ipv6])
+        .hint("Drop all rights once it is in the container's network namespace. A change of ids takes \
+               PR_SET_PDEATHSIG away: set it afterwards."),
     Check::since(2, "publish.real-server",
         "A Debian's python3 serves a page to the host's curl.", real_server)
         .needs(&[Need::Bridge, Need::Debian, Need::Program("curl")])
@@ -224,6 +243,91 @@ fn taken(subject: &Subject) -> Checked {
     let _member = Member::new(subject, &["-p", "8080:80"])?;
     refused(subject, &[&options[..], &["8079-8080:80-81", "true"]].concat(), &["--publish", "8080"])?;
     refused(subject, &[&options[..], &["127.0.0.1:8080:80", "true"]].concat(), &["--publish", "8080"])
+}
+
+/// A connection to a port on which nobody listens in the container, or on its 127.0.0.1 only: it ends.
+pub(super) fn leads_nowhere(host: &Network, to: &str, closed: &TcpListener) -> Checked {
+    let mut client = host.run(|| Ok(TcpStream::connect(to)?))?;
+    client.set_read_timeout(Some(Duration::from_secs(8)))?;
+    let timeout = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock;
+    let is_over = match client.read(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => !timeout(&error),
+    };
+    ensure(is_over && closed.accept().is_err(), || {
+        Failure::new(
+            format!("a connection to {to} ends, as only 127.0.0.1 listens"),
+            "it goes on, or leads there",
+        )
+    })
+}
+
+/// The processes of the runtime that are not the container's.
+pub(super) fn helpers(container: &Container) -> Result<Vec<Process>, Failure> {
+    let first = container.first()?;
+    let inside = first.descendants();
+    let below = container.runtime().descendants().into_iter();
+    Ok(below.filter(|it| *it != first && !inside.contains(it)).collect())
+}
+
+fn ipv6(subject: &Subject) -> Checked {
+    let options = ["-p", "[::1]:8080:80", "-p", "[::]:5353:53/udp", "-p", "[::1]::81", "-p", "[::1]:8082:82"];
+    let member = Member::new(subject, &options)?;
+    let host = Network::of_host()?;
+    // The server is not there yet: that connection ends, and the next one does not.
+    let closed = member.network.tcp("127.0.0.1:82")?;
+    leads_nowhere(&host, "[::1]:8080", &closed)?;
+    leads_nowhere(&host, "[::1]:8082", &closed)?;
+    let (first, second) = (member.network.tcp("0.0.0.0:80")?, member.network.tcp("0.0.0.0:81")?);
+    // From within: the host itself would come from the bridge's address, and need a route.
+    let from = host.reaches("[::1]:8080", &first)?;
+    expect("who connects, as the container sees it", member.address.as_str(), &from.to_string())?;
+    let port = chosen(&member.container, "81/tcp", "[::1]")?;
+    host.reaches(&format!("[::1]:{port}"), &second)?;
+    let server = member.network.udp("0.0.0.0:53")?;
+    host.reaches_by_udp("[::1]:5353", &server)?;
+    host.does_not_reach("127.0.0.1:8080")?;
+    member.end()?;
+    host.does_not_reach("[::1]:8080")
+}
+
+fn ipv6_taken(subject: &Subject) -> Checked {
+    let taken = Network::of_host()?.tcp("[::1]:8080")?;
+    for value in ["[::1]:8080:80", "[::]:8080:80", "[::1]:8079-8080:79-80"] {
+        refused(subject, &["--network", "bridge", "--publish", value, "true"], &["--publish", "8080"])?;
+    }
+    drop(taken);
+    let both = Member::new(subject, &["-p", "8080:80", "-p", "[::]:8080:80"])?;
+    let listener = both.network.tcp("0.0.0.0:80")?;
+    let host = Network::of_host()?;
+    host.reaches("127.0.0.1:8080", &listener)?;
+    host.reaches("[::1]:8080", &listener).map(|_| ())
+}
+
+fn ipv6_rights(subject: &Subject) -> Checked {
+    let member = Member::new(subject, &["-p", "[::1]:8080:80", "-p", "[::1]:5353:53/udp"])?;
+    let helpers = helpers(&member.container)?;
+    let [helper] = helpers[..] else {
+        return Err(Failure::new("one process beside the runtime", format!("{}", helpers.len())));
+    };
+    for set in ["CapEff", "CapPrm", "CapInh"] {
+        expect(format!("its {set}"), "0000000000000000", helper.status(set)?.as_str())?;
+    }
+    expect("its NoNewPrivs", "1", helper.status("NoNewPrivs")?.as_str())?;
+    let root = helper.status("Uid")?.split_whitespace().any(|id| id == "0");
+    ensure(!root, || Failure::new("another user than root", "root"))?;
+    // Two sockets of the host, and one whose end is that of the runtime.
+    let files = helper.descriptors()?;
+    expect("its descriptors above 2", 3, files.iter().filter(|&&number| number > 2).count())?;
+    member.container.signal(Signal::SIGKILL)?;
+    let host = Network::of_host()?;
+    let is_over = || !helper.is_alive() && host.tcp("[::1]:8080").is_ok() && host.udp("[::1]:5353").is_ok();
+    ensure(eventually(Duration::from_secs(5), is_over), || {
+        Failure::new("the process is gone and its ports are free", "not so")
+    })?;
+    // The check's own hold on the namespaces goes first. The next run sweeps.
+    drop(member);
+    subject.run(&["true"])?.ok().map(|_| ())
 }
 
 fn real_server(subject: &Subject) -> Checked {

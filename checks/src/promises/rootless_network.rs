@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::bad_input::error;
-use super::publish::chosen;
+use super::publish::{chosen, helpers, leads_nowhere};
 use crate::container::Container;
 use crate::kernel::{Process, eventually};
 use crate::network::{Network, Outside, default_gateway};
@@ -29,6 +29,11 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
         .hint("Without --tcp-ports and --udp-ports, pasta publishes every port on which the container \
                listens."),
+    Check::since(4, "rootless.publish-ipv6",
+        "A port on an IPv6 address leads into it, over TCP and UDP, and not to its 127.0.0.1. With a killed \
+         runtime the port is free again.", publish_ipv6)
+        .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth, Need::Ipv6])
+        .hint("A process of the runtime's, in the container's network namespace; pasta is not told of it."),
     Check::since(4, "rootless.no-way-to-loopback",
         "The container reaches no listener on the host's loopback interface.", no_way_to_loopback)
         .needs(&[Need::UsersOverlay, Need::Program("pasta"), Need::Tap, Need::Veth])
@@ -131,6 +136,28 @@ fn publish(subject: &Subject) -> Checked {
         // pasta looks once a second for what it could publish unasked.
         std::thread::sleep(Duration::from_millis(1500));
         outside.network.does_not_reach("192.0.2.1:8070")
+    })
+}
+
+fn publish_ipv6(subject: &Subject) -> Checked {
+    let user = User::new(subject, "publish-ipv6")?;
+    outside(subject, |_| {
+        let ports = ["-p", "[::1]:8060:80", "-p", "[::1]:5360:53/udp", "-p", "[::1]::81"];
+        let container = user.hold(&[&["--network", "bridge"][..], &ports].concat())?;
+        let (network, host) = (of(&container)?, Network::of_host()?);
+        let (tcp, udp) = (network.tcp("0.0.0.0:80")?, network.udp("0.0.0.0:53")?);
+        host.reaches("[::1]:8060", &tcp)?;
+        host.reaches_by_udp("[::1]:5360", &udp)?;
+        let closed = network.tcp("127.0.0.1:81")?;
+        let port = chosen(&container, "81/tcp", "[::1]")?;
+        leads_nowhere(&host, &format!("[::1]:{port}"), &closed)?;
+        host.does_not_reach("127.0.0.1:8060")?;
+        let others = helpers(&container)?;
+        container.signal(Signal::SIGKILL)?;
+        let gone = || others.iter().all(|it| !it.is_alive()) && host.tcp("[::1]:8060").is_ok();
+        ensure(eventually(Duration::from_secs(5), gone), || {
+            Failure::new("no process is left, and the port is free", "not so")
+        })
     })
 }
 

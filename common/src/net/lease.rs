@@ -239,7 +239,10 @@ impl Leases {
                 let ports = text.lines().filter_map(|line| publish(line).ok());
                 members.push(Member {
                     address,
-                    ports: ports.flat_map(|it| it.ports()).filter_map(|it| it.fixed()).collect(),
+                    ports: ports
+                        .flat_map(|it| it.ports())
+                        .filter_map(|it| it.published(it.fixed()?))
+                        .collect(),
                 });
             }
             self.dead.borrow_mut().extend(dead.iter().map(|it| it.path(&folder)));

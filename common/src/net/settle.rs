@@ -10,8 +10,8 @@
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
 use std::cell::OnceCell;
-use std::fs;
 use std::net::Ipv4Addr;
+use std::{fs, mem};
 
 use ipnet::Ipv4Net;
 use nix::unistd::Pid;
@@ -20,6 +20,7 @@ use super::lease::{Bridge, Lease, Leases};
 use super::netlink::Netlink;
 use super::nft;
 use super::port::{self, Reserved};
+use super::proxy::Proxy;
 use crate::fs::sysctl;
 use crate::sys::error::{Context, Error, Result};
 use crate::values::PortRequest;
@@ -53,7 +54,9 @@ pub struct Place {
     lease: Lease,
     /// The host's ports that lead to this container: no other process gets them as long as these sockets are
     /// there.
-    ports: Reserved,
+    ports: Box<Reserved>,
+    /// Those on IPv6 addresses lead to it through this.
+    proxy: Box<Proxy>,
     /// The number that the host has for the container's network namespace, once the cable leads there.
     namespace: OnceCell<i32>,
 }
@@ -76,7 +79,8 @@ impl Place {
         let leases = Leases::lock()?;
         // First: a bridge that nobody uses any more would still have its subnet.
         settle_what_is_left(wiring, &leases)?;
-        let reserved = port::reserve(ports)?;
+        let mut reserved = port::reserve(ports)?;
+        let proxy = Box::new(Proxy::of(mem::take(&mut reserved.doors)));
         let recorded = leases.bridges()?;
         if recorded.is_empty() && nft::has_table(wiring.table)? {
             // The rules are all of Congo's in this network namespace, and only one state folder can tell
@@ -94,7 +98,7 @@ impl Place {
         let lease = leases.take(bridge, subnet, wanted, &reserved.ports)?;
         // From here on the drop gives back.
         let (bridge, namespace) = (bridge.to_owned(), OnceCell::new());
-        let mut place = Place { wiring, bridge, lease, ports: reserved, namespace };
+        let mut place = Place { wiring, bridge, lease, ports: Box::new(reserved), proxy, namespace };
         if let Err(error) = settle(wiring, &leases, None) {
             // Here and not by the drop, which would wait for the lock, and could only tell the same once
             // more.
@@ -125,15 +129,16 @@ impl Place {
         host_end(self.address())
     }
 
-    /// Once the cable leads to the network namespace of this process: remembers which one that is.
+    /// Once the cable leads to the network namespace of this process: remembers which one that is. Starts the
+    /// [`proxy`](super::proxy) for that namespace, if a port of an IPv6 address leads there.
     ///
     /// # Errors
-    /// ESRCH when the process has ended.
+    /// ESRCH when the process has ended; those of [`Proxy::start`].
     pub fn leads_to(&self, netlink: &mut Netlink, process: Pid) -> Result<()> {
         if let Some(number) = netlink.namespace_of(process)? {
             let _ = self.namespace.set(number);
         }
-        Ok(())
+        self.proxy.start(process, self.address())
     }
 
     /// Takes the cable away, and all that no other container needs. Only then the lease is over: should
@@ -151,6 +156,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // First: it is in the container's network, which would not end.
+        self.proxy.end();
         if self.lease.is_held() {
             // The command has run, and its status is what counts.
             let left = Leases::lock().and_then(|leases| self.give_back(&leases));

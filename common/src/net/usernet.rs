@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use crate::explain;
 use crate::keep::state::tell_once;
 use crate::net::port;
+use crate::net::proxy::Proxy;
 use crate::run::helper::Helper;
 use crate::run::program;
 use crate::sys::error::{Error, Result};
@@ -43,7 +44,10 @@ pub struct UserNetwork {
     program: PathBuf,
     subnet: Ipv4Net,
     address: Ipv4Addr,
+    /// Those on IPv4 addresses, which the program publishes.
     ports: Vec<Publish>,
+    /// Those on IPv6 addresses lead to the container through this.
+    proxy: Proxy,
 }
 
 /// The program at work. Dropped, it is ended, and nothing of it is there any more.
@@ -95,8 +99,8 @@ impl UserNetwork {
         // The program says less about a port that it does not get. Whoever takes one from here on, wins.
         let found = port::find_free(ports)?;
         found.tell();
-        let (address, ports) = (address.unwrap_or(own), found.ports);
-        Ok(Some(UserNetwork { kind, program, subnet, address, ports }))
+        let (address, ports, proxy) = (address.unwrap_or(own), found.ports, Proxy::of(found.doors));
+        Ok(Some(UserNetwork { kind, program, subnet, address, ports, proxy }))
     }
 
     /// The container's address.
@@ -105,10 +109,11 @@ impl UserNetwork {
     }
 
     /// Starts the program for the network namespace of `container`, which waits for its "go", and waits until
-    /// it is up. This process must have one thread.
+    /// it is up. Starts the [`proxy`](super::proxy), if a port of an IPv6 address leads there. This process
+    /// must have one thread.
     ///
     /// # Errors
-    /// What the program complains of.
+    /// What the program complains of; those of [`Proxy::start`].
     pub fn start(&self, container: Pid) -> Result<Speaker> {
         let doing = "keeping the container's network";
         let mut keeper = Helper::start_as_first(doing, |runtime| keeper::keep(self, container, runtime))?;
@@ -119,7 +124,9 @@ impl UserNetwork {
             result,
             self.page(),
         );
-        up.map(|()| Speaker(keeper))
+        up?;
+        self.proxy.start(container, self.address)?;
+        Ok(Speaker(keeper))
     }
 
     fn name(&self) -> &'static str {
@@ -198,13 +205,14 @@ mod tests {
 
     fn network(kind: Kind, ports: &[&str]) -> UserNetwork {
         let requests = ports.iter().flat_map(|port| crate::values::publish(port).unwrap().ports());
-        let ports = requests.map(|port| port.fixed().unwrap());
+        let ports = requests.filter_map(|port| port.published(port.fixed()?));
         UserNetwork {
             kind,
             program: "/nowhere".into(),
             subnet: "10.44.0.0/16".parse().unwrap(),
             address: "10.44.0.9".parse().unwrap(),
             ports: ports.collect(),
+            proxy: Proxy::of(Vec::new()),
         }
     }
 

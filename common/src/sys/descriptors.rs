@@ -42,19 +42,25 @@ pub fn close_descriptors() -> Result<()> {
     close_all_but(None)
 }
 
-pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<()> {
-    let kept = kept.map(|descriptor| descriptor.as_raw_fd());
-    let result = match kept {
-        Some(kept) if kept > 2 => {
-            let kept = kept.cast_unsigned();
-            let below = if kept > 3 { close_range(3, kept - 1, 0) } else { Ok(()) };
-            below.and_then(|()| close_range(kept + 1, libc::c_uint::MAX, 0))
+/// The same, but keeps some.
+pub(crate) fn close_all_but<'a>(kept: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<()> {
+    let mut kept: Vec<_> = kept.into_iter().map(|descriptor| descriptor.as_raw_fd()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for number in kept.iter().map(|kept| kept.cast_unsigned()).filter(|&number| number > 2) {
+        if first < number {
+            close_range_or_each(first, number - 1)?;
         }
-        _ => close_range(3, libc::c_uint::MAX, 0),
-    };
-    match result {
+        first = number + 1;
+    }
+    close_range_or_each(first, libc::c_uint::MAX)
+}
+
+fn close_range_or_each(first: libc::c_uint, last: libc::c_uint) -> Result<()> {
+    match close_range(first, last, 0) {
         Err(error) if error.errno() == Some(Errno::ENOSYS) => {
-            for descriptor in open_descriptors()?.into_iter().filter(|&descriptor| Some(descriptor) != kept) {
+            let is_meant = |descriptor: &RawFd| (first..=last).contains(&descriptor.cast_unsigned());
+            for descriptor in open_descriptors()?.into_iter().filter(is_meant) {
                 // SAFETY: the caller said that nothing of this process uses it any more.
                 unsafe { libc::close(descriptor) };
             }

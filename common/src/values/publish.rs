@@ -2,11 +2,14 @@
 //!
 //! They end in a socket that reserves the port on the host, and in nft(8)'s rules. The rules send packets for
 //! that port on to the container. The text of one [`Publish`] also stands in leases, and other runtimes read
-//! it again. So it must be written as it is read. ip(7), tcp(7), udp(7).
+//! it again. So it must be written as it is read.
+//!
+//! A container has an IPv4 address alone, and no rule can lead a packet of IPv6 there. So a port on an IPv6
+//! address is a [`Proxied`] one, and a process carries its bytes. ip(7), ipv6(7), tcp(7), udp(7).
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV6};
 use std::ops::RangeInclusive;
 
 use super::{Invalid, whole};
@@ -35,7 +38,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// One port of the host that leads to one of the container.
+/// One port of the host that leads to one of the container, on an IPv4 address: the kernel's rules can do it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Publish {
     /// At this address of the host; `None`: at every one.
@@ -58,11 +61,29 @@ impl fmt::Display for Publish {
     }
 }
 
+/// One port of the host on an IPv6 address, for which a process has to carry what comes and goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proxied {
+    /// The host's side. `[::]` is every IPv6 address.
+    pub host: SocketAddrV6,
+    /// The port in the container.
+    pub container_port: u16,
+    /// Ports of TCP and UDP are not the same ones.
+    pub protocol: Protocol,
+}
+
+/// As the option takes it: `[::1]:8080:80/tcp`.
+impl fmt::Display for Proxied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.host, self.container_port, self.protocol)
+    }
+}
+
 /// One port of a container, and the ports of the host of which one is to lead there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortRequest {
-    /// At this address of the host; `None`: at every one.
-    pub host_ip: Option<Ipv4Addr>,
+    /// At this address of the host; `None`: at every IPv4 address.
+    pub host_ip: Option<IpAddr>,
     /// The ports on the host that will do; `None`: any that is free.
     pub host_ports: Option<RangeInclusive<u16>>,
     /// The port in the container.
@@ -72,29 +93,42 @@ pub struct PortRequest {
 }
 
 impl PortRequest {
-    /// The request, once the port on the host is known.
-    pub fn at(&self, host_port: u16) -> Publish {
-        let PortRequest { host_ip, container_port, protocol, .. } = *self;
-        Publish { host_ip, host_port, container_port, protocol }
+    /// The port of the host, if only one will do.
+    pub fn fixed(&self) -> Option<u16> {
+        let ports = self.host_ports.as_ref()?;
+        (ports.start() == ports.end()).then(|| *ports.start())
     }
 
-    /// The request, if only one port of the host will do.
-    pub fn fixed(&self) -> Option<Publish> {
-        let ports = self.host_ports.as_ref()?;
-        (ports.start() == ports.end()).then(|| self.at(*ports.start()))
+    /// The request, once the port on the host is known; `None` for an IPv6 address.
+    pub fn published(&self, host_port: u16) -> Option<Publish> {
+        let PortRequest { container_port, protocol, .. } = *self;
+        let host_ip = match self.host_ip {
+            None => None,
+            Some(IpAddr::V4(ip)) => Some(ip),
+            Some(IpAddr::V6(_)) => return None,
+        };
+        Some(Publish { host_ip, host_port, container_port, protocol })
+    }
+
+    /// The same for an IPv6 address; `None` for all others.
+    pub fn proxied(&self, host_port: u16) -> Option<Proxied> {
+        let Some(IpAddr::V6(ip)) = self.host_ip else { return None };
+        let host = SocketAddrV6::new(ip, host_port, 0, 0);
+        Some(Proxied { host, container_port: self.container_port, protocol: self.protocol })
     }
 }
 
 /// As the option takes it: `127.0.0.1:8000-8010:80/tcp`, `80/tcp`.
 impl fmt::Display for PortRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
+            Some(IpAddr::V4(ip)) => write!(f, "{ip}:")?,
+            None => {}
+        }
         if let Some(port) = self.fixed() {
-            return port.fmt(f);
-        }
-        if let Some(ip) = self.host_ip {
-            write!(f, "{ip}:")?;
-        }
-        if let Some(ports) = &self.host_ports {
+            write!(f, "{port}:")?;
+        } else if let Some(ports) = &self.host_ports {
             write!(f, "{}-{}:", ports.start(), ports.end())?;
         } else if self.host_ip.is_some() {
             f.write_str(":")?;
@@ -106,7 +140,7 @@ impl fmt::Display for PortRequest {
 /// The value of one `--publish`: a port of the container, or as many of them as the range has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    host_ip: Option<Ipv4Addr>,
+    host_ip: Option<IpAddr>,
     host: Option<RangeInclusive<u16>>,
     container: RangeInclusive<u16>,
     protocol: Protocol,
@@ -132,10 +166,11 @@ impl Published {
 /// Reads a value of `--publish`: `[[IP:][HOST]:]CONTAINER[/tcp|udp]`, where both ports may be ranges `A-B`.
 ///
 /// Without HOST, any free port of the host will do. Where HOST is a range and CONTAINER a single port, a free
-/// one of that range. The address `0.0.0.0` means every one of the host, as no address does.
+/// one of that range. The address `0.0.0.0` means every IPv4 address of the host, as no address does. An IPv6
+/// address stands in brackets. `[::ffff:127.0.0.1]` is the IPv4 address in another notation.
 ///
 /// # Errors
-/// Not of this form, a port that is none, ranges of different lengths, or an IPv6 address.
+/// Not of this form, a port that is none, or ranges of different lengths.
 pub fn publish(text: &str) -> Result<Published, Invalid> {
     let (ports, protocol) = match text.split_once('/') {
         None => (text, Protocol::Tcp),
@@ -146,7 +181,7 @@ pub fn publish(text: &str) -> Result<Published, Invalid> {
     let (rest, container) = ports.rsplit_once(':').unwrap_or(("", ports));
     let (ip, host) = match rest.rsplit_once(':') {
         None => (None, rest),
-        Some((ip, host)) => (Some(address(ip)?).filter(|ip| !ip.is_unspecified()), host),
+        Some((ip, host)) => (Some(address(ip)?).filter(|ip| *ip != Ipv4Addr::UNSPECIFIED), host),
     };
     let host = if host.is_empty() { None } else { Some(range(host)?) };
     let container = range(container)?;
@@ -160,16 +195,24 @@ pub fn publish(text: &str) -> Result<Published, Invalid> {
     }
 }
 
-fn address(text: &str) -> Result<Ipv4Addr, Invalid> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    match bare.parse() {
-        Ok(IpAddr::V4(ip)) => Ok(ip),
-        Ok(IpAddr::V6(_)) => {
-            Err("a container has no IPv6 address to which the port could lead; expected an \
-                                  IPv4 address of the host before the ports"
+fn address(text: &str) -> Result<IpAddr, Invalid> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match bare.unwrap_or(text).parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) if bare.is_none() => {
+            Err(format!("expected brackets around the IPv6 address: [{ip}]").into())
+        }
+        Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+            Err("an address that begins with fe80 is another one on each link; expected an address that the \
+                 host has once"
                 .into())
         }
-        Err(_) => Err("expected an IPv4 address of the host before the ports".into()),
+        // An IPv4 address that is written as one of IPv6 is an IPv4 address.
+        Ok(ip) => Ok(ip.to_canonical()),
+        Err(_) => {
+            Err("expected an address of the host before the ports, an IPv6 address in brackets, as in \
+                       127.0.0.1:8080:80 and [::1]:8080:80"
+                .into())
+        }
     }
 }
 
@@ -181,8 +224,7 @@ pub fn check_ports(ports: &[PortRequest]) -> Result<(), Error> {
     let mut seen = HashSet::new();
     let twice = ports
         .iter()
-        .filter_map(PortRequest::fixed)
-        .find(|port| !seen.insert((port.host_ip, port.host_port, port.protocol)));
+        .find(|port| port.fixed().is_some_and(|fixed| !seen.insert((port.host_ip, fixed, port.protocol))));
     twice.map_or(Ok(()), |port| {
         Err(Error::new(format!("--publish {port}: this port of the host is published twice"))
             .hint("each port of the host can lead to one port of the container"))
@@ -232,6 +274,22 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_ipv6() {
+        assert_eq!(ports("[::1]:8080:80"), ["[::1]:8080:80/tcp"]);
+        assert_eq!(ports("[::]:8080:80"), ["[::]:8080:80/tcp"]);
+        assert_eq!(ports("[::1]::80"), ["[::1]::80/tcp"]);
+        assert_eq!(ports("[2001:DB8::0:1]:5353:53/udp"), ["[2001:db8::1]:5353:53/udp"]);
+        assert_eq!(ports("[::1]:8000-8001:80-81"), ["[::1]:8000:80/tcp", "[::1]:8001:81/tcp"]);
+        assert_eq!(ports("[::1]:8000-8010:80"), ["[::1]:8000-8010:80/tcp"]);
+        // Those that are IPv4 addresses in truth.
+        assert_eq!(ports("[::ffff:127.0.0.1]:8080:80"), ["127.0.0.1:8080:80/tcp"]);
+        assert_eq!(ports("[::ffff:0.0.0.0]:8080:80"), ["8080:80/tcp"]);
+        let of = |text: &str| publish(text).unwrap().ports().next().unwrap();
+        assert_eq!(of("[::1]:7:80").proxied(7).unwrap().to_string(), "[::1]:7:80/tcp");
+        assert_eq!((of("[::1]:7:80").published(7), of("7:80").proxied(7)), (None, None));
+    }
+
+    #[test]
     fn one_of_several_ports() {
         assert_eq!(ports("80"), ["80/tcp"]);
         assert_eq!(ports(":80/udp"), ["80/udp"]);
@@ -240,15 +298,16 @@ mod tests {
         assert_eq!(ports("80-81"), ["80/tcp", "81/tcp"]);
         assert_eq!(ports("8000-8010:80"), ["8000-8010:80/tcp"]);
         assert_eq!(ports("1.2.3.4:8000-8010:80/udp"), ["1.2.3.4:8000-8010:80/udp"]);
-        for text in ["80", "127.0.0.1::80", "8000-8010:80", "1.2.3.4:1-2:3/udp", "7:7"] {
+        for text in ["80", "127.0.0.1::80", "8000-8010:80", "1.2.3.4:1-2:3/udp", "7:7", "[::1]::80"] {
             let first = publish(text).unwrap().ports().next().unwrap();
             assert_eq!(publish(&first.to_string()).unwrap().ports().collect::<Vec<_>>(), [first]);
         }
         let request = |text: &str| publish(text).unwrap().ports().next().unwrap();
         assert_eq!(request("80").fixed(), None);
         assert_eq!(request("8000-8010:80").fixed(), None);
-        assert_eq!(request("8000-8000:80").fixed().unwrap().to_string(), "8000:80/tcp");
-        assert_eq!(request("127.0.0.1::80").at(7).to_string(), "127.0.0.1:7:80/tcp");
+        assert_eq!(request("8000-8000:80").fixed(), Some(8000));
+        assert_eq!(request("8000-8000:80").to_string(), "8000:80/tcp");
+        assert_eq!(request("127.0.0.1::80").published(7).unwrap().to_string(), "127.0.0.1:7:80/tcp");
     }
 
     #[test]
@@ -259,6 +318,12 @@ mod tests {
         assert_eq!(
             check(&["80", "80", "8080:80", "8080-8081:80", "8080:80/udp", "127.0.0.1:8080:80"]),
             Ok(())
+        );
+        assert_eq!(check(&["8080:80", "[::]:8080:80", "[::1]:8080:80", "[::1]:8080:80/udp"]), Ok(()));
+        let error = check(&["[::1]:8080:80", "[0::1]:8080:81"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--publish [::1]:8080:81/tcp: this port of the host is published twice"
         );
         let error = check(&["8080-8081:80-81", "8081:82"]).unwrap_err();
         assert_eq!(error.to_string(), "--publish 8081:82/tcp: this port of the host is published twice");
@@ -276,11 +341,19 @@ mod tests {
         refused(publish, "expected a range of ports that begins with the lower one", &["81-80:81-80"]);
         let protocols = ["80:80/", "80:80/sctp", "80:80/tcp/udp", "80/"];
         refused(publish, "expected tcp or udp", &protocols);
-        let addresses =
-            ["localhost:80:80", ":80:80", "::80", "1.2.3:80:80", "[::1:80:80", "fe80::1%lo:80:80"];
-        refused(publish, "expected an IPv4 address", &addresses);
-        let of_ipv6 = ["[::1]:80:80", "::1:80:80", "[::]:8080:80", "[::1]::80"];
-        refused(publish, "a container has no IPv6 address", &of_ipv6);
+        let addresses = [
+            "localhost:80:80",
+            ":80:80",
+            "::80",
+            "1.2.3:80:80",
+            "[::1:80:80",
+            "[::1]:80",
+            "[fe80::1%lo]:80:80",
+        ];
+        refused(publish, "expected an address of the host before the ports", &addresses);
+        let bare = ["::1:80:80", "::1::80"];
+        refused(publish, "expected brackets around the IPv6 address: [::1]", &bare);
+        refused(publish, "an address that begins with fe80", &["[fe80::1]:80:80"]);
         let expected =
             "11 ports on the host, 2 in the container; expected ranges of the same length, or one port";
         refused(publish, expected, &["8000-8010:80-81"]);
@@ -296,7 +369,23 @@ mod tests {
             let port = Publish { host_ip: ip.map(Ipv4Addr::from_bits), host_port, container_port, protocol };
             let read: Vec<_> = publish(&port.to_string()).unwrap().ports().collect();
             prop_assert_eq!(read.len(), 1);
-            prop_assert_eq!(read[0].fixed(), Some(port));
+            prop_assert_eq!(read[0].published(host_port), Some(port));
+            prop_assert_eq!(read[0].fixed(), Some(host_port));
+        }
+
+        #[test]
+        fn a_request_is_written_as_it_is_read(
+            ip: u128, from in 1u16.., more in prop::option::of(0u16..9), container_port in 1u16.., udp: bool,
+        ) {
+            let request = PortRequest {
+                host_ip: Some(IpAddr::V6(ip.into())),
+                host_ports: more.map(|more| from..=from.saturating_add(more)),
+                container_port,
+                protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+            };
+            if let Ok(read) = publish(&request.to_string()) {
+                prop_assert_eq!(read.ports().collect::<Vec<_>>(), [request]);
+            }
         }
 
         #[test]
@@ -312,7 +401,7 @@ mod tests {
                 if c == d {
                     prop_assert_eq!(found[0].host_ports.clone(), Some(a..=b));
                 } else {
-                    prop_assert!(found.iter().map(|port| port.fixed().unwrap().host_port).eq(a..=b));
+                    prop_assert!(found.iter().map(|port| port.fixed().unwrap()).eq(a..=b));
                 }
             }
         }

@@ -8,7 +8,7 @@ fn net(text: &str) -> Ipv4Net {
 }
 
 fn ports(text: &str) -> Vec<Publish> {
-    publish(text).unwrap().ports().filter_map(|port| port.fixed()).collect()
+    publish(text).unwrap().ports().filter_map(|port| port.published(port.fixed()?)).collect()
 }
 
 #[test]
