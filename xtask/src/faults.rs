@@ -32,7 +32,7 @@ use crate::workspace::{self, Build, Step};
 use lines::{Line, Scene};
 use list::List;
 use place::Place;
-use run::{Fault, Outcome, Plan, Point};
+use run::{Fault, LIMIT, Outcome, Plan, Point};
 
 /// Make each system call of a runtime fail once, and look whether it survives.
 ///
@@ -156,29 +156,40 @@ struct Trial<'a> {
 /// How often the same call on the same object is tried in one process: a loop that reads a file is one place.
 const TURNS: usize = 3;
 
+/// How long a run without a fault may take at most, on a machine that is busy.
+const GENEROUS: Duration = Duration::from_secs(110);
+
 /// How long the host may take to be clean after a run.
 const SOON: Duration = Duration::from_millis(500);
 
 impl Trial<'_> {
-    fn start(&self, fault: Option<(&Place, &Fault)>, record: bool) -> Result<Outcome> {
+    /// A run that may take this much longer than [`LIMIT`].
+    fn start(&self, fault: Option<(&Place, &Fault)>, record: bool, usual: Duration) -> Result<Outcome> {
         self.scene.reset();
         let start = self.scene.start(&self.line)?;
-        run::run(&Plan { start: &start, binary: self.subject.binary(), folder: self.folder, fault, record })
+        run::run(&Plan {
+            start: &start,
+            binary: self.subject.binary(),
+            folder: self.folder,
+            fault,
+            record,
+            limit: usual + LIMIT,
+        })
     }
 
     fn run(&self, list: &mut List) -> Result<Count> {
         let began = Instant::now();
         let name = format!("{} {}", self.step.name, self.line.name);
         // The first runs make what later ones find.
-        self.start(None, false)?;
-        let reference = self.start(None, false)?;
-        let recorded = self.start(None, true)?;
+        self.start(None, false, GENEROUS)?;
+        let reference = self.start(None, false, GENEROUS)?;
+        let recorded = self.start(None, true, GENEROUS)?;
         if let Some(hangs) = reference.hangs.as_ref().or(recorded.hangs.as_ref()) {
             bail!("{}: without a fault it does not end in time: {hangs}", self.line.name);
         }
         self.same(&reference, &recorded)
             .map_err(|why| anyhow::anyhow!("{}: two runs without a fault differ: {why}", self.line.name))?;
-        let again = self.start(None, true)?;
+        let again = self.start(None, true, GENEROUS)?;
         let steady: BTreeSet<_> = again.points.iter().map(|point| &point.place).collect();
         let points: Vec<_> = recorded.points.iter().filter(|point| steady.contains(&point.place)).collect();
         let look = host::Look::at(self.subject);
@@ -192,7 +203,7 @@ impl Trial<'_> {
             return Ok(count);
         }
         for (point, fault) in &faults {
-            let outcome = self.start(Some((&point.place, fault)), false)?;
+            let outcome = self.start(Some((&point.place, fault)), false, recorded.took)?;
             if !outcome.injected {
                 count.unreached += 1;
                 println!("{name}: {}: not reached again", shown(&point.place, &recorded));
@@ -281,17 +292,14 @@ impl Trial<'_> {
             (None, Some(_)) => return Err("the command was not executed".into()),
             (Some(_), None) => return Err("a command was executed".into()),
         };
-        let names: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
-        let differs = names.into_iter().find(|name| ours.get(*name) != theirs.get(*name));
-        differs
-            .map_or(Ok(()), |name| Err(format!("{name} is {:?}, not {:?}", ours.get(name), theirs.get(name))))
+        seen::same(ours, theirs)
     }
 
     fn judge(&self, fault: &Fault, reference: &Outcome, outcome: &Outcome) -> Result<(), String> {
-        if let Some(hangs) = &outcome.hangs {
-            return Err(format!("does not end: {hangs}"));
-        }
         let told = outcome.stderr.trim();
+        if let Some(hangs) = &outcome.hangs {
+            return Err(format!("does not end: {hangs}; told: {told:?}"));
+        }
         if told.contains("panicked at") || told.contains("memory allocation of") {
             return Err(format!("panics: {told}"));
         }
@@ -309,7 +317,11 @@ impl Trial<'_> {
         };
         match outcome.status {
             // SIGKILL is somebody's wish: the status tells of it, as of a command's that was killed.
-            Some(137) if *fault == Fault::KillItself && outcome.seen.is_none() => Ok(()),
+            // It may have been the container's first process, or one without which a container cannot go on.
+            Some(137) if *fault == Fault::KillItself => match (&outcome.seen, &reference.seen) {
+                (Some(ours), Some(theirs)) => seen::same(ours, theirs),
+                _ => Ok(()),
+            },
             Some(125..=127) if outcome.status != reference.status || reference.seen.is_none() => {
                 let begin = format!("{}: ", self.step.name);
                 let names_errno = match fault {
@@ -340,7 +352,7 @@ impl Trial<'_> {
         if found.is_empty() && !killed {
             return Ok(());
         }
-        let next = self.start(None, false).map_err(|error| format!("{error:#}"))?;
+        let next = self.start(None, false, reference.took).map_err(|error| format!("{error:#}"))?;
         self.same(reference, &next)
             .map_err(|why| format!("the next run is not as ever: {why}; told: {:?}", next.stderr.trim()))?;
         let still = changes();

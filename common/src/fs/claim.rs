@@ -351,6 +351,11 @@ fn flock(file: &File, path: &Path, how: FlockOperation) -> Result<bool> {
     // Mostly nobody has it, and then there is nothing to ask about signals.
     let mut locked = rustix::fs::flock(file, without_waiting(how).unwrap_or(how));
     if let (Err(rustix::io::Errno::WOULDBLOCK), Some(at_once)) = (locked, without_waiting(how)) {
+        // A panic drops values one after the other. One that waits here would wait for ever if a value that
+        // is dropped later has the lock.
+        if std::thread::panicking() {
+            return Err(Error::new(format!("lock {}: it is taken, and this is a panic", path.display())));
+        }
         let endings = blocked_endings();
         locked = match endings.is_empty() {
             true => rustix::fs::flock(file, how),

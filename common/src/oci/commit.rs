@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,14 @@ pub fn check_target(target: &Reference) -> Result<()> {
             let hint = "give a path that does not exist, or that of an OCI layout folder";
             return refused(&format!("there is {is} already"), hint);
         }
-    } else if !folder_of(path).is_dir() {
+        return Ok(());
+    }
+    let is_folder = match fs::metadata(folder_of(path)) {
+        Ok(there) => there.is_dir(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => false,
+        Err(error) => return Err(error).at("--commit", folder_of(path)),
+    };
+    if !is_folder {
         let hint = "the folder in which the image is to be must exist";
         return refused(&format!("{} is no folder", folder_of(path).display()), hint);
     }
@@ -340,6 +347,20 @@ fn rfc3339(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_looked_at_is_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();
+        let told = |name: &str| {
+            let target = Reference { path: folder.path().join(name), tag: None };
+            check_target(&target).map_err(|error| (error.errno(), error.to_string()))
+        };
+        told("new.tar").unwrap();
+        let (errno, text) = told("none/new.tar").unwrap_err();
+        assert!(errno.is_none() && text.contains("none is no folder"), "{text}");
+        assert_eq!(told("loop/new.tar").unwrap_err().0, Some(Errno::ELOOP));
+    }
 
     #[test]
     fn dates() {

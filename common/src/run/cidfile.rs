@@ -27,8 +27,12 @@ pub(crate) fn check(path: &Path) -> Result<()> {
         Ok(_) => Err(taken(path)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if folder.unwrap_or(Path::new(".")).is_dir() {
-                return Ok(());
+            match fs::metadata(folder.unwrap_or(Path::new("."))) {
+                Ok(there) if there.is_dir() => return Ok(()),
+                Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    return Err(error).context(doing(path));
+                }
+                _ => {}
             }
             Err(Error::new(format!("{}: there is no such folder", doing(path)))
                 .hint("the runtime makes the file, but no folder for it"))

@@ -154,6 +154,9 @@ pub fn errnos(pid: Pid, call: &Call) -> &'static [Errno] {
         "write" | "pwrite64" | "writev" | "sendto" | "sendmsg" if of_socket() => &[E::EINTR, E::ENOBUFS],
         // No disk is behind it.
         "read" | "readv" | "write" | "writev" if of_pipe() => &[E::EINTR],
+        // A terminal that was hung up. The main end tells its end so, which is no fault.
+        "read" | "readv" if of_descriptor(pid, a).ends_with("/ptmx") => &[E::EINTR],
+        "write" | "writev" if of_descriptor(pid, a).starts_with("/dev/pts/") => &[E::EINTR, E::EIO],
         "read" | "pread64" | "readv" => &[E::EINTR, E::EIO],
         "write" | "pwrite64" | "writev" | "copy_file_range" | "sendfile" => &[E::EINTR, E::ENOSPC, E::EIO],
         "ftruncate" | "truncate" | "fallocate" | "fsync" => &[E::ENOSPC, E::EIO],

@@ -18,8 +18,8 @@ use super::place::{self, Place};
 use super::seen::{self, Figures};
 use super::trace::{self, Start, Stop, Until};
 
-/// How long a run may take, whatever fails in it.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How much longer a run may take than one without a fault, whatever fails in it.
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// What goes wrong in a run, once, when the process is at that place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,8 @@ pub struct Plan<'a> {
     pub fault: Option<(&'a Place, &'a Fault)>,
     /// Whether the places are recorded.
     pub record: bool,
+    /// How long the run may take.
+    pub limit: Duration,
 }
 
 /// Runs it.
@@ -190,7 +192,7 @@ impl Tracer<'_> {
                 }
                 Ok(None) => {
                     meanwhile();
-                    if began.elapsed() > LIMIT && self.outcome.hangs.is_none() {
+                    if began.elapsed() > self.plan.limit && self.outcome.hangs.is_none() {
                         let mut left: Vec<_> = self.processes.iter().filter(|(_, it)| !it.ended).collect();
                         left.sort_by_key(|(_, it)| it.descent.clone());
                         let left = left.iter().map(|(pid, it)| {

@@ -79,6 +79,16 @@ const FILES: [&str; 10] = [
 /// Host ids that a container has for itself.
 static IDS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b[0-9]{7,10}\b").expect("a regular expression"));
 
+/// Whether two commands began with the same.
+///
+/// # Errors
+/// With the first figure that differs.
+pub fn same(ours: &Figures, theirs: &Figures) -> Result<(), String> {
+    let names: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let differs = names.into_iter().find(|name| ours.get(*name) != theirs.get(*name));
+    differs.map_or(Ok(()), |name| Err(format!("{name} is {:?}, not {:?}", ours.get(name), theirs.get(name))))
+}
+
 /// Looks at a process.
 pub fn of(pid: Pid) -> Figures {
     let process = Process(pid.as_raw());

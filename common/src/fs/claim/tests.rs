@@ -263,3 +263,29 @@ fn a_blocked_signal_ends_the_wait_for_a_lock() {
     drop(held);
     Claim::wait(Make::Folder, &path).unwrap();
 }
+
+#[test]
+fn nothing_that_a_panic_drops_waits_for_a_lock() {
+    /// Needs the lock when it is dropped, as what has to be undone on the host does.
+    struct Undone<'a>(&'a Path, &'a AtomicUsize);
+    impl Drop for Undone<'_> {
+        fn drop(&mut self) {
+            if Claim::wait(Make::Folder, self.0).is_err_and(|error| error.to_string().contains("panic")) {
+                self.1.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+    let home = tempfile::tempdir().unwrap();
+    let (path, told) = (home.path().join("claims/one"), AtomicUsize::new(0));
+    let ended = thread::scope(|scope| {
+        let both = || {
+            let _held = Claim::take(Make::Folder, &path).unwrap().unwrap();
+            let _undone = Undone(&path, &told);
+            panic!("on purpose");
+        };
+        scope.spawn(both).join()
+    });
+    ended.unwrap_err();
+    assert_eq!(told.into_inner(), 1);
+    drop(Claim::take(Make::Folder, &path).unwrap().expect("the panic has freed it"));
+}
