@@ -158,8 +158,10 @@ fn machine() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    // What comes after the number is the name that somebody gave this build of it.
+    let kernel = kernel.split(['-', '+']).next().unwrap_or_default().trim();
     let cores = std::thread::available_parallelism()?;
-    Ok(format!("{cores} × {}, Linux {}.", model.unwrap_or("CPU"), kernel.trim()))
+    Ok(format!("{cores} × {}, Linux {kernel}.", model.unwrap_or("CPU")))
 }
 
 fn table(contenders: &[Contender], times: &Times) -> Result<String> {
