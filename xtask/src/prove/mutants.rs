@@ -14,6 +14,8 @@ use crate::workspace::{self, Step};
 pub(super) struct Mutant {
     /// The checks that must fail.
     pub(super) checks: Vec<String>,
+    /// The step to try it with, where that is not the first one that has the checks.
+    with: Option<String>,
     pub(super) edits: Vec<Edit>,
 }
 
@@ -62,7 +64,11 @@ fn parse(text: &str) -> Result<Vec<Mutant>> {
 impl Mutant {
     fn of_words(file: &Path, words: &[String]) -> Result<Mutant> {
         let (checks, mut rest) = words.split_first().context("a mutant without a word")?;
-        let checks = checks.split_whitespace().map(str::to_owned).collect();
+        // No check has a bare step for its id.
+        let is_step = |word: &str| word.starts_with("step") && !word.contains('.');
+        let (with, checks) =
+            checks.split_whitespace().map(str::to_owned).partition::<Vec<_>, _>(|word| is_step(word));
+        let with = with.into_iter().next();
         let (mut file, mut edits) = (file.to_owned(), vec![]);
         while let Some((first, after)) = rest.split_first() {
             rest = after;
@@ -75,18 +81,23 @@ impl Mutant {
             edits.push(Edit { file: file.clone(), find: first.clone(), replace });
         }
         ensure!(!edits.is_empty(), "{checks:?}: nothing is taken out");
-        Ok(Mutant { checks, edits })
+        Ok(Mutant { checks, with, edits })
     }
 
-    /// The step whose folder is changed. What is changed in `common` is tried with the first step that has
-    /// all of the checks.
+    /// The step that it names, or whose folder is changed. Else what is changed in `common` is tried with the
+    /// first step that has all of the checks.
     pub(super) fn step(&self) -> Result<Step> {
         let folders = self.edits.iter().filter_map(|edit| edit.file.iter().next()?.to_str());
         let step = folders.into_iter().find(|folder| folder.starts_with("step"));
         let named = checks::all().filter(|check| self.checks.iter().any(|id| check.id == id));
         let since = named.map(|check| check.since).max();
         workspace::step(
-            &step.map(str::to_owned).or(since.map(|number| number.to_string())).unwrap_or_default(),
+            &self
+                .with
+                .clone()
+                .or(step.map(str::to_owned))
+                .or(since.map(|number| number.to_string()))
+                .unwrap_or_default(),
         )
     }
 
