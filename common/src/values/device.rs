@@ -16,6 +16,10 @@ use super::path::{host_path, target, without_nul};
 
 const FORM: &str = "expected HOST[:CONTAINER[:rwm]] with absolute paths, such as /dev/fuse";
 
+/// In a folder of devices, and below it. `--device /:/host` would else look at each file of the host, for
+/// minutes and in silence. `/dev` has some hundred.
+const MOST_ENTRIES: usize = 10_000;
+
 /// The devices of one option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Devices(Vec<(PathBuf, PathBuf)>);
@@ -31,7 +35,8 @@ impl Devices {
 /// folder and below it. Like Docker it follows no links in there, and stays on that file system.
 ///
 /// # Errors
-/// There is no device; a path that is not absolute; permissions that are not all of them.
+/// There is no device, or the folder has more than 10000 files; a path that is not absolute; permissions that
+/// are not all of them.
 pub fn devices(text: OsString) -> Result<Devices, Invalid> {
     let mut parts: Vec<_> = without_nul(&text)?.split(|&byte| byte == b':').collect();
     if parts.len() == 3 || parts.len() == 2 && is_permissions(parts[1]) {
@@ -63,8 +68,14 @@ pub fn devices(text: OsString) -> Result<Devices, Invalid> {
     if !there.is_dir() {
         return Err("expected a device of the host: this is something else".into());
     }
-    let mut found = Vec::new();
-    find(&source, &there, &mut found);
+    let (mut found, mut left) = (Vec::new(), MOST_ENTRIES);
+    if !find(&source, &there, &mut left, &mut found) {
+        return Err(format!(
+            "expected a device of the host, or a folder of devices: this folder has more than \
+             {MOST_ENTRIES} files"
+        )
+        .into());
+    }
     if found.is_empty() {
         return Err("expected a device of the host, or a folder of devices: there is none in it".into());
     }
@@ -85,23 +96,33 @@ fn is_device(kind: FileType) -> bool {
     kind.is_char_device() || kind.is_block_device()
 }
 
-/// Adds all devices in a folder and below it, in the order of their names.
-fn find(folder: &Path, itself: &Metadata, found: &mut Vec<PathBuf>) {
+/// Adds all devices in a folder and below it, in the order of their names. Each file counts against `left`.
+/// When there are more files than that, it gives up and returns false.
+fn find(folder: &Path, itself: &Metadata, left: &mut usize, found: &mut Vec<PathBuf>) -> bool {
     // A folder that cannot be read gives no devices, as with Docker.
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).take(*left + 1).collect();
+    let Some(rest) = left.checked_sub(paths.len()) else { return false };
+    *left = rest;
     paths.sort();
     for path in paths {
         match fs::symlink_metadata(&path) {
             Ok(it) if is_device(it.file_type()) => found.push(path),
-            Ok(it) if it.is_dir() && it.dev() == itself.dev() => find(&path, &it, found),
+            Ok(it) if it.is_dir() && it.dev() == itself.dev() => {
+                if !find(&path, &it, left, found) {
+                    return false;
+                }
+            }
             _ => {}
         }
     }
+    true
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use crate::values::testing::refused;
 
@@ -129,6 +150,20 @@ mod tests {
         assert!(!all.iter().any(|(source, _)| source.starts_with("/dev/pts/")), "{all:?}");
         // Links.
         assert!(!all.iter().any(|(source, _)| source == "/dev/stdin"), "{all:?}");
+    }
+
+    #[test]
+    fn a_folder_with_too_many_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        let add = |number: usize| drop(File::create(below.join(number.to_string())).unwrap());
+        // With the two folders, as many as are looked at.
+        (2..MOST_ENTRIES).for_each(add);
+        let text = folder.path().to_str().unwrap();
+        refused(devices, "expected a device of the host, or a folder of devices: there is none", &[text]);
+        add(MOST_ENTRIES);
+        refused(devices, "expected a device of the host, or a folder of devices: this folder", &[text]);
     }
 
     #[test]
