@@ -108,10 +108,8 @@ fn find(folder: &Path, itself: &Metadata, left: &mut usize, found: &mut Vec<Path
     for path in paths {
         match fs::symlink_metadata(&path) {
             Ok(it) if is_device(it.file_type()) => found.push(path),
-            Ok(it) if it.is_dir() && it.dev() == itself.dev() => {
-                if !find(&path, &it, left, found) {
-                    return false;
-                }
+            Ok(it) if it.is_dir() && it.dev() == itself.dev() && !find(&path, &it, left, found) => {
+                return false;
             }
             _ => {}
         }

@@ -16,7 +16,7 @@ use checks::network::Network;
 
 use super::measure::{Contender, measure};
 use super::seen::asked;
-use super::targets::{Bound, Verdict, in_own_network};
+use super::targets::{Bound, REST, Verdict, in_own_network};
 use super::yard::Yard;
 use super::{Common, machine, plot};
 
@@ -99,7 +99,7 @@ fn crowd(yard: &Yard, contender: &Contender, floor: &Contender, counts: &[u32], 
             alive.push(start(contender, &input)?);
         }
         let memory = before.1.saturating_sub(available_memory()?) as f64 / f64::from(count);
-        let times = measure([contender, floor], runs, 100)?;
+        let times = measure([contender, floor], runs, REST)?;
         let median = |it: &Contender| times.quartiles(&it.name).map(|[_, median, _]| median);
         let (floor, next) = median(floor).zip(median(contender)).context("measured")?;
         rows.push(Row { count, floor, next, memory });

@@ -23,6 +23,9 @@ const RUNS: u32 = 15;
 /// How much the host has yet to write to its disk while a container ends.
 const DIRTY: usize = 800 << 20;
 const LAYERS: usize = 100;
+/// So many milliseconds before each start that is not one among others: the kernel is still removing the
+/// network namespace of the start before.
+pub const REST: u64 = 100;
 
 /// A target, and what came of it.
 pub struct Verdict {
@@ -179,7 +182,7 @@ fn many_layers(yard: &Yard) -> Result<f64> {
         layers.iter().flat_map(|layer| ["--layer", layer.to_str().unwrap_or_default()]).collect();
     let contender = yard.step(4, &yard.disk, &options)?;
     contender.try_once()?;
-    let times = measure([&contender], RUNS, 100)?;
+    let times = measure([&contender], RUNS, REST)?;
     fs::remove_dir_all(folder)?;
     Ok(times.quartiles(&contender.name).context("measured")?[1] * 1e3)
 }
@@ -189,9 +192,9 @@ fn bridge(yard: &Yard) -> Result<(f64, f64)> {
     let contender = yard.step(4, &yard.disk, &["--network", "bridge"])?;
     in_own_network(|| {
         contender.try_once()?;
-        let first = measure([&contender], RUNS, 100)?;
+        let first = measure([&contender], RUNS, REST)?;
         let _other = Held::start(&contender)?;
-        let later = measure([&contender], RUNS, 100)?;
+        let later = measure([&contender], RUNS, REST)?;
         let median =
             |times: Times| anyhow::Ok(times.quartiles(&contender.name).context("measured")?[1] * 1e3);
         anyhow::Ok((median(first)?, median(later)?))

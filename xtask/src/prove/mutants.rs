@@ -64,11 +64,10 @@ fn parse(text: &str) -> Result<Vec<Mutant>> {
 impl Mutant {
     fn of_words(file: &Path, words: &[String]) -> Result<Mutant> {
         let (checks, mut rest) = words.split_first().context("a mutant without a word")?;
-        // No check has a bare step for its id.
-        let is_step = |word: &str| word.starts_with("step") && !word.contains('.');
-        let (with, checks) =
-            checks.split_whitespace().map(str::to_owned).partition::<Vec<_>, _>(|word| is_step(word));
-        let with = with.into_iter().next();
+        let mut checks: Vec<_> = checks.split_whitespace().map(str::to_owned).collect();
+        // The id of a check has a dot.
+        let names_step = checks.first().is_some_and(|first| !first.contains('.'));
+        let with = names_step.then(|| checks.remove(0));
         let (mut file, mut edits) = (file.to_owned(), vec![]);
         while let Some((first, after)) = rest.split_first() {
             rest = after;
@@ -272,6 +271,17 @@ mod tests {
                 edit.of(&fs::read_to_string(workspace::root().join(&edit.file)).unwrap()).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_mutant_can_name_its_step() {
+        let step = |words: &str| {
+            let text = format!("[[in]]\nfile = \"common/src/a.rs\"\nmutants = [[\"{words}\", \"x\"]]");
+            let [mutant] = &parse(&text).unwrap()[..] else { panic!("{text}") };
+            assert_eq!(mutant.checks, ["processes.bridge"]);
+            mutant.step().unwrap().number
+        };
+        assert_eq!((step("processes.bridge"), step("step4 processes.bridge")), (2, 4));
     }
 
     #[test]

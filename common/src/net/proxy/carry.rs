@@ -376,7 +376,7 @@ fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
     }
 }
 
-/// Somebody who has sent a UDP packet, and may get answers.
+/// A UDP client: it has sent a packet, and may get answers.
 struct Client {
     door: usize,
     from: SockaddrIn6,
