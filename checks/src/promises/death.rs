@@ -56,6 +56,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "A run leaves the link, the bridge and the rules of a living container alone.", network_spared)
         .needs(&[Need::Bridge])
         .hint("A lease whose lock is free belongs to a dead runtime; the bridge has other members."),
+    Check::since(2, "death.network-successor",
+        "A container that gets the address of a killed one keeps its bridge, whatever starts beside it.",
+        network_successor)
+        .needs(&[Need::Bridge])
+        .hint("The new lease has the name of the old one. Whoever sweeps the old one away must not remove the \
+               new one with it."),
 ];
 
 const SOON: Duration = Duration::from_secs(10);
@@ -183,6 +189,24 @@ fn network_swept(subject: &Subject) -> Checked {
         expect(format!("what is left of leases {after}"), before.3, leases())?;
         let free = TcpListener::bind("0.0.0.0:8080").is_ok();
         ensure(free, || Failure::new(format!("port 8080 is free {after}"), "it is taken"))?;
+    }
+    Ok(())
+}
+
+fn network_successor(subject: &Subject) -> Checked {
+    let published = ["-p", "8080:80"];
+    for (killed, next) in [(&[][..], &[][..]), (&published, &[]), (&[], &published)] {
+        murder(Member::new(subject, killed)?)?;
+        let successor = Member::new(subject, next)?;
+        expect("the address of the next container", "10.44.0.2", successor.address.as_str())?;
+        subject.run(&["true"])?.ok()?;
+        let listener = successor.network.tcp("0.0.0.0:80")?;
+        Network::of_host()?.reaches(&successor.port(80), &listener)?;
+        drop(listener);
+        let neighbour = Member::new(subject, &[])?;
+        expect("the address of its neighbour", "10.44.0.3", neighbour.address.as_str())?;
+        neighbour.end()?;
+        successor.end()?;
     }
     Ok(())
 }

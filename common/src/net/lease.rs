@@ -205,6 +205,9 @@ impl Leases {
                 remove_file(&old)?;
             }
         }
+        // The dead one's file may also be gone, with its bridge. Then the drop of this value would remove
+        // ours in its place.
+        self.dead.borrow_mut().retain(|dead| *dead != path);
         let mut claim = Claim::take(Make::File, &path)?.ok_or(Errno::EWOULDBLOCK).at("lock", &path)?.going(0);
         let text: String = ports.iter().map(|port| format!("{port}\n")).collect();
         let written = claim.file().set_len(0).and_then(|()| claim.file().write_all(text.as_bytes()));

@@ -176,6 +176,25 @@ fn what_a_killed_runtime_left_is_told_and_swept() {
     assert!(!run.exists());
 }
 
+#[test]
+fn the_successor_of_a_dead_one_keeps_its_file() {
+    let home = tempfile::tempdir().unwrap();
+    let subnet = net("10.44.0.0/24");
+    // Whether the bridge was forgotten between the two, as where nobody else was on it.
+    for forgotten in [true, false] {
+        let leases = Leases::lock_in(home.path()).unwrap();
+        die(&mut leases.take("congo0", subnet, None, &[]).unwrap());
+        assert_eq!(leases.bridges().unwrap()[0].dead.len(), 1);
+        if forgotten {
+            leases.forget("congo0").unwrap();
+        }
+        let _successor = leases.take("congo0", subnet, None, &[]).unwrap();
+        drop(leases);
+        let leases = Leases::lock_in(home.path()).unwrap();
+        assert_eq!(leases.bridges().unwrap()[0].members.len(), 1, "forgotten: {forgotten}");
+    }
+}
+
 /// What the death of its runtime makes of a lease.
 fn die(lease: &mut Lease) {
     if let Some(mut claim) = lease.claim.take() {
