@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::bad_input::{error, refused};
 use super::init::find;
-use crate::image::{Archive, Home, INDEX, Layer, Layout, MANIFEST, architecture, base, config, saved};
+use crate::image::{Archive, Home, INDEX, Layer, Layout, MANIFEST, architecture, base, config, saved, zstd};
 use crate::tree::same;
 use crate::{Check, Checked, Failure, Subject, ensure, expect};
 
@@ -188,7 +188,7 @@ fn formats(subject: &Subject) -> Checked {
     let gzip = gzip.finish()?;
     // As a tape pads it to whole blocks.
     let padded = [&gzip[..], &[0; 20_000]].concat();
-    let zstd = zstd::encode_all(&plain[..], 1)?;
+    let zstd = zstd(&plain);
     for (end, compressed) in [("gz", gzip), ("padded.gz", padded), ("zst", zstd)] {
         let file = format!("{archive}.{end}");
         fs::write(&file, compressed)?;
