@@ -190,4 +190,11 @@ mod tests {
         assert!(own.is_empty(), "{own:?}");
         assert!(text.contains("[\"image\", \"values\"]"), "{text}");
     }
+
+    #[test]
+    fn at_an_earlier_step_the_features_of_a_later_one_go() {
+        let (text, own) = carried(NEW, &[OLD.to_owned(), NEW.to_owned()], OLD).unwrap();
+        assert!(own.is_empty(), "{own:?}");
+        assert_eq!(read(&text)["dependencies"]["common"], read(OLD)["dependencies"]["common"]);
+    }
 }
