@@ -173,6 +173,8 @@ mod tests {
         let (text, own) = carry(&changed);
         assert!(text.contains("/elsewhere"), "{text}");
         assert_eq!(own, [COMMON]);
+        let (_, own) = carry(&NEW.replace("path = \"/c\"", "path = \"/elsewhere\""));
+        assert_eq!(own, [COMMON], "the features alone do not do");
         for other in [
             "[dependencies]\nnix = \"0.31\"\n\n[dependencies.common]\npath = \"/mine\"\n",
             "dependencies.common.path = \"/c\"\n",

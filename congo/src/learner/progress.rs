@@ -265,6 +265,12 @@ mod tests {
             assert_eq!(*found(here, Some(course.path())), *slice::from_ref(&folder));
         }
         assert_eq!(found(&step, None), [] as [PathBuf; 0]);
+        // Outside of the course, and where it has another one: the one around this folder is meant.
+        assert_eq!(found(&mine, None), *slice::from_ref(&folder));
+        let other = course.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("progress.toml"), "").unwrap();
+        assert_eq!(found(&mine, Some(course.path())), [folder]);
     }
 
     fn all() -> Vec<Stage> {
