@@ -157,7 +157,7 @@ impl Look {
         Err(Failure { left_behind: true, ..Failure::new(expected, differences.join(", ")) })
     }
 
-    /// What is new or gone on the host, once what is about to go has had this time to go.
+    /// The changes on the host. Links and processes that are about to go get this time to do so.
     pub fn changes(&self, subject: &Subject, patience: Duration) -> Vec<String> {
         let deadline = Instant::now() + patience;
         loop {

@@ -2,8 +2,10 @@
 //! there.
 //!
 //! Called with [`ASKED`], an executable of the checks acts on a request instead of doing its own work.
-//! [`install`] copies it with the libraries that it needs, as the root may have others. Kernel objects: the
-//! controlling terminal, the root directory. Man pages: TIOCSTI(2const), chroot(2), proc_pid_maps(5).
+//! [`install`] copies it with the libraries that it needs, since the root may have others.
+//!
+//! Kernel objects: the controlling terminal, the root directory. Man pages: TIOCSTI(2const), chroot(2),
+//! proc_pid_maps(5).
 
 mod acts;
 pub mod files;

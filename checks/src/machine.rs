@@ -1,9 +1,9 @@
 //! What this machine can do for the course, line by line, and what would help: the substance of
 //! `cargo congo doctor`. It also gives skip reasons to checks that need more than [`crate::needs`] tries.
 //!
-//! Three parts, in this order. [`attempt`](mod@crate::attempt) tries something on the kernel and undoes it.
-//! [`Facts::gather`] collects the results, and facts from files. [`Facts::lines`] and [`verdicts`] judge the
-//! facts and touch nothing. So made-up facts can test the texts for machines that nobody here has. Kernel
+//! Three parts, in this order. The module [`attempt`](mod@crate::attempt) tries something on the kernel and
+//! undoes it. Then [`Facts::gather`] collects the results, and facts from files. In the end [`Facts::lines`]
+//! and [`verdicts`] judge the facts and touch nothing. So made-up facts can test the texts for machines that nobody here has. Kernel
 //! objects: namespaces, mounts and links that go away with the process that made them. Man pages:
 //! namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
 

@@ -203,7 +203,7 @@ pub(crate) fn is_wanted(only: &[impl AsRef<str>], id: &str) -> bool {
     only.is_empty() || only.iter().any(|wanted| names(wanted.as_ref()))
 }
 
-/// What is tried: a check or an exercise.
+/// A check or an exercise that is tried.
 struct Task {
     id: &'static str,
     sentence: &'static str,
@@ -358,7 +358,7 @@ fn raised(args: &Args, step: &Step, binary: &Path) -> Result<Option<Command>> {
     Ok(root::command(&std::env::current_exe()?, root::NO_USER_NAMESPACE).map(|mut raised| {
         // Of the two ways to name the program, the last one counts.
         raised.args(std::env::args_os().skip(1)).arg("--bin").arg(binary);
-        // What was built here is to be built again.
+        // The next run builds the program again, too.
         if args.bin.is_none() && args.again.is_none() {
             let exercise = args.exercise.as_ref().map_or(String::new(), |name| format!(" --exercise {name}"));
             raised.arg("--again").arg(format!("cargo congo check step{}{exercise}", step.number));

@@ -1,10 +1,9 @@
 //! `cargo congo doctor`: what this machine can do for each step of the course, and what would help.
 //!
-//! Every attempt is made by this program started again, as one process with one thread, because only such a
-//! one may enter a user namespace, because it can be ended when it hangs, and because the kernel undoes with
-//! its end what it did. As root it also tries as an ordinary user. Needs no other program: one that is absent
-//! is a fact. Kernel objects: those of `checks::machine`. Man pages: namespaces(7), user_namespaces(7),
-//! cgroups(7).
+//! For every attempt this program starts itself again, for three reasons. Only a process with one thread may
+//! enter a user namespace. A process that hangs can be ended. And when it ends, the kernel undoes its work. As
+//! root it also tries as an ordinary user. Needs no other program: one that is absent is a fact. Kernel
+//! objects: those of `checks::machine`. Man pages: namespaces(7), user_namespaces(7), cgroups(7).
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -23,7 +22,7 @@ use serde_json::json;
 /// Enough for the slowest machine to load a kernel module, or an emulated one to start a program.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// The user whom the kernel, and every distribution, calls nobody.
+/// The user id that the kernel, and every distribution, calls nobody.
 const NOBODY: u32 = 65534;
 
 /// Tell what this machine can do for each step, and what would help. Changes nothing; at most the kernel

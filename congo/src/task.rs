@@ -30,7 +30,7 @@ impl Task {
         let text = read(stage, "task.md")?;
         let (task, folded) = text.split_once("<details>").unwrap_or((&text, ""));
         let answers = folded.split_once("</summary>").map_or(folded, |(_, answers)| answers);
-        // What stands behind them, such as where to go on, belongs to them.
+        // A text behind the folded part, such as where to go on, belongs to the answers.
         let answers = answers.replace("</details>", "");
         Ok(Task { task: task.trim().to_owned(), answers: answers.trim().to_owned() })
     }

@@ -1,5 +1,5 @@
 //! `cargo congo` as a learner uses it: in a folder of its own, with a runtime that hangs, does nothing, or is
-//! renamed. What is built lies in the target folder of the course.
+//! renamed. Cargo builds it in the target folder of the course.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,5 @@
-//! What this step and the steps before it promise, tried against this step's binary; and that it does not yet
-//! do what later steps are about. The promises are in `checks`.
+//! Tries this step's binary: it keeps the promises of this step and of the steps before it. It does not yet do
+//! what later steps are about. The promises are in `checks`.
 
 use std::process::ExitCode;
 

@@ -66,8 +66,8 @@ fn overwrite(path: &Path, process: &str) -> io::Result<String> {
     Ok(format!("file={}:{} write={write} chmod={chmod}", there.dev(), there.ino()))
 }
 
-/// Enters the user and the mount namespace of a process, as the root of that user namespace: whoever is in
-/// them can do what this one can, or less. As the host's root it could do more, which is owner of its files.
+/// Enters the user and the mount namespace of a process, as the root of that user namespace. No process there
+/// can do more than this one can. As the host's root it could do more, because that owns the host's files.
 fn join(process: &str) -> io::Result<()> {
     let open = |kind: &str| File::open(format!("/proc/{process}/ns/{kind}"));
     let (user, mount) = (open("user")?, open("mnt")?);

@@ -235,7 +235,7 @@ fn added_by_link(subject: &Subject) -> Checked {
             })
         })?;
     }
-    // What is there for real stays as it is.
+    // A file that is really there stays as it is.
     fs::write(&there, "host's")?;
     with_link(subject, "etc/device", &to, || {
         subject.run(&["--rootfs", subject.root()?, "--device", "/dev/full:/etc/device", "true"]).map(drop)
