@@ -3,8 +3,10 @@
 //!
 //! Three parts, in this order. The module [`attempt`](mod@crate::attempt) tries something on the kernel and
 //! undoes it. Then [`Facts::gather`] collects the results, and facts from files. In the end [`Facts::lines`]
-//! and [`verdicts`] judge the facts and touch nothing. So made-up facts can test the texts for machines that nobody here has. Kernel
-//! objects: namespaces, mounts and links that go away with the process that made them. Man pages:
+//! and [`verdicts`] judge the facts and touch nothing. So made-up facts can test the texts for machines that
+//! nobody here has.
+//!
+//! Kernel objects: namespaces, mounts and links that go away with the process that made them. Man pages:
 //! namespaces(7), user_namespaces(7), cgroups(7), subuid(5).
 
 mod judge;

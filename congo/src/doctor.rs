@@ -1,8 +1,8 @@
 //! `cargo congo doctor`: what this machine can do for each step of the course, and what would help.
 //!
 //! For every attempt this program starts itself again, for three reasons. Only a process with one thread may
-//! enter a user namespace. A process that hangs can be ended. And when it ends, the kernel undoes its work. As
-//! root it also tries as an ordinary user. Needs no other program: one that is absent is a fact. Kernel
+//! enter a user namespace. A process that hangs can be ended. And when it ends, the kernel undoes its work.
+//! As root it also tries as an ordinary user. Needs no other program: one that is absent is a fact. Kernel
 //! objects: those of `checks::machine`. Man pages: namespaces(7), user_namespaces(7), cgroups(7).
 
 use std::io::Read;

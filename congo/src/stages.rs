@@ -3,7 +3,8 @@
 //! `stepN/stages/NN-name` has a stage's `task.md`, `hints.md` and `change.patch`. Applied one after the other
 //! to the source of the step before, the patches give the step's own source. Step 0 begins with
 //! `step0-basic/stages/skeleton`. `checks/stages.toml` says from which stage on each check holds. A check
-//! that it does not list holds from the last stage of its step on. In later steps it holds from the beginning.
+//! that it does not list holds from the last stage of its step on. In later steps it holds from the
+//! beginning.
 
 use std::collections::BTreeMap;
 use std::fs;

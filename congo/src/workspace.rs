@@ -60,8 +60,8 @@ pub enum Build {
     Debug,
     /// Optimised and linked statically: starts faster, since no dynamic loader runs, and needs nothing of the
     /// machine it runs on. Not the default of `cargo build --release`, since not every distribution installs
-    /// the static C library. A proc macro cannot be linked so: with `--target`, cargo keeps the flag from proc
-    /// macros.
+    /// the static C library. A proc macro cannot be linked so: with `--target`, cargo keeps the flag from
+    /// proc macros.
     StaticRelease,
     /// The same, but for optimising all of a program as a whole, for which the lab would have to wait
     /// minutes. For this machine, or for the one that Rust names so.

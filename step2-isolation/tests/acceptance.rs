@@ -1,5 +1,5 @@
-//! Tries this step's binary: it keeps the promises of this step and of the steps before it. It does not yet do
-//! what later steps are about. The promises are in `checks`.
+//! Tries this step's binary: it keeps the promises of this step and of the steps before it. It does not yet
+//! do what later steps are about. The promises are in `checks`.
 
 use std::process::ExitCode;
 

@@ -60,8 +60,8 @@ pub(crate) const CHECKS: &[Check] = &[
         "A container that gets the address of a killed one keeps its bridge, whatever starts beside it.",
         network_successor)
         .needs(&[Need::Bridge])
-        .hint("The new lease has the name of the old one. Whoever sweeps the old one away must not remove the \
-               new one with it."),
+        .hint("The new lease has the name of the old one. The runtime that sweeps the old one away must not \
+               remove the new one with it."),
 ];
 
 const SOON: Duration = Duration::from_secs(10);

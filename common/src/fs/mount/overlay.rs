@@ -145,7 +145,11 @@ mod site {
                 built => return built,
             }
             in_private_namespace(|| {
-                for (folder, tree) in self.mounts.borrow().iter() {
+                for (folder, tree) in self.mounts.borrow_mut().iter_mut() {
+                    // The copy of a shared mount is shared with the host. The host would get an overlay
+                    // that is mounted in it, too. And the overlay would be shared itself, which
+                    // pivot_root(2) refuses.
+                    tree.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
                     attach_at(tree.descriptor(), &open_folder(folder)?)?;
                 }
                 // The helper's own copy of the value, which ends with it.
@@ -189,6 +193,7 @@ mod site {
         use std::fs;
         use std::os::fd::AsRawFd;
 
+        use super::super::super::mountinfo;
         use super::*;
         use crate::sys::error::Error;
         use crate::testing::in_mount_namespace;
@@ -199,6 +204,10 @@ mod site {
                 let [lower, upper, work] = ["lower", "upper", "work"].map(|name| home.join(name));
                 [&lower, &upper, &work].iter().for_each(|path| fs::create_dir(path).unwrap());
                 fs::write(lower.join("file"), "").unwrap();
+                // As systemd has the host's root.
+                for (source, flags) in [(Some(home), MsFlags::MS_BIND), (None, MsFlags::MS_SHARED)] {
+                    nix::mount::mount(source, home, None::<&str>, flags, None::<&str>).unwrap();
+                }
                 // What the kernel answers before 6.15 is told here by the story itself.
                 for must_be_attached in [false, true] {
                     let site = Site::new(vec![(home.to_owned(), Detached::copy_of(home).unwrap())]);
@@ -218,7 +227,13 @@ mod site {
                     fs::remove_file(Path::new(&link).join("file")).unwrap();
                     assert!(lower.join("file").exists() && upper.join("file").symlink_metadata().is_ok());
                     fs::remove_file(upper.join("file")).unwrap();
+                    // Attached to a mount that shares nothing, it shares only what it shared before.
+                    let private = tempfile::tempdir().unwrap();
+                    let attached = root.attach_at(&open_folder(private.path()).unwrap()).unwrap();
+                    assert!(!mountinfo::of_file(&attached.0).unwrap().unwrap().shared, "{must_be_attached}");
+                    umount2(private.path(), MntFlags::MNT_DETACH).unwrap();
                 }
+                umount2(home, MntFlags::MNT_DETACH).unwrap();
             });
         }
     }
