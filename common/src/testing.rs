@@ -54,14 +54,14 @@ pub(crate) fn other_process<T>(take: impl FnOnce(&Path) -> (String, T)) {
     let _ = std::io::stdin().lines().count();
 }
 
-/// Runs a test on a thread with a network namespace of its own; for who is not root, says that it was not
-/// run.
+/// Runs a test on a thread with a network namespace of its own. If the caller is not root, says that the test
+/// was not run.
 pub(crate) fn in_network_namespace(test: impl FnOnce() + Send + 'static) {
     in_namespace(CloneFlags::CLONE_NEWNET, "network", test);
 }
 
-/// The same with a mount namespace, in which nothing is shared with the host, and a folder to mount in: it is
-/// removed from outside, where nothing is mounted there.
+/// The same with a mount namespace that shares nothing with the host, and a folder to mount in. The folder is
+/// removed from outside the namespace, where nothing is mounted on it.
 pub(crate) fn in_mount_namespace(test: impl FnOnce(&Path) + Send + 'static) {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().canonicalize().unwrap();

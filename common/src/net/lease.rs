@@ -7,8 +7,8 @@
 //! change the network. A runtime claims its address's file as long as it lives. So a file whose lock is free
 //! is a dead runtime's.
 //!
-//! A thousand files take longer to open than a container to start. So the names say what is needed most, and
-//! only a few files are opened at a time.
+//! To open a thousand files takes longer than to start a container. So the most needed facts are in the names
+//! of the files, and only a few files are opened at a time.
 //!
 //! Order, to begin: [`Leases::lock`], [`Leases::bridges`] to sweep, [`Leases::take`]; then the links and
 //! rules; drop the `Leases`. To end: lock, remove the container's link, end the [`Lease`],
@@ -46,13 +46,14 @@ const RULES: &str = "rules";
 /// At the end of a file's name: the file has ports.
 const WITH_PORTS: &str = "+ports";
 
-/// The right to change this network namespace's bridges, and what is known about them. Dropped, it removes
-/// the files of the dead that [`bridges`](Leases::bridges) has told of, and its folder when that is empty.
+/// The right to change this network namespace's bridges, and the known facts about them. The drop removes the
+/// files of the dead that [`bridges`](Leases::bridges) has told of. It also removes this value's folder when
+/// that is empty.
 #[derive(Debug)]
 pub struct Leases {
     folder: PathBuf,
-    /// Files that go with this value: not earlier, or what the dead have left would be forgotten if this
-    /// process were killed before it has removed that.
+    /// Files that go when this value is dropped. If they went earlier and this process were killed, nobody
+    /// would remove what the dead containers have left.
     dead: RefCell<Vec<PathBuf>>,
     _claim: Claim,
 }
@@ -64,10 +65,10 @@ pub struct Bridge {
     pub name: String,
     /// Its network.
     pub subnet: Ipv4Net,
-    /// The containers on it whose runtime lives, by address.
+    /// The containers on the bridge whose runtime lives, by address.
     pub members: Vec<Member>,
-    /// The addresses of those whose runtime was killed. Their link on the host may still be there, when
-    /// another process keeps their network namespace alive.
+    /// The addresses of the containers whose runtime was killed. Their link on the host may still be there,
+    /// when another process keeps their network namespace alive.
     pub dead: Vec<Ipv4Addr>,
 }
 
@@ -124,12 +125,13 @@ impl Leases {
     }
 
     /// Takes an address on a bridge: the wanted one, or the lowest that is free. Records the bridge, if it is
-    /// new, and the published ports. Let [`bridges`](Leases::bridges) sweep before: a bridge that nobody uses
-    /// any more still counts.
+    /// new, and the published ports. Call [`bridges`](Leases::bridges) before: until then a bridge that no
+    /// container uses any more still counts.
     ///
     /// # Errors
-    /// The address is none for a container or taken, no address is left, the bridge has another subnet, or
-    /// another bridge has a part of this one.
+    /// - No container can have the address, or another container has it.
+    /// - No address is left.
+    /// - The bridge has another subnet, or another bridge has a part of this one.
     pub fn take(
         &self,
         bridge: &str,
@@ -168,7 +170,7 @@ impl Leases {
         ports: &[Publish],
     ) -> Result<Lease> {
         let listed = recorded_in(folder)?;
-        // As far as is known: what has a file and is not told to be dead.
+        // As far as is known: the addresses that have a file and were not told to be dead.
         let is_known_dead = |it: &Recorded| self.dead.borrow().contains(&it.path(folder));
         let living = listed.iter().filter(|it| !is_known_dead(it)).map(|it| it.address);
         let living: BTreeSet<_> = living.collect();
@@ -214,10 +216,10 @@ impl Leases {
         written.at("write", &path).map(|()| Lease { address, subnet, claim: Some(claim) })
     }
 
-    /// Every bridge that is recorded, with who is on it. The files of the dead go when this value is dropped.
-    /// Of many containers without published ports only some are asked whether they live, in each call others.
-    /// The rest counts as living. If none lives, this is told for certain. A dead one that was told before is
-    /// told again: its file goes, so all that it has left must go.
+    /// Every recorded bridge, with the containers on it. The files of the dead ones go when this value is
+    /// dropped. If there are many containers without published ports, each call checks only some of them, the
+    /// next call others. The rest counts as living. If none lives, this is told for certain. A dead container
+    /// that was told before is told again: its file goes, so all that it has left must go.
     ///
     /// # Errors
     /// EIO and the like.
@@ -254,7 +256,7 @@ impl Leases {
         Ok(bridges)
     }
 
-    /// Lets the files of the dead stay: what they have left could not be removed, and the next run has to try
+    /// Lets the files of the dead stay. Their leftovers could not be removed, and the next run has to try
     /// again.
     pub fn keep_dead(&self) {
         self.dead.borrow_mut().clear();
@@ -281,8 +283,8 @@ impl Leases {
         Ok(())
     }
 
-    /// Whether forwarding (`net.ipv4.ip_forward`) was off before Congo switched it on. What was recorded
-    /// before the machine was started last is over: the kernel has begun anew since.
+    /// Whether forwarding (`net.ipv4.ip_forward`) was off before Congo switched it on. A record from before
+    /// the machine's last start does not count: the kernel has begun anew since.
     ///
     /// `None` when it was on; else the links that were switched on by themselves.
     ///
@@ -299,7 +301,7 @@ impl Leases {
         Ok(is_of_now.then(|| lines.map(str::to_owned).collect()))
     }
 
-    /// Records it, with these links, for whoever removes the last bridge.
+    /// Records that forwarding was off, with these links, for the runtime that removes the last bridge.
     ///
     /// # Errors
     /// ENOSPC and the like.
@@ -309,8 +311,8 @@ impl Leases {
         write_new(&path, &lines)
     }
 
-    /// Whether these are the rules that were loaded last, and nobody has changed any rule since: `generation`
-    /// is the number of the last change to the rules.
+    /// Whether these rules were loaded last, and nobody has changed any rule since. `generation` is the
+    /// number of the last change to the rules.
     ///
     /// # Errors
     /// EIO and the like.
@@ -391,8 +393,8 @@ impl Leases {
         Ok((living, dead))
     }
 
-    /// Ends a lease as the death of its runtime would: the file stays, unlocked, and counts among the dead
-    /// until what the container has left is removed.
+    /// Ends a lease as the death of its runtime would: the file stays, unlocked. The lease counts among the
+    /// dead until everything that the container has left is removed.
     pub fn end(&self, lease: &mut Lease) {
         if let Some(mut claim) = lease.claim.take() {
             claim.leave();
@@ -430,7 +432,7 @@ impl Lease {
     }
 }
 
-/// What is in a folder. A bridge or an address that could not be read would be given to another container.
+/// The names in a folder. If a bridge or an address could not be read, another container would get it.
 fn entries(folder: &Path) -> Result<Vec<OsString>> {
     names_in(folder).at("read", folder)
 }
@@ -454,7 +456,7 @@ impl Recorded {
     }
 }
 
-/// What is recorded in a bridge's folder.
+/// The addresses that are recorded in a bridge's folder.
 fn recorded_in(folder: &Path) -> Result<Vec<Recorded>> {
     Ok(entries(folder)?.iter().filter_map(|name| Recorded::parse(name.to_str()?)).collect())
 }

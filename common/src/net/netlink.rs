@@ -1,8 +1,8 @@
 //! Links, addresses and routes, as the program `ip` makes them: requests to the kernel over a netlink socket.
 //!
-//! Kernel objects: a socket of `AF_NETLINK`, which speaks to the network namespace of the thread that opened
-//! it, wherever the thread goes later. Each request waits for the kernel's answer, so what was asked for is
-//! there when the function returns.
+//! Kernel objects: a socket of `AF_NETLINK`. It speaks to the network namespace of the thread that opened it,
+//! wherever the thread goes later. Each request waits for the kernel's answer. So when the function returns,
+//! the kernel has done the work.
 //! See netlink(7), rtnetlink(7), veth(4); ip-link(8) and its neighbours for the same by hand.
 
 mod wire;
@@ -54,8 +54,8 @@ impl Netlink {
             let socket = Socket::new(NETLINK_ROUTE)?;
             // To the kernel, port 0, and from nobody else: any process may write to a netlink socket.
             socket.connect(&SocketAddr::new(0, 0))?;
-            // What was wrong in words (since 4.12), and without our own request in front of it. A kernel that
-            // cannot do it tells the errno all the same.
+            // Asks the kernel to say in words what was wrong (since 4.12), and not to repeat our own request
+            // before that. A kernel that cannot do it still tells the errno.
             let _ = socket.set_cap_ack(true).and_then(|()| socket.set_ext_ack(true));
             Ok(socket)
         };
@@ -137,8 +137,9 @@ impl Netlink {
 
     /// Makes a bridge: a switch in the kernel, which is a link of this namespace as well.
     ///
-    /// With an Ethernet address of its own: a bridge without one takes the lowest of its ports', so each
-    /// container that comes or goes could change it, and the others would go on sending to the old one.
+    /// The bridge gets an Ethernet address of its own. A bridge without one takes the lowest address of its
+    /// ports. Each container that comes or goes could change that, and the others would go on sending to the
+    /// old address.
     ///
     /// # Errors
     /// EEXIST when the name is taken, EPERM without `CAP_NET_ADMIN` in the namespace, EOPNOTSUPP when the
@@ -157,14 +158,17 @@ impl Netlink {
             .hint_if(Errno::EOPNOTSUPP, "this kernel has no bridges: modprobe bridge")
     }
 
-    /// Makes a veth pair, two links joined by a cable: one here, as a port of the bridge with this index; the
-    /// other, `peer`, in the network namespace of the process `pid`. Both are down. The peer's Ethernet
-    /// address follows from `name`: who comes next under this name must have the same, or its neighbours
-    /// would go on sending to the old one.
+    /// Makes a veth pair: two links joined by a cable. The first is here, as a port of the bridge with this
+    /// index. The other, `peer`, is in the network namespace of the process `pid`. Both are down. The peer's
+    /// Ethernet address follows from `name`. The next container with this name must get the same address, or
+    /// its neighbours would go on sending to the old one.
     ///
     /// # Errors
-    /// EEXIST when one of the names is taken, ESRCH when the process has ended, ENODEV without such a bridge,
-    /// EPERM without `CAP_NET_ADMIN` in both namespaces, EOPNOTSUPP when the kernel has no veth pairs.
+    /// - EEXIST when one of the names is taken
+    /// - ESRCH when the process has ended
+    /// - ENODEV without such a bridge
+    /// - EPERM without `CAP_NET_ADMIN` in both namespaces
+    /// - EOPNOTSUPP when the kernel has no veth pairs
     pub fn add_veth(&mut self, name: &str, bridge: u32, peer: &str, pid: Pid) -> Result<()> {
         let mut other = LinkMessage::default();
         let address = ethernet_address(name);
@@ -264,7 +268,8 @@ impl Netlink {
         self.change(what, RouteNetlinkMessage::NewLink(message), 0)
     }
 
-    /// Sends what no other route is for to `gateway`, which must be in the subnet of a link that is up.
+    /// Sends all packets that have no other route to `gateway`, which must be in the subnet of a link that is
+    /// up.
     ///
     /// # Errors
     /// ENETUNREACH when the gateway is in no link's subnet, EEXIST when there is a default route.

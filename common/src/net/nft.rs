@@ -17,7 +17,7 @@ use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain::Turn;
 use crate::sys::signal::unblock_in;
 
-/// Of the rules, what a line of the narration shows.
+/// A line of the narration shows so many characters of the rules.
 const SHOWN: usize = 400;
 
 /// Makes sure that `nft` is there, before anything on the host has changed.
@@ -58,8 +58,8 @@ pub fn has_table(name: &str) -> Result<bool> {
         .map_err(|errno| with_hint(Error::from_errno(format!("look for the table {name}"), errno)))
 }
 
-/// The number of the last change to the rules of this network namespace, by whoever made it. A transaction
-/// counts as one.
+/// The number of the last change to the rules of this network namespace, by any process. A transaction counts
+/// as one change.
 ///
 /// # Errors
 /// EPERM without `CAP_NET_ADMIN`; EPROTONOSUPPORT or EINVAL for a kernel without nf_tables.
@@ -79,7 +79,8 @@ fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     // Its messages are looked through for the first line: in one language.
     command.env("LC_ALL", "C");
-    // Not our group: a Ctrl-C of somebody who waits for the end must not leave the rules as they are.
+    // In another process group: a user who waits for the end may press Ctrl-C, and nft must still change the
+    // rules.
     command.process_group(0);
     unblock_in(&mut command);
     let mut child = command.spawn()?;
@@ -92,7 +93,7 @@ fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
 
 fn refused(output: &Output) -> Error {
     let text = String::from_utf8_lossy(&output.stderr);
-    // "/dev/stdin:2:1-3: Error: syntax error, …": the place is of no use to who has not written the rules.
+    // "/dev/stdin:2:1-3: Error: syntax error, …": the user has not written the rules, so the place is no use.
     let line = text.lines().next().unwrap_or_default();
     let reason = line.split_once("Error: ").map_or(line, |(_, reason)| reason);
     let error = match reason {
@@ -163,8 +164,8 @@ mod tests {
     /// A program that stands in for nft.
     fn script(folder: &Path, text: &str) -> PathBuf {
         let file = folder.join("nft");
-        // Not by this process: a child of another test could inherit the open file, and what is open for
-        // writing cannot be executed (ETXTBSY).
+        // This process must not write the file. A child of another test could inherit the open file, and a
+        // file that is open for writing cannot be executed (ETXTBSY).
         let shell = ["-c", "printf %s \"$1\" >\"$0\""];
         assert!(Command::new("sh").args(shell).arg(&file).arg(text).status().unwrap().success());
         fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();

@@ -1,7 +1,7 @@
 //! A port of the host, kept from others.
 //!
-//! Kernel object: a socket that is bound. On an IPv4 address it does nothing more. On an IPv6 address it is
-//! the one on which [`proxy`](super::proxy) will take what comes. See bind(2), listen(2), ip(7), ipv6(7).
+//! Kernel object: a socket that is bound. On an IPv4 address it does nothing more. On an IPv6 address,
+//! [`proxy`](super::proxy) will accept connections and data on it. See bind(2), listen(2), ip(7), ipv6(7).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,28 +21,31 @@ use crate::values::{PortRequest, Protocol, Publish};
 /// Ports of the host, and the sockets that keep them from others.
 #[derive(Debug)]
 pub struct Reserved {
-    /// Each with the port of the host that it got: those on IPv4 addresses.
+    /// The ports on IPv4 addresses, each with the port of the host that it got.
     pub ports: Vec<Publish>,
-    /// Nobody listens on them; and without SO_REUSEADDR, no other socket can be bound there either.
+    /// No process listens on them. Without SO_REUSEADDR, no other socket can be bound there either.
     pub sockets: Vec<OwnedFd>,
-    /// Those on IPv6 addresses, each with the socket on which somebody is to listen.
+    /// The ports on IPv6 addresses, each with the socket on which a process is to listen.
     pub doors: Vec<Door>,
-    /// Those for which another port would have done, too: only their user does not know which it is.
+    /// The ports that the runtime has chosen, out of several that would do. The user has to be told which
+    /// they are.
     chosen: Vec<(PortRequest, u16)>,
 }
 
 /// Binds a socket to the host's side of each published port. A port that was left to the runtime is the first
-/// free one of its range, or of all the one that the kernel chooses: ip(7), `ip_local_port_range`.
+/// free one of its range. Without a range the kernel chooses the port: ip(7), `ip_local_port_range`.
 ///
 /// # Errors
-/// EACCES for an ordinary user's low port, EADDRINUSE when somebody has it or all of its range, EADDRNOTAVAIL
-/// when the address is none of this host's, EAFNOSUPPORT where the kernel has no IPv6.
+/// - EACCES for an ordinary user's low port
+/// - EADDRINUSE when another process has the port, or all of its range
+/// - EADDRNOTAVAIL when the host does not have the address
+/// - EAFNOSUPPORT where the kernel has no IPv6
 pub fn reserve(requests: &[PortRequest]) -> Result<Reserved> {
     all(requests, |_| false)
 }
 
-/// Finds the ports that servers could have. As servers do, it passes over connections of one that has ended,
-/// which the kernel remembers for a minute. Nothing is kept of those on IPv4 addresses.
+/// Finds the ports that servers could have. As servers do, it passes over connections of a server that has
+/// ended, which the kernel remembers for a minute. It keeps no sockets of the ports on IPv4 addresses.
 ///
 /// # Errors
 /// Those of [`reserve`].

@@ -1,17 +1,17 @@
-//! Ports of the host on IPv6 addresses: a process carries what comes there into the container.
+//! Ports of the host on IPv6 addresses: a process carries their connections and data into the container.
 //!
 //! A container has an IPv4 address alone, and no rule of the firewall makes an IPv4 packet of an IPv6 packet.
 //! So a process accepts the connection on the host, and makes a second one to the container. It copies bytes
 //! between the two, as Docker's `docker-proxy` does. The container sees its own address as the other side's.
 //!
 //! Kernel objects: sockets. A socket stays for ever in the network namespace in which it was made. The
-//! runtime makes those that listen, on the host. The process inherits them, and enters the container's
-//! network namespace. So whatever it connects to is in there. It needs no route, no rule and no forwarding,
-//! and a server that listens on the container's 127.0.0.1 stays closed.
+//! runtime makes the listening sockets, on the host. The process inherits them, and enters the container's
+//! network namespace. So every new connection of the process is in there. It needs no route, no rule and no
+//! forwarding. A server that listens on the container's 127.0.0.1 stays closed.
 //!
-//! Whoever finds a fault in this process gets little. It has the doors and the container's network, the
-//! user id of nobody where there is such a user, and no capability. It ends with the runtime, however that
-//! ends.
+//! An attacker that takes over this process gets little. The process has the doors and the container's
+//! network. It has the user id of nobody where there is such a user, and no capability. It ends with the
+//! runtime, for whatever reason that ends.
 //! Man pages: network_namespaces(7), setns(2), capabilities(7), PR_SET_PDEATHSIG(2const), setsid(2).
 
 mod carry;
@@ -99,7 +99,8 @@ fn serve(doors: Vec<Door>, container: Pid, address: Ipv4Addr, runtime: &mut Help
     set_not_dumpable()?;
     // A change of ids would have cancelled it.
     runtime.die_with_parent()?;
-    // Whoever reads the runtime's output sees its end when the runtime ends.
+    // A process that reads the runtime's output must see its end when the runtime ends. So this process keeps
+    // no copy of it open.
     let null = open("/dev/null", OFlag::O_RDWR)?;
     explain::be_silent();
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).context("dup2")?;
@@ -109,8 +110,9 @@ fn serve(doors: Vec<Door>, container: Pid, address: Ipv4Addr, runtime: &mut Help
     Ok(())
 }
 
-/// Becomes a user who owns no file and no process. Root's id alone could still change all that is root's. The
-/// namespace of a user without subordinate ids has no such id: then the process stays that user's.
+/// Becomes a user that owns no file and no process. Even without capabilities, root's id could still change
+/// everything that belongs to root. The namespace of a user without subordinate ids has no such id: then the
+/// process stays that user's.
 fn become_nobody() -> Result<()> {
     let where_there_is = |result: Result<()>| match result {
         // setresuid(2): the id is not one of this user namespace.

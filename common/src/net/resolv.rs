@@ -15,7 +15,7 @@ use crate::sys::error::Error;
 /// itself.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
-/// What the user wants of the resolver. Where a list is empty, the host's lines stay.
+/// The user's wishes for the resolver. Where a list is empty, the host's lines stay.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Resolver<'a> {
     /// `--dns`

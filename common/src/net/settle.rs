@@ -2,11 +2,11 @@
 //! runtimes were killed.
 //!
 //! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment.
-//! A [`Lease`] says which runtime lives. Before anything is made, the lease is there; and it ends only when
-//! all of its container's things are gone, or the kernel is about to remove them. So [`Leases::bridges`] can
-//! tell what must be there, of many containers each time for some. And `settle` makes it so: it removes the
-//! links of the dead and the bridges that nobody uses, makes what is missing, loads the rules, and switches
-//! forwarding.
+//! A [`Lease`] says which runtime lives. The lease is there before anything is made. It ends only when all of
+//! its container's things are gone, or the kernel is about to remove them. So [`Leases::bridges`] can tell
+//! what must be there; of many containers, each call looks at some. `settle` then makes it so. It removes the
+//! links of the dead and the bridges that nobody uses. It makes what is missing, loads the rules, and
+//! switches forwarding.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
 use std::cell::OnceCell;
@@ -28,8 +28,8 @@ use crate::values::PortRequest;
 /// Whether this kernel passes on packets that are not for itself.
 pub const FORWARDING: &str = "net.ipv4.ip_forward";
 
-/// How a step makes what containers on bridges need on the host. A runtime may be killed within each of these
-/// functions: the next one calls them again.
+/// How a step makes the things that containers on bridges need on the host. A runtime may be killed within
+/// each of these functions: the next runtime calls them again.
 #[derive(Debug)]
 pub struct Wiring {
     /// The runtime's name, with which its errors begin.
@@ -45,8 +45,8 @@ pub struct Wiring {
     pub forward: fn(bool) -> Result<()>,
 }
 
-/// A container's place on a bridge. Dropped, it is given back: the container's cable goes, and all that no
-/// other needs.
+/// A container's place on a bridge. The drop gives it back: it removes the container's cable, and everything
+/// that no other container needs.
 #[derive(Debug)]
 pub struct Place {
     wiring: &'static Wiring,
@@ -66,8 +66,9 @@ impl Place {
     /// container will need there.
     ///
     /// # Errors
-    /// A port is taken; nft is not installed; the table of rules or a link of the bridge's name is there and
-    /// not from this state folder; those of [`Leases::take`], and of the wiring.
+    /// - A port is taken, or nft is not installed.
+    /// - The table of rules, or a link of the bridge's name, is there and not from this state folder.
+    /// - Those of [`Leases::take`], and of the wiring.
     pub fn take(
         wiring: &'static Wiring,
         bridge: &str,
@@ -141,8 +142,8 @@ impl Place {
         self.proxy.start(process, self.address())
     }
 
-    /// Takes the cable away, and all that no other container needs. Only then the lease is over: should
-    /// something fail, the next run finds one that is dead, and tries again.
+    /// Takes the cable away, and everything that no other container needs. The lease ends only after that. If
+    /// a step fails, the next run finds a dead lease and tries again.
     ///
     /// The kernel removes the cable of a namespace that has ended, and this process need not wait for that.
     /// Another process may keep the namespace: then the cable would stay.
@@ -159,7 +160,7 @@ impl Drop for Place {
         // First: it is in the container's network, which would not end.
         self.proxy.end();
         if self.lease.is_held() {
-            // The command has run, and its status is what counts.
+            // The command has run, so its status counts. An error of the cleanup is only reported.
             let left = Leases::lock().and_then(|leases| self.give_back(&leases));
             left.unwrap_or_else(|error| error.report(self.wiring.program));
         }
@@ -179,8 +180,8 @@ fn settle_what_is_left(wiring: &Wiring, leases: &Leases) -> Result<()> {
     if leases.bridges()?.iter().any(is_left) { settle(wiring, leases, None) } else { Ok(()) }
 }
 
-/// Makes bridges, rules and forwarding what the living leases need. Where it fails, the files of the dead
-/// stay, for the next run to try again. The cable of `going` is the kernel's to remove.
+/// Makes the bridges, rules and forwarding that the living leases need. If this fails, the files of the dead
+/// stay, and the next run tries again. The kernel removes the cable of `going`.
 fn settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<()> {
     let settled = try_to_settle(wiring, leases, going);
     if settled.is_err() {

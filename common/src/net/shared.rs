@@ -1,9 +1,10 @@
 //! The names of another container that go with its network, for `--network container:PID`: `/etc/hosts`,
 //! `/etc/resolv.conf`, and its host name.
 //!
-//! Kernel object: the link `/proc/PID/root`, which leads to the root of that process. All beneath it is that
-//! container's, which may be hostile. A symbolic link there must not lead this process to a file of the host,
-//! a named pipe must not make it wait, and a file of procfs must not tell what only the host's root may know.
+//! Kernel object: the link `/proc/PID/root`, which leads to the root of that process. All files beneath it
+//! belong to that container, which may be hostile. A symbolic link there must not lead this process to a file
+//! of the host. A named pipe must not make it wait. A file of procfs must not tell facts that only the host's
+//! root may know.
 //! Man pages: proc_pid_root(5), openat2(2), open(2) on O_PATH, uts_namespaces(7), setns(2).
 
 use std::fs::File;
@@ -79,8 +80,8 @@ fn read_beneath(root: &OwnedFd, path: &Path) -> Result<Option<String>> {
         let (path, size) = (path.display(), status.st_size);
         return Err(Error::new(format!("{path} of that container has {size} bytes, more than {LONGEST}")));
     }
-    // What is read is what was looked at, whatever has its name meanwhile. It may grow: not more than its
-    // size is read.
+    // Reads the file that was checked, even if another file has its name meanwhile. The file may grow, so no
+    // more than its checked size is read.
     let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).at("open", path)?;
     let mut bytes = Vec::new();
     file.take(status.st_size.unsigned_abs()).read_to_end(&mut bytes).at("read", path)?;

@@ -1,13 +1,14 @@
-//! A network for a container of an ordinary user, who can lay no cable to the host: a program speaks for it.
+//! A network for an ordinary user's container. That user cannot lay a cable to the host, so a program speaks
+//! for the container.
 //!
-//! Kernel objects: a tap device in the container's network namespace. What the container sends there, the
-//! program reads packet by packet, and does with sockets of its own on the host, as any program of this user
-//! may. The program is pasta(1), or else slirp4netns(1). A keeper starts it. The keeper ends when the runtime
-//! ends, however that ends: it waits for the end of a socket of which only the runtime has the other side. It
-//! is PID 1 of a PID namespace, so the kernel then kills the program, also when somebody has killed the
-//! keeper. Order: the namespace has its maps; start; the program is up when there is a route; "go". Man
-//! pages: network_namespaces(7), user_namespaces(7), pid_namespaces(7), /proc/PID/net/route in
-//! proc_pid_net(5).
+//! Kernel objects: a tap device in the container's network namespace. The program reads there, packet by
+//! packet, all that the container sends. It repeats each action with its own sockets on the host, as any
+//! program of this user may. The program is pasta(1), or else slirp4netns(1). A keeper starts it. The keeper
+//! ends when the runtime ends, for whatever reason. It waits for the end of a socket, and only the runtime
+//! has the other side. The keeper is PID 1 of a PID namespace, so the kernel then kills the program, also
+//! when somebody has killed the keeper. Order: the namespace has its maps; start; the program is up when
+//! there is a route; "go". Man pages: network_namespaces(7), user_namespaces(7), pid_namespaces(7),
+//! /proc/PID/net/route in proc_pid_net(5).
 
 mod keeper;
 
@@ -55,14 +56,15 @@ pub struct UserNetwork {
 pub struct Speaker(#[expect(dead_code, reason = "held for its drop")] Helper);
 
 impl UserNetwork {
-    /// Finds out how the container can speak to others: with `address`, or else the first one in `subnet`
-    /// after the gateway's; `ports` of the host will lead to it. Where neither program is installed, it is
-    /// `None`: the container has loopback only. The first container from this `state` folder for which that
-    /// is so says so.
+    /// Finds out how the container can speak to others. Its address is `address`, or else the first one in
+    /// `subnet` after the gateway's. `ports` of the host will lead to it. Where neither program is installed,
+    /// this is `None`: the container has loopback only. The runtime says so for the first such container from
+    /// this `state` folder.
     ///
     /// # Errors
-    /// The user has named a bridge; a port that is taken, or is root's, or that no program can publish; an
-    /// address that slirp4netns does not give.
+    /// - The user has named a bridge.
+    /// - A port is taken, or is root's, or no program can publish it.
+    /// - slirp4netns does not give that address.
     pub fn find(
         names_bridge: bool,
         subnet: Ipv4Net,
@@ -96,7 +98,8 @@ impl UserNetwork {
             return Err(Error::new(format!("--ip: slirp4netns gives {own} and no other address"))
                 .hint("install pasta, of the package passt, which can"));
         }
-        // The program says less about a port that it does not get. Whoever takes one from here on, wins.
+        // The program's own error about a port that is taken says less. From here on another process can
+        // still take one.
         let found = port::find_free(ports)?;
         found.tell();
         let (address, ports, proxy) = (address.unwrap_or(own), found.ports, Proxy::of(found.doors));
@@ -165,13 +168,13 @@ impl UserNetwork {
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         add(&["--foreground", "--quiet", "--config-net", "--ns-ifname", LINK]);
-        // Else pasta learns it from the first packet that the container sends, and who connects to a
-        // published port before that is not heard.
+        // Otherwise pasta learns the address from the first packet that the container sends. A client that
+        // connects to a published port before that gets no answer.
         add(&["--ns-mac-addr", &hardware_address(self.address)]);
         add(&["--address", &self.address.to_string(), "--netmask", &self.subnet.prefix_len().to_string()]);
         add(&["--gateway", &gateway(self.subnet).to_string()]);
-        // Without this, what the container sends to the gateway would reach the host's loopback, where
-        // services trust everybody; and without the next two, what it sends to its own.
+        // Without this, packets to the gateway would reach the host's loopback, where services trust
+        // everybody. Without the next two options, packets to the container's own loopback would.
         add(&["--no-map-gw", "--tcp-ns", "none", "--udp-ns", "none"]);
         // By default it would publish all that the container listens on.
         for (option, protocol) in [("--tcp-ports", Protocol::Tcp), ("--udp-ports", Protocol::Udp)] {

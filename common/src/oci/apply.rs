@@ -1,8 +1,8 @@
 //! A layer's entries, made into files.
 //!
-//! This runs in a process whose root directory is the layer (see [`store`](super::store)). So whatever a link
-//! says, the kernel resolves it inside the layer. The process sees the layers below merged with this one. So
-//! it simply removes a file of a layer below: the kernel makes the whiteout.
+//! This runs in a process whose root directory is the layer (see [`store`](super::store)). So the kernel
+//! resolves every link inside the layer. The process sees the layers below merged with this one. So it simply
+//! removes a file of a layer below: the kernel makes the whiteout.
 //!
 //! Order for each file: content, owner, attributes, mode, time. chown(2) takes setuid bits and capabilities
 //! away, so the owner comes first. The times of folders come last of all, because each new file in a folder
@@ -165,7 +165,7 @@ impl<'a> Tree<'a> {
     fn place(&mut self, path: &Path, make: bool) -> Result<PathBuf, Refusal> {
         let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(path.into()) };
         let (mut real, mut links) = (PathBuf::new(), 0);
-        // What is left of the way. The next part is the last one here.
+        // The parts of the way that are left. The next part is the last one here.
         let mut left: Vec<_> = parts(parent).collect();
         while let Some(part) = left.pop() {
             if part == ".." {
@@ -235,8 +235,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Removes what the layers below have in a folder. Returns whether there is something that this layer has
-    /// made.
+    /// Removes the files of the layers below in a folder. Returns whether this layer has made anything there.
     fn clear(&mut self, folder: &Path) -> Result<bool, Refusal> {
         let at = self.at(folder);
         match fs::symlink_metadata(&at) {
@@ -354,8 +353,8 @@ fn device(entry: &Entry, at: &Path) -> Result<(), Refusal> {
 /// Owner, extended attributes, mode.
 fn attributes(entry: &Entry, at: &Path, lost: &mut Lost) -> Result<(), Refusal> {
     lost.owner(std::os::unix::fs::lchown(at, Some(entry.uid), Some(entry.gid)))?;
-    // A folder that was there has some, and what a folder's default access list gives a new file is not the
-    // image's.
+    // A folder that was there has attributes already. A new file gets some from its folder's default access
+    // list. Neither of these belongs to the image.
     for there in xattr::list(at)?.into_iter().filter(|there| !xattr::is_machines_own(there.as_bytes())) {
         if !entry.xattrs.iter().any(|(name, _)| name == there.as_bytes()) {
             xattr::remove(at, &there)?;

@@ -50,8 +50,8 @@ pub(super) fn list(names: impl Iterator<Item = String>) -> String {
     if names.is_empty() { "it has no tags".into() } else { format!("its tags: {}", names.join(", ")) }
 }
 
-/// Whether a tag stands for an image of this name: it is the whole name, or what follows the name's last
-/// colon or a slash, as in docker.io/library/debian:12.
+/// Whether a tag stands for an image of this name. The wanted name is the whole tag, or the part after its
+/// last colon or after a slash, as in docker.io/library/debian:12.
 fn is_wanted(name: &str, wanted: &str) -> bool {
     name == wanted
         || name.rsplit_once(':').is_some_and(|(_, last)| last == wanted && !last.contains('/'))

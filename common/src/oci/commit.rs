@@ -127,8 +127,8 @@ fn appear(from: &Path, to: &Path) -> Result<()> {
     result.at("--commit", to)
 }
 
-/// A layout in the making, in a folder beside the target. Dropped, it goes; what a killed runtime has left,
-/// the next one removes, as its lock is free.
+/// A layout in the making, in a folder beside the target. The drop removes it. If a runtime was killed, the
+/// next one removes its folder, as the folder's lock is free.
 struct Work {
     beside: PathBuf,
     folder: PathBuf,
@@ -155,7 +155,7 @@ impl Work {
         let _ = sweep(folder_of(path), is_work, remove_tree);
         begin.push(std::process::id().to_string());
         let beside = path.with_file_name(begin);
-        // For its owner only: who can open it can lock it.
+        // For its owner only: another user who can open the folder could lock it.
         let make = || DirBuilder::new().mode(0o700).create(&beside).map(|()| beside.clone());
         let claim = Claim::new(|| make().at("make", &beside))?;
         let folder = beside.join("layout");
@@ -281,7 +281,7 @@ impl Work {
 
     /// Moves everything into a layout that is there.
     fn join(&self, layout: &Path, descriptor: Descriptor, tag: &str) -> Result<()> {
-        // Of two at once, the second adds to what the first has made.
+        // If two commits run at once, the second adds its image to the layout of the first.
         let _claim = Claim::of(&layout.canonicalize().at("open", layout)?, FlockOperation::LockExclusive)?;
         let index = layout.join("index.json");
         let document = fs::read(&index).at("read", &index)?;

@@ -10,7 +10,7 @@ use crate::run::process::SignalNumber;
 use crate::sys::error::tell;
 use crate::values;
 
-/// How an image wants its command to be run. What the user says on the command line goes above it.
+/// How an image wants its command to be run. The user's command line wins over it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// The environment: names and values.

@@ -72,11 +72,11 @@ impl Image {
         Ok(Image { config, source, layers: parts.layers, diff_ids, document: parts.config })
     }
 
-    /// The unpacked layers, lowest first, one folder each at least. Those that the store in `state` lacks are
-    /// unpacked, with a progress bar on a terminal, and one line otherwise. This process must have one
+    /// The unpacked layers, lowest first, one folder each at least. Layers that the store in `state` lacks
+    /// are unpacked, with a progress bar on a terminal, and one line otherwise. This process must have one
     /// thread. Call it before signals are blocked, so that Ctrl-C ends it. An ordinary user calls it in a
-    /// user namespace with its subordinate ids (`idmap::in_user_namespace`): what cannot be made there is
-    /// left out, and told.
+    /// user namespace with its subordinate ids (`idmap::in_user_namespace`). Files, owners and attributes
+    /// that cannot be made there are left out, and told.
     ///
     /// # Errors
     /// A layer is damaged, or does what no layer may; no overlay can be mounted; the file system is full.

@@ -85,8 +85,9 @@ impl<'a> Search<'a> {
         Search { source, digest, found: Vec::new(), others, platforms, indexes: 0, manifests: 0 }
     }
 
-    /// Looks at what a descriptor names. `names` are those of the image in `index.json`. `below` says whether
-    /// it lies in the index that is wanted. A manifest without a platform is taken for one of this machine.
+    /// Looks at the object that a descriptor names. `names` are those of the image in `index.json`. `below`
+    /// says whether it lies in the index that is wanted. A manifest without a platform is taken for one of
+    /// this machine.
     fn visit(&mut self, it: &Descriptor, names: &[String], depth: usize, below: bool) -> Result<()> {
         let image = self.source.path().display();
         let what = || format!("manifest {} of the image {image}", it.digest);

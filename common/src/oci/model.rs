@@ -49,7 +49,7 @@ pub(super) struct Descriptor {
     pub(super) platform: Option<Platform>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) annotations: BTreeMap<String, String>,
-    /// What only others read: it goes back as it came.
+    /// The fields that only other programs read. They are written back unchanged.
     #[serde(flatten)]
     pub(super) rest: BTreeMap<String, serde_json::Value>,
 }

@@ -5,9 +5,9 @@
 //! knows. Values that are too long for ustar stand in pax records. A large file's holes are listed there,
 //! too, and not written out. A socket is left out: without the process behind it, it is useless.
 //!
-//! Somebody who still works in the folder could put a link in the place of a file that was just looked at, or
-//! a pipe whose reader waits for ever. So each file is opened first, without following it (O_PATH). All else
-//! is asked of, and read by, that descriptor. Needs /proc.
+//! Another process may still work in the folder. It could replace a file that was just looked at by a link,
+//! or by a pipe whose reader waits for ever. So each file is opened first, without following links (O_PATH).
+//! All later questions and reads use that descriptor. Needs /proc.
 //! Sources: OCI image specification, layer.md, "Representing Changes"; the kernel's filesystems/overlayfs,
 //! "whiteouts and opaque directories"; "Storing Sparse Files" in the GNU tar manual. Man page: open(2) on
 //! O_PATH.
@@ -170,7 +170,7 @@ impl<W: Write> Pack<'_, W> {
             record(&mut pax, b"GNU.sparse.minor", b"0");
             record(&mut pax, b"GNU.sparse.name", &name);
             record(&mut pax, b"GNU.sparse.realsize", there.len().to_string().as_bytes());
-            // Whoever does not know these records must not take the list for the content.
+            // A reader that does not know these records must not take the list for the content.
             name = [b"GNUSparseFile.0/", &name[..]].concat();
         }
         let size = content.as_ref().map_or(0, Content::size);
@@ -210,7 +210,7 @@ struct Content {
     size: u64,
     /// Which parts of the file are still to be read.
     parts: VecDeque<Range<u64>>,
-    /// What comes before them.
+    /// The bytes that come before these parts.
     list: io::Cursor<Vec<u8>>,
 }
 

@@ -1,8 +1,8 @@
 //! The values of `--image` and `--commit`: a path, and perhaps a tag.
 //!
-//! A path may have colons, and so may a name with a tag in a `docker save` archive. So what exists decides;
-//! nothing but that is asked of the disk here. Source: OCI image specification, annotations.md,
-//! `org.opencontainers.image.ref.name`.
+//! A path may have colons, and so may a name with a tag in a `docker save` archive. So the longest path that
+//! exists decides. This module asks nothing else of the disk. Source: OCI image specification,
+//! annotations.md, `org.opencontainers.image.ref.name`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -85,7 +85,7 @@ impl Read for Blob {
         let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let count = self.file.read_at(&mut buffer[..wanted], self.offset)?;
         if count == 0 && wanted > 0 {
-            // Somebody has cut the file since.
+            // Another process has cut the file since.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.offset += count as u64;
@@ -239,8 +239,8 @@ fn without_name<'a>(what: &str, folders: &'a [PathBuf]) -> Result<(&'a Path, Fil
         .hint("set TMPDIR to a folder that does, or decompress the image yourself"))
 }
 
-/// Writes into `whole` what an archive that is compressed as a whole has in it: members are read in place,
-/// which a compressed stream cannot do.
+/// Decompresses a whole archive into `whole`. Members are read in place, and a compressed stream has no way
+/// to do that.
 fn decompressed(file: File, compression: Compression, whole: File) -> io::Result<File> {
     let limit = Limits::default().bytes;
     let mut reader = decompress(compression, file)?.take(limit);
@@ -258,7 +258,7 @@ fn first_bytes(file: &File) -> [u8; 4] {
     magic
 }
 
-/// Where the members of an archive lie. Of two of one name the last counts, as in tar.
+/// Where the members of an archive lie. If two have the same name, the last counts, as in tar.
 fn members(file: &File) -> io::Result<HashMap<PathBuf, Member>> {
     let left = file.metadata()?.len();
     if left == 0 {

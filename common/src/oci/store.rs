@@ -187,7 +187,7 @@ impl Work<'_> {
         self.apply(blob, privilege)
     }
 
-    /// Mounts what the layer is unpacked into: the folder alone, or above the layers below.
+    /// Mounts the place into which the layer is unpacked: the folder alone, or above the layers below.
     fn mount(&self, unfinished: &Path, root: &Path) -> Result<()> {
         if self.below.is_empty() {
             return sys::mount(unfinished.join("upper"), root, "", MsFlags::MS_BIND, "");

@@ -1,5 +1,5 @@
-//! Images made by hand, for what no check of an image sees: the smaller limits, forms that no tool writes any
-//! more, and which image a name means.
+//! Images made by hand, for cases that no check of an image covers. These are the smaller limits, forms that
+//! no tool writes any more, and which image a name means.
 //!
 //! A layout lies in a folder of the test's own, beside the state folder. See the parent module, and the
 //! checks `image.*`.
@@ -208,8 +208,8 @@ fn which_image_a_tag_means() {
     assert_eq!(found(None).unwrap(), 1);
 }
 
-/// What runs is "image", and nothing beside it is read as an image: each of these says in another way what
-/// it is.
+/// The program that runs is "image", and no other descriptor is read as an image. Each of them says in
+/// another way what it is.
 #[test]
 fn what_is_no_image_is_never_chosen() {
     let layout = Layout::new();

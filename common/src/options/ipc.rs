@@ -76,7 +76,8 @@ impl Ipc {
                 ));
             }
         }
-        // What such a container leaves is ended by its cgroup, and an ordinary user need not have one.
+        // The cgroup ends the processes that such a container leaves, and an ordinary user need not have a
+        // cgroup.
         if self.pid != PidMode::Private && !geteuid().is_root() {
             return Err(Error::new(format!("--pid {}: the caller is not root", self.pid))
                 .hint("expected private from an ordinary user"));
@@ -94,16 +95,17 @@ impl Ipc {
     }
 
     /// The containers whose network, memory or processes this one is to share: a PID of each, and the option
-    /// that names it. Of the host, whose processes it may share, too, the PID is the runtime's own.
+    /// that names it. This container may also share the host's processes. Then the PID is the runtime's own.
     ///
     /// # Errors
-    /// `--ipc container:PID` or `--pid container:PID` together with a bridge, unless the container keeps the
-    /// host's users (`--userns host`); these together with `--pid container:PID` of one that has its own.
+    /// - `--ipc container:PID` or `--pid container:PID` together with a bridge, unless the container keeps
+    ///   the host's users (`--userns host`).
+    /// - `--userns host` together with `--pid container:PID`, where that container has users of its own.
     #[cfg(feature = "idmap")]
     pub fn shared_with(&self, network: &Network, users: &Users) -> Result<Vec<(i32, String)>> {
         let not_with_bridge = |option: &str| {
-            // The container's network is made when it has joined the other's user namespace. That is too late
-            // for a cable.
+            // The container's network is made after it has joined the other's user namespace. That is too
+            // late for a cable.
             if network.network == NetworkMode::Bridge && users.userns != Some(UsernsMode::Host) {
                 return Err(Error::new(format!(
                     "{option} --network bridge: not both, with users of its own"

@@ -72,12 +72,15 @@ pub struct Network {
 }
 
 impl Network {
-    /// Refuses options about a bridge without one, options about names that another container has, a port
-    /// that is published twice, an address that no container can have, the PID of no process, and a name for
-    /// a gateway that there is not. Reads the host name of the container whose network is shared.
+    /// Checks the options against each other. Reads the host name of the container whose network is shared.
     ///
     /// # Errors
-    /// One of these.
+    /// - An option about a bridge without a bridge.
+    /// - An option about names that belong to another container.
+    /// - A port that is published twice.
+    /// - An address that no container can have.
+    /// - A PID that no process has.
+    /// - A name for a gateway where there is no gateway.
     pub fn check(&self, world: &World) -> Result<()> {
         let options = [
             ("--bridge", self.bridge.is_some()),
@@ -134,8 +137,8 @@ impl Network {
         self.subnet.unwrap_or(SUBNET)
     }
 
-    /// A file of the container whose network is shared, with the names of that network. `None` where none is
-    /// shared, or that container has no such file.
+    /// A file of the container whose network is shared, with the names of that network. `None` when no
+    /// network is shared, or when that container has no such file.
     ///
     /// # Errors
     /// It is no regular file, or too long.

@@ -1,4 +1,4 @@
-//! Of which layers the container's root is made, and what becomes of it.
+//! The layers of the container's root, and what becomes of it afterwards.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

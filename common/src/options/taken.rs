@@ -14,7 +14,7 @@ use crate::run::cli::truth;
 #[derive(Debug)]
 pub struct Taken;
 
-/// The long names of those that are words of `docker run` for yes or no, so that a value may be missing.
+/// The long names of the options that are yes or no for `docker run`, so that a value may be missing.
 const SWITCHES: [&str; 5] = ["disable-content-trust", "no-healthcheck", "quiet", "rm", "sig-proxy"];
 
 /// The options of docker's table that are taken in every step with options.

@@ -51,12 +51,13 @@ pub struct Users {
 }
 
 impl Users {
-    /// Refuses ids that the caller cannot have: root cannot keep its ids, an ordinary user cannot choose the
-    /// host's, and both must agree with the containers in `shared`. Each of those comes with the option that
-    /// says that this container shares something with it.
+    /// Refuses ids that the caller cannot have. The containers in `shared` each come with the option that
+    /// says that this container shares something with them.
     ///
     /// # Errors
-    /// One of these.
+    /// - Root wants to keep its ids.
+    /// - An ordinary user chooses ids (`--uidmap`, `--gidmap`, `--subuidname`), or the host's ids.
+    /// - The ids do not agree with those of the containers in `shared`.
     pub fn check(&self, shared: &[(i32, String)]) -> Result<()> {
         let (what, hint) = match (geteuid().is_root(), self.userns) {
             (true, Some(UsernsMode::KeepId)) => (

@@ -13,8 +13,8 @@ use crate::sys::error::{Error, RUNTIME_FAILED, Result};
 pub mod docker;
 
 /// The whole of a runtime's `main`: parses the command line into `C`, runs, and turns the outcome into an
-/// exit status. Errors go to stderr after the program's name, which is given, as clap would have to build all
-/// of its tables a second time to tell it.
+/// exit status. Errors go to stderr after the program's name. The caller gives that name: to tell it, clap
+/// would have to build all of its tables a second time.
 pub fn main<C: Parser>(program: &str, run: impl FnOnce(&C) -> Result<u8>) -> ExitCode {
     let shown = |printed: std::io::Result<()>| {
         if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(RUNTIME_FAILED) }

@@ -1,5 +1,5 @@
-//! The talk between the two sides of a start: "go" from the parent; from the child a descriptor, where one is
-//! waited for, and "failed at this" or silence.
+//! The talk between the two sides of a start. The parent says "go". The child sends a descriptor, if the
+//! parent waits for one, and then "failed at this" or nothing.
 //!
 //! Kernel objects: a pair of connected unix sockets, one end for each side, both close-on-exec. So the child
 //! reads the end of the file when the parent has died. And a page of memory that both share: there the child
@@ -157,9 +157,10 @@ impl ChildEnd {
         send_descriptor(&self.socket, descriptor)
     }
 
-    /// Closes every descriptor above 2 but this one, which exec closes. Marked close-on-exec they would still
-    /// be open when the kernel looks up the command, and a path such as `/proc/self/fd/7/..` leads through
-    /// them, out of any root. What owns one of them must not be used or dropped any more.
+    /// Closes every descriptor above 2 but this one, which exec closes. If they were only marked
+    /// close-on-exec, they would still be open when the kernel looks up the command. A path such as
+    /// `/proc/self/fd/7/..` then leads through them, out of any root. A value that owns one of them must not
+    /// be used or dropped any more.
     ///
     /// # Errors
     /// On kernels before 5.9, when `/proc` is not mounted.
@@ -174,8 +175,8 @@ impl ChildEnd {
         self.failure.write(&error.to_bytes());
     }
 
-    /// Sets what this process does when it needs no other system call any more than its
-    /// [`exec`](crate::run::process::exec): to load a filter of system calls, which may forbid all others.
+    /// Sets the last act of this process before its [`exec`](crate::run::process::exec), when it needs no
+    /// other system call any more. This is for a filter of system calls, which may forbid all others.
     pub fn at_last(&mut self, act: impl FnOnce() -> Result<()> + 'static) {
         self.last_act = Some(LastAct(Box::new(act)));
     }
@@ -217,8 +218,8 @@ pub(super) fn send_descriptor(socket: &UnixStream, descriptor: impl AsFd) -> Res
     .map(drop)
 }
 
-/// Waits for a descriptor from the process at the other end. Without one, the second value is the byte that
-/// came in its place, the first of another message; at the end of the file it is empty.
+/// Waits for a descriptor from the process at the other end. Without a descriptor, the second value is the
+/// byte that came in its place: the first of another message. At the end of the file it is empty.
 pub(super) fn receive_descriptor(socket: &UnixStream) -> Result<(Option<OwnedFd>, Vec<u8>)> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); SPACE];

@@ -1,7 +1,7 @@
 //! A helper: a copy of this process that does one thing for it, and tells what came of it.
 //!
-//! The runtime needs one where a call changes the whole process, such as the entry into a namespace, and
-//! where somebody must be left when the runtime is killed.
+//! The runtime needs a helper where a call changes the whole process, such as the entry into a namespace. It
+//! also needs one where a process must be left when the runtime is killed.
 //!
 //! Kernel objects: a process, made by fork(2), and a pair of connected sockets, one end for each side. The
 //! helper says that it is ready, if the parent waits for that, and waits for the parent's "go", if it needs

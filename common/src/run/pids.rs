@@ -1,8 +1,8 @@
 //! The PID namespace of the container, where it is not a new one: the host's, or another container's.
 //!
 //! Kernel object: for each process, the PID namespace in which its children are born. setns(2) with
-//! CLONE_NEWPID changes that one alone: the process itself stays where it is, with the number that it has.
-//! Order: enter, clone, leave, or the helpers of the runtime would be born in the container.
+//! CLONE_NEWPID changes only that. The process itself stays in its own namespace and keeps its number. Order:
+//! enter, clone, leave. Otherwise the helpers of the runtime would be born in the container.
 //!
 //! PID 1 of a namespace takes all other processes of it along. A container without a PID 1 of its own has a
 //! cgroup, and the runtime kills what is in it: see [`Child::ends_with`](super::process::Child::ends_with).
@@ -65,7 +65,7 @@ impl PidNamespace {
 
 impl Drop for PidNamespace {
     fn drop(&mut self) {
-        // This is the way out after a failure, which is what gets reported.
+        // This is the way out after a failure, and that failure gets reported.
         let _ = self.home.take().map(|home| enter(&home, CloneFlags::CLONE_NEWPID));
     }
 }

@@ -59,7 +59,7 @@ const OWN: [Signal; 13] = [
 const OF_TERMINAL: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGWINCH, Signal::SIGHUP, Signal::SIGCONT];
 
-/// Those that tell a process that it has used too much: a file's size, or CPU time.
+/// The signals that tell a process that it has reached a limit: a file's size, or CPU time.
 const OF_LIMIT: [Signal; 2] = [Signal::SIGXFSZ, Signal::SIGXCPU];
 
 fn is_own(signal: SignalNumber) -> bool {
@@ -71,13 +71,13 @@ fn is_own(signal: SignalNumber) -> bool {
 pub struct Signals(SigSet);
 
 impl Signals {
-    /// Blocks the signals that are forwarded, and SIGCHLD: from here on they wait for [`Child::wait`] instead
-    /// of ending the runtime, which would leave the cgroup behind.
+    /// Blocks SIGCHLD and the signals that are forwarded. From here on they wait for [`Child::wait`].
+    /// Otherwise they would end the runtime, and it would leave the cgroup behind.
     ///
     /// # Errors
     /// None that the arguments can cause.
     pub fn block() -> Result<Signals> {
-        // Who starts us with nohup(1) wants us to outlive the terminal.
+        // A user who starts the runtime with nohup(1) wants it to outlive the terminal.
         let nohup = is_ignored(Signal::SIGHUP);
         let forwarded = || SignalNumber::all().filter(|&it| !(is_own(it) || nohup && it == Signal::SIGHUP));
         let mut set = set_of(forwarded());
@@ -206,8 +206,8 @@ impl<'a> Child<'a> {
         self.parent_end.go()
     }
 
-    /// Says that with the child all processes of this cgroup end. Where the container has a PID namespace of
-    /// its own, the kernel has ended them before it tells of the child's end, and nothing is left to do.
+    /// Says that with the child all processes of this cgroup end. If the container has its own PID namespace,
+    /// nothing is left to do: the kernel ends them before it tells of the child's end.
     pub fn ends_with(&mut self, cgroup: &'a Cgroup) {
         self.cgroup = Some(cgroup).filter(|_| !self.is_first);
     }
@@ -224,12 +224,13 @@ impl<'a> Child<'a> {
         self.stop_timeout = timeout;
     }
 
-    /// Takes the main end of the terminal that the child opens, if it is to have one, and begins to copy
-    /// between it and the caller's, which is raw from here on. Waits until the child has come so far.
+    /// If the child is to have a terminal, takes the main end of it, once the child has opened it. Begins to
+    /// copy between it and the caller's terminal, which is raw from here on. Waits until the child has come
+    /// so far.
     ///
     /// # Errors
-    /// When there is no memory, or no descriptor, for it. What the child failed at, [`wait`](Child::wait)
-    /// tells.
+    /// When there is no memory, or no descriptor, for it. If the child failed, [`wait`](Child::wait) tells at
+    /// what.
     pub fn attach(&mut self) -> Result<()> {
         if let Terminal::Own(streams) = self.terminal
             && streams.any()
@@ -240,14 +241,14 @@ impl<'a> Child<'a> {
         Ok(())
     }
 
-    /// Waits for the command to end, passes signals on to it, and returns its status as a shell tells it: its
+    /// Waits for the command to end and passes signals on to it. Returns its status as a shell tells it: its
     /// exit status, or 128 + n when signal n ended it.
     ///
     /// PID 1 of a namespace gets only signals that it has a handler for, and SIGKILL and SIGSTOP from outside
-    /// (pid_namespaces(7)). So who presses Ctrl-C in vain gets out by pressing it three times.
+    /// (pid_namespaces(7)). So Ctrl-C may do nothing. A user who presses it three times gets out.
     ///
     /// # Errors
-    /// What the child failed at before it became the command, or the signal that ended it there.
+    /// The child's failure before it became the command, or the signal that ended it there.
     pub fn wait(mut self, signals: &Signals) -> Result<u8> {
         let mut interrupts = 0;
         let stop_signal = self.stop_signal.unwrap_or(Signal::SIGTERM.into());

@@ -55,8 +55,8 @@ impl Terminal {
 /// container is not the only one that uses it, as in `step0-basic ls | less`.
 ///
 /// A shell with job control asks which process group has the terminal. Groups of the host have no number in
-/// the container, so it must be one of the container's own: the child becomes the leader of a new group. The
-/// runtime joins it, or it would not hear of a Ctrl-C.
+/// the container, so the group must be one of the container's own. The child becomes the leader of a new
+/// group. The runtime joins that group, or it would not hear of a Ctrl-C.
 #[derive(Debug)]
 pub struct Shared {
     before: Option<(Termios, Pid)>,
@@ -64,7 +64,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Looks before the clone: what comes after it, the child waits for.
+    /// Looks before the clone, because the child waits for everything that the parent does after the clone.
     fn look() -> Shared {
         let stdin = io::stdin();
         let Ok(foreground) = tcgetpgrp(&stdin) else {
@@ -102,8 +102,8 @@ impl Shared {
         let _ = join(child.as_raw()).and_then(|()| foreground()).and_then(|()| join(0));
     }
 
-    /// Gives the terminal back to the user's own shell, in a state that it can work with: a shell in the
-    /// container may have died while another group had it, or in raw mode.
+    /// Gives the terminal back to the user's own shell, in a state that it can work with. A shell in the
+    /// container may have died while another group had the terminal, or in raw mode.
     pub(crate) fn restore(&self) {
         if let Some((settings, group)) = &self.before {
             let stdin = io::stdin();

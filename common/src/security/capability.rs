@@ -1,8 +1,8 @@
 //! Capabilities by name, and the calls on the five sets of a thread: the crate `caps` makes them, `--explain`
 //! tells them.
 //!
-//! Kernel objects: the thread's bounding, permitted, effective, inheritable and ambient set. What each is
-//! for, and in which order they are set, stands in step 4's `capabilities.rs`.
+//! Kernel objects: the thread's bounding, permitted, effective, inheritable and ambient set. Step 4's
+//! `capabilities.rs` says what each set is for, and in which order they are set.
 //! Man pages: capabilities(7), capset(2), PR_CAPBSET_DROP(2const), PR_CAP_AMBIENT(2const),
 //! PR_SET_KEEPCAPS(2const).
 
@@ -21,7 +21,7 @@ pub use crate::values::{Named, by_name};
 /// A set of capabilities.
 pub type Capabilities = caps::CapsHashSet;
 
-/// What is said where the kernel refuses.
+/// The hint where the kernel refuses.
 const NOT_HELD: &str =
     "a process cannot give what it does not have itself: see CapPrm and CapBnd in /proc/self/status";
 
@@ -77,12 +77,14 @@ fn drop_one(dropped: Capability) -> Result<(), CapsError> {
     }
 }
 
-/// Sets the effective, the permitted or the inheritable set of this thread: capset(2). What leaves the
-/// permitted set is gone from the ambient one, too.
+/// Sets the effective, the permitted or the inheritable set of this thread: capset(2). A capability that
+/// leaves the permitted set leaves the ambient set, too.
 ///
 /// # Errors
-/// EPERM when the permitted set would grow, when the effective set would get what is not permitted, or when
-/// the inheritable one would get what is neither permitted nor in the bounding set.
+/// EPERM in three cases:
+/// - The permitted set would grow.
+/// - The effective set would get a capability that is not permitted.
+/// - The inheritable set would get one that is neither permitted nor in the bounding set.
 pub fn set(which: Set, capabilities: &Capabilities) -> Result<()> {
     let line = || format!("capset(…, {{{} {}}})", format!("{which:?}").to_lowercase(), text(capabilities));
     told("capset(2)", line, || caps::set(None, which, capabilities)).hint_if(Errno::EPERM, NOT_HELD)
@@ -97,8 +99,8 @@ pub fn clear_ambient() -> Result<()> {
     told("PR_CAP_AMBIENT(2const)", line, || caps::clear(None, Set::Ambient))
 }
 
-/// Adds to the ambient set, which is what a program of a user other than root keeps over execve(2): prctl(2),
-/// `PR_CAP_AMBIENT`.
+/// Adds to the ambient set: prctl(2), `PR_CAP_AMBIENT`. A program of a user other than root keeps this set
+/// over execve(2).
 ///
 /// # Errors
 /// EPERM for one that is not both permitted and inheritable.

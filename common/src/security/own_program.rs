@@ -1,9 +1,9 @@
 //! The file that this process executes: whether a container could change it, and a form in which nobody can.
 //!
-//! Kernel objects: `/proc/self/exe`; a mount of one file that is attached nowhere, read-only for good, as
-//! what is attached nowhere cannot be remounted by anybody; or, where the kernel cannot do that (before
-//! 5.12), a copy in memory with seals. A process keeps its program's mount for as long as it runs, so the way
-//! to get another one is exec.
+//! Kernel objects: `/proc/self/exe`, and a read-only mount of one file that is attached nowhere. Nobody can
+//! remount such a mount, so it is read-only for good. Kernels before 5.12 cannot do that: there it is a copy
+//! in memory with seals. A process keeps its program's mount for as long as it runs, so the way to get
+//! another one is exec.
 //! Man pages: proc_pid_exe(5), open_tree(2), mount_setattr(2), memfd_create(2), execveat(2).
 
 use std::convert::Infallible;
@@ -48,7 +48,7 @@ pub fn is_read_only() -> Result<bool> {
         // Our files in memory are the kernel's tmpfs.
         return Ok(false);
     }
-    // Who may execute a file may not always read it. Then it is no file of ours in memory.
+    // A user who may execute a file may not always read it. Then it is no file of ours in memory.
     let seals = File::open(EXE).ok().and_then(|exe| fcntl(&exe, FcntlArg::F_GET_SEALS).ok());
     Ok(seals.is_some_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_WRITE)))
 }
@@ -58,9 +58,9 @@ pub fn is_read_only() -> Result<bool> {
 const BY_OWNER: [FsType; 5] =
     [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
 
-/// Whether processes that have only [unused ids](unused_ids) of the host, as users and as groups, cannot
-/// change the file that this process executes: neither write to it nor give themselves the right to, with all
-/// capabilities of a user namespace. Where that is in doubt, they can.
+/// Whether processes with only [unused ids](unused_ids) of the host, as users and as groups, cannot change
+/// the file that this process executes. They must not be able to write to it. Nor may they give themselves
+/// the right to, with all capabilities of a user namespace. In doubt the answer is that they can.
 ///
 /// # Errors
 /// When `/proc` is not mounted.
@@ -199,7 +199,8 @@ mod tests {
             eprintln!("skipped: not root, or a kernel before 5.12");
             return;
         };
-        // ETXTBSY as long as it runs; and what does not depend on that.
+        // The write may fail with ETXTBSY, as long as the file runs. The change of the mode below does not
+        // depend on that.
         assert!(write(&mount).is_err());
         let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
         let mode = fs::metadata(&path).unwrap().permissions();

@@ -109,16 +109,17 @@ impl Profile {
     /// Reads a profile in Docker's JSON format: `--security-opt seccomp=FILE`.
     ///
     /// # Errors
-    /// ENOENT, EACCES; what is no JSON; an action, operator, flag or errno that seccomp does not have, with
-    /// its place.
+    /// - ENOENT, EACCES
+    /// - a file that is no JSON
+    /// - an action, operator, flag or errno that seccomp does not have; the error tells its place
     pub fn read(path: &Path) -> Result<Profile> {
         let name = format!("the seccomp profile {}", path.display());
         let text = std::fs::read_to_string(path).context(format_args!("reading {name}"))?;
         json::read(&text, &name)
     }
 
-    /// Compiles it for this kernel and a process whose bounding set is `capabilities`: what a capability
-    /// makes possible, the profile may allow to those that have it.
+    /// Compiles the profile for this kernel and a process whose bounding set is `capabilities`. A profile may
+    /// allow a call only to processes that have a certain capability.
     ///
     /// # Errors
     /// On a machine that is neither x86_64 nor aarch64; when it has more instructions than the kernel takes.
@@ -138,8 +139,8 @@ impl Profile {
 }
 
 impl Filter {
-    /// Lays it on this thread, above those that it has: seccomp(2), `SECCOMP_SET_MODE_FILTER`. Of several
-    /// filters the strictest counts.
+    /// Loads the filter on this thread, on top of the thread's other filters: seccomp(2),
+    /// `SECCOMP_SET_MODE_FILTER`. Of several filters the strictest counts.
     ///
     /// # Errors
     /// EACCES with neither no_new_privs nor `CAP_SYS_ADMIN`; EINVAL from a kernel without seccomp filters;

@@ -69,10 +69,10 @@ impl fmt::Display for Cpus {
     }
 }
 
-/// Reads the value of `--cpus`: a decimal number from 0.01 to the number of CPUs that the host has online, or
-/// 0 for no limit, as in Docker.
+/// Reads the value of `--cpus`: a decimal number from 0.01 to the number of the host's online CPUs. As in
+/// Docker, 0 means no limit.
 ///
-/// More than the host has would be no limit, and most likely a mistake; Docker refuses it as well.
+/// A greater number would be no limit, and most likely a mistake; Docker refuses it as well.
 ///
 /// # Errors
 /// Not such a number, with more than nine decimals, out of range; or the list of CPUs could not be read.
@@ -145,15 +145,15 @@ pub fn cpu_shares(text: &str) -> Result<u64, Invalid> {
 ///
 /// Runtimes first drew a straight line, `1 + (shares - 2) * 9999 / 262142`. It joins the ends of the two
 /// ranges, but it makes 39 of the default of v1, 1024. Such a container gets less than half of its
-/// neighbours' share, which have the default of v2. runc 1.3.2 and crun 1.23 (2025) therefore took a curve
-/// through all three points: 2 → 1, 1024 → 100, 262144 → 10000. With l = log2(shares),
+/// neighbours' share, which have the default of v2. So runc 1.3.2 and crun 1.23 (2025) took a curve through
+/// all three points: 2 → 1, 1024 → 100, 262144 → 10000. With l = log2(shares),
 /// weight = ⌈10 ^ (l²/612 + 125·l/612 − 7/34)⌉. A value out of range is taken as the nearest end.
 ///
 /// Source: opencontainers/cgroups pull request 20, kubernetes issue 131216.
 pub fn cpu_weight(shares: u64) -> u64 {
     let l = (shares.clamp(2, 262_144) as f64).log2();
     // One division, of whole numbers at the three points, so that these are exact; 7/34 is 126/612. C
-    // libraries differ in the last bit. The small number taken off before rounding up makes that harmless: no
+    // libraries differ in the last bit. Taking off a small number before rounding up makes that harmless. No
     // other weight comes so near to a whole number from above (see the test).
     let weight = 10f64.powf((l * l + 125.0 * l - 126.0) / 612.0);
     (weight - 1e-7).ceil() as u64

@@ -92,7 +92,7 @@ fn read(mut file: impl BufRead, option: &str) -> Result<Vec<Variable>> {
     Ok(variables)
 }
 
-/// What an error shows of a line: no more than its name, and of that no more than 40 characters.
+/// The part of a line that an error shows: only its name, and at most 40 characters of that.
 fn shown(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     let line = line.trim();
@@ -224,7 +224,8 @@ mod tests {
             prop_assert_eq!(env(text), Ok((name.into(), value)));
         }
 
-        /// What an option takes, a file takes with the same meaning, as long as it fits on a line.
+        /// A file takes every value that an option takes, with the same meaning, as long as it fits on a
+        /// line.
         #[test]
         fn a_file_and_an_option_agree(text in "[A-Z_]{1,5}(=[^\0\r\n]{0,20})?", end in "(\r?\n)?") {
             let from_file = lines(format!(" {text}{end}").as_bytes());

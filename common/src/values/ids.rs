@@ -1,9 +1,9 @@
 //! `--userns`, `--uidmap`, `--gidmap`, `--subuidname` and `--user`: the container's users.
 //!
-//! They end in clone(2) with CLONE_NEWUSER, in `/proc/PID/uid_map` and `gid_map`, and in setresuid(2). Which
-//! ranges go together is checked later, by `common::ids::idmap`; what a user's name means, the container's
-//! own `/etc/passwd` says. The names are Podman's, as Docker has such options for its daemon only; `--user`
-//! is Docker's. Man pages: user_namespaces(7), subuid(5), passwd(5).
+//! They end in clone(2) with CLONE_NEWUSER, in `/proc/PID/uid_map` and `gid_map`, and in setresuid(2).
+//! `common::ids::idmap` checks later which ranges go together. The container's own `/etc/passwd` says what a
+//! user's name means. The names are Podman's, as Docker has such options for its daemon only; `--user` is
+//! Docker's. Man pages: user_namespaces(7), subuid(5), passwd(5).
 
 use super::{Invalid, whole};
 
@@ -48,9 +48,9 @@ pub enum NameOrId {
 /// The value of `--user`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Who.
+    /// The user.
     pub user: NameOrId,
-    /// In which group, if not the one of the user.
+    /// The group, if it is not the user's own.
     pub group: Option<NameOrId>,
 }
 
@@ -82,8 +82,8 @@ pub fn id_range(text: &str) -> Result<IdRange, Invalid> {
     read().ok_or_else(|| RANGE.into())
 }
 
-/// Reads the value of `--subuidname`: the user with whose lines of `/etc/subuid` and `/etc/subgid` the
-/// container runs.
+/// Reads the value of `--subuidname`: the name of a user. The container runs with the lines of `/etc/subuid`
+/// and `/etc/subgid` for that user.
 ///
 /// # Errors
 /// No name or number of a user.

@@ -14,10 +14,9 @@ const LINK_NAME_MAX: usize = 15;
 
 /// Reads the value of `--hostname`: 1 to 64 letters, digits, `-`, `.` and `_`, not beginning with `-`.
 ///
-/// The kernel itself takes any bytes. But the name is printed by prompts and logs, where a newline or an
-/// escape sequence forges what stands there. Step 2 writes it into `/etc/hosts`, where white space ends it.
-/// Programs get it as an argument, where a leading `-` makes it an option. `_` is not in hostname(7), but in
-/// use.
+/// The kernel itself takes any bytes. But prompts and logs print the name, and there a newline or an escape
+/// sequence could forge other text. Step 2 writes it into `/etc/hosts`, where white space ends it. Programs
+/// get it as an argument, where a leading `-` makes it an option. `_` is not in hostname(7), but in use.
 ///
 /// # Errors
 /// Empty, too long, or with another character.

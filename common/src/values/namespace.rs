@@ -79,7 +79,7 @@ pub fn pid_mode(text: &str) -> Result<PidMode, Invalid> {
     }
 }
 
-/// The PID in `container:PID`; `None` for what does not begin like that.
+/// The PID in `container:PID`; `None` for a text that does not begin like that.
 pub(super) fn container(text: &str) -> Option<Result<i32, Invalid>> {
     let pid = whole(text.strip_prefix("container:")?).filter(|&pid| pid > 0);
     Some(pid.ok_or_else(|| "expected the PID of a process after container:, as the host numbers it".into()))

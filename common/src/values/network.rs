@@ -13,8 +13,8 @@ use super::namespace::container;
 use super::{Invalid, whole};
 use crate::sys::error::{Error, Result};
 
-/// Addresses that are no host's, or only this host's: "this network", loopback, multicast and what is above
-/// it.
+/// Addresses that belong to no host, or to this host only: "this network", loopback, multicast and all
+/// addresses above it.
 const UNUSABLE: [(Ipv4Addr, u8); 3] =
     [(Ipv4Addr::new(0, 0, 0, 0), 8), (Ipv4Addr::new(127, 0, 0, 0), 8), (Ipv4Addr::new(224, 0, 0, 0), 3)];
 

@@ -61,7 +61,7 @@ impl fmt::Display for Publish {
     }
 }
 
-/// One port of the host on an IPv6 address, for which a process has to carry what comes and goes.
+/// One port of the host on an IPv6 address. A process has to carry its data in and out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proxied {
     /// The host's side. `[::]` is every IPv6 address.
@@ -216,10 +216,11 @@ fn address(text: &str) -> Result<IpAddr, Invalid> {
     }
 }
 
-/// Checks that no port of the host is asked for twice, where only that one will do.
+/// Checks that no port of the host is asked for twice. A range from which the runtime may choose does not
+/// count.
 ///
 /// # Errors
-/// One is.
+/// A port is asked for twice.
 pub fn check_ports(ports: &[PortRequest]) -> Result<(), Error> {
     let mut seen = HashSet::new();
     let twice = ports
@@ -281,7 +282,7 @@ mod tests {
         assert_eq!(ports("[2001:DB8::0:1]:5353:53/udp"), ["[2001:db8::1]:5353:53/udp"]);
         assert_eq!(ports("[::1]:8000-8001:80-81"), ["[::1]:8000:80/tcp", "[::1]:8001:81/tcp"]);
         assert_eq!(ports("[::1]:8000-8010:80"), ["[::1]:8000-8010:80/tcp"]);
-        // Those that are IPv4 addresses in truth.
+        // IPv6 addresses that stand for IPv4 addresses.
         assert_eq!(ports("[::ffff:127.0.0.1]:8080:80"), ["127.0.0.1:8080:80/tcp"]);
         assert_eq!(ports("[::ffff:0.0.0.0]:8080:80"), ["8080:80/tcp"]);
         let of = |text: &str| publish(text).unwrap().ports().next().unwrap();

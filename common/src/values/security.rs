@@ -48,7 +48,7 @@ pub fn by_name(name: &str) -> Option<Capability> {
 /// One `--security-opt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecurityOption {
-    /// Nothing: what a security module would do, which Congo uses none of.
+    /// Changes nothing: an option for a security module, and Congo uses none.
     Nothing,
     /// Whether execve(2) may give more than a process has, by set-user-ID bits and file capabilities.
     NoNewPrivileges(bool),

@@ -142,8 +142,9 @@ impl Tmpfs {
         self.flags = (self.flags - ACCESS_TIMES) | rule;
     }
 
-    /// In the container, what mount(2) takes as data. Where the tmpfs hides a directory, it takes over that
-    /// one's mode, owner and group, as far as the user gives no others: what may write to `/tmp` still may.
+    /// The options that mount(2) takes as data, read in the container. The tmpfs may hide a directory. Then
+    /// it takes over the mode, owner and group of that directory, unless the user gives others. So a process
+    /// that may write to `/tmp` still may.
     ///
     /// # Errors
     /// The container has no such user or group as the user gives.
@@ -164,7 +165,7 @@ impl Tmpfs {
                 all.add(format!("mode={:o}", status.st_mode & 0o7777));
             }
             for (key, map, id) in [("uid=", "uid_map", status.st_uid), ("gid=", "gid_map", status.st_gid)] {
-                // A directory on the disk may belong to a user whom the container does not have.
+                // A directory on the disk may belong to a user that the container does not have.
                 let is_there = || -> Result<bool> {
                     Ok(is_mapped(id, map)? && (id != overflow(key)? || owner_is_mapped(hidden)))
                 };
@@ -199,8 +200,9 @@ fn overflow(key: &str) -> Result<u32> {
     whole(text.trim()).ok_or_else(|| Error::new(format!("{path}: no id: {text:?}")))
 }
 
-/// Whether the user namespace has the directory's owner, asked as its root. With `O_NOATIME` the kernel opens
-/// only what belongs to the caller, or to another id of the namespace in which the caller is root.
+/// Whether the user namespace has the directory's owner; this process asks as the namespace's root. With
+/// `O_NOATIME` the kernel opens a file only for its owner, or for the root of a namespace that has its
+/// owner's id.
 fn owner_is_mapped(directory: &OwnedFd) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOATIME | OFlag::O_CLOEXEC;
     openat(directory, ".", flags, Mode::empty()).is_ok()

@@ -88,7 +88,7 @@ pub struct Volume {
     pub propagation: Propagation,
     /// Whether who owns a file on the disk, by number, owns it in the container, too: Podman's word for it.
     pub idmap: bool,
-    /// Whether an empty one is filled with what the root has at the target.
+    /// Whether an empty volume is filled with the root's files at the target.
     pub copy: bool,
     /// Whether a source that is missing on the host is made, as a folder.
     pub create_source: bool,

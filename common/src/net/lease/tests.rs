@@ -127,7 +127,7 @@ fn forwarding_is_remembered_until_the_machine_starts_anew() {
     leases.forget_forwarding().unwrap();
     leases.forget_forwarding().unwrap();
     assert!(!leases.folder.join(FORWARDING).exists());
-    // What cannot be read is not taken for "it was on".
+    // A record that cannot be read does not count as "it was on".
     fs::create_dir(leases.folder.join(FORWARDING)).unwrap();
     assert_eq!(leases.forwarding_was_off().unwrap_err().errno(), Some(Errno::EISDIR));
     assert!(leases.set_forwarding_was_off(&[]).is_err());
@@ -195,7 +195,7 @@ fn the_successor_of_a_dead_one_keeps_its_file() {
     }
 }
 
-/// What the death of its runtime makes of a lease.
+/// Leaves a lease as the death of its runtime would.
 fn die(lease: &mut Lease) {
     if let Some(mut claim) = lease.claim.take() {
         claim.leave();

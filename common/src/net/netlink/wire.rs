@@ -1,9 +1,9 @@
 //! How a request goes to the kernel and its answer comes back: messages with a header, a fixed part, and
 //! attributes.
 //!
-//! Of an answer only what is needed is read, by hand: to take it apart altogether would fail on whatever a
-//! newer kernel adds or an older one lacks. An answer that says "error 0" means "done". See netlink(7),
-//! rtnetlink(7).
+//! This code parses by hand, and only the parts of an answer that are needed. To parse all of it would fail
+//! on anything that a newer kernel adds or an older one lacks. An answer that says "error 0" means "done".
+//! See netlink(7), rtnetlink(7).
 
 use std::io;
 
@@ -31,7 +31,7 @@ const MESSAGE_HEADER: usize = 16;
 /// The kernel fills at most 32 KiB for one read of a dump, and a link's answer stays far below.
 const BUFFER: usize = 64 << 10;
 
-/// Why the kernel did not do what it was asked: the errno, and its own words where it has some.
+/// Why the kernel refused a request: the errno, and the kernel's own words where it has some.
 pub(super) struct Refusal {
     pub(super) errno: Errno,
     pub(super) words: Option<String>,

@@ -296,7 +296,8 @@ impl Pair {
         (!flags.is_empty() || !end.has_hung_up).then_some(flags)
     }
 
-    /// Does what can be done. When one side has failed, the other must not take that for an orderly end.
+    /// Reads and writes as far as possible. When one side has failed, the other must not take that for an
+    /// orderly end.
     fn go_on(&mut self, side: Side, flags: PollFlags, buffer: &mut [u8]) {
         if self.try_to_go_on(side, flags, buffer).is_err() {
             self.ends.iter().for_each(|end| reset(&end.socket));
@@ -325,7 +326,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Reads a piece. What the other side does not take at once is kept.
+    /// Reads a piece. The part that the other side does not take at once is kept.
     fn read(&mut self, side: Side, buffer: &mut [u8]) -> io::Result<()> {
         let Some(length) = now(self.socket(side).read(&mut buffer[..PIECE]))? else { return Ok(()) };
         if length == 0 {
@@ -358,7 +359,7 @@ impl Pair {
     }
 }
 
-/// Here no piece waits for the next one: the sender has decided already what it sends together.
+/// Sends each piece at once. The sender has already decided which bytes it sends together.
 fn for_small_pieces(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)
 }

@@ -1,9 +1,9 @@
 //! The process that starts the program, says when it is up, and ends it.
 //!
-//! Not the runtime itself: when that is killed, somebody must be left to end the program. A wish to die with
-//! the parent (PR_SET_PDEATHSIG) would be gone as soon as the program changes its user namespace, or a
-//! security module its domain. But the keeper is PID 1 of a PID namespace, and the program is in that. So the
-//! kernel kills it when the keeper ends.
+//! The runtime does not do this itself: when it is killed, another process must be left to end the program.
+//! A request to the kernel to end it with its parent (PR_SET_PDEATHSIG) would not last. It is gone as soon as
+//! the program changes its user namespace, or a security module its domain. But the keeper is PID 1 of a
+//! PID namespace, and the program is in that namespace. So the kernel kills the program when the keeper ends.
 //! Man pages: poll(2), setsid(2), pid_namespaces(7), slirp4netns(1), "API SOCKET".
 
 use std::fs;
@@ -31,7 +31,7 @@ use crate::values::{Protocol, Publish};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether it is.
 const PAUSE: u16 = 2;
-/// Of what the program writes, as much is kept: the first error is the one that counts.
+/// So many bytes of the program's output are kept: the first error is the one that counts.
 const KEPT: usize = 1 << 14;
 
 /// The keeper's life.

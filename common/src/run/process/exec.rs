@@ -50,8 +50,8 @@ pub fn exec(command: &[OsString], environment: &Environment, parent: &mut ChildE
 }
 
 /// Undoes what a new program would inherit: the runtime's blocked signals, and signals that are ignored. The
-/// standard library ignores SIGPIPE, and a shell cannot change what was ignored when it began: `yes | head
-/// -1` in it would end with an error message.
+/// standard library ignores SIGPIPE. A shell cannot change signals that were ignored when it began, so in it
+/// `yes | head -1` would end with an error message.
 fn default_signals() -> Result<()> {
     // The kernel says which ones are ignored. Where it cannot be asked, each signal is set.
     let (ignored, rest) = (ignored(), [Signal::SIGKILL, Signal::SIGSTOP].map(SignalNumber::from));
@@ -77,7 +77,7 @@ fn find(name: &OsStr, environment: &Environment) -> Result<PathBuf> {
         path.split(|&byte| byte == b':').map(|folder| Path::new(OsStr::from_bytes(folder)).join(name));
     let mut there = candidates.filter(|file| file.is_file()).peekable();
     let executable = |file: &PathBuf| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok();
-    // As a shell: the first that may be executed, else the first that is there, whose exec says why not.
+    // Like a shell: the first that may be executed, else the first that is there. Its exec then says why not.
     let first = there.peek().cloned();
     there.find(executable).or(first).ok_or_else(|| {
         let looked = || format!("looked in the container's PATH, {}", String::from_utf8_lossy(path));

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What Ctrl-C sends.
 const INTERRUPT: u8 = 3;
 
-/// The copying, until it is dropped; then all that the container wrote has arrived, unless nobody reads it.
+/// The copying, until it is dropped. Then the container's whole output has arrived, unless nobody reads it.
 #[derive(Debug)]
 pub(crate) struct Relay {
     main: Arc<File>,
@@ -140,7 +140,8 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     started.map(drop).context(format_args!("starting a thread for the terminal's {name}"))
 }
 
-/// Which of the two can be read: what is waited for, and the word to stop. An end counts as readable.
+/// Whether the file can be read, and whether the word to stop has come. An end of the file counts as
+/// readable.
 fn wait(file: impl AsFd, stop: &PipeReader) -> (bool, bool) {
     let mut both =
         [PollFd::new(file.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
@@ -161,7 +162,7 @@ fn copy_screen(mut main: &File, to: Caller, stop: &PipeReader, shown: &AtomicU64
                 // EIO: the other end is closed.
                 Ok(0) | Err(_) => return,
                 Ok(count) => {
-                    // Whatever it fails at, the container must not wait for what it writes then.
+                    // Reads on after any error. Otherwise the container would wait when it writes more.
                     if let Err(errno) = write_all(to, &buffer[..count])
                         && !is_gone(to, errno)
                     {
@@ -182,8 +183,8 @@ fn is_gone(to: Caller, errno: Errno) -> bool {
     errno == Errno::EPIPE || nix::unistd::isatty(to).unwrap_or(true)
 }
 
-/// Copies keys. Who presses Ctrl-C in vain gets out by pressing it three times in a row, as without a
-/// terminal of the container's own.
+/// Copies keys. If Ctrl-C does nothing, the user gets out by pressing it three times in a row. It is the same
+/// without a terminal of the container's own.
 fn copy_keys(main: &File, stop: &PipeReader, first: Pid) {
     let mut interrupts = 0;
     let mut buffer = [0; 1 << 12];
@@ -269,13 +270,13 @@ impl Drop for Raw {
 
 /// The guard's whole life: it waits for the word, and restores the terminal if none comes.
 fn guard(runtime: &mut HelperEnd, before: &Termios, raw: &Termios) {
-    // Whatever ends the runtime must not end its guard, too: neither a signal to its group, nor Ctrl-C.
+    // The runtime's death must not end its guard, too, be it by a signal to its group or by Ctrl-C.
     let _ = setsid();
     let _ = SigSet::all().thread_block();
     // Locks live as long as any descriptor of theirs, and this process outlives the runtime.
     let _ = close_all_but(Some(runtime.as_fd()));
     let killed = runtime.wait_for_go().is_err();
-    // Whoever has the terminal by now may have set it already.
+    // Another process may have the terminal by now, and may have changed its settings already.
     let is_raw = || tcgetattr(Caller::Stdin).is_ok_and(|now| now.local_flags == raw.local_flags);
     if killed && is_raw() {
         let _ = tcsetattr(Caller::Stdin, SetArg::TCSANOW, before);

@@ -1,4 +1,4 @@
-//! Names, and what the kernel refuses. What the five sets of a container are the checks `cap.*` look at.
+//! Names, and the cases in which the kernel refuses. The checks `cap.*` look at the five sets of a container.
 
 use std::fs;
 

@@ -70,8 +70,8 @@ impl Architecture {
 }
 
 /// The calls of a machine by their names, each at the place that its name gives, or behind that. The crate
-/// compares a name with each of its names in turn: for all that the built-in profile has, this would take a
-/// third of a start's own instructions.
+/// compares a name with each of its names in turn. For all names of the built-in profile, this would take a
+/// third of the instructions that a start itself takes.
 type Table = [Option<(&'static str, u32)>; PLACES];
 
 /// Far more than there are calls, so that most are at their place. A power of two.

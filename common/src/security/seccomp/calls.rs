@@ -1,7 +1,7 @@
 //! Which system calls the built-in profile allows: Docker's list, by subject.
 //!
-//! A call that one of the machines does not have is passed over there. Only calls are here that need no look
-//! at their arguments; the others stand in step 4's `seccomp.rs`.
+//! A call that a machine does not have is passed over there. The lists have only calls whose arguments do not
+//! matter; the others stand in step 4's `seccomp.rs`.
 //! Source: Docker's default profile (moby/profiles, seccomp/default.json).
 
 use seccompiler::SeccompCmpOp as Op;
@@ -91,7 +91,7 @@ pub const SOCKET_FAMILIES: [(Op, u64); 26] = [
     (Op::Eq, 45),
 ];
 
-/// What a capability makes possible, for those that have it.
+/// The calls that a capability makes possible, for processes that have it.
 pub const WITH_CAPABILITY: [(Capability, &str); 14] = [
     (
         Capability::CAP_SYS_ADMIN,

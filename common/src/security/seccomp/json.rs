@@ -1,7 +1,7 @@
 //! Docker's JSON format of a seccomp profile, which containerd, podman and Kubernetes read, too.
 //!
-//! What is not known is ignored, as Docker does, where it is a field or the name of a system call; an action,
-//! an operator or a flag that is not known is an error, as the profile would mean something else without it.
+//! An unknown field or an unknown name of a system call is ignored, as in Docker. An unknown action, operator
+//! or flag is an error: without it the profile would mean something else.
 //! Source: Docker's documentation, "Seccomp security profiles for Docker"; seccomp_rule_add(3).
 
 use nix::errno::Errno;
@@ -115,8 +115,8 @@ fn profile(file: File) -> Result<Profile, Problem> {
     Ok(Profile { foreign: kills(), newer: newer(&default), default, flags, rules })
 }
 
-/// What happens to calls with greater numbers than the profile knows, as runc has it: they are newer, so a C
-/// library must find them missing and make older ones.
+/// The action for calls with greater numbers than the profile knows, the same as in runc. These calls are
+/// newer. A C library must find them missing, and then it makes older calls.
 fn newer(default: &Action) -> Action {
     match default {
         Action::Allow | Action::Log | Action::Trace(_) => default.clone(),
@@ -151,7 +151,7 @@ fn rule(given: Syscalls) -> Result<Rule, Problem> {
 const NO_SUPERVISOR: &str = "it asks for a supervisor of system calls, which Congo does not have";
 
 fn action(name: &str, errno_ret: Option<u32>) -> Result<Action, String> {
-    // What the kernel takes as an errno; a greater one it would cut.
+    // The kernel's greatest errno; it would cut a greater number.
     const MAX_ERRNO: u32 = 4095;
     let number = errno_ret.unwrap_or(libc::EPERM.cast_unsigned());
     if number > MAX_ERRNO {

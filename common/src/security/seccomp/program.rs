@@ -1,9 +1,9 @@
 //! The filter as instructions of classic BPF.
 //!
-//! It finds the number of the call by halving, as the kernel tries every call on a filter that it loads
-//! (5.11), to know those that always pass: in a list of comparisons this alone would cost more than all the
-//! rest. Neighbours to which the same happens are one. The comparisons of arguments are seccompiler's, which
-//! knows how to compare 64 bits with instructions of 32. Man page: seccomp(2).
+//! The filter finds the number of the call by halving. When the kernel (5.11) loads a filter, it tries every
+//! call on it, to know the calls that always pass. In a list of comparisons this alone would cost more than
+//! all the rest. Neighbouring numbers with the same action are one entry. The comparisons of arguments are
+//! seccompiler's, which knows how to compare 64 bits with instructions of 32. Man page: seccomp(2).
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! The rules of a profile: which of them hold here, and what they come to for each system call.
 //!
-//! As in Docker, containerd and runc, whose rules these are.
+//! All of this is as in Docker, containerd and runc, where the rules come from.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::Action;
 use super::architecture::Architecture;
 use crate::security::capability::{Capabilities, by_name};
 
-/// One rule: what happens to these calls, if all of this is so.
+/// One rule: the action for these calls, if all of its conditions and scopes hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     /// Between two names is white space.
@@ -28,7 +28,7 @@ pub(super) struct Condition {
     pub(super) test: SeccompCondition,
 }
 
-/// For whom a rule holds, or does not.
+/// The processes and machines for which a rule holds, or does not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Scope {
     pub(super) capabilities: Vec<String>,
@@ -80,9 +80,9 @@ pub(super) struct Call {
     pub(super) conditional: Vec<(Vec<SeccompCondition>, Action)>,
 }
 
-/// What these rules come to, by the numbers of the calls. Of two rules about one call, the one without
-/// conditions counts, else the first, as in libseccomp. A call that the machine does not have is skipped; one
-/// that gets no more than the default is there, and says nothing.
+/// The calls that these rules are about, by number. Of two rules about one call, the one without conditions
+/// counts, else the first, as in libseccomp. A call that the machine does not have is skipped. If a rule
+/// gives a call only the default action, the call is listed without an action.
 pub(super) fn by_number<'a>(
     rules: impl Iterator<Item = &'a Rule>,
     machine: Architecture,

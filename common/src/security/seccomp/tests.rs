@@ -1,6 +1,5 @@
-//! What loading a filter takes: tried on a thread, which takes the filter with it when it ends. What the
-//! built-in profile forbids and allows `machine` compares with Docker's own, and the checks `security.*` try
-//! it in a container.
+//! Loading a filter is tried on a thread, which takes the filter with it when it ends. `machine` compares the
+//! built-in profile with Docker's own. The checks `security.*` try it in a container.
 
 mod format;
 mod machine;

@@ -13,7 +13,7 @@ fn bytes(bytes: &[u8]) -> OsString {
     OsString::from_vec(bytes.to_vec())
 }
 
-/// `SOURCE TARGET ro|rw`, and what differs from what holds without options.
+/// `SOURCE TARGET ro|rw`, and the options that are not the default.
 fn told(volume: &Volume) -> String {
     let source = match &volume.source {
         Source::Host(path) => path.display().to_string(),
@@ -209,7 +209,7 @@ fn a_target_twice() {
     assert_eq!(error.to_string(), "/a/b: two volumes have this TARGET");
 }
 
-/// A path of any bytes but NUL, and without what has a meaning in `forbidden`.
+/// A path of any bytes but NUL and those in `forbidden`, which have a meaning.
 fn a_path(forbidden: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(1u8.., 1..20).prop_map(move |bytes| {
         let plain = bytes.into_iter().filter(|byte| !forbidden.contains(byte));
@@ -248,7 +248,7 @@ proptest! {
         prop_assert_eq!(read.target.as_os_str().as_bytes(), &target[..]);
     }
 
-    /// For any value the user gets one short error line, or a mount that is possible: its target can be
+    /// For any value the user gets one short error line, or a mount that is possible. Its target can be
     /// mounted on, and its name can be a folder's.
     #[test]
     fn any_bytes_are_taken_or_refused_in_one_line(

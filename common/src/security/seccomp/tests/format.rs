@@ -1,4 +1,4 @@
-//! What is read as a profile, and what is said of what is none.
+//! Which texts are read as a profile, and which errors the others give.
 
 use nix::errno::Errno;
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
-//! Filters run on a machine of the test's own: so those of the other architecture are tried, too, and each
-//! number and argument that the kernel could be called with.
+//! A machine of the test's own that runs filters. So the tests also try the filters of the other
+//! architecture, and each number and argument that a process could call the kernel with.
 
 use nix::libc;
 use seccompiler::sock_filter;
