@@ -48,7 +48,8 @@ fn closed_streams(subject: &Subject) -> Checked {
     // The host's shell closes stdin, which cannot be done for a child in safe Rust.
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "exec \"$0\" \"$@\" <&-"]).arg(subject.binary());
-    command.args(["sh", "-c", "echo ready; exec sleep 1000"]).envs(subject.environment());
+    // Not `exec sleep`: the loader of a new program opens files for a moment.
+    command.args(["sh", "-c", "echo ready; sleep 1000; exit 1"]).envs(subject.environment());
     let container = Container::start(&mut command)?;
     container.wait_for("ready")?;
     let first = container.first()?;

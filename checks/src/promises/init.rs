@@ -158,7 +158,10 @@ fn first(subject: &Subject) -> Checked {
 }
 
 fn descriptors(subject: &Subject) -> Checked {
-    let (_container, first) = hold(subject, "echo ready; exec cat")?;
+    let (mut container, first) = hold(subject, "echo ready; exec cat")?;
+    // The loader of a new program opens files for a moment. After this answer it has ended.
+    container.say("loaded")?;
+    container.wait_for("loaded")?;
     for (who, process) in [("PID 1", first), ("the command", find(first, "cat")?)] {
         let open = process.descriptors()?;
         ensure(open.is_subset(&BTreeSet::from([0, 1, 2])), || {
