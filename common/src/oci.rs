@@ -15,6 +15,8 @@ mod commit;
 mod config;
 mod digest;
 mod docker;
+#[cfg(feature = "fuzz")]
+mod fuzz;
 mod image;
 mod layer;
 mod layout;
@@ -33,6 +35,8 @@ mod tests;
 pub use apply::Limits;
 pub use commit::{Base, check_target, commit};
 pub use config::Config;
+#[cfg(feature = "fuzz")]
+pub use fuzz::unpack_into;
 pub use image::Image;
 pub use layer::{Compression, decompress};
 pub use model::platform;

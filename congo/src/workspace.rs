@@ -130,7 +130,11 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
 }
 
-pub(crate) fn host_tuple() -> Result<String> {
+/// This machine, as Rust names it: `x86_64-unknown-linux-gnu`.
+///
+/// # Errors
+/// When rustc cannot be started.
+pub fn host_tuple() -> Result<String> {
     let output = Command::new("rustc").arg("--print=host-tuple").output().context("starting rustc")?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

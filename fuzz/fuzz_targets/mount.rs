@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
         Source::Host(path) => {
             text.extend_from_slice(b",type=bind,");
             text.extend(source(path));
-            format!(",bind-propagation={}", shared::word(volume.propagation))
+            format!(",idmap={},bind-propagation={}", volume.idmap, shared::word(volume.propagation))
         }
         Source::Named(name) => format!(",type=volume,src={name},volume-nocopy={}", !volume.copy),
         Source::Anonymous => format!(",volume-nocopy={}", !volume.copy),

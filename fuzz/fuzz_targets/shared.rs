@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 use common::values::{Propagation, Source, Volume};
 
 /// An option's value.
+#[allow(dead_code, reason = "other options are text")]
 pub fn value(bytes: &[u8]) -> OsString {
     OsString::from_vec(bytes.to_vec())
 }
@@ -27,7 +28,7 @@ pub fn check_target(target: &Path) {
 }
 
 /// A path is absolute, and a name can be a folder's.
-#[allow(dead_code, reason = "a tmpfs has no source")]
+#[allow(dead_code, reason = "other options have no source")]
 pub fn check_source(volume: &Volume) {
     match &volume.source {
         Source::Host(path) => assert!(path.is_absolute(), "{path:?}"),
@@ -39,7 +40,7 @@ pub fn check_source(volume: &Volume) {
 }
 
 /// As the options write it.
-#[allow(dead_code, reason = "a tmpfs has none")]
+#[allow(dead_code, reason = "other options have none")]
 pub fn word(propagation: Propagation) -> &'static str {
     match propagation {
         Propagation::Private => "private",

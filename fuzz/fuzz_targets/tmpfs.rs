@@ -15,15 +15,23 @@ fuzz_target!(|input: &[u8]| {
         Err(error) => return shared::check_error(&error),
     };
     shared::check_target(&read.target);
-    // mount(2) takes a page of options, and no comma of a user's may end one.
-    let known = |it: &str| it.is_empty() || it.starts_with("size=") || it.starts_with("mode=");
-    assert!(read.options.split(',').all(known));
+    // A user's comma may end no option but a list of memory nodes.
+    let keys = ["size=", "mode=", "uid=", "gid=", "nr_inodes=", "nr_blocks=", "mpol="];
+    let is_node = |it: &str| it.starts_with(|first: char| first.is_ascii_digit());
+    let known = |it: &str| it.is_empty() || is_node(it) || keys.iter().any(|key| it.starts_with(key));
+    assert!(read.options.split(',').all(known), "{}", read.options);
     let mut words = vec![if read.read_only { "ro" } else { "rw" }, "exec", "suid", "dev"];
-    words.extend(read.flags.iter_names().filter_map(|(name, _)| match name {
-        "MS_NOEXEC" => Some("noexec"),
-        "MS_NOSUID" => Some("nosuid"),
-        "MS_NODEV" => Some("nodev"),
-        _ => None,
+    words.extend(read.flags.iter_names().map(|(name, _)| match name {
+        "MS_NOEXEC" => "noexec",
+        "MS_NOSUID" => "nosuid",
+        "MS_NODEV" => "nodev",
+        "MS_NOATIME" => "noatime",
+        "MS_RELATIME" => "relatime",
+        "MS_STRICTATIME" => "strictatime",
+        "MS_NODIRATIME" => "nodiratime",
+        "MS_SYNCHRONOUS" => "sync",
+        "MS_DIRSYNC" => "dirsync",
+        other => panic!("a flag that --tmpfs does not set: {other}"),
     }));
     words.extend(read.options.split(',').filter(|it| !it.is_empty()));
     let text = [read.target.as_os_str().as_bytes(), b":", words.join(",").as_bytes()].concat();

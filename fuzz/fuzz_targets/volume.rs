@@ -23,12 +23,15 @@ fuzz_target!(|input: &[u8]| {
     };
     // The working directory, which is put before `./`, has no colon.
     text.extend_from_slice(read.target.as_os_str().as_bytes());
-    text.extend_from_slice(if read.read_only { b":ro" } else { b":rw" });
+    // An anonymous volume has no options.
+    if read.source != Source::Anonymous {
+        text.extend_from_slice(if read.read_only { b":ro" } else { b":rw" });
+    }
     if matches!(read.source, Source::Host(_)) {
         text.extend_from_slice(format!(",{}", shared::word(read.propagation)).as_bytes());
     }
-    if !read.copy {
-        text.extend_from_slice(b",nocopy");
+    for (holds, word) in [(!read.copy, &b",nocopy"[..]), (read.idmap, b",idmap")] {
+        text.extend_from_slice(if holds { word } else { b"" });
     }
     assert_eq!(volume(shared::value(&text)), Ok(read), "{:?}", String::from_utf8_lossy(&text));
 });

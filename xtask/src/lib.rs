@@ -6,6 +6,7 @@ mod built;
 pub mod debian;
 pub mod diff;
 pub mod faults;
+pub mod fuzz;
 pub mod image;
 pub mod probe;
 pub mod prove;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use xtask::{
-    bench, book, check, debian, diff, doctor, faults, image, probe, prove, readme, security, soak, stages, vm,
+    bench, book, check, debian, diff, doctor, faults, fuzz, image, probe, prove, readme, security, soak,
+    stages, vm,
 };
 
 /// The tools of the course.
@@ -15,6 +16,7 @@ enum Tool {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Faults(faults::Args),
+    Fuzz(fuzz::Args),
     Image(image::Args),
     Probe(probe::Args),
     Prove(prove::Args),
@@ -39,6 +41,7 @@ fn run() -> ExitCode {
         Tool::Diff(args) => diff::run(&args),
         Tool::Doctor(args) => doctor::run(&args),
         Tool::Faults(args) => faults::run(&args),
+        Tool::Fuzz(args) => fuzz::run(&args),
         Tool::Image(args) => image::run(&args),
         Tool::Probe(args) => probe::run(&args),
         Tool::Prove(args) => prove::run(&args),
