@@ -18,7 +18,8 @@ fuzz_target!(init: scratch::enter(), |input: &[u8]| {
     let (one, other) = text.split_once("\n--\n").unwrap_or((&text, ""));
     scratch::file("/etc/resolv.conf", one.as_bytes());
     scratch::file("/run/systemd/resolve/resolv.conf", other.as_bytes());
-    let (servers, search) = (["9.9.9.9", "::1"].map(|it| it.parse().expect("an address")), ["x.org".to_owned()]);
+    let servers = ["9.9.9.9", "::1"].map(|it| it.parse().expect("an address"));
+    let search = ["x.org".to_owned()];
     let options = ["ndots:2".to_owned()];
     let resolver = Resolver {
         servers: if first & 1 > 0 { &servers } else { &[] },
@@ -28,7 +29,8 @@ fuzz_target!(init: scratch::enter(), |input: &[u8]| {
     let reachable = |ip: IpAddr| !ip.is_loopback();
     let made = resolver.on_this_host(reachable);
     assert!(made.text.is_empty() || made.text.ends_with('\n'), "{:?}", made.text);
-    let lines = || made.text.lines().filter(|line| line.split(char::is_whitespace).next() == Some("nameserver"));
+    let is_server = |line: &&str| line.split(char::is_whitespace).next() == Some("nameserver");
+    let lines = || made.text.lines().filter(is_server);
     let unreachable = |line: &str| {
         let address = line.split_whitespace().nth(1).and_then(|it| it.parse().ok());
         address.is_some_and(|it| !reachable(it))

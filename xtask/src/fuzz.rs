@@ -125,6 +125,11 @@ fn targets() -> Result<Vec<String>> {
     Ok(manifest.bin.into_iter().map(|target| target.name).collect())
 }
 
+/// Where all that the tool makes lies. Not in the folder `fuzz`, of which other tools make copies.
+fn made() -> PathBuf {
+    workspace::root().join("target/fuzz")
+}
+
 fn part(names: Vec<String>, (part, parts): (usize, usize)) -> Vec<String> {
     let range = names.len() * (part - 1) / parts..names.len() * part / parts;
     names.into_iter().skip(range.start).take(range.len()).collect()
@@ -136,19 +141,23 @@ fn build(names: &[String]) -> Result<PathBuf> {
     let tuple = workspace::host_tuple()?;
     let mut cargo = workspace::cargo();
     cargo.current_dir(folder()).args(["build", "--release", "--quiet", "--target", &tuple]);
-    cargo.arg("--target-dir").arg(folder().join("target"));
+    cargo.arg("--target-dir").arg(made());
     for name in names {
         cargo.args(["--bin", name]);
     }
-    let status = cargo.env("RUSTFLAGS", RUSTFLAGS).status().context("starting cargo")?;
+    let status = cargo
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", RUSTFLAGS)
+        .status()
+        .context("starting cargo")?;
     ensure!(status.success(), "building the targets failed, see above");
-    Ok(folder().join("target").join(tuple).join("release"))
+    Ok(made().join(tuple).join("release"))
 }
 
 /// Runs a target for some seconds, and prints what came of it. Returns whether nothing was found.
 fn fuzz(program: &Path, name: &str, seconds: u64) -> Result<bool> {
     // libFuzzer adds what it finds to the corpus, so it gets a copy.
-    let work = tempfile::tempdir_in(folder().join("target")).context("making a folder to work in")?;
+    let work = tempfile::tempdir_in(made()).context("making a folder to work in")?;
     let copy = work.path().join("corpus");
     fs::create_dir(&copy).context("making a folder to work in")?;
     for seed in seeds(name)? {
@@ -159,9 +168,8 @@ fn fuzz(program: &Path, name: &str, seconds: u64) -> Result<bool> {
     let mut target = Command::new(program);
     // The paths are relative, as a target may have another root than the working directory.
     target.current_dir(work.path()).arg("corpus");
-    target.args([format!("-max_total_time={seconds}"), format!("-max_len={LONGEST}"), limits()]);
-    target.args([format!("-rss_limit_mb={MEMORY}"), "-artifact_prefix=./found-".into()]);
-    target.args(["-print_final_stats=1", "-reload=0"]);
+    target.args([format!("-max_total_time={seconds}"), format!("-max_len={LONGEST}")]);
+    target.args(limits()).args(["-print_final_stats=1", "-reload=0"]);
     let (status, outcome) = watch(&mut target).with_context(|| format!("running the target {name}"))?;
     let mark = if status.success() { '✓' } else { '✗' };
     println!(
@@ -177,8 +185,10 @@ fn fuzz(program: &Path, name: &str, seconds: u64) -> Result<bool> {
     Ok(status.success())
 }
 
-fn limits() -> String {
-    format!("-timeout={TIMEOUT}")
+/// What every input is held to, and how the file of one is called that breaks it.
+fn limits() -> [String; 3] {
+    let time = format!("-timeout={TIMEOUT}");
+    [time, format!("-rss_limit_mb={MEMORY}"), "-artifact_prefix=./found-".into()]
 }
 
 /// The files of a target's corpus.
@@ -257,7 +267,7 @@ fn tell(name: &str, status: ExitStatus, work: &Path, outcome: &Outcome) -> Resul
             println!("    {line}");
         }
     }
-    let kept = folder().join("artifacts").join(name);
+    let kept = made().join("found").join(name);
     fs::create_dir_all(&kept).with_context(|| format!("making {}", kept.display()))?;
     for path in found {
         let to = kept.join(path.file_name().context("a file has a name")?);
@@ -272,11 +282,10 @@ fn tell(name: &str, status: ExitStatus, work: &Path, outcome: &Outcome) -> Resul
 
 /// Runs a target once, with one input, and shows all that it says.
 fn again(program: &Path, name: &str, file: &Path) -> Result<ExitStatus> {
-    let work = tempfile::tempdir_in(folder().join("target")).context("making a folder to work in")?;
+    let work = tempfile::tempdir_in(made()).context("making a folder to work in")?;
     fs::copy(file, work.path().join("input")).with_context(|| format!("reading {}", file.display()))?;
     let mut target = Command::new(program);
-    target.current_dir(work.path()).args(["input", "-artifact_prefix=./found-", &limits()]);
-    target.arg(format!("-rss_limit_mb={MEMORY}")).stdin(Stdio::null());
+    target.current_dir(work.path()).arg("input").args(limits()).stdin(Stdio::null());
     target.status().with_context(|| format!("running the target {name}"))
 }
 
@@ -313,7 +322,7 @@ mod tests {
         let mut outcome = Outcome::default();
         for line in [
             "#2\tINITED cov: 210 ft: 300 corp: 12/1Kb exec/s: 0 rss: 40Mb",
-            "#4096\tNEW    cov: 215 ft: 301 corp: 13/1Kb lim: 64 exec/s: 0 rss: 40Mb L: 3/9 MS: 1 ChangeByte-",
+            "#4096\tNEW    cov: 215 ft: 301 corp: 13/1Kb lim: 64 exec/s: 0 L: 3/9 MS: 1 ChangeByte-",
             "the target itself says #1",
             "stat::number_of_executed_units: 5000",
         ] {
