@@ -61,6 +61,9 @@ const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanit
 /// How many of the last lines of a target are kept.
 const KEPT: usize = 200;
 
+/// How many bytes of an input are printed.
+const SHOWN: usize = 500;
+
 /// What came of a target.
 #[derive(Debug, Default)]
 struct Outcome {
@@ -273,11 +276,18 @@ fn tell(name: &str, status: ExitStatus, work: &Path, outcome: &Outcome) -> Resul
         let to = kept.join(path.file_name().context("a file has a name")?);
         let input = fs::read(&path).context("reading the input")?;
         fs::write(&to, &input).with_context(|| format!("writing {}", to.display()))?;
-        println!("    input: b\"{}\"", input.escape_ascii());
+        println!("    input: {}", shown(&input));
         let shown = to.strip_prefix(workspace::root()).unwrap_or(&to);
         println!("    again: cargo xtask fuzz {name} --again {}", shown.display());
     }
     Ok(())
+}
+
+/// An input as Rust writes it. Of an archive the beginning will do: the file has all of it.
+fn shown(input: &[u8]) -> String {
+    let begin = &input[..input.len().min(SHOWN)];
+    let rest = if input.len() > SHOWN { format!("… ({} bytes)", input.len()) } else { String::new() };
+    format!("b\"{}\"{rest}", begin.escape_ascii())
 }
 
 /// Runs a target once, with one input, and shows all that it says.
@@ -315,6 +325,12 @@ mod tests {
         let names = targets().unwrap();
         let parts: Vec<_> = (1..=4).flat_map(|number| part(names.clone(), (number, 4))).collect();
         assert_eq!(parts, names);
+    }
+
+    #[test]
+    fn an_input_is_shown_as_rust_writes_it() {
+        assert_eq!(shown(b"a\0\"\xff\n"), r#"b"a\x00\"\xff\n""#);
+        assert!(shown(&[b'a'; 501]).ends_with("a\"… (501 bytes)"));
     }
 
     #[test]
