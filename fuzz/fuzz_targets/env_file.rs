@@ -1,4 +1,4 @@
-//! The file of `--env-file`. What is read can be written again, and is then read as the same.
+//! The file of `--env-file`. Its variables, written again, are read as the same.
 
 #![no_main]
 

@@ -1,8 +1,9 @@
 //! The documents of an image, one a line: index, manifest and config of a layout, or those of an archive of
 //! `docker save`. What they say about the command names places in the container.
 //!
-//! No random text has the digest of another one. So each `@1` to `@9` of a document stands for the digest and
-//! size of the document in that line behind it; in an archive of `docker save` for its name.
+//! No random text has the digest of another one. So `@2` in a document stands for the digest and size of the
+//! document in line 2, if that line comes later. In an archive of `docker save` it stands for the name. The
+//! first line is line 0.
 
 #![no_main]
 

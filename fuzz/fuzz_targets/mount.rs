@@ -1,5 +1,4 @@
-//! The values of `--mount`, with their quotes. What is read can be written again, and is then read as the
-//! same.
+//! The values of `--mount`, with their quotes. A value, written again, is read as the same.
 
 #![no_main]
 

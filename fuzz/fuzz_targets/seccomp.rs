@@ -1,4 +1,4 @@
-//! A seccomp profile in Docker's JSON format. What is read is compiled, for a process without capabilities
+//! A seccomp profile in Docker's JSON format. A profile is compiled for a process without capabilities,
 //! and for one with all of them. The kernel takes a program of 4096 instructions, and no empty one.
 
 #![no_main]

@@ -1,5 +1,5 @@
-//! A stream that is compressed: gzip in several parts, zstd in several frames. The first byte chooses. What
-//! comes out is the same in whatever pieces it is read.
+//! A stream that is compressed: gzip in several parts, zstd in several frames. The first byte chooses. The
+//! bytes that come out do not depend on the sizes in which they are read.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The values of `--tmpfs`. What is read can be written again, and is then read as the same.
+//! The values of `--tmpfs`. A value, written again, is read as the same.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The values of `--volume`. What is read can be written again, and is then read as the same.
+//! The values of `--volume`. A value, written again, is read as the same.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: random input for all that reads files and option values of others.
 //!
-//! The targets lie in the folder `fuzz`, a workspace of its own. libFuzzer changes an input, looks which code
-//! that reaches, and keeps the inputs that reach new code. Each target begins with the inputs of its corpus.
+//! The targets lie in the folder `fuzz`, a workspace of its own. libFuzzer changes an input, and
+//! keeps it when it reaches new code. Each target begins with the inputs of its corpus.
 //!
 //! The compiler needs no nightly features for this: its options for LLVM's counters are stable ones. The tool
 //! passes them itself, so nobody has to install `cargo-fuzz`. There is no address sanitizer: `common` has
