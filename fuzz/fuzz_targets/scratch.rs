@@ -1,8 +1,8 @@
 //! The folder of a target whose reader touches files: a tmpfs without a name, which is the process's root.
 //!
 //! No other process can see it, and it ends with the process, however that ends. An input that leads out of
-//! its folder finds only the files that the target has put there. libFuzzer keeps its own files in the working
-//! directory, which stays outside. So libFuzzer gets relative paths only. The target needs root.
+//! its folder finds only the files that the target has put there. libFuzzer keeps its own files in the
+//! working directory, which stays outside. So libFuzzer gets relative paths only. The target needs root.
 //! Man pages: fsopen(2), fsmount(2), chroot(2), tmpfs(5).
 
 #![allow(dead_code, reason = "a target needs some of it")]
