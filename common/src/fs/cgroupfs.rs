@@ -1,11 +1,12 @@
 //! Control groups as directories: which hierarchy is mounted where, making, writing, joining, removing.
 //!
-//! In cgroup v1 each controller has a hierarchy (a tree of directories) of its own, in v2 all share one, and
-//! a hybrid host has both. So one container's cgroup is one directory in v2, and one in each v1 hierarchy
-//! that it uses. The lesson, which file takes which limit, stands in the steps' `cgroup.rs`.
+//! In cgroup v1 each controller has a hierarchy (a tree of directories) of its own. In v2 all controllers
+//! share one, and a hybrid host has both kinds. So one container's cgroup is one directory in v2, and one in
+//! each v1 hierarchy that it uses. The lesson, which file takes which limit, stands in the steps'
+//! `cgroup.rs`.
 //!
-//! A directory is named `congo-` and twelve random digits. Its runtime holds a lock on it (flock(2)), so one
-//! whose lock is free was left by a runtime that was killed, and the next run removes it.
+//! A directory is named `congo-` and twelve random digits. Its runtime holds a lock on it (flock(2)). If the
+//! lock is free, the runtime was killed and left the directory behind. The next run removes it.
 //! See cgroups(7), and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 
 use std::cell::OnceCell;
@@ -56,8 +57,8 @@ pub enum Version {
 /// removed.
 #[derive(Debug)]
 pub struct Cgroup {
-    /// The first one is made first and removed last, so it stands for all of them: it has the lock, and it is
-    /// the one that a sweep looks for.
+    /// The first directory stands for all of them: it is made first and removed last. It has the lock, and a
+    /// sweep looks for it.
     directories: Vec<Directory>,
     left_out: Vec<String>,
     /// For as long as the runtime lives.
@@ -77,9 +78,9 @@ pub struct Directory {
 }
 
 impl Cgroup {
-    /// Makes a new cgroup in the hierarchies of these controllers: at the top of each, as Docker does with
-    /// its own, or as near to the top as this process may write. In v2 the cgroup above must still pass the
-    /// controllers on. Removes what killed runtimes left.
+    /// Makes a new cgroup in the hierarchies of these controllers. It is at the top of each hierarchy, where
+    /// Docker makes its own, or as near to the top as this process may write. In v2 the cgroup above must
+    /// still pass the controllers on. Removes what killed runtimes left.
     ///
     /// # Errors
     /// A controller that is mounted nowhere; EACCES, EROFS where no directory may be made.
@@ -113,9 +114,9 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// The same for an ordinary user, to whom an administrator may have delegated only some of the
-    /// controllers. The cgroup does without the others: what is written for them goes nowhere, and `tell`
-    /// gets a line that says so. Only for a controller that the user `needs` this is an error.
+    /// The same for an ordinary user. An administrator may have delegated only some of the controllers to
+    /// that user. The cgroup does without the others: a value that is written for them goes nowhere, and
+    /// `tell` gets a line that says so. A missing controller is an error only if the user `needs` it.
     ///
     /// # Errors
     /// Those of [`create`](Cgroup::create).
@@ -245,7 +246,7 @@ impl Directory {
     /// Writes a value to one of the files.
     ///
     /// # Errors
-    /// ENOENT when this kernel has no such file, EINVAL and ERANGE when it does not take the value; ENOSPC in
+    /// ENOENT when this kernel has no such file. EINVAL and ERANGE when it does not take the value. ENOSPC in
     /// v1 when a process is to join a cpuset that has no CPU or no memory node.
     pub fn write(&self, file: &str, value: impl Display) -> Result<()> {
         write(&self.path.join(file), &value.to_string())
@@ -286,7 +287,7 @@ fn make(path: &Path) -> Result<()> {
     call(
         "mkdir(2), cgroups(7)",
         || format!("mkdir({path:?}, 0700)"),
-        // Who can open it can lock it, and so keep this and later runtimes waiting.
+        // Whichever process can open the directory can lock it, and so keep this and later runtimes waiting.
         || nix::unistd::mkdir(path, Mode::S_IRWXU),
     )
     .hint_if(Errno::EACCES, "control groups here belong to root: run as root")
@@ -349,8 +350,9 @@ impl Hierarchy {
         let above = own.parent().unwrap_or(Path::new("")).components();
         for part in above {
             directory.push(part);
-            // In v2 also its own `cgroup.procs`: who moves a process from one cgroup to another needs the
-            // right to that of the one above both (cgroups(7), "delegation").
+            // In v2 this process must also be able to write to the directory's own `cgroup.procs`. To move a
+            // process between two cgroups, it needs that right in the cgroup above both (cgroups(7),
+            // "delegation").
             let may_move =
                 || self.version == Version::V1 || may_write(&directory.join("cgroup.procs")).is_ok();
             if may_write(&directory).is_ok() && may_move() {
@@ -437,7 +439,8 @@ fn is_gone(directory: &Path) -> bool {
 }
 
 /// Removes a container's directories in all hierarchies. The first one goes last, and stays while one of the
-/// others is there: a sweep looks for the first one only, and would never find the others again.
+/// others is there. A sweep looks for the first directory only, so without it the others would never be
+/// found.
 fn remove_all<'a>(mut directories: impl Iterator<Item = &'a Path>, patience: Duration) -> Result<()> {
     let Some(first) = directories.next() else { return Ok(()) };
     // All of them, and only then the first failure.

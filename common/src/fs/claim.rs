@@ -31,8 +31,8 @@ use crate::sys::explain;
 use crate::sys::folder::names_in;
 use crate::sys::signal::{blocked_endings, pending_of};
 
-/// At how many entries of the living one run looks, and how many of the dead it removes at most: a container
-/// should not have to wait for more, however many others live.
+/// How many entries of living processes one run looks at, and how many entries of dead ones it removes at
+/// most. However many containers live, the start of another one should not take longer than that.
 pub(crate) const LIVING: usize = 8;
 pub(crate) const DEAD: usize = 64;
 
@@ -70,9 +70,9 @@ impl Claim {
     /// when the value is dropped, unless [`going`](Claim::going) says otherwise.
     ///
     /// # Errors
-    /// EACCES, EROFS, ENOSPC; ELOOP for a symbolic link; ENOLCK where the file system has no locks; it
-    /// is another user's, or others may write to it. A signal that was to end this process, and is blocked,
-    /// ends the wait.
+    /// EACCES, EROFS, ENOSPC. ELOOP for a symbolic link. ENOLCK where the file system has no locks. The entry
+    /// belongs to another user, or others may write to it. A blocked signal that was to end this process ends
+    /// the wait.
     pub(crate) fn wait(make: Make, path: &Path) -> Result<Claim> {
         Claim::made(Some(make), path, FlockOperation::LockExclusive).and_then(present(path))
     }
@@ -125,7 +125,7 @@ impl Claim {
                 }
                 result => result.at("open", path).hint_if(Errno::ELOOP, LINK)?,
             };
-            // Who can open it can lock it, and so keep us waiting.
+            // Whichever process can open the entry can lock it, and so keep us waiting.
             if make == Some(Make::Folder) && !file.metadata().at("read", path)?.is_dir() {
                 return Err(Errno::EEXIST).at("make", path);
             }
@@ -171,10 +171,10 @@ impl Claim {
         self.taker == generation()
     }
 
-    /// Lets others share the claim. The kernel gives up the one kind of lock before it takes the other, so
-    /// another process may come in between and have it alone: then this function waits for that one, or,
-    /// where `how` does not wait, the claim is lost. It is also lost when the other one has removed the
-    /// entry. Returns whether this process still has the claim.
+    /// Lets others share the claim. The kernel gives up the one kind of lock before it takes the other. In
+    /// between, another process may come and have the entry alone. Then this function waits for that process,
+    /// or the claim is lost if `how` does not wait. The claim is also lost when the other process has removed
+    /// the entry. Returns whether this process still has the claim.
     ///
     /// # Errors
     /// ENOLCK; and EACCES, where the entry is out of sight.
@@ -260,7 +260,8 @@ pub(crate) fn maker_of(path: &Path) -> Result<Maker> {
     // Shared, as two processes may ask at once.
     Ok(match flock(&file, path, FlockOperation::NonBlockingLockShared)? {
         false => Maker::Lives,
-        // Free, and still there: who ends just now removes the entry and then unlocks it.
+        // The lock is free, and the entry is still there. A process that ends properly removes the entry
+        // before it unlocks it.
         true if is_at(identity(&file.metadata().at("stat", path)?), path)? => Maker::Died,
         true => Maker::Ended,
     })
@@ -273,10 +274,10 @@ pub(crate) fn random_digits() -> String {
     format!("{:012x}", bits >> 16)
 }
 
-/// Removes what killed processes have left in `folder`: those entries of which `is_claim` knows the name, and
-/// whose lock is free. `remove` gets each one's path, locked until it returns. An entry that it cannot remove
-/// stays, and so does one that cannot be opened or locked. That is told: it must not keep containers from
-/// running.
+/// Removes the entries that killed processes have left in `folder`: `is_claim` knows their names, and their
+/// locks are free. `remove` gets each one's path, locked until it returns. An entry that it cannot remove
+/// stays, and so does one that cannot be opened or locked. The failure is told and not returned, because it
+/// must not keep containers from running.
 ///
 /// Of many entries it looks at a few, and begins at a random one. So a start takes no longer when a thousand
 /// containers live, and every dead one's entry is found by one of the next runs. Returns the names of the
@@ -336,8 +337,8 @@ fn sweep_and_tell(
     Ok(names)
 }
 
-/// Opens what is at `path`, or makes a file there. Follows no link, and does not wait for the writer of a
-/// FIFO: others may be able to write to the folder in which it is.
+/// Opens the entry at `path`, or makes a file there. Others may be able to write to its folder, so this
+/// follows no link and does not wait for the writer of a FIFO.
 fn open(path: &Path, make: bool) -> io::Result<File> {
     // A file of our own for writing, too, because NFS grants no exclusive lock otherwise.
     let mut options = OpenOptions::new();
@@ -381,8 +382,9 @@ fn without_waiting(how: FlockOperation) -> Option<FlockOperation> {
     }
 }
 
-/// Tries to lock a file again and again. In flock(2) itself the kernel would wait for ever, as no blocked
-/// signal ends it: whoever holds the lock could make this runtime one that only SIGKILL ends.
+/// Tries to lock a file again and again. In flock(2) itself the kernel would wait for ever, because no
+/// blocked signal ends that call. Then a process that holds the lock could make this runtime one that only
+/// SIGKILL ends.
 fn look_until_free(
     file: &File,
     path: &Path,

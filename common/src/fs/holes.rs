@@ -52,8 +52,8 @@ mod blocks {
 
     use super::*;
 
-    /// So many zeroes in a row, at a multiple of that number, need no block of the disk: most file systems
-    /// have blocks of this size.
+    /// Most file systems have blocks of this size. So many zeroes in a row, at a multiple of this number,
+    /// need no block of the disk.
     const BLOCK: usize = 4096;
     /// An archive lists the holes of a file from this size on.
     const LISTED: usize = 1 << 16;
@@ -119,7 +119,7 @@ mod blocks {
     }
 
     /// Where a file of this size has other bytes than zeroes: the ranges between its holes of 64 KiB and
-    /// more. What is a hole is told by the content, and lseek(2) only spares the reading. So the same
+    /// more. The content alone decides where a hole is, and lseek(2) only spares the reading. So the same
     /// content gives the same ranges on every file system.
     ///
     /// # Errors

@@ -54,9 +54,9 @@ pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
     attributes::remount(&opened, &mountinfo::of(&opened)?, MsFlags::MS_RDONLY)
 }
 
-/// Whether the folders `paths`, or those in which they will be made, can be shown with other owners, as the
-/// user namespace `userns` has them, and as layers of an overlay. Asks for each, as it is a matter of the
-/// file system.
+/// Whether the folders `paths` can be shown with the owners that the user namespace `userns` has for them,
+/// and be layers of an overlay. For a folder that is still to be made, the nearest folder above it counts.
+/// Each file system can have another answer, so this asks for each folder.
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_ADMIN`.
@@ -84,11 +84,11 @@ struct Later {
     read_only: bool,
     no_devices: bool,
     propagation: Option<MsFlags>,
-    /// What is mounted below it has to be covered.
+    /// The mounts below the tree have to be covered.
     cover: bool,
 }
 
-/// What is mounted in a container, to be copied from there.
+/// The mounts of a container, to be copied from there.
 #[derive(Debug)]
 pub struct ContainerMounts {
     root: File,
@@ -146,9 +146,9 @@ impl Detached {
 
     /// Copies what is at `path`, without what is mounted below it. Follows symbolic links.
     ///
-    /// The mounts that a user namespace has from outside are locked together, and the kernel refuses to take
-    /// one of them alone: it could show what another one hides. Then the copy has all of them, and
-    /// when it is attached, each mount below is covered with an empty filesystem.
+    /// The mounts that a user namespace has from outside are locked together. The kernel refuses to copy one
+    /// of them alone, because the copy could show a folder that another mount hides. Then the copy has all of
+    /// them. When it is attached, each mount below is covered with an empty filesystem.
     ///
     /// # Errors
     /// As [`copy_of`](Detached::copy_of).
@@ -164,8 +164,8 @@ impl Detached {
         }
     }
 
-    /// Copies the mount of one device, as [`copy_of`](Detached::copy_of), if that is what is at `path`:
-    /// character device `major:minor`, and not something that somebody has put in its place.
+    /// Copies the mount of one device, as [`copy_of`](Detached::copy_of). Refuses anything at `path` but the
+    /// character device `major:minor`, because somebody may have put another file in its place.
     ///
     /// # Errors
     /// As [`copy_of`](Detached::copy_of); it is another file.
@@ -200,9 +200,9 @@ impl Detached {
         Ok(copy)
     }
 
-    /// A new filesystem of this kind, attached nowhere yet, on which nothing is executed, opened as a device,
-    /// or run with other rights. In a user namespace the kernel makes a proc or a sysfs only while another
-    /// one is in sight that hides nothing, so this has to come before the host is out of sight.
+    /// A new filesystem of this kind, attached nowhere yet. Nothing on it is executed, opened as a device, or
+    /// run with other rights. In a user namespace the kernel makes a proc or a sysfs only while another one
+    /// is in sight that hides nothing. So this has to come before the host is out of sight.
     ///
     /// # Errors
     /// EPERM without `CAP_SYS_ADMIN` in the namespace that it shows, and in a container that hides a part of
@@ -227,7 +227,8 @@ impl Detached {
         copy_mount(directory, &directory.as_raw_fd().to_string()).map(Detached::new)
     }
 
-    /// What is in it can be read and made by this, though it is attached nowhere.
+    /// The root of the tree. Through this descriptor, files in the tree can be read and made, though it is
+    /// attached nowhere.
     #[cfg(feature = "idmap")]
     pub fn descriptor(&self) -> &OwnedFd {
         &self.tree
@@ -293,9 +294,9 @@ impl Detached {
         Ok(status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
     }
 
-    /// Makes it read-only, with all that is mounted below it: while it is attached nowhere, so that there is
-    /// no moment at which it could be written to. Before 5.12 the kernel changes attached mounts only, so
-    /// [`attach_at`](Detached::attach_at) does it as its last act.
+    /// Makes the tree read-only, with all mounts below it. This is done while the tree is attached nowhere,
+    /// so there is no moment at which somebody could write to it. Before 5.12 the kernel changes attached
+    /// mounts only, so [`attach_at`](Detached::attach_at) does it as its last act.
     ///
     /// # Errors
     /// EPERM without `CAP_SYS_ADMIN`.
@@ -333,15 +334,17 @@ impl Detached {
         (!self.later.read_only).then_some(self.tree)
     }
 
-    /// Shows its files with other owners: those that the user namespace `userns` has for them. What has user
-    /// 0 on the disk belongs to that namespace's root here, and what its root makes here gets user 0 on the
-    /// disk. What is mounted below stays as it is. See [`user_namespace`](crate::ids::idmap::user_namespace).
+    /// Shows its files with other owners: those that the user namespace `userns` has for them. A file of user
+    /// 0 on the disk belongs to that namespace's root here. A file that this root makes here gets user 0 on
+    /// the disk. Mounts below the tree stay as they are. See
+    /// [`user_namespace`](crate::ids::idmap::user_namespace).
     ///
-    /// Returns whether that could be done: not before Linux 5.12, nor on each file system; nor twice. Then
-    /// the tree is as it was, and [`ShiftedLayers`](crate::ids::idmap::ShiftedLayers) are what remains.
+    /// Returns whether that could be done. It cannot before Linux 5.12, nor on each file system, nor twice.
+    /// Then the tree is as it was, and [`ShiftedLayers`](crate::ids::idmap::ShiftedLayers) are the way that
+    /// remains.
     ///
     /// # Errors
-    /// EBADF and the like, for what is no user namespace.
+    /// EBADF and the like, if `userns` is no user namespace.
     #[cfg(feature = "idmap")]
     pub fn map_ids(&mut self, userns: &OwnedFd) -> Result<bool> {
         attributes::map_ids(&self.tree, userns)
@@ -382,9 +385,9 @@ impl Detached {
         ))
     }
 
-    /// Sets with whom it shares later mounts: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps with MS_REC.
-    /// The copy of a shared mount is shared with the host, so this has to be done before anything is mounted
-    /// in it. Before 5.12 as [`make_read_only`](Detached::make_read_only).
+    /// Sets how the tree shares later mounts with others: one of MS_PRIVATE, MS_SLAVE, MS_SHARED, perhaps
+    /// with MS_REC. The copy of a shared mount is shared with the host, so this has to be done before
+    /// anything is mounted in it. Before 5.12 as [`make_read_only`](Detached::make_read_only).
     ///
     /// # Errors
     /// EINVAL for other flags.
@@ -402,8 +405,8 @@ impl Detached {
         self.attached().map(drop)
     }
 
-    /// Attaches it at what `target` is, a directory or a file as this is, by descriptor: nobody can have put
-    /// a link in the place of a path that was looked at before.
+    /// Attaches the tree at the open file `target`: a directory if the tree's root is one, a file if that is
+    /// a file. A path that was checked before could have a link in its place by now. A descriptor cannot.
     ///
     /// # Errors
     /// EINVAL when one is a directory and the other is not, or the target is in another mount namespace;
@@ -432,12 +435,12 @@ impl Detached {
     }
 }
 
-/// Refuses a propagation for the source at `path` that would come to nothing: a copy of a mount shares with
-/// the host only what that mount shares. Where nothing is yet, what counts is the folder in which it will be
-/// made.
+/// Refuses a propagation that would come to nothing for the source at `path`. A copy of a mount shares with
+/// the host only what the mount itself shares. If there is nothing at `path` yet, the folder in which it will
+/// be made counts.
 ///
 /// # Errors
-/// MS_SHARED for a mount that is not shared, MS_SLAVE for one that is neither shared nor a slave; EACCES.
+/// MS_SHARED for a mount that is not shared. MS_SLAVE for one that is neither shared nor a slave. EACCES.
 pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
     if !flags.intersects(MsFlags::MS_SHARED | MsFlags::MS_SLAVE) {
         return Ok(());
@@ -480,7 +483,7 @@ impl Attached {
         attributes::remount_each(&self.0, MsFlags::MS_RDONLY)
     }
 
-    /// Sets with whom it shares later mounts, as [`Detached::set_propagation`].
+    /// Sets how the tree shares later mounts with others, as [`Detached::set_propagation`].
     ///
     /// # Errors
     /// EINVAL for other flags.

@@ -187,7 +187,7 @@ mod tests {
         }
         fs::write(home.path().join("lowest/etc/hosts"), "").unwrap();
         symlink("/proc/mounts", home.path().join("middle/etc/mtab")).unwrap();
-        // What is in the place of a folder hides all that the layers below have in it.
+        // A file in the place of a folder hides all that the layers below have in it.
         fs::write(home.path().join("top/sys"), "").unwrap();
         let paths =
             ["dev", "etc/hosts", "etc/hostname", "proc", "etc/mtab", "sys/kernel"].map(|path| (path, ()));

@@ -1,10 +1,12 @@
-//! Resolving a path beneath a root: what a container or an image has put there must not lead outside.
+//! Resolving a path beneath a root: a link that a container or an image has put there must not lead outside.
 //!
 //! A path that is looked at and then used is two lookups, and between them somebody may put a link in its
-//! place. So the result is a descriptor. openat2(2) of Linux 5.6 does all of it in the kernel; before it, and
-//! to make what is missing, this walks from name to name, opens each without following it, and follows links
-//! by hand, beneath the root. A walk goes up by going back to the directory that it came from, so it does not
-//! matter who moves that meanwhile.
+//! place. So the result is a descriptor.
+//!
+//! openat2(2) of Linux 5.6 does all of it in the kernel. Before 5.6, and to make missing files, this module
+//! walks from name to name. It opens each name without following it, and follows links by hand, beneath the
+//! root. A walk goes up by going back to the directory that it came from. So it does no harm if somebody
+//! moves that directory meanwhile.
 //! Man pages: openat2(2), path_resolution(7), symlink(7), open(2) on O_PATH.
 
 #[cfg(test)]
@@ -123,9 +125,10 @@ pub fn make_directory(path: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// Makes sure that there is something at `path` on which a file can be mounted, and makes an empty file if
-/// not, with the directories above it. Where `path` is a symbolic link, at the place to which it leads
-/// beneath the root: not through those of /proc, which lead to what this process has open.
+/// Makes sure that there is something at `path` on which a file can be mounted. If not, makes an empty file,
+/// with the directories above it. If `path` is a symbolic link, the file is made at the place to which the
+/// link leads beneath the root. Links of /proc are not followed, because they lead to files that this process
+/// has open.
 ///
 /// # Errors
 /// EROFS, EACCES, ENOTDIR; EISDIR when a directory is there; ELOOP when links lead in a circle, or through
@@ -135,8 +138,9 @@ pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
     make_beneath(&root, path.as_ref(), Kind::File).map(drop)
 }
 
-/// Refuses what must not be mounted over: the root itself, and the kernel's own views of itself in procfs and
-/// sysfs, by which the container, and what limits it, is judged. `named` is what the user wrote.
+/// Refuses targets that nothing may be mounted over: the root itself, procfs and sysfs. In those two the
+/// kernel describes the container and its limits, and programs judge both by that. `named` is what the user
+/// wrote.
 ///
 /// # Errors
 /// It is one of these.
@@ -156,7 +160,7 @@ pub fn check_target(root: &OwnedFd, target: &OwnedFd, named: &Path) -> Result<()
         .hint("expected a path outside of /proc and /sys"))
 }
 
-/// A link beneath the root, whose directory is made if it is missing. It is not followed.
+/// Makes a link beneath the root, and its directory if that is missing. The link is not followed.
 fn make_link(root: &OwnedFd, path: &Path, target: &'static str) -> Result<OwnedFd> {
     let above = make_beneath(root, path.parent().unwrap_or(Path::new("/")), Kind::Directory)?;
     let name = path.file_name().unwrap_or_default();
@@ -247,7 +251,7 @@ impl Walk<'_> {
 
     /// Opens a name where the walk is, and makes it if it is missing.
     fn open(&self, name: &OsStr, make: Option<Kind>) -> nix::Result<OwnedFd> {
-        // What was just made may be gone again, when somebody renames it.
+        // A file that this loop has just made may be gone again, when somebody renames it.
         for _ in 0..MAX_TRIES {
             match (openat(self.here(), name, ITSELF, Mode::empty()), make) {
                 (Err(Errno::ENOENT), Some(what)) => {

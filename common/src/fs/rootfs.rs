@@ -56,8 +56,8 @@ const SEARCH: [&str; 9] = [
 ///
 /// # Errors
 ///
-/// When `CONGO_HOME` is not absolute, or a user has no home folder; it is a link, belongs to another user
-/// than root and the caller, or others may write to it.
+/// When `CONGO_HOME` is not absolute, or a user has no home folder. When the folder is a link, belongs to
+/// another user than root and the caller, or others may write to it.
 pub fn state_dir() -> Result<PathBuf> {
     // Once for a start: what it was asked for first, it stays.
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
@@ -83,7 +83,7 @@ fn state_dir_of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> R
 /// When `CONGO_HOME` is not absolute, or a user has no runtime folder; those of [`state_dir`].
 pub fn run_dir() -> Result<PathBuf> {
     let folder = run_dir_of(|name| std::env::var_os(name), Privilege::caller_is_root())?;
-    // Where that is a part of the state folder, what is above it counts, too.
+    // With `CONGO_HOME`, this folder lies in the state folder, so the folders above it count, too.
     if std::env::var_os("CONGO_HOME").is_some() {
         state_dir()?;
     }

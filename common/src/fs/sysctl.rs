@@ -1,6 +1,6 @@
 //! The kernel's settings in `/proc/sys`, by the names that sysctl(8) gives them: `net.ipv4.ip_forward`.
 //!
-//! What is below `net` belongs to the network namespace of the thread that reads or writes it. As in
+//! The settings below `net` belong to the network namespace of the thread that reads or writes them. As in
 //! sysctl(8), a name may be written with `/` instead, for a link that has a dot in its own name:
 //! `net/ipv4/conf/a.b/route_localnet`. See proc_sys_net(5), ip(7).
 
@@ -41,7 +41,7 @@ pub fn read(name: &str) -> Result<String> {
 /// Changes the setting.
 ///
 /// # Errors
-/// ENOENT when this kernel has no such setting, EINVAL when it does not take the value; EACCES or EROFS where
+/// ENOENT when this kernel has no such setting. EINVAL when it does not take the value. EACCES or EROFS where
 /// the settings may not be changed, as in a container.
 pub fn write(name: &str, value: &str) -> Result<()> {
     let path = path(name);
@@ -132,8 +132,8 @@ pub fn set(sysctls: &[Sysctl]) -> Result<()> {
     Ok(())
 }
 
-/// The highest group id that this process's user namespace has, for a setting that is a range of groups: the
-/// kernel takes only those, and none above 2,147,483,647.
+/// The highest group id that this process's user namespace has, for a setting that is a range of groups. The
+/// kernel takes only ids of the namespace there, and none above 2,147,483,647.
 ///
 /// # Errors
 /// When `/proc` is not mounted.

@@ -1,7 +1,7 @@
 //! Copying and removing a tree of files as it is: to fill a volume with what the image has at its place.
 //!
 //! Kernel objects: directories, each opened once and then used by descriptor, so no link is ever followed.
-//! Order, for each file: owner, then extended attributes, then mode, then times, as each of them changes one
+//! Order, for each file: owner, then extended attributes, then mode, then times. Each of them changes one
 //! that comes later: chown(2) takes the set-user-ID bit and `security.capability` away. Needs /proc.
 //! Man pages: openat(2), chown(2), xattr(7), utimensat(2), hier(7).
 
@@ -37,17 +37,19 @@ pub(crate) use remove::{remove_all, remove_contents};
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Copies what the directory `from` has into the empty directory `to`, and gives that the owner, mode and
-/// times of `from`: files with their owners, modes, times and extended attributes, links as links, hard links
-/// among them as such, devices, pipes and sockets. What is mounted below is copied as if it belonged to it.
+/// Copies the content of the directory `from` into the empty directory `to`, and gives `to` the owner, mode
+/// and times of `from`. Files keep their owners, modes, times and extended attributes. Links stay links, and
+/// hard links among them stay hard links. Devices, pipes and sockets are copied as such. Mounts below `from`
+/// are copied as if they belonged to it.
 ///
 /// # Errors
-/// ENOSPC, EROFS, EACCES; EPERM when devices or owners may not be made. What was copied until then remains.
+/// ENOSPC, EROFS, EACCES. EPERM when devices or owners may not be made. Files that were copied until then
+/// remain.
 pub fn copy_contents(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     copy_with(from, to, None)
 }
 
-/// Who owns a file of a copy, by the user and group of the original. `None` when they have no place there.
+/// The owner and group of a copied file, by those of the original. `None` when they have no place there.
 type Owners<'a> = &'a dyn Fn(u32, u32) -> Option<(u32, u32)>;
 
 /// Copies a layer of an overlay, with the overlay's own notes, for a container whose users are others on the
@@ -86,8 +88,9 @@ pub fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Whether a folder in an overlay's layer hides what the layers below have in it: the attribute
-/// `trusted.overlay.opaque`, or `user.overlay.opaque` when the overlay was mounted in a user namespace.
+/// Whether a folder in an overlay's layer hides the content that the layers below have for it. The attribute
+/// `trusted.overlay.opaque` says so, or `user.overlay.opaque` when the overlay was mounted in a user
+/// namespace.
 pub fn is_opaque(path: &Path) -> bool {
     ["trusted.overlay.opaque", "user.overlay.opaque"]
         .iter()
@@ -196,7 +199,7 @@ impl Copy<'_> {
         let user_of = |user| self.owners.and_then(|owners| owners(user, status.st_gid)).map(|(user, _)| user);
         let users = self.owners.is_some().then_some(&user_of as xattr::Users<'_>);
         xattr::copy(&path_of(from, name), &path_of(to, name), users)?;
-        // A symbolic link has no mode. What has been made is no link, so nothing is followed.
+        // A symbolic link has no mode. The copy here is no link, so fchmodat(2) follows nothing.
         if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
             let mode = Mode::from_bits_truncate(status.st_mode & 0o7777);
             fchmodat(to, name, mode, FchmodatFlags::FollowSymlink)?;

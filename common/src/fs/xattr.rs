@@ -1,7 +1,7 @@
 //! Extended attributes of a file, of the link itself where it is one.
 //!
-//! `security.capability` makes a program more than its owner allows, `system.posix_acl_*` are access lists,
-//! `user.*` is for everybody; `trusted.overlay.*` is how overlayfs notes whiteouts and opaque folders.
+//! `security.capability` makes a program more than its owner allows. `system.posix_acl_*` are access lists,
+//! and `user.*` is for everybody. In `trusted.overlay.*` overlayfs notes whiteouts and opaque folders.
 //! Man pages: xattr(7), listxattr(2), getxattr(2), setxattr(2).
 
 use std::ffi::{OsStr, OsString};
@@ -84,8 +84,7 @@ pub(crate) fn copy(from: &Path, to: &Path, users: Option<Users<'_>>) -> nix::Res
 }
 
 /// Capabilities for the programs of another root: `struct vfs_ns_cap_data` of the kernel, version 3, which is
-/// version 2 with the id of that root behind it. Whose container that is, they are worth something in;
-/// anywhere else they are not.
+/// version 2 with the id of that root behind it. They count only in the container of that root.
 fn of_root(mut value: Vec<u8>, users: Users<'_>) -> Option<Vec<u8>> {
     const VERSION_2: u8 = 2;
     const VERSION_3: u8 = 3;

@@ -1,9 +1,14 @@
 //! User namespaces: which ids of the host those of a container are.
 //!
 //! Kernel objects: `/proc/PID/uid_map`, `gid_map` and `setgroups` of a process in a new user namespace, each
-//! written once; the namespace as a descriptor, for idmapped mounts. Order: choose the maps ([`IdMaps`], from
-//! the options, from [`HostIds`], from [`subordinate`]); clone with CLONE_NEWUSER; the parent writes the
-//! maps; "go"; the child, whose user is nobody until then, calls [`become_root`].
+//! written once; the namespace as a descriptor, for idmapped mounts.
+//!
+//! Order:
+//! - Choose the maps ([`IdMaps`]): from the options, from [`HostIds`], from [`subordinate`].
+//! - Clone with CLONE_NEWUSER.
+//! - The parent writes the maps, and says "go".
+//! - The child calls [`become_root`]. Until then its user is nobody.
+//!
 //! Man pages: user_namespaces(7), subuid(5), newuidmap(1), mount_setattr(2).
 
 mod files;

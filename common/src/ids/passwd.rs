@@ -1,9 +1,9 @@
-//! Who a user is, as the container's own `/etc/passwd` and `/etc/group` say: ids, groups, home.
+//! A user's ids, groups and home, as the container's own `/etc/passwd` and `/etc/group` tell them.
 //!
 //! The two files belong to the container, so they may be anything: a link out of its root, a pipe, gigabytes,
-//! lines that are none. They are opened beneath the root, read only when they are plain files, up to a limit,
-//! and a line that is none is passed over. What is looked for, and what a number means that stands nowhere,
-//! is as Docker has it.
+//! wrong lines. So this module opens them beneath the root, and reads them only if they are plain files, up
+//! to a limit. It passes over a wrong line. It searches the files as Docker does, and treats a number that
+//! stands in neither as Docker does.
 //! Man pages: passwd(5), group(5), setgroups(2), path_resolution(7).
 
 #[cfg(test)]
@@ -43,9 +43,10 @@ pub struct Identity {
     pub home: PathBuf,
 }
 
-/// Finds out who `user` is in the container whose root is open as `root`: with a group, in that one alone;
-/// without, in the one of `/etc/passwd`, and as supplementary ones in those of `/etc/group` that list the
-/// user. A number that stands nowhere is itself, in the group 0, at home in `/`.
+/// Finds the ids, groups and home of `user` in the container with the open root `root`. If `user` names a
+/// group, the user is in that group alone. Otherwise its group is the one of `/etc/passwd`, and the groups of
+/// `/etc/group` that list the user are supplementary ones. A number that stands nowhere is itself, in the
+/// group 0, at home in `/`.
 ///
 /// # Errors
 /// A name that stands nowhere; a file that cannot be read, or is none.
@@ -178,8 +179,8 @@ fn read_beneath(root: &OwnedFd, path: &str) -> Result<Vec<u8>> {
         return Err(Error::new(format!("{}: it is no file", what()))
             .hint("in a root, it is a list of users or groups"));
     }
-    // What is open by O_PATH is opened for reading by its link in /proc: the same file, whatever its path
-    // leads to by now.
+    // A file that is open by O_PATH is opened for reading by its link in /proc. That is the same file,
+    // whatever its path leads to by now.
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let file = open(link.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context(what())?;
     let mut text = Vec::new();

@@ -1,5 +1,5 @@
-//! A hash for names on a disk: the same in every build of Congo, so that the next one finds and sweeps what
-//! this one made.
+//! A hash for names on a disk. It is the same in every build of Congo, so that the next build finds and
+//! sweeps the files of this one.
 //!
 //! It is FNV-1a of 64 bits, and not for what somebody might forge.
 

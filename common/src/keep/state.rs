@@ -106,9 +106,9 @@ pub fn kept(state: &Path, name: &str) -> Result<KeptFolder> {
     }
 }
 
-/// Tells a line on stderr, if it was never told from this state folder: for what is so on this host, and a
-/// container's stderr need not hear each time. `name` says which line it is; the file `told/NAME` remembers
-/// it.
+/// Tells a line on stderr, if it was never told from this state folder. It serves facts about this host that
+/// need not stand on the stderr of each container. `name` says which line it is; the file `told/NAME`
+/// remembers it.
 pub fn tell_once(state: &Path, name: &str, line: fmt::Arguments<'_>) {
     let told = make_folder(state, "told").and_then(|folder| {
         let path = folder.join(name);

@@ -1,4 +1,4 @@
-//! What an attacker in a container would ask of the kernel, for the checks: they try each attack on the step
+//! What an attacker in a container would ask of the kernel. The checks try each attack twice: on the step
 //! that is open to it, and on the step that is not.
 //!
 //! Safe functions around calls that `nix` does not have. No runtime uses them. Kernel objects: terminals,

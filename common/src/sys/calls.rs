@@ -1,8 +1,8 @@
 //! The system calls that the lessons make, one function each, with the kernel's name and order of arguments.
 //!
-//! Each makes its call and nothing else, tells it to [`explain`] with its real arguments, and
-//! turns an errno into an [`Error`] that names the call and the arguments. So a lesson reads as the list of
-//! what the kernel is asked to do.
+//! Each makes its call and nothing else, and tells it to [`explain`] with its real arguments. It turns an
+//! errno into an [`Error`] that names the call and the arguments. So a lesson reads as the list of requests
+//! to the kernel.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Write};
@@ -63,9 +63,11 @@ pub fn chroot(path: &Path) -> Result<()> {
 /// pivot_root(2). With `"."` for both, the old root lies on top of the new one, until it is detached.
 ///
 /// # Errors
-/// EINVAL when `new` is not a mount of its own, when the mount above it or that of the root is shared, or
-/// when `put_old` does not lie beneath it; EBUSY when one of them is the root already; EPERM without
-/// `CAP_SYS_ADMIN`.
+/// - EINVAL when `new` is not a mount of its own.
+/// - EINVAL when the mount above it, or that of the root, is shared.
+/// - EINVAL when `put_old` does not lie beneath it.
+/// - EBUSY when one of them is the root already.
+/// - EPERM without `CAP_SYS_ADMIN`.
 pub fn pivot_root(new: &str, put_old: &str) -> Result<()> {
     call(
         "pivot_root(2)",
@@ -122,8 +124,8 @@ pub fn sethostname(name: &str) -> Result<()> {
     call("sethostname(2)", || format!("sethostname({name:?})"), || nix::unistd::sethostname(name))
 }
 
-/// Makes a directory with these permissions, less the umask: mkdir(2). One that is there already is fine, but
-/// not a symbolic link to one, which would lead what is mounted or made there to another place.
+/// Makes a directory with these permissions, less the umask: mkdir(2). A directory that is there already is
+/// fine. A symbolic link to one is not: it would lead later mounts and files to another place.
 ///
 /// # Errors
 /// ENOENT when its parent is not there, ENOTDIR, EACCES, EROFS; EEXIST when `path` is something else.
@@ -173,8 +175,8 @@ pub fn write_file(path: impl AsRef<Path>, content: &str) -> Result<()> {
     )
 }
 
-/// Writes a value to a file of the kernel's, such as those in `/proc` and in a cgroup: in one write(2), as
-/// the kernel takes no value in parts. `man` is the page about it.
+/// Writes a value to a file of the kernel's, such as those in `/proc` and in a cgroup. Does so in one
+/// write(2), as the kernel takes no value in parts. `man` is the page about it.
 ///
 /// # Errors
 /// ENOENT when this kernel has no such file; what the kernel says of the value; when it takes a part of it.
@@ -360,7 +362,7 @@ pub fn setresgid(group: u32) -> Result<()> {
 /// Sets all three user ids: setresuid(2). Root's capabilities go with them, unless they are kept.
 ///
 /// # Errors
-/// EPERM without `CAP_SETUID`; EINVAL for a user whom the user namespace does not have.
+/// EPERM without `CAP_SETUID`. EINVAL if the user namespace does not have the user.
 pub fn setresuid(user: u32) -> Result<()> {
     let id = Uid::from_raw(user);
     call(
@@ -394,8 +396,9 @@ pub fn give_streams(user: u32, group: u32) -> Result<()> {
     Ok(())
 }
 
-/// What is at this path, which may be a symbolic link. `None` only where the kernel says that nothing is
-/// there: whatever else keeps us from looking, a protection of it must not be left out.
+/// The type of the file at this path, which may be a symbolic link. `None` only where the kernel says that
+/// nothing is there. If something else keeps us from looking, the file may exist, and a protection of it must
+/// not be left out.
 ///
 /// # Errors
 /// EACCES, EIO, ELOOP and the like.
@@ -426,8 +429,8 @@ fn numbered(folder: impl AsRef<Path>, kind: &str) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().filter(is_one).map(|name| folder.join(name)).collect())
 }
 
-/// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`.
-/// execve(2) then gives nobody more than he has, not even by a set-user-ID bit or a file's capabilities.
+/// Sets no_new_privs for this thread and all that it starts, for ever: prctl(2), `PR_SET_NO_NEW_PRIVS`. Then
+/// execve(2) gives no process new rights, not even by a set-user-ID bit or a file's capabilities.
 ///
 /// # Errors
 /// None that the caller can cause.
@@ -439,8 +442,8 @@ pub fn set_no_new_privs() -> Result<()> {
     )
 }
 
-/// Keeps others of the same user from this process until it becomes another program: from its memory, by
-/// ptrace(2), and from what it has open. prctl(2), `PR_SET_DUMPABLE`.
+/// Protects this process from others of the same user, until it becomes another program: prctl(2),
+/// `PR_SET_DUMPABLE`. They reach neither its memory, by ptrace(2), nor its open files.
 ///
 /// # Errors
 /// None that the caller can cause.

@@ -6,8 +6,8 @@
 //! kernel cannot move a running process into another PID namespace, where it would need another number.
 //! `CLONE_NEWPID` therefore acts on the child: the kernel makes an empty PID namespace and gives the child
 //! the first free number in it, which is 1. The child also gets a number in the namespace of its parent.
-//! `clone` returns that one to the parent; getpid(2) in the child says 1. unshare(2) with `CLONE_NEWPID` does
-//! not change this: the caller stays where it is, and its next child becomes PID 1.
+//! `clone` returns that one to the parent; getpid(2) in the child says 1. The call unshare(2) with
+//! `CLONE_NEWPID` does not change this. The caller stays in its namespace, and its next child becomes PID 1.
 //!
 //! Three rules of the kernel hold for PID 1. It becomes the parent of every orphan in its namespace. Signals
 //! from inside the namespace reach it only if it has a handler for them. When it ends, the kernel kills all
@@ -134,8 +134,8 @@ pub(crate) struct Placeholder {
     alive: Option<OwnedFd>,
 }
 
-/// What it uses of this process's memory until it has ended: a stack, enough for its system calls and aligned
-/// as calling conventions want it, and both ends of the pipe.
+/// The part of this process's memory that the placeholder uses until it has ended: a stack and both ends of
+/// the pipe. The stack is enough for its system calls, and aligned as calling conventions want it.
 #[cfg(feature = "idmap")]
 #[derive(Debug)]
 #[repr(C, align(16))]
@@ -184,7 +184,7 @@ impl Drop for Placeholder {
     }
 }
 
-/// What a placeholder does: it waits for the end of the pipe, which comes when the parent closes its own end,
+/// What a placeholder does: it waits for the end of the pipe. That comes when the parent closes its own end,
 /// and also when the parent is killed.
 #[cfg(feature = "idmap")]
 extern "C" fn hold(ends: *mut libc::c_void) -> libc::c_int {
@@ -200,8 +200,8 @@ extern "C" fn hold(ends: *mut libc::c_void) -> libc::c_int {
     }
 }
 
-/// Ends this process at once: _exit(2). A copy of a process has no other way to end: destructors and buffers
-/// belong to the process of which it is a copy, and would do their work twice.
+/// Ends this process at once: _exit(2). A copy of a process has no other way to end. Destructors and buffers
+/// belong to the original process, and would do their work twice.
 pub fn exit_now(status: u8) -> ! {
     // SAFETY: the call ends the process and touches none of its memory.
     unsafe { libc::_exit(status.into()) }

@@ -123,9 +123,9 @@ fn write_to_stderr(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// A text that may be anybody's, such as an image's, in one line: a newline in it would be taken for the next
-/// line, and what begins with an escape is an order to the terminal. Some characters turn the direction of
-/// the text around.
+/// Puts a text that may be anybody's, such as an image's, into one line. A newline in it would begin a line
+/// that passes for one of ours. An escape character gives an order to the terminal. Some characters turn the
+/// direction of the text around.
 pub(crate) fn one_line(text: &str) -> String {
     let turns = |character| matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let escape = |character: char| match character.is_control() || turns(character) {

@@ -65,7 +65,7 @@ pub(crate) fn be_silent() {
     PAGE.store(ptr::null_mut(), Ordering::Release);
 }
 
-/// Writes one line: its number, who acts, the call with its arguments, what came of it, the man page.
+/// Writes one line: its number, the acting process, the call with its arguments, the result, the man page.
 pub fn line(call: impl Display, result: impl Display, man: &str) {
     if let Some(turn) = Turn::take() {
         turn.line(call, result, man);
@@ -106,7 +106,7 @@ impl Drop for Turn {
 
 fn page() -> Option<&'static Page> {
     let page = NonNull::new(PAGE.load(Ordering::Acquire))?;
-    // SAFETY: a pointer that is not null was stored by `start`: it is a mapping of a `Page` that is never
-    // unmapped, and whose fields are atomics, valid from all zeroes.
+    // SAFETY: a pointer that is not null was stored by `start`. It is a mapping of a `Page` that is never
+    // unmapped. The fields of a `Page` are atomics, valid from all zeroes.
     Some(unsafe { page.cast::<Page>().as_ref() })
 }

@@ -1,9 +1,9 @@
 //! The names in a folder.
 //!
 //! Kernel object: a directory. The standard library's `ReadDir` panics when closedir(3) fails, as it can on a
-//! file system that a network or a program serves, and a runtime that panics leaves its cgroup behind. And
-//! opendir(3) makes four calls around each getdents64(2), which a start would pay in every folder. Man
-//! pages: getdents64(2), readdir(3).
+//! file system that a network or a program serves. A runtime that panics leaves its cgroup behind. And
+//! opendir(3) makes four calls around each getdents64(2), which a start would pay in every folder. Man pages:
+//! getdents64(2), readdir(3).
 
 use std::ffi::{OsStr, OsString};
 use std::io;

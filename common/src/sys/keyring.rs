@@ -1,8 +1,8 @@
 //! The kernel's keyrings: secrets that the kernel keeps for a user, a session or a process.
 //!
-//! No namespace separates them: a container inherits the session keyring of whoever starts it, with the keys
-//! in it, such as those of Kerberos or of encrypted file systems. Order: any time before the command; a new
-//! user namespace does not replace it. Man pages: keyrings(7), session-keyring(7), keyctl(2).
+//! No namespace separates them: a container inherits the session keyring of the process that starts it, with
+//! the keys in it. Those may be keys of Kerberos or of encrypted file systems. Order: any time before the
+//! command; a new user namespace does not replace it. Man pages: keyrings(7), session-keyring(7), keyctl(2).
 
 use nix::errno::Errno;
 use nix::libc;

@@ -69,7 +69,7 @@ impl Note {
         self.0.length.store(text.len().min(ROOM), Ordering::Release);
     }
 
-    /// What was written, or nothing.
+    /// The written text, or nothing.
     pub(crate) fn read(self) -> Vec<u8> {
         let length = self.0.length.load(Ordering::Acquire).min(ROOM);
         self.0.bytes[..length].iter().map(|byte| byte.load(Ordering::Relaxed)).collect()
@@ -82,8 +82,8 @@ impl std::fmt::Debug for Note {
     }
 }
 
-/// Writes zeroes over this process's arguments and variables, as they lie in its memory since its own exec,
-/// and `name` in their place: `/proc/PID/cmdline` and `/proc/PID/environ` show that memory. For a process
+/// Writes zeroes over this process's arguments and variables, as they lie in its memory since its own exec.
+/// Puts `name` in their place. `/proc/PID/cmdline` and `/proc/PID/environ` show that memory. For a process
 /// that needs none of them any more.
 ///
 /// # Errors
@@ -103,7 +103,7 @@ pub fn wipe_arguments_and_environment(name: &str) -> Result<()> {
             continue;
         }
         // SAFETY: the kernel put the arguments, or the variables, between these addresses, on the stack above
-        // all frames; nobody in this process, which has one thread, holds a reference into them.
+        // all frames. This process has one thread, and nothing in it holds a reference into them.
         unsafe { ptr::write_bytes(range[0] as *mut u8, 0, range[1] - range[0]) };
         let length = name.len().min(range[1] - range[0] - 1);
         // SAFETY: within what was written just now.

@@ -1,7 +1,7 @@
 //! Joining the namespaces of another process: `--network container:PID`, `--ipc container:PID`.
 //!
-//! Kernel objects: the links in `/proc/PID/ns`. An open one keeps the namespace alive, so it is opened first,
-//! while nothing has been made yet and a wrong PID costs nothing, and entered later, by the child.
+//! Kernel objects: the links in `/proc/PID/ns`. An open one keeps the namespace alive. So the parent opens it
+//! first, while nothing has been made yet and a wrong PID costs nothing. The child enters it later.
 //! See namespaces(7), setns(2).
 
 use std::fs::File;
@@ -93,7 +93,7 @@ pub fn is_same_namespace(one: &OwnedFd, other: &OwnedFd) -> Result<bool> {
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
-/// Who has made this user namespace, and so may do everything in it.
+/// The user that has made this user namespace, and so may do everything in it.
 ///
 /// # Errors
 /// None that the arguments can cause.

@@ -14,7 +14,7 @@ use super::short::read_text;
 /// Whether this process was an ordinary user's, and is root only because it has made itself so.
 static WAS_ORDINARY: AtomicBool = AtomicBool::new(false);
 
-/// Whose root this process is, if it is root.
+/// Whether this process, if it is root, is the root of the host or of a user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
     /// The host's.

@@ -1,8 +1,9 @@
 //! The system calls of a pseudo-terminal, one function each.
 //!
-//! Kernel object: a pair of ends. What is written to the *main* end (the kernel's "master") is what a user
-//! types; the other end is the terminal itself. Both belong to the devpts filesystem in which the main end
-//! was opened, and the terminal has its name there. Order: open the main end, unlock, open the terminal.
+//! Kernel object: a pair of ends. Bytes that are written to the *main* end (the kernel's "master") count as
+//! typed by the user. The other end is the terminal itself. Both belong to the devpts filesystem in which the
+//! main end was opened, and the terminal has its name there. Order: open the main end, unlock, open the
+//! terminal.
 //! Man pages: pty(7), ioctl_tty(2), setsid(2).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -58,8 +59,8 @@ pub fn setsid() -> Result<()> {
     call("setsid(2)", || "setsid()".into(), || nix::unistd::setsid().map(drop))
 }
 
-/// Makes `terminal` the one that this session's `/dev/tty` means and whose Ctrl-C it gets. Only a session's
-/// leader may.
+/// Makes `terminal` the controlling terminal of this session: `/dev/tty` means it, and the session gets its
+/// Ctrl-C. Only a session's leader may.
 ///
 /// # Errors
 /// EPERM when this process leads no session, or either has a terminal or a session already.

@@ -1,8 +1,9 @@
-//! Whether a tree of mounts may be written to, and with whom it shares later mounts: changed by descriptor.
+//! Whether a tree of mounts may be written to, and how it shares later mounts with others: changed by
+//! descriptor.
 //!
 //! mount_setattr(2) of 5.12 changes a whole tree at once, all of it or nothing, attached or not. Older
-//! kernels change one mount with each mount(2), by path and only where it is attached: `/proc/self/fd/N` is
-//! the path of what is open.
+//! kernels change one mount with each mount(2), by path and only where it is attached. For an open descriptor
+//! that path is `/proc/self/fd/N`.
 //! Man pages: mount_setattr(2), mount(2), proc_pid_mountinfo(5).
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -80,7 +81,7 @@ pub(super) fn remount_each(tree: &OwnedFd, with: MsFlags) -> Result<()> {
 }
 
 /// Mounts an empty filesystem, which nobody can write to, over each mount right below the topmost one of an
-/// attached tree. What is mounted below those is then out of reach, too.
+/// attached tree. The mounts below those are then out of reach, too.
 pub(super) fn cover_each_below(tree: &OwnedFd) -> Result<()> {
     let (top, below) = mountinfo::of_tree(tree)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;

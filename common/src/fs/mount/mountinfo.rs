@@ -121,8 +121,8 @@ pub(crate) fn read() -> Result<Vec<Mount>> {
     parse_all(&short::read(LIST).context(format_args!("read {LIST}"))?)
 }
 
-/// A mount that is left out would pass for one that is not there, and a tree in which it lies for one that
-/// may be removed or is read-only. So a line that cannot be read is an error.
+/// If the list left out a mount, the mount would pass for one that is not there. Then the tree around it
+/// could be removed, or be taken for read-only. So a line that cannot be read is an error.
 fn parse_all(list: &[u8]) -> Result<Vec<Mount>> {
     let lines = list.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let mount = |line: &[u8]| {

@@ -1,8 +1,7 @@
 //! Mounting an overlay as each kernel can.
 //!
-//! Kernel objects: an overlay filesystem, whose layers are folders that are open. Its options name them as
-//! `/proc/self/fd/N`. Which way a kernel can go is found out by trying it: EINVAL is the answer of one that
-//! cannot.
+//! Kernel objects: an overlay filesystem. Its layers are open folders, which its options name as
+//! `/proc/self/fd/N`. This module tries each way: a kernel that cannot go it answers EINVAL.
 //!
 //! | since Linux | what the kernel can do | before |
 //! | --- | --- | --- |

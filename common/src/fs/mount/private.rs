@@ -1,9 +1,9 @@
 //! Making a mount where nobody sees it, and taking it along as a descriptor.
 //!
-//! Kernel objects: a process with a mount namespace of its own, which ends with it; a mount that is attached
-//! nowhere, and a socket on which it is sent. For what needs the host's root and several mounts: an overlay
-//! with idmapped layers. Before 6.15 the kernel takes for a layer only what is attached in the namespace of
-//! the one who mounts the overlay.
+//! Kernel objects: a process with a mount namespace that ends with it; a mount that is attached nowhere, and
+//! the socket that carries it. This serves tasks that need the host's root and several mounts, such as an
+//! overlay with idmapped layers. Before 6.15 a layer must be attached in the mount namespace of the process
+//! that mounts the overlay.
 //! Man pages: mount_namespaces(7), unix(7) on SCM_RIGHTS, open_tree(2).
 
 use nix::mount::MsFlags;
@@ -14,8 +14,8 @@ use crate::run::helper::Helper;
 use crate::sys::error::{Error, Result};
 use crate::sys::{mount, unshare};
 
-/// Runs `build` in a process and a mount namespace of its own, in which nothing is shared with the host, and
-/// returns the mount that it has made. This process must have one thread.
+/// Runs `build` in a process and a mount namespace of its own, which shares no mounts with the host. Returns
+/// the mount that `build` has made. This process must have one thread.
 ///
 /// # Errors
 /// What `build` fails at; EPERM without `CAP_SYS_ADMIN`.

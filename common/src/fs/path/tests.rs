@@ -171,7 +171,7 @@ fn what_is_missing_is_made_beneath_the_root() {
     fs::write(home.root.join("etc/own"), "own").unwrap();
     home.make("etc/own", Kind::Link("/proc/mounts")).unwrap();
     assert_eq!(fs::read(home.root.join("etc/own")).unwrap(), b"own");
-    // What is there is taken as it is.
+    // A file that is there is taken as it is.
     assert_eq!(home.make("dangling/file", Kind::File).as_deref(), Ok("new/place/file"));
     let beneath = home.make("outside/secret/x", Kind::Directory).unwrap();
     assert_eq!(
@@ -188,7 +188,7 @@ fn what_is_missing_is_made_beneath_the_root() {
 }
 
 /// Swaps a folder in the root and a link to a folder of the host, again and again, while another thread
-/// works: until that was outside, or the time is over.
+/// works. Ends when `work` was outside of the root, or the time is over.
 fn while_somebody_swaps(seconds: f32, mut work: impl FnMut(&Home, &OwnedFd) -> bool) -> bool {
     let home = Home::new();
     for folder in ["folder", "folder/below"] {
@@ -322,7 +322,7 @@ proptest! {
             let place = home.root.join(names);
             let parents = place.parent().unwrap();
             if parents.canonicalize().is_ok_and(|parent| parent.starts_with(&home.root)) {
-                // What is there already stays.
+                // A file that is there already stays.
                 let _ = match kind {
                     0 => fs::create_dir(&place),
                     1 => fs::File::create_new(&place).map(drop),

@@ -189,9 +189,10 @@ impl Plan {
         }
     }
 
-    /// The host's busybox stands in for programs that the host does not have, or whose libraries are missing.
-    /// It replaces no other program: learners should meet the tools that they know, and a distribution's own
-    /// `ps`, `ip` and `mount` say more. Each applet is a link to busybox, which goes by argv\[0\].
+    /// The host's busybox stands in for programs that the host lacks, and for programs with missing
+    /// libraries. It replaces no other program: learners should meet the tools that they know, and a
+    /// distribution's own `ps`, `ip` and `mount` say more. Each applet is a link to busybox, which goes by
+    /// argv\[0\].
     fn fill_with_busybox(&mut self, host: &Host) {
         let Some(busybox) = self.programs.get("busybox").cloned() else { return };
         // Asked, not guessed: which applets there are was chosen when it was compiled.

@@ -1,9 +1,9 @@
 //! Making files as a container's root, while still being the host's.
 //!
 //! Kernel object: the user and group for the file system (setfsuid(2)), beside the effective ones. An overlay
-//! remembers who mounted it, and works in its upper layer as that one. Where that layer lies on an idmapped
-//! mount, the host's own root is no user there at all, and the kernel makes the overlay read-only: EOVERFLOW,
-//! in its log only.
+//! remembers the user that mounted it, and works in its upper layer as that user. If that layer lies on an
+//! idmapped mount, the host's own root is no user there at all. Then the kernel makes the overlay read-only:
+//! EOVERFLOW, in its log only.
 //! Man pages: setfsuid(2), capabilities(7) on SECBIT_NO_SETUID_FIXUP.
 
 use nix::errno::Errno;

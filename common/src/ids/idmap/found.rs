@@ -124,8 +124,8 @@ impl Ids {
         self.namespace().ok_or_else(|| Error::new("join a user namespace: it is not open"))
     }
 
-    /// Whether files have other ids on the disk than this process sees: so for root, whose containers have
-    /// others.
+    /// Whether files have other ids on the disk than this process sees. That is so for root, because root's
+    /// containers have ids of their own.
     pub fn are_shifted(&self) -> bool {
         self.shifted
     }

@@ -1,14 +1,15 @@
 //! 65,536 ids of the host for one container, which no other container and no user of the host has.
 //!
-//! They lie between 0x7000_0000 and 0x7FFD_FFFF. Below, up to 0x6FFF_FFFF, systemd gives ids to its own
-//! containers, and distributions to users in `/etc/subuid`, from 100,000 on; above, systemd has ids for
-//! foreign images, and from 2^31 on programs count with a sign, and Podman has its own. So this is what
-//! systemd's list of ids calls unused.
+//! They lie between 0x7000_0000 and 0x7FFD_FFFF, which systemd's list of ids calls unused:
+//! - Below, up to 0x6FFF_FFFF, systemd gives ids to its own containers. Distributions give ids from 100,000
+//!   on to users in `/etc/subuid`.
+//! - Above, systemd has ids for foreign images. From 2^31 on programs count with a sign, and Podman has its
+//!   own ids.
 //!
 //! Kernel objects: a folder with a file for each range that is taken, claimed as long as its container's
-//! runtime lives. What Congo keeps on a disk does not have these ids (see mount_setattr(2), idmapped mounts),
-//! so a range can be given away again at once. What a container has left in a folder of the host, the next
-//! one with its range finds as its own.
+//! runtime lives. Files that Congo keeps on a disk do not have these ids (see mount_setattr(2), idmapped
+//! mounts). So a range can be given away again at once. If a container has left files in a folder of the
+//! host, the next container with its range owns them.
 //! Source: systemd, "Users, Groups, UIDs and GIDs on systemd Systems". Man pages: flock(2), subuid(5).
 
 use std::collections::HashSet;
@@ -67,8 +68,8 @@ impl HostIds {
         share_in(Path::new(RUN), maps)
     }
 
-    /// The maps of all containers whose files have their ids on the disk: the same each time, or the files
-    /// would have to be given to others at each start.
+    /// The maps of all containers that keep files with their ids on the disk. They are the same each time, or
+    /// each start would have to give the files to others.
     ///
     /// # Errors
     /// The host has given them to somebody else.

@@ -42,8 +42,8 @@ impl ShiftedLayers {
     ///
     /// # Errors
     /// ELOOP when a layer lies in another, or is given twice: overlayfs says the same of layers that are not
-    /// copied. ENOSPC, EROFS. EOVERFLOW for a file of a user whom the maps do not have. It is not an error if
-    /// they have the user nobody (65534), who then owns the file.
+    /// copied. ENOSPC, EROFS. EOVERFLOW for a file if the maps do not have its user. If they have the user
+    /// nobody (65534), that is no error, and nobody owns the file.
     pub fn of(layers: &[PathBuf], state: &Path, shift: Shift<'_>) -> Result<ShiftedLayers> {
         let Some((maps, namespace)) = shift else {
             return Ok(ShiftedLayers { paths: layers.to_owned(), site: Site::default(), copies: None });
@@ -137,7 +137,7 @@ impl ShiftedLayers {
 /// Of two layers that overlap, a file would be in the overlay twice. The kernel refuses that, but only when
 /// it mounts the overlay.
 fn refuse_overlap(layers: &[PathBuf]) -> Result<()> {
-    // Sorted, what lies in a folder comes right after the folder.
+    // In sorted order, a path in a folder comes right after the folder.
     let mut sorted: Vec<_> = layers.iter().collect();
     sorted.sort();
     match sorted.windows(2).find(|pair| pair[1].starts_with(pair[0])) {
@@ -162,8 +162,8 @@ impl Place {
     }
 }
 
-/// The folders that have to be mounted for all layers to be: one mount for all layers that lie in `state`,
-/// and one for those that lie together in another folder. A hundred mounts would take more time than the
+/// The folders that have to be mounted so that all layers are. One mount serves all layers in `state`, and
+/// one the layers that lie together in another folder. A hundred mounts would take more time than the
 /// overlay.
 fn folders_of(layers: &[Place], state: &Place) -> Result<BTreeSet<PathBuf>> {
     let mut together = BTreeMap::<_, Vec<_>>::new();

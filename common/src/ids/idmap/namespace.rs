@@ -29,18 +29,18 @@ use crate::sys::{call, unshare};
 /// # Errors
 /// Those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
-    // A namespace has a file only while a process is in it. What is open then remains.
+    // A namespace has a file only while a process is in it. A descriptor that was opened then remains.
     let placeholder = Placeholder::born_in(CloneFlags::CLONE_NEWUSER)?;
     maps.write(placeholder.process())?;
     let path = format!("/proc/{}/ns/user", placeholder.process());
     File::open(&path).at("open", &path).map(OwnedFd::from)
 }
 
-/// Runs `story` in a process of its own, as root of a new user namespace with these maps: for what an
-/// ordinary user may do to files of its subordinate ids only there. This process must have one thread.
+/// Runs `story` in a process of its own, as root of a new user namespace with these maps. Only there may an
+/// ordinary user change files of its subordinate ids. This process must have one thread.
 ///
 /// # Errors
-/// What the story fails at; those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
+/// The error of the story; those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn in_user_namespace(maps: &IdMaps, story: impl FnOnce() -> Result<()>) -> Result<()> {
     start_in_user_namespace(maps, |_| story())?.finish().map(drop)
 }
@@ -68,9 +68,9 @@ pub fn in_own_namespace(story: impl FnOnce() -> Result<()>) -> Result<()> {
     in_user_namespace(&subordinate()?.unwrap_or_else(own), story)
 }
 
-/// Makes this process, an ordinary user's, root of a new user namespace, and gives it a mount namespace that
-/// belongs to that, which hears of what the host mounts. It must have one thread, and stays in both for good.
-/// `write_maps` writes the maps of the process that it is given.
+/// Makes this process, an ordinary user's, root of a new user namespace. Gives it a mount namespace that
+/// belongs to that, and that hears of later mounts of the host. It must have one thread, and stays in both
+/// namespaces for good. `write_maps` writes the maps of the process that it is given.
 ///
 /// # Errors
 /// As [`in_user_namespace`].
@@ -114,8 +114,9 @@ fn stay_readable() -> Result<()> {
 /// Whether no process of this user namespace may set groups. The namespaces within it have that from it.
 static GROUPS_ARE_DENIED: AtomicBool = AtomicBool::new(false);
 
-/// Remembers that, for this process and its children, as long as `/proc` is the host's: the container's root
-/// may have a `/proc` of its own, and tell what it likes.
+/// Looks whether groups are denied, and remembers it for this process and its children. This must be done as
+/// long as `/proc` is the host's. The container's root may have a `/proc` of its own, and let it tell
+/// anything.
 pub(super) fn look_whether_groups_are_denied() -> Result<()> {
     let path = "/proc/self/setgroups";
     let text = read_text(path).at("read", path)?;

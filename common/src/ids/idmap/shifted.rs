@@ -3,9 +3,11 @@
 //!
 //! It takes the time and the space of a copy, once for each state of a layer and each choice of ids. Kernel
 //! objects: files, claims on them (flock(2)), and the time of change of a file, which nobody can set. Order:
-//! claim the store, remove what nobody needs any more, copy beside, rename(2), claim the copy. So a copy
-//! under its name is whole, and stays while it is used. In the store, `WHOSE-STATE/` is a copy and the link
-//! `WHOSE` leads to its layer: WHOSE stands for the layer's path and the ids, STATE for the layer's files.
+//! claim the store, remove copies that nobody needs any more, copy beside, rename(2), claim the copy. So a
+//! copy under its name is whole, and stays while it is used.
+//!
+//! In the store, `WHOSE-STATE/` is a copy, and the link `WHOSE` leads to its layer. WHOSE stands for the
+//! layer's path and the ids, STATE for the layer's files.
 //! Man pages: chown(2), capabilities(7) on namespaced file capabilities, flock(2), inode(7), rename(2).
 
 use std::ffi::OsStr;
@@ -28,7 +30,7 @@ use crate::keep::hash::stable;
 use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::folder::names_in;
 
-/// The id that stands for whom there is no place.
+/// The id of an owner that has no place in the maps.
 const NOBODY: u32 = 65534;
 const UNFINISHED: &str = ".copying";
 const LOCK: &str = ".lock";
@@ -45,9 +47,8 @@ pub(super) struct ShiftedCopy {
 /// made if it is missing, or of an earlier state of its layer, and that is said. Must be the host's root.
 ///
 /// # Errors
-/// ELOOP when one lies in another, or is given twice, as overlayfs says it of layers that are not copied;
-/// ENOSPC, EROFS; EOVERFLOW for a file of a user whom the maps do not have, when they do not have nobody
-/// (65534) either.
+/// ELOOP when a layer lies in another, or is given twice: overlayfs says the same of layers that are not
+/// copied. ENOSPC, EROFS. EOVERFLOW for a file if the maps have neither its user nor nobody (65534).
 pub(super) fn shifted_copies<'a>(
     layers: impl Iterator<Item = &'a Path>,
     store: &Path,
@@ -66,7 +67,7 @@ pub(super) fn shifted_copies<'a>(
     layers.iter().map(|layer| shifted_copy(layer, store, maps)).collect()
 }
 
-/// The copy of one. What is mounted in `from` is no part of it, as it is none of a layer.
+/// The copy of one layer. Mounts in `from` are not copied, as they are no part of a layer.
 pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<ShiftedCopy> {
     let real = from.canonicalize().at("open", from)?;
     let open = File::open(&real).at("open", from)?;
@@ -102,8 +103,8 @@ pub(super) fn shifted_copy(from: &Path, store: &Path, maps: &IdMaps) -> Result<S
     Ok(ShiftedCopy { path: copy, _claim: claim })
 }
 
-/// Copies a writable layer whose files belong to the container with these maps, to the folder `to`, which it
-/// makes: with the ids that the container sees, as an image has them.
+/// Copies a writable layer of the container with these maps to the folder `to`, which it makes. The copy has
+/// the ids that the container sees, as an image has them.
 ///
 /// # Errors
 /// ENOSPC, EROFS; EEXIST; EOVERFLOW for a file that is of none of the container's users.
@@ -143,9 +144,9 @@ fn shifted(maps: &IdMaps, user: u32, group: u32) -> Option<(u32, u32)> {
     or_nobody(&maps.users, user).zip(or_nobody(&maps.groups, group))
 }
 
-/// Whether an entry of the store is of no use any more, once no container uses it: an unfinished copy, one of
-/// an earlier state of the layer `whose`, or one of a layer that is gone. To be asked while the store is
-/// claimed.
+/// Whether an entry of the store is of no use any more, once no container uses it. That is an unfinished
+/// copy, a copy of an earlier state of the layer `whose`, or the copy of a layer that is gone. To be asked
+/// while the store is claimed.
 fn is_left(store: &Path, name: &OsStr, whose: &str) -> bool {
     let name = name.to_string_lossy();
     let of_earlier_state = |of: &str| of == whose || !leads_to_layer(&store.join(of));

@@ -1,7 +1,7 @@
 //! The ids of the host that a user may give to containers: `/etc/subuid` and `/etc/subgid`.
 //!
 //! A line is `USER:FIRST:COUNT`, the user by name or by number. The administrator writes them; useradd(8)
-//! gives each new user 65,536. What is here only reads: newuidmap(1) is who decides.
+//! gives each new user 65,536. This module only reads the lists; newuidmap(1) decides.
 //! Man pages: subuid(5), subgid(5), passwd(5).
 
 use std::fs::File;
@@ -21,7 +21,7 @@ pub(super) const SUBGID: &str = "/etc/subgid";
 /// More is no list of ids.
 const MAX_BYTES: u64 = 1 << 24;
 
-/// A line: whose ids, the first, and how many.
+/// A line: the user, the first id, and how many ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) user: Vec<u8>,

@@ -105,7 +105,7 @@ fn subordinate_ids_in_a_row() {
     );
     assert_eq!(ranges(&around(1000, 1000, &lines(&[(5000, 10)]))), "0:5000:10, 1000:1000:1");
     assert_eq!(ranges(&around(10, 10, &lines(&[(5000, 10), (6000, 2)]))), "0:5000:10, 10:10:1, 11:6000:2");
-    // Who was given his own id as a subordinate one has it once.
+    // A user may have its own id as a subordinate one, too. The maps have it once.
     assert_eq!(ranges(&around(0, 1000, &lines(&[(1000, 5), (7, 1)]))), "0:1000:1, 1:1001:4, 5:7:1");
     assert_eq!(
         ranges(&around(30_000, 30_000, &lines(&[(20_000, 65536)]))),

@@ -78,7 +78,7 @@ fn many_at_once() {
     assert_eq!(containers(home.path()), [] as [PathBuf; 0]);
 }
 
-/// What is in the volume `data`, when it is locked by one more.
+/// The files in the volume `data`, when it is locked by one more.
 fn files_of(state: &Path) -> Vec<String> {
     let volumes = Volumes::lock(state, ["data"]).unwrap();
     let entries = fs::read_dir(volumes.open("data").unwrap().path).unwrap();

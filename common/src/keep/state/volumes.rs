@@ -2,17 +2,17 @@
 //! container.
 //!
 //! Kernel object: for each container that uses a named volume, a lock on the volume's folder, flock(2), as
-//! long as it runs. A shared one is enough to use it. Only who has it alone may fill the volume, or remove
-//! what somebody who was killed at that has left: so nothing is ever removed that a container has written.
-//! One that comes meanwhile waits.
+//! long as it runs. A shared lock is enough to use the volume. A runtime must have the lock alone to fill the
+//! volume, or to remove a half-filled one that a killed runtime has left. So no runtime ever removes a file
+//! that a container has written. A runtime that comes meanwhile waits.
 //!
-//! In `volumes/NAME/` are `_data` and, since it was last found empty, `filling`: an empty file until it is
-//! certain what is in `_data`, and then one byte long. The parent makes and opens it; the child, who fills
-//! the volume, writes the byte by that descriptor. It needs no right to write beside `_data` for that, nor
-//! has to tell the parent, who may be dead by then.
+//! In `volumes/NAME/` are `_data` and, if a runtime last found the volume empty, `filling`. That file is
+//! empty until it is certain what is in `_data`, and then one byte long. The parent makes and opens it. The
+//! child fills the volume, and then writes the byte by that descriptor. So the child needs no right to write
+//! beside `_data`. Nor does it have to tell the parent, which may be dead by then.
 //!
-//! Order: all locks, in the order of the names, so that no two containers wait for each other; and before
-//! signals are blocked, so that a waiting runtime can be ended. Man pages: flock(2), mkdir(2).
+//! Order: all locks, in the order of the names, so that no two containers wait for each other. The locks come
+//! before signals are blocked, so that a waiting runtime can be ended. Man pages: flock(2), mkdir(2).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

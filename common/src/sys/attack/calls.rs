@@ -1,8 +1,8 @@
 //! System calls that a container has no business to make.
 //!
-//! Each has arguments with which it does nothing wherever it is let through: pointers that are NULL,
-//! descriptors that are none, flags that do not exist. What could succeed makes something of this process
-//! only, and goes with it.
+//! Each has arguments with which it does nothing wherever it is let through: NULL pointers, bad descriptors,
+//! flags that do not exist. A call that could succeed makes something of this process only, which goes with
+//! the process.
 //! Man page: syscalls(2).
 
 use nix::errno::Errno;

@@ -17,9 +17,11 @@ use nix::unistd::Pid;
 use crate::sys::clone::fork;
 use crate::sys::error::Result;
 
-/// They end the caller, double it, wait for ever, write all disks, hang up a terminal or end the machine;
-/// three that the kernel makes by itself; and one of which only the first argument says something, see
-/// [`try_sockets`].
+/// Not tried:
+/// - Calls that end the caller, double it, wait for ever, write all disks, hang up a terminal or end the
+///   machine.
+/// - Three calls that the kernel makes by itself.
+/// - `socket`, because only its first argument says something: see [`try_sockets`].
 const LEFT_OUT: [&str; 12] = [
     "exit",
     "exit_group",
@@ -55,7 +57,7 @@ const FAMILIES: [(&str, libc::c_int); 13] = [
 /// One that waits has got through.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// What comes of each system call of this machine, by name: `ok`, the errno's name, the signal's name or
+/// The answer to each system call of this machine, by name: `ok`, the errno's name, the signal's name or
 /// `waits`. This process must have one thread, and be in namespaces of its own: a queue for messages may be
 /// left in them.
 ///
@@ -71,8 +73,8 @@ pub fn try_system_calls() -> Result<Vec<(&'static str, String)>> {
     tried.map(|(name, number)| Ok((name, try_call(number, NOTHING)?))).collect()
 }
 
-/// What comes of asking for each kind of socket: EINVAL, as no type is given, where that is looked at. So
-/// none is made, and the kernel loads no module for it.
+/// The answer to a request for each kind of socket. No type is given, so it is EINVAL where the kernel looks
+/// at the type. So the kernel makes no socket, and loads no module for it.
 ///
 /// # Errors
 /// EAGAIN where no process can be made.
