@@ -274,6 +274,12 @@ pub(crate) fn random_digits() -> String {
     format!("{:012x}", bits >> 16)
 }
 
+/// Whether [`random_digits`] can have made this.
+#[cfg(any(test, feature = "image"))]
+pub(crate) fn are_random(name: &[u8]) -> bool {
+    name.len() == 12 && name.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Removes the entries that killed processes have left in `folder`: `is_claim` knows their names, and their
 /// locks are free. `remove` gets each one's path, locked until it returns. An entry that it cannot remove
 /// stays, and so does one that cannot be opened or locked. The failure is told and not returned, because it

@@ -1,7 +1,7 @@
 //! Which bridges there are, which addresses on them are taken, and which of their runtimes still live.
 //!
 //! Kernel objects: folders and files, each claimed with a lock, flock(2). In the folder of [`run_dir`], each
-//! network namespace has a folder, `net-` and the inode of the namespace. In it each bridge has one,
+//! network namespace has a folder, `net-` and the numbers of the namespace. In it each bridge has one,
 //! `congo0@10.44.0.0_16`; in that each address has a file, `10.44.0.2`. If the container has published ports,
 //! the file is `10.44.0.2+ports`, and has them. Only the process that has claimed the namespace's folder may
 //! change the network. A runtime claims its address's file as long as it lives. So a file whose lock is free
@@ -34,6 +34,7 @@ use crate::fs::own::{Access, own_folder};
 use crate::fs::rootfs::run_dir;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::folder::names_in;
+use crate::sys::namespace::network_cookie;
 use crate::sys::short::read_text;
 use crate::values::{Publish, check_ip, container_addresses, publish};
 
@@ -426,6 +427,14 @@ impl Lease {
         self.subnet
     }
 
+    /// Ends the lease as the death of its runtime would: the file stays. For a runtime that cannot get the
+    /// right to end it in order.
+    pub fn leave(&mut self) {
+        if let Some(mut claim) = self.claim.take() {
+            claim.leave();
+        }
+    }
+
     /// Whether it has not ended.
     pub fn is_held(&self) -> bool {
         self.claim.is_some()
@@ -476,11 +485,16 @@ fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
 
-/// `net-4026531840`. A thread may be in a namespace of its own, so not that of the process.
+/// `net-4026531840-1`: the inode of this thread's network namespace, and its cookie. The kernel gives the
+/// inode of a namespace that has ended to a new one. Its links and rules are not those of the records.
 fn namespace_name() -> Result<String> {
     let path = Path::new("/proc/thread-self/ns/net");
     let inode = fs::metadata(path).at("read", path)?.ino();
-    Ok(format!("net-{inode}"))
+    Ok(match network_cookie()? {
+        Some(cookie) => format!("net-{inode}-{cookie}"),
+        // Before 5.14.
+        None => format!("net-{inode}"),
+    })
 }
 
 /// The end of a table closes each record.

@@ -161,7 +161,14 @@ impl Drop for Place {
         self.proxy.end();
         if self.lease.is_held() {
             // The command has run, so its status counts. An error of the cleanup is only reported.
-            let left = Leases::lock().and_then(|leases| self.give_back(&leases));
+            let left = match Leases::lock() {
+                Ok(leases) => self.give_back(&leases),
+                Err(error) => {
+                    // Its things are still there. So the next run has to find the lease of a dead runtime.
+                    self.lease.leave();
+                    Err(error)
+                }
+            };
             left.unwrap_or_else(|error| error.report(self.wiring.program));
         }
     }

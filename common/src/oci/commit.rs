@@ -29,8 +29,8 @@ use super::model::{
 };
 use super::pack::{Holes, pack};
 use super::reference::Reference;
-use crate::fs::claim::{Claim, sweep};
-use crate::fs::tree::remove_tree;
+use crate::fs::claim::{Claim, are_random, random_digits, sweep};
+use crate::fs::tree::{remove_tree, remove_unmounted_tree};
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::folder::names_in;
 
@@ -150,10 +150,10 @@ impl Work {
         begin.push(name);
         begin.push(".commit-");
         // The unfinished layouts of killed runtimes lie beside the target. A layout that cannot be removed
-        // must not keep an image from being made.
-        let is_work = |name: &OsStr| name.as_bytes().starts_with(begin.as_bytes());
-        let _ = sweep(folder_of(path), is_work, remove_tree);
-        begin.push(std::process::id().to_string());
+        // must not keep an image from being made. The folder is the user's, and so may be other names there.
+        let is_work = |name: &OsStr| name.as_bytes().strip_prefix(begin.as_bytes()).is_some_and(are_random);
+        let _ = sweep(folder_of(path), is_work, remove_unmounted_tree);
+        begin.push(random_digits());
         let beside = path.with_file_name(begin);
         // For its owner only: another user who can open the folder could lock it.
         let make = || DirBuilder::new().mode(0o700).create(&beside).map(|()| beside.clone());
@@ -360,6 +360,21 @@ mod tests {
         let (errno, text) = told("none/new.tar").unwrap_err();
         assert!(errno.is_none() && text.contains("none is no folder"), "{text}");
         assert_eq!(told("loop/new.tar").unwrap_err().0, Some(Errno::ELOOP));
+    }
+
+    #[test]
+    fn what_the_user_has_beside_the_image_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let [notes, old, left] = ["notes", "old", "0123456789ab"].map(|end| {
+            let path = folder.path().join(format!(".image.commit-{end}"));
+            fs::create_dir(&path).unwrap();
+            path
+        });
+        let work = Work::new(&folder.path().join("image")).unwrap();
+        assert!(notes.exists() && old.exists());
+        assert!(!left.exists(), "that one is of a killed runtime");
+        let name = work.beside.file_name().unwrap().as_bytes();
+        assert!(are_random(name.strip_prefix(b".image.commit-").unwrap()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::fd::FromRawFd;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-#[cfg(feature = "idmap")]
+#[cfg(any(feature = "idmap", feature = "network"))]
 use nix::libc;
 use nix::sched::CloneFlags;
 use nix::sys::stat::fstat;
@@ -45,6 +45,35 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
 pub(crate) fn check_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{kind}");
     File::open(&path).at("open", &path).map(OwnedFd::from).map_err(|error| cannot_open(error, &path, option))
+}
+
+/// The cookie of this thread's network namespace, which the kernel gives to no other one until the machine is
+/// started again: socket(7), `SO_NETNS_COOKIE`. `None` before 5.14.
+///
+/// # Errors
+/// EMFILE, ENOMEM.
+#[cfg(feature = "network")]
+pub(crate) fn network_cookie() -> Result<Option<u64>> {
+    // Of asm-generic/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::os::unix::net::UnixDatagram::unbound().context("socket(AF_UNIX, SOCK_DGRAM)")?;
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    match Errno::result(got) {
+        Ok(_) => Ok(Some(cookie)),
+        Err(Errno::ENOPROTOOPT) => Ok(None),
+        Err(errno) => Err(Error::from_errno("getsockopt(SO_NETNS_COOKIE)", errno)),
+    }
 }
 
 fn cannot_open(error: Error, path: &str, option: &str) -> Error {

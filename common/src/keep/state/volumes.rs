@@ -31,7 +31,7 @@ use rustix::fs::FlockOperation;
 
 use super::make_folder;
 use crate::fs::claim::{Claim, Make};
-use crate::fs::tree::{copy_contents, is_empty, remove_contents, remove_tree};
+use crate::fs::tree::{copy_contents, is_empty, remove_contents, remove_tree, remove_unmounted_tree};
 use crate::sys::error::{Context, Error, Result, tell};
 
 /// In a volume's folder: whether the volume is being filled.
@@ -104,7 +104,8 @@ impl Locked {
         let (claim, shared) = alone_or_shared(&folder)?;
         let (data, filling) = (folder.join("_data"), folder.join(FILLING));
         if !shared && is_half_filled(&folder) {
-            remove_tree(&data)?;
+            // The user may have mounted a disk there since. Its files are not the half of a copy.
+            remove_unmounted_tree(&data)?;
         }
         make_data(&data)?;
         let mut mark = None;
@@ -224,5 +225,31 @@ impl OwnVolume {
         let Some((claim, mut mark)) = self.filling else { return Ok(()) };
         mark.write_all(b"1").context("write that a volume is filled")?;
         claim.let_share_unseen()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+    use super::*;
+    use crate::testing::in_mount_namespace;
+
+    #[test]
+    fn a_disk_that_the_user_has_mounted_is_not_emptied() {
+        in_mount_namespace(|home| {
+            let folder = home.join("volumes/v");
+            let data = folder.join("_data");
+            fs::create_dir_all(&data).unwrap();
+            // As a runtime leaves it that was killed while it filled the volume.
+            File::create(folder.join(FILLING)).unwrap();
+            mount(None::<&str>, &data, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+            fs::write(data.join("file"), "of the user").unwrap();
+            let error = Locked::new(home, "v").map(|_| ()).unwrap_err();
+            assert!(error.to_string().contains("something is mounted on"), "{error}");
+            assert!(data.join("file").exists());
+            umount2(&data, MntFlags::MNT_DETACH).unwrap();
+            assert!(Locked::new(home, "v").is_ok());
+        });
     }
 }
