@@ -49,6 +49,11 @@ pub(crate) const CHECKS: &[Check] = &[
         // The kernel lets nothing out of a user namespace.
         .needs(&[Need::Root])
         .hint("MS_SHARED, as rslave."),
+    Check::since(3, "volume.not-handed-on",
+        "A container that shares the memory of one with an rshared /dev/shm mounts nothing on the host.",
+        not_handed_on)
+        .needs(&[Need::Root])
+        .hint("The copy of a mount of another container shares with the host what that mount shares."),
     Check::since(3, "volume.not-shared",
         "The options shared and slave are refused for a mount that is not shared.", not_shared)
         .not_new()
@@ -222,6 +227,31 @@ fn appear(subject: &Subject, propagation: &str) -> Result<(bool, bool), Failure>
         while umount2(&path.join(below), MntFlags::MNT_DETACH).is_ok() {}
     }
     seen
+}
+
+fn not_handed_on(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "handed-on")?;
+    let (other, other_text) = folder(subject, "handed-on-other")?;
+    fs::create_dir(path.join("below"))?;
+    mount(Some(&path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let seen = || {
+        mount(None::<&str>, &path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
+        let user = subject.as_host_root();
+        let shared = subject.hold(&[user, &["-v", &format!("{text}:/dev/shm:rshared")]].concat())?;
+        let (ipc, volume) =
+            (format!("container:{}", shared.first()?), format!("{other_text}:/dev/shm/below"));
+        let run = subject.run(&[user, &["--ipc", &ipc, "-v", &volume, "true"]].concat())?;
+        run.ok()?;
+        let on_host = is_mounted(&Mount::of_host()?, &path.join("below"));
+        shared.output()?.status_is(0)?;
+        Ok::<_, Failure>(on_host)
+    };
+    let seen = seen();
+    for below in ["below", "."] {
+        while umount2(&path.join(below), MntFlags::MNT_DETACH).is_ok() {}
+    }
+    fs::remove_dir_all(other)?;
+    expect("whether the second container's volume is mounted on the host", false, seen?)
 }
 
 fn is_mounted(mounts: &[Mount], at: &Path) -> bool {

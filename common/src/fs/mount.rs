@@ -119,7 +119,11 @@ impl ContainerMounts {
         enter(&self.namespace, CloneFlags::CLONE_NEWNS)?;
         let copy = Detached::beneath(self.root.as_fd(), path);
         enter(&here.into(), CloneFlags::CLONE_NEWNS)?;
-        copy
+        let mut copy = copy?;
+        // That container may share this directory with the host, by a volume. A mount of this container in it
+        // would then be mounted on the host, too.
+        copy.set_propagation(MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
+        Ok(copy)
     }
 }
 
