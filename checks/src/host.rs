@@ -265,8 +265,9 @@ fn links() -> BTreeSet<String> {
 const TO_STAY: [&str; 4] = ["layers", "kept", "shifted", "volumes"];
 
 /// How the names of other people's files begin, in folders that all users share: other checks' folders, and
-/// the socket of a runtime without `$TMPDIR`. The runs of these checks have a `$TMPDIR` of their own.
-const OF_OTHERS: [&str; 3] = [crate::subject::PREFIX, "congo-slirp-", "congo-readme-"];
+/// the socket of a runtime without `$TMPDIR`, the sessions of the documents and of the stages. The runs of
+/// these checks have a `$TMPDIR` of their own.
+const OF_OTHERS: [&str; 4] = [crate::subject::PREFIX, "congo-slirp-", "congo-readme-", "congo-stage-"];
 
 /// The state folder, without root filesystems and files that are meant to stay. Also the subject's temporary
 /// files, and files with Congo's name where temporary files usually are.

@@ -3,6 +3,7 @@
 //! A first run records every call of the runtime, its child and its helpers. Then comes a run for each place
 //! and each error that the call can give there: the kernel does not execute that one call, and the process
 //! gets the error. With `--kill`, SIGKILL ends the runtime, or the process itself, at that place instead.
+//! With `--resources`, whole runs lack something: see `resources.rs`.
 //!
 //! A run survives when it ends in time and leaves the host clean. It has failed with an error that names the
 //! errno. Or it has succeeded, and its command began with the very same ids, rights, limits, mounts,
@@ -13,6 +14,7 @@
 mod lines;
 mod list;
 mod place;
+mod resources;
 mod run;
 mod seen;
 mod trace;
@@ -44,7 +46,7 @@ pub struct Args {
     step: Option<String>,
 
     /// Only calls of this name, or places that have this text: `mount`, `/dev/null`; may be given more than
-    /// once.
+    /// once. With `--resources`, cases that have this text: `disk`.
     #[arg(long, value_name = "CALL")]
     only: Vec<String>,
 
@@ -55,6 +57,10 @@ pub struct Args {
     /// Kill the runtime, or the process itself, at each place, in the place of failing the call.
     #[arg(long)]
     kill: bool,
+
+    /// Let whole runs lack something, such as disk, processes or descriptors.
+    #[arg(long, conflicts_with = "kill")]
+    resources: bool,
 
     /// Only the part K of N about equal parts: `1/3`.
     #[arg(long, value_name = "K/N", value_parser = shard, default_value = "1/1")]
@@ -99,7 +105,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             if args.line.is_empty() || args.line.iter().any(|name| name == line.name) {
                 let trial =
                     Trial { args, step, subject: &subject, scene: &scene, line, folder: folder.path() };
-                sum += trial.run(&mut list).with_context(|| step.name.clone())?;
+                let count =
+                    if args.resources { trial.run_with_conditions(&mut list) } else { trial.run(&mut list) };
+                sum += count.with_context(|| step.name.clone())?;
             }
         }
     }
@@ -107,7 +115,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let everything = args.step.is_none() && args.only.is_empty() && args.line.is_empty() && args.shard.1 == 1;
-    let outdated = list.outdated(everything && !args.kill);
+    let outdated = list.outdated(everything && !args.kill && !args.resources);
     for entry in &outdated {
         println!("xtask/faults.toml: no longer fits: {entry}");
     }
@@ -123,6 +131,7 @@ struct Count {
     excused: usize,
     died: usize,
     unreached: usize,
+    lacking: usize,
 }
 
 impl std::ops::AddAssign for Count {
@@ -132,14 +141,18 @@ impl std::ops::AddAssign for Count {
         self.excused += other.excused;
         self.died += other.died;
         self.unreached += other.unreached;
+        self.lacking += other.lacking;
     }
 }
 
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Count { injected, survived, excused, died, unreached } = self;
+        let Count { injected, survived, excused, died, unreached, lacking } = self;
         write!(f, "{injected} injected, {survived} survived, {excused} on the list, {died} not survived")?;
-        if *unreached > 0 { write!(f, "; {unreached} places not reached again") } else { Ok(()) }
+        if *unreached > 0 {
+            write!(f, "; {unreached} places not reached again")?;
+        }
+        if *lacking > 0 { write!(f, "; {lacking} cannot run here") } else { Ok(()) }
     }
 }
 
@@ -174,6 +187,8 @@ impl Trial<'_> {
             fault,
             record,
             limit: usual + LIMIT,
+            stdout: None,
+            later: None,
         })
     }
 
@@ -211,14 +226,7 @@ impl Trial<'_> {
             }
             count.injected += 1;
             let judged = self.judge(fault, &reference, &outcome).and_then(|()| {
-                let changes = || {
-                    let mut changes = look.changes(self.subject, SOON);
-                    let now = self.scene.files_of_user();
-                    changes
-                        .extend(now.difference(&files).map(|file| format!("a new file: {}", file.display())));
-                    changes
-                };
-                self.host_is_clean(fault, &reference, &outcome, changes)
+                self.host_is_clean(fault, &reference, &outcome, || self.changes(&look, &files))
             });
             let role = recorded.roles.get(&point.place.process).map_or("runtime", String::as_str);
             match judged {
@@ -239,6 +247,14 @@ impl Trial<'_> {
         }
         println!("{name}: {} places: {count} ({:.0?})", points.len(), began.elapsed());
         Ok(count)
+    }
+
+    /// The changes on the host, and the ordinary user's new files.
+    fn changes(&self, look: &host::Look, files: &BTreeSet<PathBuf>) -> Vec<String> {
+        let mut changes = look.changes(self.subject, SOON);
+        let now = self.scene.files_of_user();
+        changes.extend(now.difference(files).map(|file| format!("a new file: {}", file.display())));
+        changes
     }
 
     /// What is to go wrong, one after the other.
@@ -322,11 +338,16 @@ impl Trial<'_> {
                 (Some(ours), Some(theirs)) => seen::same(ours, theirs),
                 _ => Ok(()),
             },
+            _ if *fault == Fault::Condition(&[]) => Err(format!("{difference}; told: {told:?}")),
             Some(125..=127) if outcome.status != reference.status || reference.seen.is_none() => {
                 let begin = format!("{}: ", self.step.name);
                 let names_errno = match fault {
                     Fault::Errno(errno) => told.contains(&format!("{errno:?}")),
                     Fault::KillRuntime | Fault::KillItself => true,
+                    // Programs such as nft tell it in the C library's words.
+                    Fault::Condition(errnos) => errnos
+                        .iter()
+                        .any(|errno| told.contains(&format!("{errno:?}")) || told.contains(errno.desc())),
                 };
                 let is_told =
                     told.lines().any(|line| line.starts_with(&begin) || line.starts_with("congo: "));
@@ -347,9 +368,9 @@ impl Trial<'_> {
         outcome: &Outcome,
         changes: impl Fn() -> Vec<String>,
     ) -> Result<(), String> {
-        let killed = !matches!(fault, Fault::Errno(_));
+        let killed = matches!(fault, Fault::KillRuntime | Fault::KillItself);
         let found = if killed { vec![] } else { changes() };
-        if found.is_empty() && !killed {
+        if found.is_empty() && matches!(fault, Fault::Errno(_)) {
             return Ok(());
         }
         let next = self.start(None, false, reference.took).map_err(|error| format!("{error:#}"))?;
@@ -359,7 +380,7 @@ impl Trial<'_> {
         if !still.is_empty() {
             return Err(format!("even after the next run: {}", still.join(", ")));
         }
-        if !killed && outcome.stderr.trim() == reference.stderr.trim() {
+        if !found.is_empty() && outcome.stderr.trim() == reference.stderr.trim() {
             return Err(format!("until the next run, without a word: {}", found.join(", ")));
         }
         Ok(())
@@ -371,6 +392,7 @@ fn named(fault: &Fault) -> String {
         Fault::Errno(errno) => format!("{errno:?}"),
         Fault::KillRuntime => "the runtime killed".into(),
         Fault::KillItself => "killed".into(),
+        Fault::Condition(_) => "condition".into(),
     }
 }
 

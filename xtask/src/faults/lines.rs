@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use checks::Subject;
 use checks::kernel::listing;
 
-use super::trace::Start;
+use super::trace::{Condition, Start};
 
 /// An ordinary user who owns nothing on the machine.
 const NOBODY: u32 = 65534;
@@ -26,7 +26,7 @@ const WORKING: &str = "read name </proc/sys/kernel/hostname; echo \"$name\"; \
                        echo new >/root/new; rm -f /etc/passwd; exit 3";
 
 /// A command line.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct Line {
     /// Its name: `plain`.
     pub name: &'static str,
@@ -34,7 +34,22 @@ pub struct Line {
     command: &'static [&'static str],
     /// Whether its streams are a terminal.
     pub terminal: bool,
-    user: bool,
+    /// Whether an ordinary user starts it.
+    pub user: bool,
+}
+
+impl Line {
+    /// The same with another command. One that cannot be executed stays.
+    pub fn running(&self, script: &'static [&'static str]) -> Line {
+        let command = if self.command.len() > 1 { script } else { self.command };
+        Line { command, ..self.clone() }
+    }
+
+    /// The same with one more option.
+    pub fn with(mut self, option: &str) -> Line {
+        self.options.push(option.into());
+        self
+    }
 }
 
 /// What the lines of a step need beside the runtime, below the subject's folder.
@@ -193,7 +208,13 @@ impl<'a> Scene<'a> {
             word(&text)
         };
         let environment = variables.into_iter().map(variable).collect::<Result<_>>()?;
-        Ok(Start { words, environment, user: line.user.then_some(NOBODY), terminal: line.terminal })
+        let user = line.user.then_some(NOBODY);
+        Ok(Start { words, environment, user, terminal: line.terminal, condition: Condition::default() })
+    }
+
+    /// The state folder of a line, and the id of its owner.
+    pub fn home(&self, line: &Line) -> (PathBuf, u32) {
+        if line.user { (self.own.join("home"), NOBODY) } else { (self.subject.home(), 0) }
     }
 
     /// The ordinary user's files, but not what is in roots.

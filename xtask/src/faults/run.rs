@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ use super::trace::{self, Start, Stop, Until};
 /// How much longer a run may take than one without a fault, whatever fails in it.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a reader stops, until something happens to it or to the container.
+const A_WHILE: Duration = Duration::from_secs(1);
+
 /// What goes wrong in a run, once, when the process is at that place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -30,6 +33,8 @@ pub enum Fault {
     KillRuntime,
     /// SIGKILL ends the process itself.
     KillItself,
+    /// The whole run has a condition that may lead to one of these errors. If there is none, it must work.
+    Condition(&'static [Errno]),
 }
 
 /// What a recording run has found at a place.
@@ -44,7 +49,7 @@ pub struct Point {
 }
 
 /// What came of a run.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// The runtime's status as a shell tells it; `None` when it had to be killed.
     pub status: Option<i32>,
@@ -92,6 +97,10 @@ pub struct Plan<'a> {
     pub record: bool,
     /// How long the run may take.
     pub limit: Duration,
+    /// Its stdout, if it is not a file or the terminal.
+    pub stdout: Option<BorrowedFd<'a>>,
+    /// What happens to the runtime after [`A_WHILE`].
+    pub later: Option<&'a dyn Fn(Pid)>,
 }
 
 /// Runs it.
@@ -104,14 +113,16 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let mut terminal = None;
     let runtime = if plan.start.terminal {
         let (ours, theirs) = trace::terminal()?;
-        let pid = trace::start(plan.start, [theirs.as_fd(), theirs.as_fd(), theirs.as_fd()])?;
+        let stdout = plan.stdout.unwrap_or(theirs.as_fd());
+        let pid = trace::start(plan.start, [theirs.as_fd(), stdout, theirs.as_fd()])?;
         let flags = nix::fcntl::OFlag::O_NONBLOCK;
         nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(flags))?;
         terminal = Some(File::from(ours));
         pid
     } else {
         let (nothing, stdout, stderr) = (File::open("/dev/null")?, File::create(&out)?, File::create(&err)?);
-        trace::start(plan.start, [nothing.as_fd(), stdout.as_fd(), stderr.as_fd()])?
+        let stdout = plan.stdout.unwrap_or(stdout.as_fd());
+        trace::start(plan.start, [nothing.as_fd(), stdout, stderr.as_fd()])?
     };
     let mut tracer = Tracer {
         plan,
@@ -124,7 +135,16 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     tracer.adopt(runtime, "runtime".into(), false, false);
     trace::resume(runtime, tracer.until(runtime), 0);
     let mut screen = Vec::new();
-    tracer.watch(began, || drain(terminal.as_mut(), &mut screen))?;
+    let mut later = plan.later;
+    let meanwhile = || {
+        drain(terminal.as_mut(), &mut screen);
+        if began.elapsed() > A_WHILE
+            && let Some(act) = later.take()
+        {
+            act(runtime);
+        }
+    };
+    tracer.watch(began, meanwhile)?;
     drain(terminal.as_mut(), &mut screen);
     let mut outcome = tracer.outcome;
     if plan.start.terminal {
@@ -292,6 +312,8 @@ impl Tracer<'_> {
             }
             Fault::KillRuntime => _ = kill(self.runtime, Signal::SIGKILL),
             Fault::KillItself => _ = kill(pid, Signal::SIGKILL),
+            // It is there from the beginning, and has no place.
+            Fault::Condition(_) => {}
         }
     }
 

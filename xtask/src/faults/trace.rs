@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
+use nix::sys::resource::Resource;
 use nix::unistd::{ForkResult, Pid, fork};
 
 /// A system call, as the kernel sees it before it acts.
@@ -55,6 +56,21 @@ pub struct Start {
     pub user: Option<u32>,
     /// A terminal that becomes its own.
     pub terminal: bool,
+    /// What its caller gives it beside.
+    pub condition: Condition,
+}
+
+/// What a process inherits from a caller that is not like others.
+#[derive(Debug, Clone, Default)]
+pub struct Condition {
+    /// A soft limit. The hard one stays, for `--ulimit`.
+    pub limit: Option<(Resource, u64)>,
+    /// A signal that is ignored.
+    pub ignored: Option<i32>,
+    /// Which of its three streams are closed.
+    pub closed: &'static [RawFd],
+    /// The `cgroup.procs` of a cgroup in which it is.
+    pub cgroup: Option<RawFd>,
 }
 
 /// Starts a program with these three streams, traced with all that it starts. It stops before its exec.
@@ -113,6 +129,9 @@ unsafe fn become_program(
         libc::sigemptyset(&raw mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        if let Some(processes) = start.condition.cgroup {
+            libc::write(processes, c"0".as_ptr().cast(), 1);
+        }
         if start.terminal {
             libc::setsid();
             libc::ioctl(streams[0], libc::TIOCSCTTY, 0);
@@ -124,6 +143,20 @@ unsafe fn become_program(
             libc::setgroups(0, std::ptr::null());
             libc::setresgid(id, id, id);
             libc::setresuid(id, id, id);
+        }
+        let Condition { limit, ignored, closed, .. } = &start.condition;
+        if let Some(signal) = ignored {
+            libc::signal(*signal, libc::SIG_IGN);
+        }
+        for stream in *closed {
+            libc::close(*stream);
+        }
+        // Last: a limit of processes must not stop the change of the user.
+        if let Some((resource, most)) = limit {
+            let mut limit = std::mem::zeroed::<libc::rlimit>();
+            libc::getrlimit(*resource as _, &raw mut limit);
+            limit.rlim_cur = *most;
+            libc::setrlimit(*resource as _, &raw const limit);
         }
         libc::execve(words[0], words.as_ptr(), variables.as_ptr());
         libc::_exit(99)
