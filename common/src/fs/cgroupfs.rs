@@ -25,7 +25,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
-use crate::fs::claim::{self, Claim, random_digits};
+use crate::fs::claim::{self, Claim, are_random, random_digits};
 use crate::fs::mount::mountinfo::{self, Mount};
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::folder::names_in;
@@ -419,10 +419,7 @@ fn could_have(controller: &str) -> Result<()> {
 /// name in the other hierarchies. Whatever cannot be removed is told, and is for the next run.
 fn sweep(parent: &Path, hierarchies: &[Hierarchy]) {
     // Exactly our form: somebody else may have a `congo-web.service`.
-    let is_ours = |name: &OsStr| {
-        let digits = name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
-        digits.len() == 12 && digits.iter().all(u8::is_ascii_hexdigit)
-    };
+    let is_ours = |name: &OsStr| name.as_bytes().strip_prefix(PREFIX.as_bytes()).is_some_and(are_random);
     let swept = claim::sweep(parent, is_ours, |path| {
         let name = path.file_name().unwrap_or_default();
         let others = hierarchies.iter().filter_map(|hierarchy| Some(hierarchy.parent().ok()?.join(name)));

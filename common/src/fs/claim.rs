@@ -275,7 +275,6 @@ pub(crate) fn random_digits() -> String {
 }
 
 /// Whether [`random_digits`] can have made this.
-#[cfg(any(test, feature = "image"))]
 pub(crate) fn are_random(name: &[u8]) -> bool {
     name.len() == 12 && name.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -48,7 +48,8 @@ pub fn is_read_only() -> Result<bool> {
         // Our files in memory are the kernel's tmpfs.
         return Ok(false);
     }
-    // A user who may execute a file may not always read it. Then it is no file of ours in memory.
+    // Some users may execute a file and not read it. Congo's files in memory can be read by their user. So a
+    // file that cannot be read is none of those.
     let seals = File::open(EXE).ok().and_then(|exe| fcntl(&exe, FcntlArg::F_GET_SEALS).ok());
     Ok(seals.is_some_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_WRITE)))
 }
