@@ -25,7 +25,7 @@ use nix::errno::Errno;
 
 use crate::fs::claim::{Claim, Make, sweep};
 use crate::fs::own::{Access, check_own, own_folder, refuse_link};
-use crate::fs::tree::{nothing_mounted_in, remove_unmounted_tree};
+use crate::fs::tree::{nothing_mounted_in, remove_tree};
 use crate::sys::error::{Context, Error, Result, tell};
 use crate::sys::privilege::Privilege;
 pub use build::{Built, build};
@@ -220,7 +220,7 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
     nothing_mounted_in(&root)?;
     let unfinished = format!(".{NAME}.building-");
     // Nobody else builds now, so what is unfinished was left by a runtime that was killed.
-    sweep(folder, |name| name.as_bytes().starts_with(unfinished.as_bytes()), remove_unmounted_tree)?;
+    sweep(folder, |name| name.as_bytes().starts_with(unfinished.as_bytes()), remove_tree)?;
     let pid = std::process::id();
     let building = folder.join(format!("{unfinished}{pid}"));
     let built = build(host, search, &building).and_then(|built| {
@@ -228,14 +228,14 @@ fn install(host: &Path, search: &[&Path], folder: &Path) -> Result<Option<Built>
             // Renamed first, as to remove it takes time, in which this process may be killed.
             let damaged = folder.join(format!("{unfinished}{pid}-damaged"));
             fs::rename(&root, &damaged).at("move", &root)?;
-            remove_unmounted_tree(&damaged)?;
+            remove_tree(&damaged)?;
         }
         fs::rename(&building, &root).at("make", &root)?;
         Ok(built)
     });
     if built.is_err() {
         // The error that is already there says more than one about the clean-up.
-        _ = remove_unmounted_tree(&building);
+        _ = remove_tree(&building);
     }
     built.map(Some)
 }

@@ -32,6 +32,7 @@ use crate::fs::mount::mounts_beneath;
 use crate::fs::xattr;
 use crate::sys::error::{Context, Error, Result, errno};
 use crate::sys::folder::names_in;
+use remove::stops_at_mounts;
 pub(crate) use remove::{remove_all, remove_contents};
 
 const DIRECTORY: OFlag =
@@ -102,28 +103,27 @@ pub fn is_opaque(path: &Path) -> bool {
 /// removed in a user namespace.
 ///
 /// # Errors
-/// EBUSY when something is mounted in it, or somebody goes on adding to it; EACCES, EROFS, EPERM for an
-/// immutable file.
+/// When something is mounted in it: what is mounted stays, but not all that lies beside it. EBUSY when
+/// somebody goes on adding to it; EACCES, EROFS, EPERM for an immutable file.
 pub fn remove_tree(path: &Path) -> Result<()> {
+    if !stops_at_mounts() {
+        nothing_mounted_in(path)?;
+    }
     match remove_all(path) {
         #[cfg(feature = "idmap")]
         Err(Errno::EACCES | Errno::EPERM) if !geteuid().is_root() => {
             crate::ids::idmap::in_own_namespace(|| remove_tree(path))
         }
+        // EBUSY: a mount on a file, or on an empty folder.
+        Err(errno @ (Errno::EXDEV | Errno::EBUSY)) => {
+            nothing_mounted_in(path)?;
+            Err(errno).at("remove", path)
+        }
         result => result.at("remove", path),
     }
 }
 
-/// The same, unless something is mounted there.
-///
-/// # Errors
-/// Those of [`remove_tree`] and [`nothing_mounted_in`].
-pub(crate) fn remove_unmounted_tree(path: &Path) -> Result<()> {
-    nothing_mounted_in(path)?;
-    remove_tree(path)
-}
-
-/// Refuses to remove a tree in which somebody has mounted something: what is mounted would be emptied, too.
+/// Refuses to remove a tree in which somebody has mounted something.
 ///
 /// # Errors
 /// Something is mounted there; the list of mounts cannot be read.

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 
 use crate::fs::claim::{Claim, Make, random_digits, sweep};
 use crate::fs::own::{Access, own_folder};
-use crate::fs::tree::remove_unmounted_tree;
+use crate::fs::tree::remove_tree;
 use crate::sys::error::{Context, Error, Result, tell};
 pub use volumes::{OwnVolume, Volumes, make_source};
 
@@ -39,7 +39,7 @@ impl ContainerFolder {
     /// EACCES, EROFS, ENOSPC where no folder can be made.
     pub fn create(state: &Path) -> Result<Self> {
         let folder = make_folder(state, "containers")?;
-        sweep(&folder, |_| true, remove_unmounted_tree)?;
+        sweep(&folder, |_| true, remove_tree)?;
         let claim = Claim::new(|| {
             loop {
                 let path = folder.join(random_digits());
@@ -71,14 +71,14 @@ impl ContainerFolder {
     pub fn remove(mut self) -> Result<()> {
         // Once is enough.
         self.claim.leave();
-        remove_unmounted_tree(&self.path)
+        remove_tree(&self.path)
     }
 }
 
 impl Drop for ContainerFolder {
     fn drop(&mut self) {
         if self.claim.goes()
-            && let Err(error) = remove_unmounted_tree(&self.path)
+            && let Err(error) = remove_tree(&self.path)
         {
             error.report("congo");
         }

@@ -30,7 +30,7 @@ use super::model::{
 use super::pack::{Holes, pack};
 use super::reference::Reference;
 use crate::fs::claim::{Claim, are_random, random_digits, sweep};
-use crate::fs::tree::{remove_tree, remove_unmounted_tree};
+use crate::fs::tree::remove_tree;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::folder::names_in;
 
@@ -152,7 +152,7 @@ impl Work {
         // The unfinished layouts of killed runtimes lie beside the target. A layout that cannot be removed
         // must not keep an image from being made. The folder is the user's, and so may be other names there.
         let is_work = |name: &OsStr| name.as_bytes().strip_prefix(begin.as_bytes()).is_some_and(are_random);
-        let _ = sweep(folder_of(path), is_work, remove_unmounted_tree);
+        let _ = sweep(folder_of(path), is_work, remove_tree);
         begin.push(random_digits());
         let beside = path.with_file_name(begin);
         // For its owner only: another user who can open the folder could lock it.

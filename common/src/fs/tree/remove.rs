@@ -4,17 +4,18 @@
 //! process may have open. The way up is the open directory. Below those it is `..`, which counts only when it
 //! leads to where the walk came from: somebody may have moved the directory meanwhile. Then the walk begins
 //! again at the top, and opens each name beneath it without following it. So nothing outside of the tree is
-//! ever removed. Order: the files of a directory, its folders, itself. Needs no /proc.
-//! Man pages: unlinkat(2), openat(2), readdir(3).
+//! ever removed. What is mounted in the tree is outside of it: the kernel (5.6) does not open it for the walk.
+//! Order: the files of a directory, its folders, itself. Needs no /proc.
+//! Man pages: unlinkat(2), openat2(2), readdir(3).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::mem::replace;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, open, openat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -28,15 +29,43 @@ use crate::sys::folder::entries_of;
 const MAX_TRIES: usize = 64;
 
 /// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine.
+/// EXDEV, when the directory or one in it is a mount: what is mounted stays as it is.
 pub(crate) fn remove_all(path: &Path) -> nix::Result<()> {
     let gone = match fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => open(path, DIRECTORY, Mode::empty())
+        Ok(there) if there.is_dir() => open_top(path)
             .and_then(|folder| remove_contents(&folder))
             .and_then(|()| unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir)),
         Ok(_) => unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir),
         Err(error) => Err(errno(&error)),
     };
     ignore(Errno::ENOENT, gone)
+}
+
+/// A folder by its path. Only its last name may not be a mount, so the kernel is asked for that name alone.
+fn open_top(path: &Path) -> nix::Result<OwnedFd> {
+    match (path.parent(), path.file_name()) {
+        (Some(above), Some(name)) if !above.as_os_str().is_empty() => {
+            let above = open(above, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+            open_below(&above, name)
+        }
+        _ => open_below(AT_FDCWD, path.as_os_str()),
+    }
+}
+
+/// A folder in a folder: no link, and nothing that is mounted there.
+fn open_below(above: impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    match openat2(&above, name, how) {
+        // Before Linux 5.6, `nothing_mounted_in` has looked for mounts.
+        Err(Errno::ENOSYS) => openat(&above, name, DIRECTORY, Mode::empty()),
+        opened => opened,
+    }
+}
+
+/// Whether the walk stops at mounts: since Linux 5.6.
+pub(crate) fn stops_at_mounts() -> bool {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    !matches!(openat2(AT_FDCWD, ".", how), Err(Errno::ENOSYS))
 }
 
 /// Removes all that is in a directory, which stays.
@@ -80,7 +109,7 @@ fn walk(top: &OwnedFd, removed: &mut usize) -> nix::Result<bool> {
     let mut above: Vec<Level> = Vec::new();
     loop {
         if let Some(next) = folders.pop() {
-            let below = match openat(&here, &*next, DIRECTORY, Mode::empty()) {
+            let below = match open_below(&here, &next) {
                 Ok(below) => below,
                 // Not a folder any more.
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),

@@ -3,7 +3,14 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
 use super::*;
+use crate::testing::in_mount_namespace;
+
+fn bind(source: &Path, target: &Path) {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+}
 
 #[test]
 fn a_copy_that_fails_says_where() {
@@ -40,6 +47,33 @@ fn a_tree_is_removed_and_its_links_are_not_followed() {
     remove_tree(&tree).unwrap();
     remove_tree(&other.join("file")).unwrap();
     assert!(!other.join("file").exists());
+}
+
+#[test]
+fn what_is_mounted_in_a_tree_is_not_removed() {
+    in_mount_namespace(|home| {
+        let (tree, of_user) = (home.join("tree"), home.join("of-user"));
+        let (folder, file) = (of_user.join("folder"), of_user.join("folder/file"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(&file, "").unwrap();
+        // Mounts of the same file system, which no number of a device tells apart.
+        let targets = [tree.clone(), tree.join("deep/er"), tree.join("a"), tree.join("deep/file")];
+        for (source, target) in [&of_user, &of_user, &folder, &file].into_iter().zip(targets) {
+            fs::create_dir_all(&target).unwrap();
+            if source == &file {
+                fs::remove_dir(&target).unwrap();
+                fs::write(&target, "").unwrap();
+            }
+            bind(source, &target);
+            let error = remove_tree(&tree).unwrap_err();
+            let expected = format!("remove {}: something is mounted on {}", tree.display(), target.display());
+            assert_eq!(error.to_string(), expected);
+            assert!(file.exists());
+            umount2(&target, MntFlags::MNT_DETACH).unwrap();
+            remove_tree(&tree).unwrap();
+            assert!(!tree.exists() && file.exists());
+        }
+    });
 }
 
 #[test]

@@ -31,7 +31,7 @@ use rustix::fs::FlockOperation;
 
 use super::make_folder;
 use crate::fs::claim::{Claim, Make};
-use crate::fs::tree::{copy_contents, is_empty, remove_contents, remove_tree, remove_unmounted_tree};
+use crate::fs::tree::{copy_contents, is_empty, remove_contents, remove_tree};
 use crate::sys::error::{Context, Error, Result, tell};
 
 /// In a volume's folder: whether the volume is being filled.
@@ -105,7 +105,7 @@ impl Locked {
         let (data, filling) = (folder.join("_data"), folder.join(FILLING));
         if !shared && is_half_filled(&folder) {
             // The user may have mounted a disk there since. Its files are not the half of a copy.
-            remove_unmounted_tree(&data)?;
+            remove_tree(&data)?;
         }
         make_data(&data)?;
         let mut mark = None;
