@@ -54,6 +54,12 @@ pub(crate) const CHECKS: &[Check] = &[
         not_handed_on)
         .needs(&[Need::Root])
         .hint("The copy of a mount of another container shares with the host what that mount shares."),
+    Check::since(3, "volume.not-onto-host",
+        "A mount of the container in a mount that is shared with the host is refused, and the host gets none.",
+        not_onto_host)
+        .needs(&[Need::Root])
+        .hint("A mount in a shared mount is repeated in each of its peers, and the host's stays when the \
+               container ends. Look at the target's mount in mountinfo before anything is made there."),
     Check::since(3, "volume.not-shared",
         "The options shared and slave are refused for a mount that is not shared.", not_shared)
         .not_new()
@@ -252,6 +258,63 @@ fn not_handed_on(subject: &Subject) -> Checked {
     }
     fs::remove_dir_all(other)?;
     expect("whether the second container's volume is mounted on the host", false, seen?)
+}
+
+fn not_onto_host(subject: &Subject) -> Checked {
+    let (path, text) = folder(subject, "onto-host")?;
+    let (inner, inner_text) = folder(subject, "onto-host-inner")?;
+    let (layer, layer_text) = folder(subject, "onto-host-layer")?;
+    symlink("/mnt/it/there", layer.join("to"))?;
+    for below in ["there", "below"] {
+        fs::create_dir(path.join(below))?;
+    }
+    mount(Some(&path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let tries = || {
+        let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
+        mount_at(&path.join("below"))?;
+        fs::create_dir(path.join("below/there"))?;
+        mount(None::<&str>, &path, None::<&str>, shared, None::<&str>)?;
+        let look = || {
+            let mounts = Mount::of_host()?.into_iter().map(|mount| PathBuf::from(mount.point));
+            let mounts: Vec<_> = mounts.filter(|point| point.starts_with(&path)).collect();
+            Ok::<_, Failure>((mounts, listing(&path, 3)))
+        };
+        let before = look()?;
+        let volume = |options: &str| format!("{text}:/mnt/it{options}");
+        let inner_at = |target: &str| format!("{inner_text}:{target}");
+        let bind = format!("type=bind,src={text},dst=/mnt/it,bind-propagation=rshared");
+        let refuses = [
+            (["-v", &volume(":rshared"), "--tmpfs", "/mnt/it/there"], "/mnt/it/there"),
+            (["-v", &volume(":ro,shared"), "-v", &inner_at("/mnt/it/there")], "/mnt/it/there"),
+            (["-v", &volume(":rshared"), "-v", &inner_at("/mnt/it/new/deep")], "/mnt/it/new/deep"),
+            (["-v", &volume(":rshared"), "--device", "/dev/zero:/mnt/it/new"], "/mnt/it/new"),
+            (["--mount", &bind, "--mount", "type=tmpfs,target=/mnt/it/there"], "/mnt/it/there"),
+            // Without the `r`, a mount below stays as it is on the host.
+            (["-v", &volume(":private"), "--tmpfs", "/mnt/it/below/there"], "/mnt/it/below/there"),
+            (["-v", &volume(":slave"), "--tmpfs", "/mnt/it/below/new"], "/mnt/it/below/new"),
+            (["-v", &volume(":rshared"), "-v", &inner_at("/to")], "/to"),
+        ];
+        for user in [&[][..], subject.as_host_root()] {
+            for (options, place) in &refuses {
+                let arguments = [user, &["--layer", &layer_text], options, &["true"]].concat();
+                refused(subject, &arguments, &[place, "shared with the host", "rslave"])?;
+                expect(format!("mounts and files of the host after {options:?}"), &before, &look()?)?;
+            }
+            for options in ["", ":rprivate", ":rslave"] {
+                let tmpfs = ["--tmpfs", "/mnt/it/there", "--tmpfs", "/mnt/it/below/there"];
+                let run = subject.run(&[user, &["-v", &volume(options)], &tmpfs, &["true"]].concat())?;
+                run.ok()?;
+                expect(format!("mounts and files of the host after {options:?}"), &before, &look()?)?;
+            }
+        }
+        Ok(())
+    };
+    let tried = tries();
+    for below in ["there", "new", "below/there", "below/new", "below", "."] {
+        while umount2(&path.join(below), MntFlags::MNT_DETACH).is_ok() {}
+    }
+    fs::remove_dir_all(inner)?;
+    tried
 }
 
 fn is_mounted(mounts: &[Mount], at: &Path) -> bool {

@@ -24,7 +24,9 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::unistd::symlinkat;
 
+use crate::fs::mount::mountinfo::{id_of, shared_around};
 use crate::sys::error::{Context, Error, Hint, Result};
+use crate::sys::mounts::mount_id;
 use crate::sys::{call, open};
 
 /// What to make where nothing is.
@@ -86,14 +88,22 @@ pub(crate) fn open_itself(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
 /// and touch(1), less the umask.
 ///
 /// # Errors
-/// Those of [`open_beneath`]; EROFS; EISDIR or ENOTDIR when something else than `what` is there.
+/// Those of [`open_beneath`]; EROFS; EISDIR or ENOTDIR when something else than `what` is there. The first
+/// missing name lies in a mount that is shared with the host.
 pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> {
     if let Kind::Link(target) = what {
         return make_link(root, path, target);
     }
     let opened = match open_beneath(root, path) {
-        Err(error) if error.errno() == Some(Errno::ENOENT) => walk(root, path, Some(what))
-            .hint_if(Errno::EROFS, "the file system is read-only there: make that path in it beforehand"),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => {
+            // Before anything is made there: it would stay, as that folder is the host's. Before Linux 5.8
+            // not every caller can ask for the mount, and `check_target` refuses the place afterwards.
+            if mount_id(root).is_some() {
+                refuse_shared(root, &until_missing(root, path)?, path)?;
+            }
+            walk(root, path, Some(what))
+                .hint_if(Errno::EROFS, "the file system is read-only there: make that path in it beforehand")
+        }
         result => result,
     }?;
     let wrong = |errno, hint| Err(Error::from_errno(format!("mount on {path:?}"), errno).hint(hint));
@@ -139,8 +149,8 @@ pub fn make_mount_point(path: impl AsRef<Path>) -> Result<()> {
 }
 
 /// Refuses targets that nothing may be mounted over: the root itself, procfs and sysfs. In those two the
-/// kernel describes the container and its limits, and programs judge both by that. `named` is what the user
-/// wrote.
+/// kernel describes the container and its limits, and programs judge both by that. Refuses targets in a mount
+/// that is shared with the host, too. `named` is what the user wrote.
 ///
 /// # Errors
 /// It is one of these.
@@ -154,10 +164,27 @@ pub fn check_target(root: &OwnedFd, target: &OwnedFd, named: &Path) -> Result<()
     let name = match system.filesystem_type() {
         PROC_SUPER_MAGIC => "procfs",
         SYSFS_MAGIC => "sysfs",
-        _ => return Ok(()),
+        _ => return refuse_shared(root, target, named),
     };
     Err(Error::new(format!("mount on {named:?}: that lies on the container's {name}"))
         .hint("expected a path outside of /proc and /sys"))
+}
+
+/// Refuses a place in a shared mount: a volume with `shared`, or what is mounted below a volume. The kernel
+/// repeats there each mount that the container gets, on the host, too. The host's one stays when the
+/// container ends, as the end of a mount namespace unmounts nothing elsewhere.
+fn refuse_shared(root: &OwnedFd, place: &OwnedFd, named: &Path) -> Result<()> {
+    // The root itself is never shared, because pivot_root(2) refuses that. Most places lie there, and for
+    // them the list of mounts need not be read.
+    if id_of(place)? == id_of(root)? {
+        return Ok(());
+    }
+    let Some(point) = shared_around(place)? else { return Ok(()) };
+    let what = format!("mount on {named:?}: that lies on the mount {point:?}, which is shared with the host");
+    Err(Error::new(what).hint(
+        "the host would get the new mount, too, and keep it. Expected a path outside of that mount; or give \
+         the volume rslave or rprivate",
+    ))
 }
 
 /// Makes a link beneath the root, and its directory if that is missing. The link is not followed.
@@ -188,6 +215,16 @@ fn walk(root: &OwnedFd, path: &Path, make: Option<Kind>) -> Result<OwnedFd> {
     Walk::along(root, path, make).context(format_args!("open {path:?} beneath the container's root"))
 }
 
+/// The directory in which the first missing name of this path is to be made.
+fn until_missing(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let mut walk = Walk::new(root, path);
+    let arrived = match walk.go(None) {
+        Err(Errno::ENOENT) => walk.end(),
+        gone => gone.and_then(|()| walk.end()),
+    };
+    arrived.context(format_args!("open {path:?} beneath the container's root"))
+}
+
 /// Where a walk is.
 struct Walk<'a> {
     root: &'a OwnedFd,
@@ -198,18 +235,32 @@ struct Walk<'a> {
     links: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn along(root: &OwnedFd, path: &Path, make: Option<Kind>) -> nix::Result<OwnedFd> {
         if path.as_os_str().is_empty() {
             return Err(Errno::ENOENT);
         }
-        let mut walk = Walk { root, way: Vec::new(), rest: names(path.as_os_str()).collect(), links: 0 };
-        while let Some(name) = walk.rest.pop_front() {
-            walk.step(&name, make)?;
+        let mut walk = Walk::new(root, path);
+        walk.go(make)?;
+        walk.end()
+    }
+
+    fn new(root: &'a OwnedFd, path: &Path) -> Walk<'a> {
+        Walk { root, way: Vec::new(), rest: names(path.as_os_str()).collect(), links: 0 }
+    }
+
+    fn go(&mut self, make: Option<Kind>) -> nix::Result<()> {
+        while let Some(name) = self.rest.pop_front() {
+            self.step(&name, make)?;
         }
-        match walk.way.pop() {
+        Ok(())
+    }
+
+    /// Where it has come to.
+    fn end(mut self) -> nix::Result<OwnedFd> {
+        match self.way.pop() {
             Some(here) => Ok(here),
-            None => openat(root, ".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
+            None => openat(self.root, ".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
         }
     }
 

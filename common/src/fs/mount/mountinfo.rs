@@ -54,6 +54,13 @@ pub(super) fn of(open: &OwnedFd) -> Result<Mount> {
     of_file(open)?.ok_or_else(|| Error::new(format!("{LIST}: an open file's mount is not in it")))
 }
 
+/// Where the mount is attached in which an open file lies, if that mount is shared: the kernel repeats in
+/// others what is mounted in it.
+pub(crate) fn shared_around(open: &OwnedFd) -> Result<Option<PathBuf>> {
+    let mount = of(open)?;
+    Ok(mount.shared.then_some(mount.point))
+}
+
 /// The attached mount that is open, and those below it.
 pub(super) fn of_tree(open: &OwnedFd) -> Result<(Mount, Vec<Mount>)> {
     let id = id_of(open)?;
