@@ -192,7 +192,8 @@ fn condition(arg: &Arg) -> Result<Condition, Problem> {
             return Err(("op".into(), problem));
         }
     };
-    // All 64 bits: what the kernel ignores above 32 must not make a forbidden value look like another.
+    // All 64 bits, as libseccomp and so Docker and crun compare them. The profile's author has to know that
+    // many calls take an argument of 32 bits: there, a value with higher bits passes for another one here.
     let test = SeccompCondition::new(arg.index, SeccompCmpArgLen::Qword, op, value)
         .map_err(|_| ("index".to_owned(), format!("{} is none; expected 0 to 5", arg.index)))?;
     Ok(Condition { argument: arg.index, test })

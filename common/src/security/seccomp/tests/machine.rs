@@ -136,6 +136,15 @@ fn sockets_personalities_and_namespaces() {
     let namespaces: Vec<u32> = (0..32).filter(|bit| !allowed(56, 1 << bit)).collect();
     // NEWNS; NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
     assert_eq!(namespaces, [17, 25, 26, 27, 28, 29, 30]);
+    // The kernel reads the lower half of each of these arguments. With higher bits, what is refused without
+    // them must not pass.
+    let values = || (0..=60).chain((6..32).map(|bit| 1 << bit));
+    for (number, value) in [41, 56, 135].into_iter().flat_map(|number| values().map(move |it| (number, it))) {
+        for higher in [1 << 32, 1 << 63, !0 << 32] {
+            let passes = allowed(number, higher | value) && !allowed(number, value);
+            assert!(!passes, "{number}({:#x})", higher | value);
+        }
+    }
 }
 
 #[test]
