@@ -19,6 +19,7 @@ pub mod keyring;
 pub(crate) mod memory;
 pub(crate) mod mounts;
 pub mod namespace;
+pub(crate) mod pidfd;
 pub mod privilege;
 pub mod pty;
 pub(crate) mod short;

@@ -21,7 +21,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, Pid, access};
 
@@ -29,6 +28,7 @@ use crate::fs::claim::{self, Claim, are_random, random_digits};
 use crate::fs::mount::mountinfo::{self, Mount};
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::folder::names_in;
+use crate::sys::pidfd::OpenProcess;
 use crate::sys::short::read_text;
 use crate::sys::{call, write_value};
 
@@ -43,6 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same for what another runtime left: whatever is stuck must not delay every later start.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many processes are open while others are killed: this process may have only so many descriptors.
+const OPEN_AT_ONCE: usize = 256;
 
 /// The two interfaces of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -489,10 +492,21 @@ fn kill_all(directory: &Path) {
     if write(&directory.join("cgroup.kill"), "1").is_ok() {
         return;
     }
-    let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    for pid in pids.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0) {
-        // It may have ended meanwhile.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    kill_listed(|| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default());
+}
+
+/// Kills the processes whose numbers the list has. A process may end after the list is read, and its number
+/// may go to one outside of the cgroup. So each is opened first, and the list is read once more: the one that
+/// is open then was in the cgroup, or has ended.
+fn kill_listed(list: impl Fn() -> String) {
+    let numbers = || {
+        let list = list();
+        list.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect::<Vec<i32>>()
+    };
+    for some in numbers().chunks(OPEN_AT_ONCE) {
+        let open = some.iter().filter_map(|&pid| Some((pid, OpenProcess::of(Pid::from_raw(pid)).ok()?)));
+        let (open, still) = (open.collect::<Vec<_>>(), numbers());
+        open.iter().filter(|(pid, _)| still.contains(pid)).for_each(|(_, process)| process.kill());
     }
 }
 
@@ -527,6 +541,26 @@ mod tests {
 
         assert_eq!(hierarchy("22 27 0:21 / /proc rw - proc proc rw"), None);
         assert_eq!(hierarchy("cgroup"), None);
+    }
+
+    #[test]
+    fn a_process_that_has_left_the_cgroup_is_not_killed() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let line = format!("{}\n", child.id());
+        let listed = |times: usize| {
+            let reads = std::cell::Cell::new(0);
+            kill_listed(|| {
+                reads.set(reads.get() + 1);
+                if reads.get() <= times { line.clone() } else { String::new() }
+            });
+        };
+        // In the list when it is read first, and not any more when the process is open.
+        listed(1);
+        // A signal would take a moment.
+        sleep(Duration::from_millis(50));
+        assert_eq!(child.try_wait().unwrap(), None);
+        listed(2);
+        assert!(!child.wait().unwrap().success());
     }
 
     #[test]

@@ -263,3 +263,48 @@ fn clone_failed(flags: CloneFlags, in_cgroup: bool, errno: Errno) -> Error {
         _ => error,
     }
 }
+
+/// A process with a number that a test has chosen. It waits until the value is dropped.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Numbered(Pid);
+
+#[cfg(test)]
+impl Numbered {
+    /// Makes it: clone3(2) with `set_tid`. `None` where that may not be, which is said.
+    pub(crate) fn born_as(number: Pid) -> Option<Numbered> {
+        let numbers = [number.as_raw()];
+        // SAFETY: every field may be zero.
+        let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        (arguments.set_tid, arguments.set_tid_size) = (numbers.as_ptr() as u64, 1);
+        // SAFETY: without CLONE_VM this is a fork, and the child makes one system call, again and again.
+        let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+        match child_of(child) {
+            Ok(None) => loop {
+                // SAFETY: it touches no memory.
+                unsafe { libc::pause() };
+            },
+            Ok(Some(pid)) => Some(Numbered(pid)),
+            Err(errno) => {
+                crate::testing::skipped(&format!("no process of a chosen number: clone3: {errno}"));
+                None
+            }
+        }
+    }
+
+    /// Whether it lives.
+    pub(crate) fn lives(&self) -> bool {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(self.0), look) == Ok(WaitStatus::StillAlive)
+    }
+}
+
+#[cfg(test)]
+impl Drop for Numbered {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.0, None);
+    }
+}

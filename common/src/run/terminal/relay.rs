@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, setsid};
 
@@ -25,6 +25,7 @@ use crate::run::helper::{Helper, HelperEnd};
 use crate::sys::call;
 use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Error, Result, tell_raw};
+use crate::sys::pidfd::OpenProcess;
 use crate::sys::pty::{set_window_size, window_size};
 use crate::sys::signal::heeds;
 
@@ -59,8 +60,8 @@ impl Relay {
         };
         let screen = Screen::copy(Arc::clone(&main), to_caller, Arc::clone(&stopped))?;
         if streams.keys {
-            let to = Arc::clone(&main);
-            start("keys", move || copy_keys(&to, &stopped, first))?;
+            let (to, open) = (Arc::clone(&main), OpenProcess::of(first)?);
+            start("keys", move || copy_keys(&to, &stopped, first, &open))?;
         }
         Ok(Relay { main, caller: streams.caller, screen, stop: Some(stop), raw })
     }
@@ -184,8 +185,9 @@ fn is_gone(to: Caller, errno: Errno) -> bool {
 }
 
 /// Copies keys. If Ctrl-C does nothing, the user gets out by pressing it three times in a row. It is the same
-/// without a terminal of the container's own.
-fn copy_keys(main: &File, stop: &PipeReader, first: Pid) {
+/// without a terminal of the container's own. The main thread may have waited for the first process already,
+/// while this one still copies. By number, SIGKILL could then reach a stranger, so it goes to what is `open`.
+fn copy_keys(main: &File, stop: &PipeReader, first: Pid, open: &OpenProcess) {
     let mut interrupts = 0;
     let mut buffer = [0; 1 << 12];
     loop {
@@ -208,7 +210,7 @@ fn copy_keys(main: &File, stop: &PipeReader, first: Pid) {
         let is_signal = || tcgetattr(main).is_ok_and(|it| it.local_flags.contains(LocalFlags::ISIG));
         if interrupts >= 3 && is_signal() && !heeds(first, Signal::SIGINT) {
             tell_raw("Ctrl-C three times: ending the container with SIGKILL");
-            let _ = kill(first, Signal::SIGKILL);
+            open.kill();
             return;
         }
     }
