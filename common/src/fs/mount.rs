@@ -30,7 +30,7 @@ use nix::unistd::geteuid;
 use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::mounts::{self, copy_mount, copy_mounts, new_filesystem};
-use crate::sys::namespace::{enter, open_namespace};
+use crate::sys::namespace::{enter, open_namespace, open_of};
 pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
 pub(crate) use overlay::Site;
@@ -91,7 +91,7 @@ struct Later {
 /// The mounts of a container, to be copied from there.
 #[derive(Debug)]
 pub struct ContainerMounts {
-    root: File,
+    root: OwnedFd,
     namespace: OwnedFd,
 }
 
@@ -102,8 +102,8 @@ impl ContainerMounts {
     /// As [`open_namespace`].
     pub fn open(pid: i32, option: &str) -> Result<ContainerMounts> {
         let namespace = open_namespace(pid, "mnt", option)?;
-        let path = format!("/proc/{pid}/root");
-        let root = File::open(&path).context(format_args!("{option}: open {path}"))?;
+        let root = open_of(pid, "root", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let root = root.map_err(|error| Error::new(format!("{option}: {error}")))?;
         Ok(ContainerMounts { root, namespace })
     }
 

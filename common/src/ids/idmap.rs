@@ -23,8 +23,13 @@ mod tests;
 mod write;
 
 use std::fmt::{self, Display, Write};
+use std::fs::File;
+use std::io::Read;
+
+use nix::fcntl::OFlag;
 
 use crate::sys::error::{Context, Error, Result};
+use crate::sys::namespace::open_of;
 use crate::values::IdRange;
 
 pub use files::with_files_of;
@@ -147,8 +152,9 @@ impl IdMaps {
     /// ENOENT when it has ended.
     pub fn of_process(process: i32) -> Result<IdMaps> {
         let read = |file: &str| {
-            let path = format!("/proc/{process}/{file}");
-            let text = std::fs::read_to_string(&path).context(format_args!("read {path}"))?;
+            let mut text = String::new();
+            let mut opened = File::from(open_of(process, file, OFlag::O_RDONLY)?);
+            opened.read_to_string(&mut text).context(format_args!("read /proc/{process}/{file}"))?;
             let range = |line: &str| {
                 let mut numbers = line.split_whitespace().filter_map(|number| number.parse().ok());
                 let mut next = || numbers.next();

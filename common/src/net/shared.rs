@@ -22,8 +22,7 @@ use nix::unistd::{geteuid, gethostname};
 use crate::fs::path::open_beneath;
 use crate::run::helper::Helper;
 use crate::sys::error::{Context, Error, Result};
-use crate::sys::namespace::{check_namespace, enter, is_own_namespace};
-use crate::sys::open;
+use crate::sys::namespace::{check_namespace, enter, is_own_namespace, open_of};
 
 /// The longest file that is taken. All names of the container's have to fit in a tmpfs of 1 MiB.
 const LONGEST: i64 = 1 << 18;
@@ -35,7 +34,7 @@ const LONGEST: i64 = 1 << 18;
 /// EACCES, ESRCH; the file is no regular one, one of the kernel's own, or too long.
 pub fn read(pid: i32, path: &str, option: &str) -> Result<Option<String>> {
     let of_option = |error: Error| Error::new(format!("{option}: {error}"));
-    let root = open(format!("/proc/{pid}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(of_option)?;
+    let root = open_of(pid, "root", OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(of_option)?;
     read_beneath(&root, Path::new(path)).map_err(of_option)
 }
 

@@ -2,23 +2,58 @@
 //!
 //! Kernel objects: the links in `/proc/PID/ns`. An open one keeps the namespace alive. So the parent opens it
 //! first, while nothing has been made yet and a wrong PID costs nothing. The child enters it later.
-//! See namespaces(7), setns(2).
+//!
+//! An option names a process by its number, and several parts of the runtime look that process up. It may end
+//! meanwhile, and the kernel may give the number to a process of another container. The new container would
+//! then have the network of one and the memory of the other. So the folder `/proc/PID` is opened once: an
+//! open one stays that of the one process, and leads nowhere when that process is gone.
+//! See namespaces(7), setns(2), proc(5).
 
 use std::fs::File;
 #[cfg(feature = "idmap")]
 use std::os::fd::FromRawFd;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
 #[cfg(any(feature = "idmap", feature = "network"))]
 use nix::libc;
 use nix::sched::CloneFlags;
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fstat};
 #[cfg(feature = "idmap")]
 use nix::unistd::Uid;
 
 use crate::sys::error::{Context, Error, Result};
-use crate::sys::{call, names};
+use crate::sys::{call, names, open};
+
+/// The folders in /proc of the processes that were asked for.
+static FOLDERS: Mutex<Vec<(i32, OwnedFd)>> = Mutex::new(Vec::new());
+
+/// Lets `look` look into the folder of the process `pid` in /proc: the same process each time.
+///
+/// # Errors
+/// ENOENT when there is no such process; that of `look`.
+pub(crate) fn in_folder_of<T>(pid: i32, look: impl FnOnce(&OwnedFd) -> Result<T>) -> Result<T> {
+    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = folders.iter().position(|(of, _)| *of == pid);
+    let at = known.unwrap_or(folders.len());
+    if known.is_none() {
+        folders.push((pid, open(format!("/proc/{pid}"), OFlag::O_PATH | OFlag::O_DIRECTORY)?));
+    }
+    look(&folders[at].1)
+}
+
+/// Opens what the process `pid` has under this name in its folder in /proc, such as `root`.
+///
+/// # Errors
+/// Those of [`in_folder_of`]; ENOENT, ESRCH when the process has ended; EACCES when it is another user's.
+pub(crate) fn open_of(pid: i32, name: &str, flags: OFlag) -> Result<OwnedFd> {
+    in_folder_of(pid, |folder| {
+        let opened = openat(folder, name, flags | OFlag::O_CLOEXEC, Mode::empty());
+        opened.context(format_args!("open /proc/{pid}/{name}"))
+    })
+}
 
 /// Opens a namespace of the process `pid`; `kind` is its name in `/proc/PID/ns`, such as `net`. `option` is
 /// what the user wrote, for the error: `--network container:1234`.
@@ -27,13 +62,16 @@ use crate::sys::{call, names};
 /// ESRCH when there is no such process, or one that has ended and was not waited for yet; EACCES when it is
 /// another user's.
 pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/{kind}");
-    let opened = call(
-        "open(2), namespaces(7)",
-        || format!("open({path:?}, O_RDONLY|O_CLOEXEC)"),
-        || File::open(&path).map(OwnedFd::from),
-    );
-    opened.map_err(|error| cannot_open(error, &path, option))
+    let name = format!("ns/{kind}");
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let opened = in_folder_of(pid, |folder| {
+        call(
+            "openat(2), namespaces(7)",
+            || format!("openat({}, {name:?}, O_RDONLY|O_CLOEXEC)", folder.as_raw_fd()),
+            || openat(folder, &*name, flags, Mode::empty()),
+        )
+    });
+    opened.map_err(|error| cannot_open(error, &format!("/proc/{pid}/{name}"), option))
 }
 
 /// Refuses a PID whose namespace of this kind [`open_namespace`] could not open. Nothing is told of it: the
@@ -43,8 +81,9 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
 /// Those of [`open_namespace`].
 #[cfg(feature = "network")]
 pub(crate) fn check_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/{kind}");
-    File::open(&path).at("open", &path).map(OwnedFd::from).map_err(|error| cannot_open(error, &path, option))
+    let name = format!("ns/{kind}");
+    open_of(pid, &name, OFlag::O_RDONLY)
+        .map_err(|error| cannot_open(error, &format!("/proc/{pid}/{name}"), option))
 }
 
 /// The cookie of this thread's network namespace, which the kernel gives to no other one until the machine is
@@ -177,16 +216,34 @@ fn related(namespace: &OwnedFd, name: &str, request: libc::Ioctl) -> Result<Owne
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use nix::unistd::Pid;
+
     use super::*;
+    use crate::sys::clone::Numbered;
 
     #[test]
     fn a_process_that_has_ended_and_was_not_waited_for() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
         let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
         nix::sys::wait::waitid(nix::sys::wait::Id::Pid(pid), flags).unwrap();
         let error = open_namespace(pid.as_raw(), "net", "--network container:1").unwrap_err();
         child.wait().unwrap();
         assert_eq!(error.errno(), Some(Errno::ESRCH), "{error}");
+    }
+
+    #[test]
+    fn a_number_that_was_given_anew_is_not_the_process_that_was_named() {
+        let (option, mut child) = ("--ipc container:1", Command::new("sleep").arg("600").spawn().unwrap());
+        let pid = Pid::from_raw(child.id().cast_signed());
+        open_namespace(pid.as_raw(), "net", option).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let Some(other) = Numbered::born_as(pid) else { return };
+        let opened = ["net", "ipc"].map(|kind| open_namespace(pid.as_raw(), kind, option));
+        drop(other);
+        assert_eq!(opened.map(|opened| opened.unwrap_err().errno()), [Some(Errno::ESRCH); 2]);
     }
 }
