@@ -264,7 +264,9 @@ fn not_onto_host(subject: &Subject) -> Checked {
     let (path, text) = folder(subject, "onto-host")?;
     let (inner, inner_text) = folder(subject, "onto-host-inner")?;
     let (layer, layer_text) = folder(subject, "onto-host-layer")?;
-    symlink("/mnt/it/there", layer.join("to"))?;
+    // With more names than the volume's target, so that it comes later.
+    fs::create_dir_all(layer.join("a/way"))?;
+    symlink("/mnt/it/there", layer.join("a/way/to"))?;
     for below in ["there", "below"] {
         fs::create_dir(path.join(below))?;
     }
@@ -292,7 +294,7 @@ fn not_onto_host(subject: &Subject) -> Checked {
             // Without the `r`, a mount below stays as it is on the host.
             (["-v", &volume(":private"), "--tmpfs", "/mnt/it/below/there"], "/mnt/it/below/there"),
             (["-v", &volume(":slave"), "--tmpfs", "/mnt/it/below/new"], "/mnt/it/below/new"),
-            (["-v", &volume(":rshared"), "-v", &inner_at("/to")], "/to"),
+            (["-v", &volume(":rshared"), "-v", &inner_at("/a/way/to")], "/a/way/to"),
         ];
         for user in [&[][..], subject.as_host_root()] {
             for (options, place) in &refuses {
