@@ -30,7 +30,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use crate::run::helper::{Helper, HelperEnd};
 use crate::sys::descriptors::close_all_but;
 use crate::sys::error::{Context, Result};
-use crate::sys::namespace::{enter, open_namespace};
+use crate::sys::namespace::{enter, open_namespace_of_child};
 use crate::sys::{call, explain, open, set_no_new_privs, set_not_dumpable, setgroups, setresgid, setresuid};
 use crate::values::Proxied;
 
@@ -89,7 +89,7 @@ fn serve(doors: Vec<Door>, container: Pid, address: Ipv4Addr, runtime: &mut Help
     let _ = setsid();
     // The runtime's locks, too, which must be free as soon as it is dead.
     close_all_but(doors.iter().map(|door| door.socket.as_fd()).chain([runtime.as_fd()]))?;
-    let network = open_namespace(container.as_raw(), "net", "--publish")?;
+    let network = open_namespace_of_child(container.as_raw(), "net", "--publish")?;
     enter(&network, CloneFlags::CLONE_NEWNET)?;
     drop(network);
     become_nobody()?;

@@ -10,11 +10,12 @@
 
 use std::os::fd::OwnedFd;
 
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
 use crate::sys::error::{Error, Result};
 use crate::sys::namespace::{enter, is_own_namespace, open_namespace};
-use crate::sys::set_not_dumpable;
+use crate::sys::{open, set_not_dumpable};
 use crate::values::PidMode;
 
 /// Where the children of this process are born, until it is dropped.
@@ -49,7 +50,7 @@ impl PidNamespace {
         // The container's processes see the child while it is still the runtime, and has the host's files
         // open. None may look into it then (CVE-2016-9962). The child inherits this.
         set_not_dumpable()?;
-        let home = open_namespace(std::process::id().cast_signed(), "pid", "--pid")?;
+        let home = open("/proc/self/ns/pid", OFlag::O_RDONLY)?;
         enter(&namespace, CloneFlags::CLONE_NEWPID)?;
         Ok(PidNamespace { home: Some(home) })
     }

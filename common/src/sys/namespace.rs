@@ -24,11 +24,13 @@ use nix::sys::stat::{Mode, fstat};
 #[cfg(feature = "idmap")]
 use nix::unistd::Uid;
 
+use crate::sys::clone::generation;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::{call, names, open};
 
-/// The folders in /proc of the processes that were asked for.
-static FOLDERS: Mutex<Vec<(i32, OwnedFd)>> = Mutex::new(Vec::new());
+/// The folders in /proc of the processes that were asked for. A copy of this process may have closed them, so
+/// each belongs to one [`generation`].
+static FOLDERS: Mutex<Vec<((u32, i32), OwnedFd)>> = Mutex::new(Vec::new());
 
 /// Lets `look` look into the folder of the process `pid` in /proc: the same process each time.
 ///
@@ -36,10 +38,11 @@ static FOLDERS: Mutex<Vec<(i32, OwnedFd)>> = Mutex::new(Vec::new());
 /// ENOENT when there is no such process; that of `look`.
 pub(crate) fn in_folder_of<T>(pid: i32, look: impl FnOnce(&OwnedFd) -> Result<T>) -> Result<T> {
     let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = folders.iter().position(|(of, _)| *of == pid);
+    let wanted = (generation(), pid);
+    let known = folders.iter().position(|(of, _)| *of == wanted);
     let at = known.unwrap_or(folders.len());
     if known.is_none() {
-        folders.push((pid, open(format!("/proc/{pid}"), OFlag::O_PATH | OFlag::O_DIRECTORY)?));
+        folders.push((wanted, open(format!("/proc/{pid}"), OFlag::O_PATH | OFlag::O_DIRECTORY)?));
     }
     look(&folders[at].1)
 }
@@ -72,6 +75,17 @@ pub fn open_namespace(pid: i32, kind: &str, option: &str) -> Result<OwnedFd> {
         )
     });
     opened.map_err(|error| cannot_open(error, &format!("/proc/{pid}/{name}"), option))
+}
+
+/// The same for a child of the runtime for which it has not waited yet: until then its number is its own.
+/// Leaves nothing else open.
+///
+/// # Errors
+/// Those of [`open_namespace`].
+#[cfg(feature = "network")]
+pub(crate) fn open_namespace_of_child(child: i32, kind: &str, option: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{child}/ns/{kind}");
+    open(&path, OFlag::O_RDONLY).map_err(|error| cannot_open(error, &path, option))
 }
 
 /// Refuses a PID whose namespace of this kind [`open_namespace`] could not open. Nothing is told of it: the
