@@ -55,7 +55,7 @@ pub(crate) const CHECKS: &[Check] = &[
         .needs(&[Need::Root])
         .hint("The copy of a mount of another container shares with the host what that mount shares."),
     Check::since(3, "volume.not-onto-host",
-        "A mount of the container in a mount that is shared with the host is refused, and the host gets none.",
+        "A mount in a mount that is shared with the host is refused, and the host does not get it.",
         not_onto_host)
         .needs(&[Need::Root])
         .hint("A mount in a shared mount is repeated in each of its peers, and the host's stays when the \

@@ -54,8 +54,8 @@ pub(super) fn of(open: &OwnedFd) -> Result<Mount> {
     of_file(open)?.ok_or_else(|| Error::new(format!("{LIST}: an open file's mount is not in it")))
 }
 
-/// Where the mount is attached in which an open file lies, if that mount is shared: the kernel repeats in
-/// others what is mounted in it.
+/// Where the mount of an open file is attached, if it is shared. The kernel repeats in others what is mounted
+/// in a shared one.
 pub(crate) fn shared_around(open: &OwnedFd) -> Result<Option<PathBuf>> {
     let mount = of(open)?;
     Ok(mount.shared.then_some(mount.point))
