@@ -4,8 +4,8 @@
 //! process may have open. The way up is the open directory. Below those it is `..`, which counts only when it
 //! leads to where the walk came from: somebody may have moved the directory meanwhile. Then the walk begins
 //! again at the top, and opens each name beneath it without following it. So nothing outside of the tree is
-//! ever removed. What is mounted in the tree is outside of it: the kernel (5.6) does not open it for the walk.
-//! Order: the files of a directory, its folders, itself. Needs no /proc.
+//! ever removed. What is mounted in the tree is outside of it: the kernel (5.6) does not open it for the
+//! walk. Order: the files of a directory, its folders, itself. Needs no /proc.
 //! Man pages: unlinkat(2), openat2(2), readdir(3).
 
 use std::ffi::{OsStr, OsString};
