@@ -18,16 +18,21 @@ mod resources;
 mod run;
 mod seen;
 mod trace;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use checks::kernel::eventually;
 use checks::{Subject, host};
+use nix::mount::{MsFlags, mount};
 use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
 
 use crate::prove::shard;
 use crate::workspace::{self, Build, Step};
@@ -35,6 +40,7 @@ use lines::{Line, Scene};
 use list::List;
 use place::Place;
 use run::{Fault, LIMIT, Outcome, Plan, Point};
+use workers::{Message, say};
 
 /// Make each system call of a runtime fail once, and look whether it survives.
 ///
@@ -73,6 +79,14 @@ pub struct Args {
     /// Print the places, and inject nothing.
     #[arg(long)]
     list: bool,
+
+    /// How many runs go on at a time, each on a host of its own [default: the number of processors].
+    #[arg(long, value_name = "COUNT")]
+    jobs: Option<usize>,
+
+    /// Be the worker K of N of another such process.
+    #[arg(long, value_name = "K/N", value_parser = shard, hide = true, requires = "bin")]
+    worker: Option<(usize, usize)>,
 }
 
 /// Runs the tool. The exit status is 1 when a run did not survive, or an entry of the list of what cannot
@@ -82,6 +96,12 @@ pub struct Args {
 /// When there is no such step or binary, the step cannot be built, or the tool is not started by root.
 pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(geteuid().is_root(), "only root can trace programs such as newuidmap: sudo cargo xtask faults");
+    // All runs have a filter. Only its number tells that a command's own is there.
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    ensure!(status.contains("Seccomp_filters:"), "faults needs Linux 5.9 or later");
+    if let Some(worker) = args.worker {
+        return work(args, worker);
+    }
     let steps = match &args.step {
         Some(step) => vec![workspace::step(step)?],
         None => workspace::steps()?,
@@ -93,29 +113,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             None => workspace::build(&[&step.name], Build::Debug)?.join(&step.name),
         });
     }
-    let last = steps.iter().map(|step| step.number).max().unwrap_or_default();
-    let _host = host::enter(last).context("a host of the checks' own")?;
-    let mut list = List::read()?;
+    let jobs = if args.list { 1 } else { args.jobs.unwrap_or(available_parallelism()?.get()).max(1) };
     let mut sum = Count::default();
+    let mut needed = BTreeSet::new();
     for (step, binary) in steps.iter().zip(binaries) {
-        let subject = Subject::new(&binary, step.number).with_context(|| binary.display().to_string())?;
-        let scene = Scene::set(&subject)?;
-        let folder = run::folder()?;
-        for line in scene.lines() {
-            if args.line.is_empty() || args.line.iter().any(|name| name == line.name) {
-                let trial =
-                    Trial { args, step, subject: &subject, scene: &scene, line, folder: folder.path() };
-                let count =
-                    if args.resources { trial.run_with_conditions(&mut list) } else { trial.run(&mut list) };
-                sum += count.with_context(|| step.name.clone())?;
-            }
-        }
+        let (count, more) = workers::run(args, &step.name, &binary, jobs)?;
+        sum += count;
+        needed.extend(more);
     }
     if args.list {
         return Ok(ExitCode::SUCCESS);
     }
     let everything = args.step.is_none() && args.only.is_empty() && args.line.is_empty() && args.shard.1 == 1;
-    let outdated = list.outdated(everything && !args.kill && !args.resources);
+    let outdated = match everything && !args.kill && !args.resources {
+        true => List::read()?.outdated(&needed),
+        false => vec![],
+    };
     for entry in &outdated {
         println!("xtask/faults.toml: no longer fits: {entry}");
     }
@@ -124,7 +137,46 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-#[derive(Debug, Default)]
+/// One of several processes: tries its part of a step on a host of its own.
+fn work(args: &Args, worker: (usize, usize)) -> Result<ExitCode> {
+    workers::begin()?;
+    let (Some(step), Some(binary)) = (&args.step, &args.bin) else {
+        bail!("a worker has a step and a binary")
+    };
+    let step = workspace::step(step)?;
+    let _host = host::enter(step.number).context("a host of the checks' own")?;
+    own_ranges_of_ids()?;
+    let mut list = List::read()?;
+    let subject = Subject::new(binary, step.number).with_context(|| binary.display().to_string())?;
+    let scene = Scene::set(&subject)?;
+    let folder = run::folder()?;
+    let mut sum = Count::default();
+    let mut groups = 0;
+    for line in scene.lines() {
+        if args.line.is_empty() || args.line.iter().any(|name| name == line.name) {
+            let folder = folder.path();
+            let trial = Trial { args, worker, step: &step, subject: &subject, scene: &scene, line, folder };
+            let count = match args.resources {
+                true => trial.run_with_conditions(&mut list, &mut groups),
+                false => trial.run(&mut list),
+            };
+            sum += count.with_context(|| step.name.clone())?;
+        }
+    }
+    workers::tell(&Message::Sum { count: sum, needed: list.needed() });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The list of the host ids that containers have is one for the whole host, whatever the state folder is. Each
+/// worker gets its own, or its runs would find other ranges in each run.
+fn own_ranges_of_ids() -> Result<()> {
+    const RUN: &str = "/run/congo";
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(RUN).context(RUN)?;
+    let options = Some("mode=700");
+    mount(Some("tmpfs"), RUN, Some("tmpfs"), MsFlags::empty(), options).context("mount /run/congo")
+}
+
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 struct Count {
     injected: usize,
     survived: usize,
@@ -159,6 +211,8 @@ impl std::fmt::Display for Count {
 /// One command line of one step.
 struct Trial<'a> {
     args: &'a Args,
+    /// Which worker of how many this is.
+    worker: (usize, usize),
     step: &'a Step,
     subject: &'a Subject,
     scene: &'a Scene<'a>,
@@ -195,6 +249,7 @@ impl Trial<'_> {
     fn run(&self, list: &mut List) -> Result<Count> {
         let began = Instant::now();
         let name = format!("{} {}", self.step.name, self.line.name);
+        let before = host::Look::at(self.subject);
         // The first runs make what later ones find.
         self.start(None, false, GENEROUS)?;
         let reference = self.start(None, false, GENEROUS)?;
@@ -207,13 +262,13 @@ impl Trial<'_> {
         let again = self.start(None, true, GENEROUS)?;
         let steady: BTreeSet<_> = again.points.iter().map(|point| &point.place).collect();
         let points: Vec<_> = recorded.points.iter().filter(|point| steady.contains(&point.place)).collect();
-        let look = host::Look::at(self.subject);
+        let look = self.look_when_calm(&before);
         let files = self.scene.files_of_user();
         let mut count = Count::default();
         let faults = self.faults(&points);
         if self.args.list {
             for (point, _) in &faults {
-                println!("{name}: {}", shown(&point.place, &recorded));
+                say(format!("{name}: {}", shown(&point.place, &recorded)));
             }
             return Ok(count);
         }
@@ -221,7 +276,7 @@ impl Trial<'_> {
             let outcome = self.start(Some((&point.place, fault)), false, recorded.took)?;
             if !outcome.injected {
                 count.unreached += 1;
-                println!("{name}: {}: not reached again", shown(&point.place, &recorded));
+                say(format!("{name}: {}: not reached again", shown(&point.place, &recorded)));
                 continue;
             }
             count.injected += 1;
@@ -238,15 +293,29 @@ impl Trial<'_> {
                 }
                 Err(why) => {
                     count.died += 1;
-                    println!("{name}: {}: {}: {why}", shown(&point.place, &recorded), named(fault));
+                    say(format!("{name}: {}: {}: {why}", shown(&point.place, &recorded), named(fault)));
                     // So that one failure is not the cause of the next.
                     let _ = look.compare(self.subject);
                 }
             }
-            let _ = std::io::stdout().flush();
         }
-        println!("{name}: {} places: {count} ({:.0?})", points.len(), began.elapsed());
+        let took = began.elapsed();
+        workers::tell(&Message::Line { name, places: points.len(), count, took });
         Ok(count)
+    }
+
+    /// Looks at the host when everything has gone that the runs since then have left for a moment. A link that
+    /// goes only after the look would count as lost in each later run.
+    fn look_when_calm(&self, before: &host::Look) -> host::Look {
+        let is_calm = || {
+            let changes = before.changes(self.subject, Duration::ZERO);
+            let goes = |change: &String| {
+                change.starts_with("a new network link") || change.starts_with("a new process")
+            };
+            !changes.iter().any(goes)
+        };
+        eventually(LIMIT, is_calm);
+        host::Look::at(self.subject)
     }
 
     /// The changes on the host, and the ordinary user's new files.
@@ -283,13 +352,10 @@ impl Trial<'_> {
                 }
             }
         }
-        let (part, parts) = self.args.shard;
+        faults.retain(|(point, fault)| {
+            is_of(&format!("{} {}", point.place, named(fault)), self.args.shard, self.worker)
+        });
         faults
-            .into_iter()
-            .enumerate()
-            .filter(|(index, _)| index % parts == part - 1)
-            .map(|(_, it)| it)
-            .collect()
     }
 
     /// Whether a run has ended as the one without a fault.
@@ -387,6 +453,15 @@ impl Trial<'_> {
     }
 }
 
+/// Whether this part of several, and this worker, tries a fault. It goes by the fault's name: a call that only
+/// some runs make must not move all other faults to other parts.
+fn is_of(fault: &str, (part, parts): (usize, usize), (worker, workers): (usize, usize)) -> bool {
+    // FNV-1a, which is the same in each process. The lowest bits tell similar names apart least.
+    let mix = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = (fault.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, mix) >> 24) as usize;
+    hash % parts == part - 1 && hash / parts % workers == worker - 1
+}
+
 fn named(fault: &Fault) -> String {
     match fault {
         Fault::Errno(errno) => format!("{errno:?}"),
@@ -402,4 +477,23 @@ fn shown(place: &Place, recorded: &Outcome) -> String {
     let role = roles.get(&place.process).map_or("runtime", String::as_str);
     let text = place.to_string();
     format!("{role}{}", text.strip_prefix(&place.process).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_has_one_part_and_one_worker() {
+        let faults: Vec<_> = (0..400).map(|number| format!("runtime mount({number}) EPERM")).collect();
+        for fault in &faults {
+            let whole = (1..=5).flat_map(|part| (1..=3).map(move |worker| ((part, 5), (worker, 3))));
+            let owners = whole.filter(|(shard, worker)| is_of(fault, *shard, *worker)).count();
+            assert_eq!(owners, 1, "{fault}");
+        }
+        for part in 1..=5 {
+            let count = faults.iter().filter(|fault| is_of(fault, (part, 5), (1, 1))).count();
+            assert!((50..110).contains(&count), "part {part} has {count} of 400");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::fs;
+use std::str::FromStr;
 use std::sync::LazyLock;
 
 use nix::errno::Errno;
@@ -34,6 +35,13 @@ impl Display for Place {
 /// The call's name: `openat`.
 pub fn name(call: &Call) -> &'static str {
     usize::try_from(call.number).ok().and_then(Sysno::new).map_or("unknown", |number| number.name())
+}
+
+/// The number of the call of a place: `openat(/dev/null)`.
+pub fn number(what: &str) -> Option<u32> {
+    let (name, object) = what.split_once('(')?;
+    let known = Sysno::from_str(name).ok().map(|number| number as u32);
+    known.or_else(|| object.strip_suffix(')')?.strip_prefix('#')?.parse().ok())
 }
 
 /// The call with what tells it from others: paths, the files behind descriptors, flags.
@@ -90,6 +98,8 @@ pub fn describe(pid: Pid, call: &Call) -> String {
             "waitid" | "wait4" => String::new(),
             _ => format!("{a}"),
         },
+        // Newer than the list of names.
+        "unknown" => return format!("{name}(#{})", call.number),
         _ => String::new(),
     };
     format!("{name}({})", steady(&object))
@@ -113,10 +123,11 @@ fn of_descriptor(pid: Pid, number: u64) -> String {
 
 /// The text without what each run has anew: process ids, random names, numbers of sockets and descriptors.
 pub fn steady(text: &str) -> String {
-    static PARTS: LazyLock<[(Regex, &str); 8]> = LazyLock::new(|| {
+    static PARTS: LazyLock<[(Regex, &str); 9]> = LazyLock::new(|| {
         let part = |expression: &str, by| (Regex::new(expression).expect("a regular expression"), by);
         [
             part(r"/tmp/congo-checks-[0-9A-Za-z]+", "$$T"),
+            part(r"/tmp/faults-[0-9A-Za-z]+", "$$F"),
             part(r"congo-[0-9a-f]{12}", "congo-N"),
             part(r"\.tmp[0-9A-Za-z]{6}", ".tmpN"),
             part(r"(socket|pipe|mnt|net|uts|user|pid|ipc|cgroup):\[\d+\]", "${1}:[N]"),
@@ -209,13 +220,23 @@ pub fn changes_nothing(call: &Call) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::steady;
+    use nix::libc;
+
+    use super::{number, steady};
+
+    #[test]
+    fn a_place_tells_the_number_of_its_call() {
+        assert_eq!(number("mount(none, /, NULL, 0x44000)"), Some(libc::SYS_mount as u32));
+        assert_eq!(number("openat($T/home/a (b))"), Some(libc::SYS_openat as u32));
+        assert_eq!((number("unknown(#999)"), number("unknown()")), (Some(999), None));
+    }
 
     #[test]
     fn what_differs_in_each_run_is_left_out() {
         for (text, expected) in [
             ("/tmp/congo-checks-a1B2c3/home/run", "$T/home/run"),
             ("/sys/fs/cgroup/pids/congo-0123456789ab/pids.max", "/sys/fs/cgroup/pids/congo-N/pids.max"),
+            ("/tmp/faults-Hib0Um/stderr", "$F/stderr"),
             ("socket:[123456]", "socket:[N]"),
             ("/proc/1234/uid_map", "/proc/N/uid_map"),
             ("0x7c020000", "0x7c020000"),

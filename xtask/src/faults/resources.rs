@@ -11,7 +11,6 @@
 mod ground;
 
 use std::cell::{Cell, RefCell};
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,6 +29,7 @@ use super::list::List;
 use super::place::{Place, steady};
 use super::run::{self, Fault, LIMIT, Outcome, Plan};
 use super::trace::Condition;
+use super::workers::say;
 use super::{Count, GENEROUS, Trial};
 
 /// A command that needs no process and no descriptor of its own: these are what the container may lack.
@@ -187,11 +187,11 @@ fn cases(ground: Ground, step: u8, line: &Line) -> Vec<Case> {
 }
 
 impl Trial<'_> {
-    /// All cases with this line.
+    /// All cases of this worker with this line. `groups` counts the grounds of all lines.
     ///
     /// # Errors
     /// When a condition cannot be made, or a run without one does not end as it should.
-    pub fn run_with_conditions(&self, list: &mut List) -> Result<Count> {
+    pub fn run_with_conditions(&self, list: &mut List, groups: &mut usize) -> Result<Count> {
         let mut count = Count::default();
         let mut index = 0;
         for ground in GROUNDS {
@@ -203,9 +203,15 @@ impl Trial<'_> {
                 index += 1;
                 (index - 1) % parts == part - 1
             });
+            let (worker, workers) = self.worker;
+            *groups += 1;
+            // Cases of one ground stay together: they share its filesystem, and one of them must feel a lack.
+            if *groups % workers != worker % workers {
+                continue;
+            }
             if self.args.list {
                 for case in &cases {
-                    println!("{} {}: {}", self.step.name, self.line.name, case.name);
+                    say(format!("{} {}: {}", self.step.name, self.line.name, case.name));
                 }
             } else if !cases.is_empty() {
                 let line = match ground {
@@ -227,6 +233,7 @@ impl Trial<'_> {
         let began = Instant::now();
         let name = format!("{} {}", self.step.name, self.line.name);
         let mut count = Count::default();
+        let before = host::Look::at(self.subject);
         let plain = self.start(None, false, GENEROUS).and_then(|_| self.start(None, false, GENEROUS))?;
         let told = plain.stderr.trim();
         ensure!(plain.status != Some(125), "{}: without a condition it fails: {told}", self.line.name);
@@ -239,7 +246,7 @@ impl Trial<'_> {
             Ground::Plain | Ground::Simple | Ground::Writing => Ok(()),
         };
         if let Err(why) = made {
-            println!("{name}: {}: cannot run here: {why:#}", cases[0].name);
+            say(format!("{name}: {}: cannot run here: {why:#}", cases[0].name));
             count.lacking += cases.len();
             return Ok(count);
         }
@@ -252,7 +259,7 @@ impl Trial<'_> {
         if let Some(hangs) = &reference.hangs {
             bail!("{}: without a condition it does not end in time: {hangs}", self.line.name);
         }
-        let look = host::Look::at(self.subject);
+        let look = self.look_when_calm(&before);
         let files = self.scene.files_of_user();
         let mut felt = 0;
         for case in cases {
@@ -284,21 +291,20 @@ impl Trial<'_> {
                 }
                 Err(why) => {
                     count.died += 1;
-                    println!("{name}: {}: {why}", case.name);
+                    say(format!("{name}: {}: {why}", case.name));
                     // So that one failure is not the cause of the next.
                     let _ = look.compare(self.subject);
                 }
             }
-            let _ = std::io::stdout().flush();
         }
         let first = cases[0].name.split(':').next().unwrap_or_default();
         let is_part = !self.args.only.is_empty() || self.args.shard.1 > 1;
         if felt == 0 && !is_part && cases.iter().filter(|case| !case.errnos.is_empty()).count() > 1 {
             count.died += 1;
-            println!("{name}: {first}: no run has felt what it lacks, so this has tried nothing");
+            say(format!("{name}: {first}: no run has felt what it lacks, so this has tried nothing"));
         }
         let took = began.elapsed();
-        println!("{name}: {first} and the like: {count}; {felt} with an error ({took:.0?})");
+        say(format!("{name}: {first} and the like: {count}; {felt} with an error ({took:.0?})"));
         Ok(count)
     }
 

@@ -5,18 +5,19 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{Signal, kill};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::place::{self, Place};
 use super::seen::{self, Figures};
-use super::trace::{self, Start, Stop, Until};
+use super::trace::{self, Start, Stop, Until, Watched};
 
 /// How much longer a run may take than one without a fault, whatever fails in it.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -71,6 +72,9 @@ pub struct Outcome {
     pub took: Duration,
 }
 
+/// What `main` does first; before it come the loader and the standard library.
+const MARKER: Watched = (libc::SYS_rt_sigaction as u32, Some(libc::SIGCHLD as u32));
+
 struct Process {
     descent: String,
     children: usize,
@@ -111,10 +115,12 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let began = Instant::now();
     let (out, err) = (plan.folder.join("stdout"), plan.folder.join("stderr"));
     let mut terminal = None;
+    let watched = watched(plan);
+    let bell = Bell::hang().context("signalfd")?;
     let runtime = if plan.start.terminal {
         let (ours, theirs) = trace::terminal()?;
         let stdout = plan.stdout.unwrap_or(theirs.as_fd());
-        let pid = trace::start(plan.start, [theirs.as_fd(), stdout, theirs.as_fd()])?;
+        let pid = trace::start(plan.start, [theirs.as_fd(), stdout, theirs.as_fd()], &watched)?;
         let flags = nix::fcntl::OFlag::O_NONBLOCK;
         nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(flags))?;
         terminal = Some(File::from(ours));
@@ -122,7 +128,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     } else {
         let (nothing, stdout, stderr) = (File::open("/dev/null")?, File::create(&out)?, File::create(&err)?);
         let stdout = plan.stdout.unwrap_or(stdout.as_fd());
-        trace::start(plan.start, [nothing.as_fd(), stdout, stderr.as_fd()])?
+        trace::start(plan.start, [nothing.as_fd(), stdout, stderr.as_fd()], &watched)?
     };
     let mut tracer = Tracer {
         plan,
@@ -137,15 +143,15 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let mut screen = Vec::new();
     let mut later = plan.later;
     let meanwhile = || {
-        drain(terminal.as_mut(), &mut screen);
+        drain(terminal.as_ref(), &mut screen);
         if began.elapsed() > A_WHILE
             && let Some(act) = later.take()
         {
             act(runtime);
         }
     };
-    tracer.watch(began, meanwhile)?;
-    drain(terminal.as_mut(), &mut screen);
+    tracer.watch(began, meanwhile, || bell.wait(terminal.as_ref()))?;
+    drain(terminal.as_ref(), &mut screen);
     let mut outcome = tracer.outcome;
     if plan.start.terminal {
         outcome.stdout = String::from_utf8_lossy(&screen).into_owned();
@@ -158,8 +164,51 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn drain(terminal: Option<&mut File>, screen: &mut Vec<u8>) {
-    let Some(terminal) = terminal else { return };
+/// Rings when a traced process has stopped or ended, so that nobody has to ask again and again.
+struct Bell(SignalFd);
+
+impl Bell {
+    fn hang() -> nix::Result<Bell> {
+        let signals = SigSet::from(Signal::SIGCHLD);
+        signals.thread_block()?;
+        Ok(Bell(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Waits until it rings, or the terminal has something to read. Returns soon in any case, for the limits.
+    fn wait(&self, terminal: Option<&File>) {
+        const SOON: u16 = 50;
+        let mut wanted: Vec<_> = [self.0.as_fd()].into_iter().chain(terminal.map(AsFd::as_fd)).collect();
+        loop {
+            let mut ends: Vec<_> = wanted.iter().map(|end| PollFd::new(*end, PollFlags::POLLIN)).collect();
+            let _ = poll(&mut ends, PollTimeout::from(SOON));
+            let has = |end: &PollFd, flags| end.revents().is_some_and(|found| found.intersects(flags));
+            // A terminal that no process has open would make this a busy loop.
+            let is_hung_up =
+                ends.get(1).is_some_and(|end| !has(end, PollFlags::POLLIN) && has(end, PollFlags::POLLHUP));
+            if !is_hung_up || has(&ends[0], PollFlags::POLLIN) {
+                break;
+            }
+            wanted.truncate(1);
+        }
+        while let Ok(Some(_)) = self.0.read_signal() {}
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let _ = SigSet::from(Signal::SIGCHLD).thread_unblock();
+    }
+}
+
+/// The calls at which a run with a fault stops: those of the fault's name, and the one after which they count.
+fn watched(plan: &Plan) -> Vec<Watched> {
+    let Some((place, _)) = plan.fault else { return vec![] };
+    let wanted = place::number(&place.what);
+    wanted.map(|number| (number, None)).into_iter().chain([MARKER]).collect()
+}
+
+fn drain(terminal: Option<&File>, screen: &mut Vec<u8>) {
+    let Some(mut terminal) = terminal else { return };
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = terminal.read(&mut bytes) {
         screen.extend_from_slice(&bytes[..count]);
@@ -190,26 +239,21 @@ impl Tracer<'_> {
         self.processes.insert(pid, process);
     }
 
-    /// All calls are looked at until the fault has come.
+    /// A run that records stops at each call. In a run with a fault, the filter stops the processes.
     fn until(&self, pid: Pid) -> Until {
         let process = &self.processes[&pid];
         let waits_for_marker = process.descent == "runtime";
-        let looks = self.armed || self.plan.record;
-        if looks && (process.counts || waits_for_marker) || process.pending.is_some() {
+        if self.plan.record && (process.counts || waits_for_marker) || process.pending.is_some() {
             Until::Call
         } else {
             Until::Event
         }
     }
 
-    fn watch(&mut self, began: Instant, mut meanwhile: impl FnMut()) -> Result<()> {
-        let mut pause = Duration::from_micros(20);
+    fn watch(&mut self, began: Instant, mut meanwhile: impl FnMut(), wait: impl Fn()) -> Result<()> {
         loop {
             match trace::next() {
-                Ok(Some((pid, stop))) => {
-                    pause = Duration::from_micros(20);
-                    self.handle(pid, &stop)?;
-                }
+                Ok(Some((pid, stop))) => self.handle(pid, &stop)?,
                 Ok(None) => {
                     meanwhile();
                     if began.elapsed() > self.plan.limit && self.outcome.hangs.is_none() {
@@ -224,8 +268,7 @@ impl Tracer<'_> {
                             let _ = kill(*pid, Signal::SIGKILL);
                         }
                     }
-                    sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(1));
+                    wait();
                 }
                 Err(error) if trace::none_left(&error) => return Ok(()),
                 Err(error) => return Err(error.context("waitpid")),
@@ -283,12 +326,9 @@ impl Tracer<'_> {
     }
 
     fn enter(&mut self, pid: Pid, call: &trace::Call) {
-        let name = place::name(call);
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        // What `main` does first; before it come the loader and the standard library.
-        if !process.counts && name == "rt_sigaction" && call.arguments[0] == libc::SIGCHLD as u64 {
-            process.counts = true;
-        }
+        let is_marker = call.number == u64::from(MARKER.0) && call.arguments[0] == libc::SIGCHLD as u64;
+        process.counts |= is_marker;
         if !process.counts || !(self.armed || self.plan.record) {
             return;
         }

@@ -1,8 +1,12 @@
-//! ptrace(2): stops a runtime, and all that it starts, at each system call, and answers one in the kernel's
-//! place.
+//! ptrace(2): stops a runtime, and all that it starts, at system calls, and answers one in the kernel's place.
+//!
+//! A stop at each call makes a run many times as long. So each run has a seccomp filter that stops it at the
+//! calls of one name only, or at none. All runs have one filter, since the command's status tells how many
+//! there are.
 //!
 //! The one file of this tool with unsafe code. The tracer must have one thread, as a process has one tracer,
-//! and a tracer is a thread. Kernel objects: the traced processes. Man pages: ptrace(2), waitpid(2).
+//! and a tracer is a thread. Kernel objects: the traced processes. Man pages: ptrace(2), waitpid(2),
+//! seccomp(2).
 
 use std::ffi::CString;
 use std::io;
@@ -73,27 +77,33 @@ pub struct Condition {
     pub cgroup: Option<RawFd>,
 }
 
-/// Starts a program with these three streams, traced with all that it starts. It stops before its exec.
+/// A call at which each process stops of itself: its number, and its first argument, if only that counts.
+pub type Watched = (u32, Option<u32>);
+
+/// Starts a program with these three streams, traced with all that it starts. It stops before its exec, and
+/// then at the watched calls.
 ///
 /// # Errors
 /// EAGAIN at a limit of processes; EPERM for a process that may not trace.
-pub fn start(start: &Start, streams: [BorrowedFd<'_>; 3]) -> Result<Pid> {
+pub fn start(start: &Start, streams: [BorrowedFd<'_>; 3], watched: &[Watched]) -> Result<Pid> {
     let (read, write) = nix::unistd::pipe()?;
     let pointers = |texts: &[CString]| -> Vec<_> {
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let (words, variables) = (pointers(&start.words), pointers(&start.environment));
     let streams = streams.map(|stream| stream.as_raw_fd());
+    let filter = filter(watched);
     // SAFETY: this process has one thread, and the copy makes system calls only.
     let ForkResult::Parent { child } = unsafe { fork() }.context("fork")? else {
         // SAFETY: what the pointers lead to is owned by the caller of this function.
-        unsafe { become_program(start, streams, &words, &variables, [read.as_raw_fd(), write.as_raw_fd()]) }
+        unsafe { become_program(start, streams, &words, &variables, &filter, [&read, &write]) }
     };
     let options = Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_TRACESECCOMP
         | Options::PTRACE_O_EXITKILL;
     ptrace::seize(child, options).context("ptrace(PTRACE_SEIZE)")?;
     ptrace::interrupt(child).context("ptrace(PTRACE_INTERRUPT)")?;
@@ -110,6 +120,36 @@ fn go(write: OwnedFd) -> Result<()> {
     Ok(())
 }
 
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// A filter that stops a process at the watched calls, and allows all others.
+fn filter(watched: &[Watched]) -> Vec<libc::sock_filter> {
+    /// Where `struct seccomp_data` has them: the lower half of the first argument.
+    const NUMBER: u32 = 0;
+    const ARCH: u32 = 4;
+    const FIRST: u32 = 16;
+    let of = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |at| of(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+    let unless = |value, skip| of(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, value);
+    let end = |action| of(libc::BPF_RET | libc::BPF_K, 0, 0, action);
+    // Another architecture has other numbers.
+    let mut filter = vec![load(ARCH), of(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, ARCHITECTURE)];
+    filter.push(end(libc::SECCOMP_RET_ALLOW));
+    for &(number, first) in watched {
+        filter.push(load(NUMBER));
+        match first {
+            None => filter.push(unless(number, 1)),
+            Some(first) => filter.extend([unless(number, 3), load(FIRST), unless(first, 1)]),
+        }
+        filter.push(end(libc::SECCOMP_RET_TRACE));
+    }
+    filter.push(end(libc::SECCOMP_RET_ALLOW));
+    filter
+}
+
 /// # Safety
 /// In a copy of a process with one thread; the pointers are lists that end with a null pointer.
 unsafe fn become_program(
@@ -117,8 +157,10 @@ unsafe fn become_program(
     streams: [RawFd; 3],
     words: &[*const libc::c_char],
     variables: &[*const libc::c_char],
-    [read, write]: [RawFd; 2],
+    filter: &[libc::sock_filter],
+    [read, write]: [&OwnedFd; 2],
 ) -> ! {
+    let (read, write) = (read.as_raw_fd(), write.as_raw_fd());
     // SAFETY: system calls with values of this function; see above.
     unsafe {
         libc::close(write);
@@ -138,6 +180,13 @@ unsafe fn become_program(
         }
         for (stream, to) in streams.into_iter().zip(0..) {
             libc::dup2(stream, to);
+        }
+        // While it still has the right to do so without giving up set-user-id programs. The program is to
+        // have the mitigations that it has without a filter.
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+        if libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) != 0 {
+            libc::_exit(98);
         }
         if let Some(id) = start.user {
             libc::setgroups(0, std::ptr::null());
@@ -190,6 +239,7 @@ fn wait_for(which: i32, options: i32) -> Result<Option<(Pid, Stop)>> {
     let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
     let stop = match event {
         _ if signal == libc::SIGTRAP | 0x80 => at_call(pid),
+        libc::PTRACE_EVENT_SECCOMP => at_call(pid),
         libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
             let child = ptrace::getevent(pid).unwrap_or_default();
             Stop::Born(Pid::from_raw(i32::try_from(child).unwrap_or_default()))
@@ -207,6 +257,11 @@ fn at_call(pid: Pid) -> Stop {
         Ok(info) if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY => {
             // SAFETY: `op` says that this is the field that the kernel has written.
             let entry = unsafe { info.u.entry };
+            Stop::Enter(Call { number: entry.nr, arguments: entry.args })
+        }
+        Ok(info) if info.op == libc::PTRACE_SYSCALL_INFO_SECCOMP => {
+            // SAFETY: `op` says that this is the field that the kernel has written.
+            let entry = unsafe { info.u.seccomp };
             Stop::Enter(Call { number: entry.nr, arguments: entry.args })
         }
         Ok(_) => Stop::Exit,
