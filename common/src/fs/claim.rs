@@ -191,6 +191,30 @@ impl Claim {
         flock(&self.file, &self.path, FlockOperation::LockShared).map(drop)
     }
 
+    /// Removes the entry, if no other process has a claim to it, and `above` folders, where they are empty.
+    fn remove(&self, above: usize) -> Result<()> {
+        match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            // The last one removes it.
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(()),
+            locked => locked.at("lock", &self.path)?,
+        }
+        // The lock is still held, so nobody has taken the entry since.
+        if !is_at(self.identity, &self.path)? {
+            return Ok(());
+        }
+        for path in self.path.ancestors().take(above + 1) {
+            let is_folder = path != self.path || self.is_folder;
+            match if is_folder { fs::remove_dir(path) } else { fs::remove_file(path) } {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                // Somebody has mounted a file system there.
+                Err(_) if path != self.path && is_mount_point(path) => break,
+                result => result.at("remove", path)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -210,14 +234,10 @@ impl Drop for Claim {
         if !self.is_taker() {
             return;
         }
-        // The last one removes it. The lock is still held, so nobody has taken it since.
         if let Some(above) = self.goes
-            && rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && is_at(self.identity, &self.path).unwrap_or(false)
+            && let Err(error) = self.remove(above)
         {
-            let gone = if self.is_folder { fs::remove_dir(&self.path) } else { fs::remove_file(&self.path) };
-            let mut folders = self.path.ancestors().skip(1).take(above);
-            let _ = gone.and_then(|()| folders.try_for_each(fs::remove_dir));
+            tell(format_args!("congo: an entry stays until the next run: {}", error.in_one_line()));
         }
         // To close the file would not do: a copy of this process that still runs has it open, too.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
@@ -427,6 +447,12 @@ type Identity = (u64, u64);
 
 fn identity(there: &fs::Metadata) -> Identity {
     (there.dev(), there.ino())
+}
+
+/// Whether another file system begins at this folder.
+fn is_mount_point(folder: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|there| there.dev()).ok();
+    folder.parent().is_some_and(|above| device(above) != device(folder))
 }
 
 /// Whether this is the file that is at this path now. What cannot be seen is not taken for gone.

@@ -68,6 +68,22 @@ fn the_last_one_takes_the_entry_with_it() {
 }
 
 #[test]
+fn an_entry_that_cannot_go_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join("one")).unwrap();
+    // rmdir(2): the name must not be a dot.
+    let path = home.path().join("one/.");
+    let claim = Claim::of(&path, FlockOperation::LockExclusive).unwrap().unwrap();
+    let told = claim.remove(0).unwrap_err().to_string();
+    assert_eq!(told.lines().next(), Some(&*format!("remove {}: EINVAL: Invalid argument", path.display())));
+    let other = home.path().join("other/two");
+    let claim = Claim::take(Make::File, &other).unwrap().unwrap();
+    fs::write(home.path().join("other/three"), "").unwrap();
+    claim.remove(1).unwrap();
+    assert_eq!(names(&home.path().join("other")), ["three"], "a folder that others need stays");
+}
+
+#[test]
 fn what_goes_while_its_lock_is_converted_is_lost() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("claim");
