@@ -6,10 +6,11 @@
 //! Kernel objects: a process, made by fork(2), and a pair of connected sockets, one end for each side. The
 //! helper says that it is ready, if the parent waits for that, and waits for the parent's "go", if it needs
 //! it. Its last message is "done", or the error. A helper that ends without either was killed, or it
-//! panicked. The helper reads the end of the file when the parent has ended.
+//! panicked, or it could not send the message: then its status is the errno. The helper reads the end of the
+//! file when the parent has ended.
 //! Man pages: fork(2), socketpair(2), unix(7).
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -29,7 +30,7 @@ const GO: u8 = b'g';
 const DONE: u8 = b'+';
 
 /// The status of a helper that panicked, as Rust's standard library has it.
-const PANICKED: u8 = 101;
+const PANICKED: i32 = 101;
 
 /// A helper at work, seen from its parent. Dropped, it reads the end of its socket, and is waited for.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Helper {
     doing: &'static str,
     process: Pid,
     socket: UnixStream,
+    /// Why the "go" could not be sent.
+    unsent: Option<Error>,
     ended: bool,
 }
 
@@ -100,11 +103,11 @@ impl Helper {
                 Ok(()) => end.last,
                 Err(error) => error.to_bytes(),
             };
-            // It fails when the parent has ended, and then nobody waits for it.
-            let _ = end.socket.write_all(&last);
-            exit_now(0);
+            // It also fails when the parent has ended, and then nobody waits for it.
+            let sent = end.socket.write_all(&last);
+            exit_now(sent.err().and_then(|error| error.raw_os_error()).map_or(0, |errno| errno as u8));
         };
-        Ok(Helper { doing, process, socket: parents, ended: false })
+        Ok(Helper { doing, process, socket: parents, unsent: None, ended: false })
     }
 
     /// Its number.
@@ -127,11 +130,15 @@ impl Helper {
     }
 
     /// Tells it to go on, where it [waits](HelperEnd::wait_for_go) for that. If it has ended instead, its
-    /// last message says why.
+    /// last message says why. Any other failure is that of the functions that read the last message.
     pub fn go(&mut self) {
-        if self.socket.write_all(&[GO]).is_err() {
+        if let Err(error) = self.socket.write_all(&[GO]) {
             // A helper that lives would wait for ever, and this process for it. So it reads the end instead.
             let _ = self.socket.shutdown(Shutdown::Write);
+            if error.kind() != ErrorKind::BrokenPipe {
+                let what = format!("{}: telling the helper process to go on", self.doing);
+                self.unsent = Some(Error::from_io(what, &error));
+            }
         }
     }
 
@@ -159,7 +166,13 @@ impl Helper {
         let mut message = begun;
         let read = self.socket.read_to_end(&mut message);
         let how = self.wait();
-        read.context(self.doing)?;
+        if let Some(error) = self.unsent.take() {
+            return Err(error);
+        }
+        // The kernel tells so that a helper has ended without reading the "go". What it has sent comes first.
+        if !matches!(&read, Err(error) if error.kind() == ErrorKind::ConnectionReset) {
+            read.context(self.doing)?;
+        }
         match message.split_first() {
             Some((&DONE, answer)) => Ok(answer.to_vec()),
             Some(_) => Err(Error::from_bytes(&message)),
@@ -174,7 +187,13 @@ impl Helper {
             match waitpid(self.process, None) {
                 Err(Errno::EINTR) => {}
                 Ok(WaitStatus::Signaled(_, signal, _)) => return format!("was killed by {signal}"),
-                Ok(WaitStatus::Exited(_, status)) => return format!("ended with status {status}"),
+                Ok(WaitStatus::Exited(_, status)) if matches!(status, 0 | PANICKED) => {
+                    return format!("ended with status {status}");
+                }
+                Ok(WaitStatus::Exited(_, status)) => {
+                    let errno = Errno::from_raw(status);
+                    return format!("could not tell what came of it: {errno:?}: {}", errno.desc());
+                }
                 Ok(_) | Err(_) => return "ended".into(),
             }
         }
@@ -247,7 +266,7 @@ struct NoReturn;
 
 impl Drop for NoReturn {
     fn drop(&mut self) {
-        exit_now(PANICKED);
+        exit_now(PANICKED as u8);
     }
 }
 
@@ -319,7 +338,42 @@ mod tests {
             let _ = sender.send(helper.finish().unwrap_err().to_string());
         });
         let told = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(told.contains("waiting for the runtime's"), "{told}");
+        assert!(told.starts_with("testing: telling the helper process to go on: EIO: "), "{told}");
+    }
+
+    #[test]
+    fn a_helper_that_reads_no_go_is_heard() {
+        use std::os::fd::AsRawFd;
+
+        use nix::sys::socket::{MsgFlags, recv};
+
+        let error = Error::from_errno("a call", Errno::ENOMEM);
+        let mut helper = Helper::start("testing", |end| {
+            // When the "go" is there, but does not take it.
+            let _ = recv(end.socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK);
+            Err(error.clone())
+        })
+        .unwrap();
+        helper.go();
+        assert_eq!(helper.finish(), Err(error));
+    }
+
+    #[cfg(feature = "seccomp")]
+    #[test]
+    fn a_helper_that_can_tell_nothing_says_why() {
+        use crate::security::capability::Capabilities;
+        use crate::security::seccomp::{Action, Profile, fails_with};
+
+        let helper = Helper::start("testing", |_| {
+            let mut profile = Profile::new();
+            profile.newer_calls(Action::Allow);
+            profile.other_calls(Action::Allow);
+            profile.refuse("sendto write", fails_with(Errno::ENOBUFS));
+            crate::sys::set_no_new_privs()?;
+            profile.compile(&Capabilities::new())?.load()
+        });
+        let told = helper.unwrap().finish().unwrap_err().to_string();
+        assert!(told.contains("the helper process could not tell what came of it: ENOBUFS: "), "{told}");
     }
 
     #[test]
