@@ -167,8 +167,8 @@ fn work(args: &Args, worker: (usize, usize)) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The list of the host ids that containers have is one for the whole host, whatever the state folder is. Each
-/// worker gets its own, or its runs would find other ranges in each run.
+/// There is one list of the containers' host ids for the whole host, whatever the state folder is. So each
+/// worker gets a list of its own. Otherwise a run would make other calls while other workers have containers.
 fn own_ranges_of_ids() -> Result<()> {
     const RUN: &str = "/run/congo";
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(RUN).context(RUN)?;
@@ -319,8 +319,8 @@ impl Trial<'_> {
         Ok(count)
     }
 
-    /// Looks at the host when everything has gone that the runs since then have left for a moment. A link that
-    /// goes only after the look would count as lost in each later run.
+    /// Waits until the links and processes of the runs since `before` have gone, and looks at the host. A
+    /// link that goes only after the look would count as lost in each later run.
     fn look_when_calm(&self, before: &host::Look) -> host::Look {
         let is_calm = || {
             let changes = before.changes(self.subject, Duration::ZERO);
@@ -468,8 +468,8 @@ impl Trial<'_> {
     }
 }
 
-/// Whether this part of several, and this worker, tries a fault. It goes by the fault's name: a call that only
-/// some runs make must not move all other faults to other parts.
+/// Whether this part of several, and this worker, tries a fault. That depends on the fault's name alone: a
+/// call that only some runs make must not move all other faults to other parts.
 fn is_of(fault: &str, (part, parts): (usize, usize), (worker, workers): (usize, usize)) -> bool {
     // FNV-1a, which is the same in each process. The lowest bits tell similar names apart least.
     let mix = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

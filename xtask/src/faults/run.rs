@@ -200,7 +200,8 @@ impl Drop for Bell {
     }
 }
 
-/// The calls at which a run with a fault stops: those of the fault's name, and the one after which they count.
+/// The calls at which a run with a fault stops: those of the fault's name, and the one after which all calls
+/// count.
 fn watched(plan: &Plan) -> Vec<Watched> {
     let Some((place, _)) = plan.fault else { return vec![] };
     let wanted = place::number(&place.what);

@@ -1,4 +1,5 @@
-//! ptrace(2): stops a runtime, and all that it starts, at system calls, and answers one in the kernel's place.
+//! ptrace(2): stops a runtime, and all that it starts, at system calls, and answers one in the kernel's
+//! place.
 //!
 //! A stop at each call makes a run many times as long. So each run has a seccomp filter that stops it at the
 //! calls of one name only, or at none. All runs have one filter, since the command's status tells how many

@@ -1,8 +1,8 @@
 //! Several processes at once, each with a host of its own, do the work of one `cargo xtask faults`.
 //!
-//! A run waits for the kernel most of its time, and a tracer is one thread. So the tool starts itself once for
-//! each job. The workers tell lines and counts as JSON on their stdout. The first process prints lines as they
-//! come, and the count of a command line when all workers have told theirs.
+//! A run waits for the kernel most of its time, and a tracer is one thread. So the tool starts itself once
+//! for each job. The workers write lines and counts as JSON to their stdout. The first process prints each
+//! line when it comes, and the count of a command line when all workers have sent theirs.
 //!
 //! Kernel objects: the workers, which end with the first process. Man pages: PR_SET_PDEATHSIG(2const).
 
