@@ -381,3 +381,43 @@ pub fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     let pair = nix::pty::openpty(None, None)?;
     Ok((pair.master, pair.slave))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel does with a filter: loads, comparisons and ends are all that it has.
+    fn action(filter: &[libc::sock_filter], architecture: u32, number: u32, first: u32) -> u32 {
+        let (mut value, mut at) = (0, 0);
+        loop {
+            let step = filter[at];
+            at += 1;
+            match u32::from(step.code) {
+                code if code == libc::BPF_RET | libc::BPF_K => return step.k,
+                code if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
+                    at += usize::from(if value == step.k { step.jt } else { step.jf });
+                }
+                _ => value = [number, architecture, 0, 0, first][step.k as usize / 4],
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_stops_at_the_watched_calls_only() {
+        let (allow, stop) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRACE);
+        for (watched, number, first, expected) in [
+            (&[(5, None), (13, Some(17))][..], 5, 99, stop),
+            (&[(5, None), (13, Some(17))], 13, 17, stop),
+            (&[(5, None), (13, Some(17))], 13, 2, allow),
+            (&[(5, None), (13, Some(17))], 6, 17, allow),
+            (&[], 5, 0, allow),
+        ] {
+            assert_eq!(
+                action(&filter(watched), ARCHITECTURE, number, first),
+                expected,
+                "{watched:?} {number}"
+            );
+            assert_eq!(action(&filter(watched), ARCHITECTURE + 1, number, first), allow, "other numbers");
+        }
+    }
+}
