@@ -103,7 +103,7 @@ pub struct Plan<'a> {
     pub limit: Duration,
     /// Its stdout, if it is not a file or the terminal.
     pub stdout: Option<BorrowedFd<'a>>,
-    /// What happens to the runtime after [`A_WHILE`].
+    /// What happens to the runtime [`A_WHILE`] after its command was executed.
     pub later: Option<&'a dyn Fn(Pid)>,
 }
 
@@ -142,9 +142,9 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     trace::resume(runtime, tracer.until(runtime), 0);
     let mut screen = Vec::new();
     let mut later = plan.later;
-    let meanwhile = || {
+    let meanwhile = |executed: Option<Instant>| {
         drain(terminal.as_ref(), &mut screen);
-        if began.elapsed() > A_WHILE
+        if executed.is_some_and(|at| at.elapsed() > A_WHILE)
             && let Some(act) = later.take()
         {
             act(runtime);
@@ -251,12 +251,21 @@ impl Tracer<'_> {
         }
     }
 
-    fn watch(&mut self, began: Instant, mut meanwhile: impl FnMut(), wait: impl Fn()) -> Result<()> {
+    fn watch(
+        &mut self,
+        began: Instant,
+        mut meanwhile: impl FnMut(Option<Instant>),
+        wait: impl Fn(),
+    ) -> Result<()> {
+        let mut executed = None;
         loop {
             match trace::next() {
                 Ok(Some((pid, stop))) => self.handle(pid, &stop)?,
                 Ok(None) => {
-                    meanwhile();
+                    if executed.is_none() && self.outcome.seen.is_some() {
+                        executed = Some(Instant::now());
+                    }
+                    meanwhile(executed);
                     if began.elapsed() > self.plan.limit && self.outcome.hangs.is_none() {
                         let mut left: Vec<_> = self.processes.iter().filter(|(_, it)| !it.ended).collect();
                         left.sort_by_key(|(_, it)| it.descent.clone());

@@ -143,13 +143,19 @@ pub fn of(pid: Pid) -> Figures {
     for file in ["route", "ipv6_route", "if_inet6"] {
         let text = process.read(&format!("net/{file}")).unwrap_or_default();
         // The order is the kernel's.
-        let lines: BTreeSet<_> = text.lines().map(steady).collect();
+        let lines: BTreeSet<_> = text.lines().filter(|line| !is_link_local(line)).map(steady).collect();
         figures.insert(format!("net/{file}"), lines.into_iter().collect::<Vec<_>>().join("; "));
     }
     let links = process.read("net/dev").unwrap_or_default();
     let links: Vec<_> = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
     figures.insert("net/dev".into(), links.join(" "));
     figures
+}
+
+/// Whether a line of `if_inet6` or `ipv6_route` is about addresses that hold for one link only. The kernel adds
+/// them of itself, some time after the link is up.
+fn is_link_local(line: &str) -> bool {
+    line.starts_with("fe80") || line.starts_with("ff00")
 }
 
 fn devices(folder: &Path, name: &str, figures: &mut Figures) {
@@ -166,5 +172,18 @@ fn devices(folder: &Path, name: &str, figures: &mut Figures) {
         if there.is_dir() && path != "/dev/pts" {
             devices(&entry.path(), &path, figures);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_link_local;
+
+    #[test]
+    fn only_what_the_kernel_adds_of_itself_is_left_out() {
+        assert!(is_link_local("fe80000000000000a42cbafffe0e7f2b 02 40 20 c0     eth0"));
+        assert!(is_link_local("ff000000000000000000000000000000 08 00000000000000000000000000000000 00"));
+        assert!(!is_link_local("00000000000000000000000000000001 01 80 10 80       lo"));
+        assert!(!is_link_local("fd000000000000000000000000000002 02 40 00 80     eth0"));
     }
 }
