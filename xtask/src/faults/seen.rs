@@ -152,8 +152,8 @@ pub fn of(pid: Pid) -> Figures {
     figures
 }
 
-/// Whether a line of `if_inet6` or `ipv6_route` is about addresses that hold for one link only. The kernel adds
-/// them of itself, some time after the link is up.
+/// Whether a line of `if_inet6` or `ipv6_route` is about addresses that hold for one link only. The kernel
+/// adds them of itself, some time after the link is up.
 fn is_link_local(line: &str) -> bool {
     line.starts_with("fe80") || line.starts_with("ff00")
 }
