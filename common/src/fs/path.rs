@@ -88,20 +88,19 @@ pub(crate) fn open_itself(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
 /// and touch(1), less the umask.
 ///
 /// # Errors
-/// Those of [`open_beneath`]; EROFS; EISDIR or ENOTDIR when something else than `what` is there. The first
-/// missing name lies in a mount that is shared with the host.
+/// Those of [`open_beneath`]; EROFS; EISDIR or ENOTDIR when something else than `what` is there. A missing
+/// name lies in a mount that is shared with the host.
 pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> {
     if let Kind::Link(target) = what {
         return make_link(root, path, target);
     }
     let opened = match open_beneath(root, path) {
         Err(error) if error.errno() == Some(Errno::ENOENT) => {
-            // Before anything is made there: it would stay, as that folder is the host's. Before Linux 5.8
-            // not every caller can ask for the mount, and `check_target` refuses the place afterwards.
-            if mount_id(root).is_some() {
-                refuse_shared(root, &until_missing(root, path)?, path)?;
-            }
-            walk(root, path, Some(what))
+            // What is made in a shared mount would stay, as that folder is the host's. Before Linux 5.8 not
+            // every caller can ask for the mount, and `check_target` refuses the place afterwards.
+            let known = mount_id(root).is_some();
+            let may_make = |here: &OwnedFd| if known { refuse_shared(root, here, path) } else { Ok(()) };
+            walk_if(root, path, Some(what), may_make)
                 .hint_if(Errno::EROFS, "the file system is read-only there: make that path in it beforehand")
         }
         result => result,
@@ -212,17 +211,30 @@ fn by_openat2(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
 
 /// The way without openat2(2), which also makes what is missing, if that is asked for.
 fn walk(root: &OwnedFd, path: &Path, make: Option<Kind>) -> Result<OwnedFd> {
-    Walk::along(root, path, make).context(format_args!("open {path:?} beneath the container's root"))
+    walk_if(root, path, make, |_| Ok(()))
 }
 
-/// The directory in which the first missing name of this path is to be made.
-fn until_missing(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-    let mut walk = Walk::new(root, path);
-    let arrived = match walk.go(None) {
-        Err(Errno::ENOENT) => walk.end(),
-        gone => gone.and_then(|()| walk.end()),
-    };
-    arrived.context(format_args!("open {path:?} beneath the container's root"))
+/// The same. `may_make` is asked of each directory in which a name is missing, before the name is made there.
+fn walk_if(
+    root: &OwnedFd,
+    path: &Path,
+    make: Option<Kind>,
+    may_make: impl Fn(&OwnedFd) -> Result<()>,
+) -> Result<OwnedFd> {
+    let what = || format!("open {path:?} beneath the container's root");
+    if path.as_os_str().is_empty() {
+        return Err(Errno::ENOENT).context(what());
+    }
+    let mut walk = Walk { root, way: Vec::new(), rest: names(path.as_os_str()).collect(), links: 0 };
+    while let Some(name) = walk.rest.pop_front() {
+        let mut gone = walk.step(&name, None);
+        if gone == Err(Errno::ENOENT) && make.is_some() {
+            may_make(walk.here())?;
+            gone = walk.step(&name, make);
+        }
+        gone.context(what())?;
+    }
+    walk.end().context(what())
 }
 
 /// Where a walk is.
@@ -235,27 +247,7 @@ struct Walk<'a> {
     links: usize,
 }
 
-impl<'a> Walk<'a> {
-    fn along(root: &OwnedFd, path: &Path, make: Option<Kind>) -> nix::Result<OwnedFd> {
-        if path.as_os_str().is_empty() {
-            return Err(Errno::ENOENT);
-        }
-        let mut walk = Walk::new(root, path);
-        walk.go(make)?;
-        walk.end()
-    }
-
-    fn new(root: &'a OwnedFd, path: &Path) -> Walk<'a> {
-        Walk { root, way: Vec::new(), rest: names(path.as_os_str()).collect(), links: 0 }
-    }
-
-    fn go(&mut self, make: Option<Kind>) -> nix::Result<()> {
-        while let Some(name) = self.rest.pop_front() {
-            self.step(&name, make)?;
-        }
-        Ok(())
-    }
-
+impl Walk<'_> {
     /// Where it has come to.
     fn end(mut self) -> nix::Result<OwnedFd> {
         match self.way.pop() {

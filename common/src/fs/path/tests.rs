@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{RenameFlags, open, renameat2};
+use nix::mount::{MsFlags, mount};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -292,6 +293,24 @@ fn where_nothing_can_be_made() {
         tree.make_read_only().unwrap();
         tree.attach_at(&home.open()).unwrap();
         assert_eq!(home.make("x/y", Kind::Directory), Err(Errno::EROFS));
+    });
+}
+
+#[test]
+fn nothing_is_made_in_a_shared_mount() {
+    in_mount_namespace(|home| {
+        let home = Home::beneath(home);
+        let target = make_beneath(&home.open(), Path::new("data"), Kind::Directory).unwrap();
+        Detached::copy_of(&home.host).unwrap().attach_at(&target).unwrap();
+        let data = home.root.join("data");
+        mount(None::<&str>, &data, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        home.link("/nope/../data", "way");
+        for path in ["data/new", "way/new", "no/../data/new", "data/no/../../free"] {
+            let error = make_beneath(&home.open(), path.as_ref(), Kind::File).unwrap_err();
+            assert!(error.to_string().contains("shared with the host"), "{error}");
+            assert_eq!(fs::read_dir(&home.host).unwrap().count(), 1, "{path}");
+        }
+        assert_eq!(home.make("data/../free", Kind::File), Ok("free".into()));
     });
 }
 
