@@ -7,8 +7,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+#[cfg(feature = "seccomp")]
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+#[cfg(feature = "seccomp")]
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::sys::error::tell;
 
@@ -70,6 +74,21 @@ pub(crate) fn in_mount_namespace(test: impl FnOnce(&Path) + Send + 'static) {
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         test(&path);
     });
+}
+
+/// Runs a test on a thread in which these system calls fail with EPERM, as in a container whose filter is older
+/// than the calls.
+#[cfg(feature = "seccomp")]
+pub(crate) fn without_calls(calls: &[libc::c_long], test: impl FnOnce() + Send + 'static) {
+    let rules = calls.iter().map(|&call| (call, Vec::new())).collect();
+    let (others, those) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()));
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter: BpfProgram = SeccompFilter::new(rules, others, those, arch).unwrap().try_into().unwrap();
+    let thread = std::thread::spawn(move || {
+        seccompiler::apply_filter(&filter).unwrap();
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 fn in_namespace(flag: CloneFlags, name: &str, test: impl FnOnce() + Send + 'static) {

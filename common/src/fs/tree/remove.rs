@@ -56,16 +56,17 @@ fn open_top(path: &Path) -> nix::Result<OwnedFd> {
 fn open_below(above: impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_NO_XDEV);
     match openat2(&above, name, how) {
-        // Before Linux 5.6, `nothing_mounted_in` has looked for mounts.
-        Err(Errno::ENOSYS) => openat(&above, name, DIRECTORY, Mode::empty()),
+        // `remove_tree` has looked for mounts.
+        Err(Errno::ENOSYS | Errno::EPERM) => openat(&above, name, DIRECTORY, Mode::empty()),
         opened => opened,
     }
 }
 
-/// Whether the walk stops at mounts: since Linux 5.6.
+/// Whether the walk stops at mounts: since Linux 5.6, unless a seccomp filter of a container around this one
+/// does not know the call. Such a filter may answer EPERM.
 pub(crate) fn stops_at_mounts() -> bool {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_XDEV);
-    !matches!(openat2(AT_FDCWD, ".", how), Err(Errno::ENOSYS))
+    !matches!(openat2(AT_FDCWD, ".", how), Err(Errno::ENOSYS | Errno::EPERM))
 }
 
 /// Removes all that is in a directory, which stays.

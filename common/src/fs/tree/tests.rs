@@ -76,6 +76,19 @@ fn what_is_mounted_in_a_tree_is_not_removed() {
     });
 }
 
+#[cfg(feature = "seccomp")]
+#[test]
+fn a_tree_is_removed_where_a_filter_knows_no_openat2() {
+    let home = tempfile::tempdir().unwrap();
+    let tree = home.path().join("tree");
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    crate::testing::without_calls(&[nix::libc::SYS_openat2], {
+        let tree = tree.clone();
+        move || remove_tree(&tree).unwrap()
+    });
+    assert!(!tree.exists());
+}
+
 #[test]
 fn a_folder_gets_the_attributes_of_another() {
     let folder = tempfile::tempdir().unwrap();
