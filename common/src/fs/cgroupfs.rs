@@ -44,8 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for what another runtime left: whatever is stuck must not delay every later start.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many processes are open while others are killed: this process may have only so many descriptors.
-const OPEN_AT_ONCE: usize = 256;
+/// How many processes are opened before they are killed: this process may have only so many descriptors.
+const OPEN_AT_ONCE: usize = 32;
 
 /// The two interfaces of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -504,8 +504,12 @@ fn kill_listed(list: impl Fn() -> String) {
         list.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect::<Vec<i32>>()
     };
     for some in numbers().chunks(OPEN_AT_ONCE) {
+        // The second look needs a descriptor, also where the processes take all that are left.
+        let spare = OpenProcess::of(Pid::this());
         let open = some.iter().filter_map(|&pid| Some((pid, OpenProcess::of(Pid::from_raw(pid)).ok()?)));
-        let (open, still) = (open.collect::<Vec<_>>(), numbers());
+        let open = open.collect::<Vec<_>>();
+        drop(spare);
+        let still = numbers();
         open.iter().filter(|(pid, _)| still.contains(pid)).for_each(|(_, process)| process.kill());
     }
 }
