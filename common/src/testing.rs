@@ -76,8 +76,8 @@ pub(crate) fn in_mount_namespace(test: impl FnOnce(&Path) + Send + 'static) {
     });
 }
 
-/// Runs a test on a thread in which these system calls fail with EPERM, as in a container whose filter is older
-/// than the calls.
+/// Runs a test on a thread in which these system calls fail with EPERM. So they do in a container whose
+/// filter is older than the calls.
 #[cfg(feature = "seccomp")]
 pub(crate) fn without_calls(calls: &[libc::c_long], test: impl FnOnce() + Send + 'static) {
     let rules = calls.iter().map(|&call| (call, Vec::new())).collect();

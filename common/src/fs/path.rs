@@ -97,7 +97,8 @@ pub fn make_beneath(root: &OwnedFd, path: &Path, what: Kind) -> Result<OwnedFd> 
     let opened = match open_beneath(root, path) {
         Err(error) if error.errno() == Some(Errno::ENOENT) => {
             // What is made in a shared mount would stay, as that folder is the host's. Before Linux 5.8 not
-            // every caller can ask for the mount, and `check_target` refuses the place afterwards.
+            // every caller can ask for the mount. Then `check_target` refuses the place afterwards, and what
+            // was made stays.
             let known = mount_id(root).is_some();
             let may_make = |here: &OwnedFd| if known { refuse_shared(root, here, path) } else { Ok(()) };
             walk_if(root, path, Some(what), may_make)
