@@ -295,7 +295,7 @@ fn shared_volume(subject: &Subject) -> Checked {
     umount2(&path, MntFlags::MNT_DETACH)?;
     let (refused, tag) = tried?;
     ensure(tag.starts_with("master:"), || Failure::new("a slave of the host's mount", &tag))?;
-    error(&refused, 125, &["--volume", &text, "rslave"])
+    error(&refused, 125, &["--volume", &text, "an ordinary user", "rslave"])
 }
 
 fn limit_refused(subject: &Subject) -> Checked {

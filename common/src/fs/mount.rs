@@ -25,12 +25,12 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, stat};
 #[cfg(feature = "values")]
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use nix::unistd::geteuid;
 
 use crate::sys::call;
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::mounts::{self, copy_mount, copy_mounts, new_filesystem};
 use crate::sys::namespace::{enter, open_namespace, open_of};
+use crate::sys::privilege::Privilege;
 pub(crate) use mountinfo::beneath as mounts_beneath;
 #[cfg(feature = "idmap")]
 pub(crate) use overlay::Site;
@@ -460,7 +460,7 @@ pub fn check_propagation(path: &Path, flags: MsFlags) -> Result<()> {
     // In a user namespace, such as an ordinary user's runtime makes, the host's shared mounts are slaves.
     // Root's mounts are slaves where somebody has made them so.
     if mount.slave {
-        let hint = match geteuid().is_root() {
+        let hint = match Privilege::caller_is_root() {
             true => {
                 format!("mount --make-shared {point} changes that; or take rslave, to get the host's alone")
             }
