@@ -4,7 +4,7 @@
 //! process may have open. The way up is the open directory. Below those it is `..`, which counts only when it
 //! leads to where the walk came from: somebody may have moved the directory meanwhile. Then the walk begins
 //! again at the top, and opens each name beneath it without following it. So nothing outside of the tree is
-//! ever removed. What is mounted in the tree is outside of it: the kernel (5.6) does not open it for the
+//! ever removed. A mount in the tree is outside of it: the kernel (5.6) does not open it for the
 //! walk. Order: the files of a directory, its folders, itself. Needs no /proc.
 //! Man pages: unlinkat(2), openat2(2), readdir(3).
 
@@ -29,7 +29,7 @@ use crate::sys::folder::entries_of;
 const MAX_TRIES: usize = 64;
 
 /// Removes a directory with all that is in it, or a file. Follows no links; that nothing is there is fine.
-/// EXDEV, when the directory or one in it is a mount: what is mounted stays as it is.
+/// EXDEV, when the directory or one in it is a mount, where the walk [stops at mounts](stops_at_mounts).
 pub(crate) fn remove_all(path: &Path) -> nix::Result<()> {
     let gone = match fs::symlink_metadata(path) {
         Ok(there) if there.is_dir() => open_top(path)
@@ -56,7 +56,7 @@ fn open_top(path: &Path) -> nix::Result<OwnedFd> {
 fn open_below(above: impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_NO_XDEV);
     match openat2(&above, name, how) {
-        // `remove_tree` has looked for mounts.
+        // Then only `remove_tree` spares what is mounted: it has looked for mounts.
         Err(Errno::ENOSYS | Errno::EPERM) => openat(&above, name, DIRECTORY, Mode::empty()),
         opened => opened,
     }
