@@ -299,6 +299,10 @@ impl Pair {
     /// Reads and writes as far as possible. When one side has failed, the other must not take that for an
     /// orderly end.
     fn go_on(&mut self, side: Side, flags: PollFlags, buffer: &mut [u8]) {
+        // Both sides were ready, and the first one has failed. From the second one the kernel now reads an end.
+        if self.has_ended {
+            return;
+        }
         if self.try_to_go_on(side, flags, buffer).is_err() {
             self.ends.iter().for_each(|end| reset(&end.socket));
             self.has_ended = true;

@@ -102,6 +102,35 @@ fn a_missing_server_costs_one_connection() {
 }
 
 #[test]
+fn a_failure_stays_one_when_both_sides_are_ready() {
+    let ((door, at_door), (server, port)) = (server(), server());
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, at_door)).unwrap();
+    client.set_read_timeout(Some(LONG)).unwrap();
+    let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let mut pair = Pair::new(door.accept().unwrap().0, to).unwrap();
+    let wait = |pair: &Pair, side: Side, wanted: PollFlags| {
+        let mut waited = [PollFd::new(pair.socket(side).as_fd(), wanted)];
+        assert_eq!(poll(&mut waited, 20_000_u16), Ok(1));
+        waited[0].revents().unwrap()
+    };
+    let mut buffer = [0; PIECE];
+    let flags = wait(&pair, Side::Container, PollFlags::POLLOUT);
+    pair.go_on(Side::Container, flags, &mut buffer);
+    let (accepted, _) = server.accept().unwrap();
+    client.write_all(b"x").unwrap();
+    reset(&accepted);
+    drop(accepted);
+    let from_host = wait(&pair, Side::Host, PollFlags::POLLIN);
+    let from_container = wait(&pair, Side::Container, PollFlags::empty());
+    // The write to the container's side takes the error. After that, a read there finds an orderly end.
+    pair.go_on(Side::Host, from_host, &mut buffer);
+    pair.go_on(Side::Container, from_container, &mut buffer);
+    drop(pair);
+    let read = client.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(read, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
 fn connections_above_the_bound_wait() {
     let (server, port) = server();
     let Some(running) = Running::start(port, "tcp") else { return };
