@@ -13,6 +13,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct Running {
     runtime: Option<UnixStream>,
     thread: Option<thread::JoinHandle<()>>,
+    protocol: Protocol,
     address: SocketAddr,
 }
 
@@ -26,10 +27,10 @@ impl Running {
         let request =
             publish(&format!("[::1]::{container_port}/{protocol}")).unwrap().ports().next().unwrap();
         let doors = port::reserve(&[request]).unwrap().doors;
-        let address = doors[0].port.host.into();
+        let (protocol, address) = (doors[0].port.protocol, doors[0].port.host.into());
         let (runtime, end) = UnixStream::pair().unwrap();
         let thread = thread::spawn(move || carry(doors, Ipv4Addr::LOCALHOST, end.as_fd()));
-        Some(Running { runtime: Some(runtime), thread: Some(thread), address })
+        Some(Running { runtime: Some(runtime), thread: Some(thread), protocol, address })
     }
 
     fn client(&self) -> TcpStream {
@@ -44,7 +45,11 @@ impl Drop for Running {
         drop(self.runtime.take());
         let _ = self.thread.take().unwrap().join();
         // The port is free again, past connections that have ended.
-        assert!(thread::panicking() || TcpListener::bind(self.address).is_ok());
+        let is_free = match self.protocol {
+            Protocol::Tcp => TcpListener::bind(self.address).is_ok(),
+            Protocol::Udp => UdpSocket::bind(self.address).is_ok(),
+        };
+        assert!(thread::panicking() || is_free);
     }
 }
 
