@@ -111,7 +111,7 @@ impl Layers {
 
     /// In the parent: mounts the layers as one, out of the host's sight, with the container's owners.
     pub fn detached(&self, users: &UserNamespace) -> Result<Detached> {
-        let maps = users.shift().map(|(maps, _)| maps);
+        let maps = users.shift().map(|shift| shift.maps);
         // With the caller's umask, other users of the container could not enter what is made here. And an
         // overlay makes files as the user that mounts it, so that must be a user of the container.
         self.mounted.build_overlay(|| common::sys::with_umask(0o022, || with_files_of(maps, || self.mount())))

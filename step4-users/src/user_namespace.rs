@@ -6,11 +6,10 @@
 //! parent writes the maps. The child becomes root. An ordinary user's runtime does all this for itself first.
 //! Man pages: user_namespaces(7), subuid(5), newuidmap(1), mount_setattr(2).
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use common::Result;
-use common::ids::idmap::{self, IdMaps, Ids, newuidmap, write_map};
+use common::ids::idmap::{self, IdMaps, Ids, Shift, newuidmap, write_map};
 use common::sys::namespace::enter;
 use common::sys::{die_with_parent, give_streams, unshare};
 use common::values::UsernsMode;
@@ -73,7 +72,7 @@ impl UserNamespace {
     /// In the parent: gives the container's root the pipes that are its standard streams. `/dev/stdout` is a
     /// path, and opening it takes the right to.
     pub fn give_streams(&self) -> Result<()> {
-        let Some((maps, _)) = self.shift() else { return Ok(()) };
+        let Some(Shift { maps, .. }) = self.shift() else { return Ok(()) };
         let (user, group) = maps.root()?;
         give_streams(user, group)
     }
@@ -108,9 +107,8 @@ impl UserNamespace {
     }
 
     /// The maps, and the namespace for mounts, where files have other ids on the disk than in the container.
-    pub fn shift(&self) -> Option<(&IdMaps, &OwnedFd)> {
-        let ids = self.ids().filter(|ids| ids.are_shifted())?;
-        Some((&ids.maps, ids.namespace()?))
+    pub fn shift(&self) -> Option<Shift<'_>> {
+        self.ids()?.shift()
     }
 
     fn ids(&self) -> Option<&Ids> {

@@ -68,7 +68,7 @@ fn open_host(volume: &Volume, path: &Path, users: &UserNamespace) -> Result<Open
     let source = Detached::copy_of(path)?;
     // Where the container has no ids of its own, they are the host's anyway.
     let source = match users.shift() {
-        Some((_, namespace)) if volume.idmap => source.must_map_ids(namespace, path)?,
+        Some(shift) if volume.idmap => source.must_map_ids(shift.namespace, path)?,
         _ => source,
     };
     Ok(Opened::Volume(volume.clone(), prepare(volume, source)?, None))

@@ -54,21 +54,26 @@ pub fn remount_read_only(path: impl AsRef<Path>) -> Result<()> {
     attributes::remount(&opened, &mountinfo::of(&opened)?, MsFlags::MS_RDONLY)
 }
 
-/// Whether the folders `paths` can be shown with the owners that the user namespace `userns` has for them,
-/// and be layers of an overlay. For a folder that is still to be made, the nearest folder above it counts.
-/// Each file system can have another answer, so this asks for each folder.
+/// Mounts the folders `paths` with the owners that the user namespace `userns` has for them, for an overlay.
+/// For a folder that is still to be made, it mounts the nearest folder above it. `None` where one cannot be
+/// mounted so: each file system can have another answer.
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_ADMIN`.
 #[cfg(feature = "idmap")]
-pub fn can_map_ids<'a>(paths: impl IntoIterator<Item = &'a Path>, userns: &OwnedFd) -> Result<bool> {
+pub(crate) fn map_all<'a>(
+    paths: impl IntoIterator<Item = &'a Path>,
+    userns: &OwnedFd,
+) -> Result<Option<Vec<(std::path::PathBuf, Detached)>>> {
+    let mut mapped = Vec::new();
     for path in paths {
         let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(path);
-        if Detached::mapped(there, userns)?.is_none() {
-            return Ok(false);
+        match Detached::mapped(there, userns)? {
+            Some(mount) => mapped.push((there.to_owned(), mount)),
+            None => return Ok(None),
         }
     }
-    Ok(true)
+    Ok(Some(mapped))
 }
 
 /// A copy of a mount, attached nowhere yet. Dropped before it is, it is gone.

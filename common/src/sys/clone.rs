@@ -174,12 +174,17 @@ impl Placeholder {
     pub(crate) fn process(&self) -> Pid {
         self.process
     }
+
+    /// Lets it end, without waiting for that.
+    pub(crate) fn end(&mut self) {
+        self.alive = None;
+    }
 }
 
 #[cfg(feature = "idmap")]
 impl Drop for Placeholder {
     fn drop(&mut self) {
-        drop(self.alive.take());
+        self.end();
         while waitpid(self.process, None) == Err(Errno::EINTR) {}
     }
 }

@@ -4,14 +4,16 @@
 //! range of ids.
 //! Man pages: user_namespaces(7), subuid(5), setns(2).
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Pid, geteuid};
 
-use super::{HostIds, IdMaps, enter_own, enter_parent_of, in_user_namespace, own, owner_of, require};
-use super::{keep_id, look_whether_groups_are_denied, subordinate, user_namespace};
-use crate::fs::mount::can_map_ids;
+use super::layers::Early;
+use super::{HostIds, IdMaps, Shift, enter_own, enter_parent_of, in_user_namespace, own, owner_of, require};
+use super::{keep_id, look_whether_groups_are_denied, make_user_namespace, subordinate};
+use crate::fs::mount::map_all;
 use crate::fs::rootfs;
 use crate::keep::state::tell_once;
 use crate::sys::error::{Error, Result};
@@ -25,6 +27,7 @@ pub struct Ids {
     pub maps: IdMaps,
     namespace: Option<OwnedFd>,
     shifted: bool,
+    early: RefCell<Early>,
     /// For as long as the runtime lives, if they are Congo's own.
     _taken: Option<HostIds>,
 }
@@ -37,8 +40,9 @@ impl Ids {
     pub fn of_root(maps: IdMaps) -> Result<Ids> {
         maps.root()?;
         look_whether_groups_are_denied()?;
-        let namespace = user_namespace(&maps)?;
-        Ok(Ids { maps, namespace: Some(namespace), shifted: true, _taken: None })
+        let (namespace, placeholder) = make_user_namespace(&maps)?;
+        let early = Early { mounts: Vec::new(), _placeholder: Some(placeholder) };
+        Ok(Ids { maps, namespace: Some(namespace), shifted: true, early: early.into(), _taken: None })
     }
 
     /// For root: a range that neither a user of the host nor another container has. Where the layers in these
@@ -49,11 +53,10 @@ impl Ids {
     /// No range is free; those of [`user_namespace`].
     pub fn unused<'a>(layers: impl IntoIterator<Item = &'a Path>) -> Result<Ids> {
         let taken = HostIds::take()?;
-        let ids = Ids::of_root(taken.maps())?;
-        match &ids.namespace {
-            Some(namespace) if can_map_ids(layers, namespace)? => Ok(Ids { _taken: Some(taken), ..ids }),
-            _ => Ids::of_root(HostIds::shared()?),
-        }
+        let mut ids = Ids::of_root(taken.maps())?;
+        let Some(mounts) = map_all(layers, ids.to_join()?)? else { return Ids::of_root(HostIds::shared()?) };
+        ids.early.get_mut().mounts = mounts;
+        Ok(Ids { _taken: Some(taken), ..ids })
     }
 
     /// For an ordinary user: its own ids and its subordinate ones. Makes this process root of a user
@@ -77,7 +80,13 @@ impl Ids {
             }),
         };
         enter_own(|runtime| write_maps(runtime, &maps))?;
-        Ok(Ids { maps: maps.within(), namespace: None, shifted: false, _taken: None })
+        Ok(Ids {
+            maps: maps.within(),
+            namespace: None,
+            shifted: false,
+            early: RefCell::default(),
+            _taken: None,
+        })
     }
 
     /// Another container's: this one joins its user namespace. `option` is what the user wrote.
@@ -108,12 +117,7 @@ impl Ids {
         }
         let maps = IdMaps::of_process(pid)?;
         let taken = if shifted { HostIds::share(&maps)? } else { None };
-        Ok(Ids { maps, namespace: Some(namespace), shifted, _taken: taken })
-    }
-
-    /// The user namespace, if it is there already.
-    pub fn namespace(&self) -> Option<&OwnedFd> {
-        self.namespace.as_ref()
+        Ok(Ids { maps, namespace: Some(namespace), shifted, early: RefCell::default(), _taken: taken })
     }
 
     /// The user namespace of the container that this one shares something with.
@@ -121,13 +125,19 @@ impl Ids {
     /// # Errors
     /// When there is no such namespace.
     pub fn to_join(&self) -> Result<&OwnedFd> {
-        self.namespace().ok_or_else(|| Error::new("join a user namespace: it is not open"))
+        self.namespace.as_ref().ok_or_else(|| Error::new("join a user namespace: it is not open"))
     }
 
     /// Whether files have other ids on the disk than this process sees. That is so for root, because root's
     /// containers have ids of their own.
     pub fn are_shifted(&self) -> bool {
         self.shifted
+    }
+
+    /// What shows such files with the container's owners. `None` where files have the same ids.
+    pub fn shift(&self) -> Option<Shift<'_>> {
+        let namespace = self.namespace.as_ref().filter(|_| self.shifted)?;
+        Some(Shift { maps: &self.maps, namespace, early: &self.early })
     }
 }
 

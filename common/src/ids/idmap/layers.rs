@@ -5,6 +5,7 @@
 //! the writable layer has the host's ids on the disk, and needs a way back before it becomes an image.
 //! Man pages: mount_setattr(2), user_namespaces(7).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,11 +18,29 @@ use super::shifted::{ShiftedCopy, give, shifted_copies, unshifted_copy};
 use crate::fs::mount::{Detached, Site, mountinfo};
 use crate::fs::own::{Access, own_folder};
 use crate::keep::state::OwnVolume;
+use crate::sys::clone::Placeholder;
 use crate::sys::error::{Context, Result};
 use crate::sys::open;
 
-/// The maps of a container and its user namespace, where its ids are not those on the disk.
-type Shift<'a> = Option<(&'a IdMaps, &'a OwnedFd)>;
+/// Shows the files of the disk with the owners that a container has for them.
+#[derive(Debug, Clone, Copy)]
+pub struct Shift<'a> {
+    /// Which ids of the host the container's are.
+    pub maps: &'a IdMaps,
+    /// The user namespace that has these maps, for idmapped mounts.
+    pub namespace: &'a OwnedFd,
+    pub(super) early: &'a RefCell<Early>,
+}
+
+/// What the search for the ids has made. The layers take it over.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    /// Folders that were mounted to see whether they can be. Each mount that is closed instead of used makes
+    /// the runtime wait for the kernel.
+    pub(super) mounts: Vec<(PathBuf, Detached)>,
+    /// It has nothing more to do. When it is dropped, it has mostly ended, so nobody waits for it.
+    pub(super) _placeholder: Option<Placeholder>,
+}
 
 /// The lower layers of an overlay as they are to be mounted: the layers themselves, or copies of them that
 /// belong to the container.
@@ -44,8 +63,8 @@ impl ShiftedLayers {
     /// ELOOP when a layer lies in another, or is given twice: overlayfs says the same of layers that are not
     /// copied. ENOSPC, EROFS. EOVERFLOW for a file if the maps do not have its user. If they have the user
     /// nobody (65534), that is no error, and nobody owns the file.
-    pub fn of(layers: &[PathBuf], state: &Path, shift: Shift<'_>) -> Result<ShiftedLayers> {
-        let Some((maps, namespace)) = shift else {
+    pub fn of(layers: &[PathBuf], state: &Path, shift: Option<Shift<'_>>) -> Result<ShiftedLayers> {
+        let Some(Shift { maps, namespace, early }) = shift else {
             return Ok(ShiftedLayers { paths: layers.to_owned(), site: Site::default(), copies: None });
         };
         // Their real paths tell which of them lie in one folder.
@@ -59,9 +78,16 @@ impl ShiftedLayers {
             Ok(below) => state.join(below),
             Err(_) => path,
         };
+        // Those that no layer needs are dropped here: they must not be open in the child.
+        let mut there = early.take().mounts;
         let mut mounts = Vec::new();
         for folder in folders_of(&places, &real_state)? {
-            mounts.push(Detached::mapped(&folder, namespace)?.map(|mount| (named(folder), mount)));
+            let name = named(folder);
+            let mount = match there.iter().position(|(path, _)| *path == name) {
+                Some(found) => Some(there.swap_remove(found).1),
+                None => Detached::mapped(&name, namespace)?,
+            };
+            mounts.push(mount.map(|mount| (name, mount)));
         }
         if let Some(mounts) = mounts.into_iter().collect() {
             let paths = paths.into_iter().map(named).collect();
@@ -114,9 +140,9 @@ impl ShiftedLayers {
     ///
     /// # Errors
     /// It has files of other users.
-    pub fn claim(&self, upper: &Path, name: &str, shift: Shift<'_>) -> Result<()> {
+    pub fn claim(&self, upper: &Path, name: &str, shift: Option<Shift<'_>>) -> Result<()> {
         match shift {
-            Some((maps, _)) if self.are_copies() => give(upper, maps, &format!("--keep {name}")),
+            Some(Shift { maps, .. }) if self.are_copies() => give(upper, maps, &format!("--keep {name}")),
             _ => Ok(()),
         }
     }
@@ -126,9 +152,9 @@ impl ShiftedLayers {
     ///
     /// # Errors
     /// ENOSPC, EROFS; EEXIST for `to`; EOVERFLOW for a file that is of none of the container's users.
-    pub fn for_image(&self, upper: PathBuf, to: PathBuf, shift: Shift<'_>) -> Result<PathBuf> {
+    pub fn for_image(&self, upper: PathBuf, to: PathBuf, shift: Option<Shift<'_>>) -> Result<PathBuf> {
         match shift {
-            Some((maps, _)) if self.are_copies() => unshifted_copy(&upper, &to, maps).map(|()| to),
+            Some(Shift { maps, .. }) if self.are_copies() => unshifted_copy(&upper, &to, maps).map(|()| to),
             _ => Ok(upper),
         }
     }
@@ -190,9 +216,9 @@ fn folders_of(layers: &[Place], state: &Place) -> Result<BTreeSet<PathBuf>> {
 ///
 /// # Errors
 /// Without idmapped mounts, when the volume has files of other users.
-pub fn mount_own(volume: &mut OwnVolume, shift: Shift<'_>, target: &Path) -> Result<Detached> {
+pub fn mount_own(volume: &mut OwnVolume, shift: Option<Shift<'_>>, target: &Path) -> Result<Detached> {
     let mut mount = Detached::copy_of(&volume.path)?;
-    if let Some((maps, namespace)) = shift {
+    if let Some(Shift { maps, namespace, .. }) = shift {
         // The volume is filled through another mount, as this one may become read-only.
         let mut filled = Detached::copy_of(&volume.path)?;
         if mount.map_ids(namespace)? {

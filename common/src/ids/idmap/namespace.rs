@@ -29,11 +29,18 @@ use crate::sys::{call, unshare};
 /// # Errors
 /// Those of `IdMaps::write`; EPERM, ENOSPC where no user namespace may be made.
 pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
+    make_user_namespace(maps).map(|(namespace, _)| namespace)
+}
+
+/// The same, while the process that made it is about to end.
+pub(super) fn make_user_namespace(maps: &IdMaps) -> Result<(OwnedFd, Placeholder)> {
     // A namespace has a file only while a process is in it. A descriptor that was opened then remains.
-    let placeholder = Placeholder::born_in(CloneFlags::CLONE_NEWUSER)?;
+    let mut placeholder = Placeholder::born_in(CloneFlags::CLONE_NEWUSER)?;
     maps.write(placeholder.process())?;
     let path = format!("/proc/{}/ns/user", placeholder.process());
-    File::open(&path).at("open", &path).map(OwnedFd::from)
+    let namespace = File::open(&path).at("open", &path)?;
+    placeholder.end();
+    Ok((namespace.into(), placeholder))
 }
 
 /// Runs `story` in a process of its own, as root of a new user namespace with these maps. Only there may an

@@ -299,7 +299,7 @@ impl Pair {
     /// Reads and writes as far as possible. When one side has failed, the other must not take that for an
     /// orderly end.
     fn go_on(&mut self, side: Side, flags: PollFlags, buffer: &mut [u8]) {
-        // Both sides were ready, and the first one has failed. From the second one the kernel now reads an end.
+        // Both sides were ready, and the first one has failed. A read from the second one now finds an end.
         if self.has_ended {
             return;
         }
