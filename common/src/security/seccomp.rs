@@ -27,6 +27,7 @@ use crate::sys::filter::set_seccomp_filter;
 use crate::sys::kernel;
 use crate::sys::names;
 use architecture::Architecture;
+pub use architecture::Calls;
 use rules::{Condition, Rule};
 
 /// What a process may call.
@@ -87,7 +88,12 @@ impl Profile {
     /// Allows these calls, whatever their arguments are. Between two names is white space. A call that the
     /// machine does not have is passed over.
     pub fn allow(&mut self, names: &str) {
-        self.rules.push(Rule::new(names, Action::Allow, Vec::new()));
+        self.allow_all(&names.into());
+    }
+
+    /// The same, for calls that the compiler has looked up.
+    pub fn allow_all(&mut self, calls: &Calls) {
+        self.rules.push(Rule::new(*calls, Action::Allow, Vec::new()));
     }
 
     /// Allows this call if the argument, of which the first is 0, compares so with the value, as numbers of
@@ -98,12 +104,12 @@ impl Profile {
     pub fn allow_if(&mut self, name: &str, argument: u8, op: Op, value: u64) {
         let test = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, op, value);
         let condition = Condition { argument, test: test.expect("an argument from 0 to 5") };
-        self.rules.push(Rule::new(name, Action::Allow, vec![condition]));
+        self.rules.push(Rule::new(name.into(), Action::Allow, vec![condition]));
     }
 
     /// Refuses these calls in this way, where it is not how all others are refused.
     pub fn refuse(&mut self, names: &str, action: Action) {
-        self.rules.push(Rule::new(names, action, Vec::new()));
+        self.rules.push(Rule::new(names.into(), action, Vec::new()));
     }
 
     /// Reads a profile in Docker's JSON format: `--security-opt seccomp=FILE`.

@@ -6,10 +6,14 @@
 
 use seccompiler::SeccompCmpOp as Op;
 
+use super::Calls;
 use crate::security::capability::Capability;
 
-/// What every container may call.
-pub const EVERYBODY: [&str; 10] = [
+/// What every container may call. The compiler looks the names up.
+pub static EVERYBODY: Calls = Calls::named(&NAMES_OF_EVERYBODY);
+
+/// The same by name, with white space between two names.
+pub const NAMES_OF_EVERYBODY: [&str; 10] = [
     // Processes, programs, signals.
     "execve execveat exit exit_group fork vfork wait4 waitid getpid getppid gettid getpgid getpgrp \
      getsid setpgid setsid kill tkill tgkill pause pidfd_open pidfd_send_signal process_mrelease \

@@ -9,6 +9,7 @@ use nix::libc;
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
 use serde::Deserialize;
 
+use super::architecture::Calls;
 use super::rules::{Condition, Rule, Scope};
 use super::{Action, FLAGS, Profile, fails_with, kills};
 use crate::sys::error::{Error, Result};
@@ -137,10 +138,12 @@ fn rule(given: Syscalls) -> Result<Rule, Problem> {
     let conditions = conditions.map(|(index, arg)| {
         condition(&arg).map_err(|(field, problem)| (format!("args[{index}].{field}"), problem))
     });
-    // No call's name has white space in it.
-    let names = names.into_iter().filter(|name| !name.contains(char::is_whitespace)).collect::<Vec<_>>();
+    let mut calls = Calls::none();
+    for name in &names {
+        calls.add(name.as_bytes());
+    }
     Ok(Rule {
-        names: names.join(" "),
+        calls,
         action,
         conditions: conditions.collect::<Result<_, _>>()?,
         includes: scope(given.includes.unwrap_or_default()).map_err(at("includes.minKernel"))?,

@@ -5,8 +5,6 @@
 //! all the rest. Neighbouring numbers with the same action are one entry. The comparisons of arguments are
 //! seccompiler's, which knows how to compare 64 bits with instructions of 32. Man page: seccomp(2).
 
-use std::collections::BTreeMap;
-
 use nix::errno::Errno;
 use nix::libc;
 use seccompiler::{SeccompRule, sock_filter};
@@ -26,11 +24,7 @@ const BPF_MAXINSNS: usize = 4096;
 type Run = (u32, Vec<sock_filter>);
 
 /// The filter for these calls. Those of x32 do not exist, whatever the profile says.
-pub(super) fn assemble(
-    calls: &BTreeMap<u32, Call>,
-    machine: Architecture,
-    profile: &Profile,
-) -> Result<Vec<sock_filter>> {
+pub(super) fn assemble(calls: &[Call], machine: Architecture, profile: &Profile) -> Result<Vec<sock_filter>> {
     let mut program = vec![
         load(std::mem::offset_of!(libc::seccomp_data, arch)),
         // Skips the next one.
@@ -46,7 +40,7 @@ pub(super) fn assemble(
     Ok(program)
 }
 
-fn runs(calls: &BTreeMap<u32, Call>, profile: &Profile) -> Vec<Run> {
+fn runs(calls: &[Call], profile: &Profile) -> Vec<Run> {
     let default = &profile.default;
     let mut runs: Vec<Run> = vec![(0, vec![give(default)])];
     // Most calls belong to the run before them.
@@ -55,18 +49,14 @@ fn runs(calls: &BTreeMap<u32, Call>, profile: &Profile) -> Vec<Run> {
             runs.push((number, happens.to_vec()));
         }
     };
-    let mut next = 0;
-    for (&number, call) in calls {
-        if number > next {
-            begin(next, &[give(default)]);
-        }
+    for (number, call) in (0..).zip(calls) {
         match &call.always {
             Some(action) => begin(number, &[give(action)]),
             None => begin(number, &under_conditions(call, default)),
         }
-        next = number + 1;
     }
-    begin(next, &[give(&profile.newer)]);
+    // There are a few hundred.
+    begin(calls.len() as u32, &[give(&profile.newer)]);
     begin(X32, &[give(&fails_with(Errno::ENOSYS))]);
     // The first one may have come to nothing.
     if runs.get(1).is_some_and(|(number, _)| *number == 0) {

@@ -2,19 +2,16 @@
 //!
 //! All of this is as in Docker, containerd and runc, where the rules come from.
 
-use std::collections::BTreeMap;
-
 use seccompiler::SeccompCondition;
 
 use super::Action;
-use super::architecture::Architecture;
+use super::architecture::{Architecture, Calls};
 use crate::security::capability::{Capabilities, by_name};
 
 /// One rule: the action for these calls, if all of its conditions and scopes hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// Between two names is white space.
-    pub(super) names: String,
+    pub(super) calls: Calls,
     pub(super) action: Action,
     pub(super) conditions: Vec<Condition>,
     pub(super) includes: Scope,
@@ -37,10 +34,9 @@ pub(super) struct Scope {
 }
 
 impl Rule {
-    /// One that holds for everybody. Between two names is white space.
-    pub(super) fn new(names: &str, action: Action, conditions: Vec<Condition>) -> Rule {
-        let names = names.to_owned();
-        Rule { names, action, conditions, includes: Scope::default(), excludes: Scope::default() }
+    /// One that holds for everybody.
+    pub(super) fn new(calls: Calls, action: Action, conditions: Vec<Condition>) -> Rule {
+        Rule { calls, action, conditions, includes: Scope::default(), excludes: Scope::default() }
     }
 
     /// Whether it holds for a process that has these capabilities, on this machine and kernel.
@@ -72,7 +68,7 @@ impl Rule {
 }
 
 /// What happens to one system call.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Call {
     /// Whatever its arguments are.
     pub(super) always: Option<Action>,
@@ -80,19 +76,23 @@ pub(super) struct Call {
     pub(super) conditional: Vec<(Vec<SeccompCondition>, Action)>,
 }
 
-/// The calls that these rules are about, by number. Of two rules about one call, the one without conditions
-/// counts, else the first, as in libseccomp. A call that the machine does not have is skipped. If a rule
-/// gives a call only the default action, the call is listed without an action.
+/// What happens to each call, by number, up to the last one that a rule is about. Of two rules about one
+/// call, the one without conditions counts, else the first, as in libseccomp. If a rule gives a call only the
+/// default action, the call is listed without an action.
 pub(super) fn by_number<'a>(
     rules: impl Iterator<Item = &'a Rule>,
     machine: Architecture,
     default: &Action,
-) -> BTreeMap<u32, Call> {
-    let mut calls = BTreeMap::<u32, Call>::new();
+) -> Vec<Call> {
+    let mut calls = Vec::new();
     for rule in rules {
         let alternatives = rule.alternatives();
-        for number in rule.names.split_whitespace().filter_map(|name| machine.number(name)) {
-            let call = calls.entry(number).or_default();
+        for number in rule.calls.on(machine) {
+            let number = number as usize;
+            if calls.len() <= number {
+                calls.resize(number + 1, Call::default());
+            }
+            let call = &mut calls[number];
             if rule.action == *default {
                 continue;
             }

@@ -74,17 +74,15 @@ fn each_number_on_each_machine() {
         for has in [Capabilities::new(), docker(), caps::all()] {
             let (profile, program) = (lesson::built_in(&has), built_in(machine, &has));
             let calls = rules::by_number(profile.rules.iter(), machine, &profile.default);
-            let newest = *calls.keys().last().unwrap();
+            let newest = calls.len() as u32 - 1;
             assert_eq!(newest, 466);
             for number in 0..=newest {
-                let expected = match calls.get(&number) {
+                let call = &calls[number as usize];
+                let expected = match &call.always {
+                    Some(action) => action.clone().into(),
+                    // Their own tests try those with conditions.
+                    None if !call.conditional.is_empty() => continue,
                     None => EPERM,
-                    Some(call) => match &call.always {
-                        Some(action) => action.clone().into(),
-                        // Their own tests try those with conditions.
-                        None if !call.conditional.is_empty() => continue,
-                        None => EPERM,
-                    },
                 };
                 let found = run(&program, machine.audit(), number, [0; 6]);
                 assert_eq!(found, expected, "{machine:?} {number} {has:?}");
@@ -94,10 +92,6 @@ fn each_number_on_each_machine() {
             }
             for other in [0x4000_0003, 0x4000_0028, 0] {
                 assert_eq!(run(&program, other, 0, [0; 6]), KILL, "{machine:?}");
-            }
-            for name in profile.rules.iter().flat_map(|rule| rule.names.split_whitespace()) {
-                let machines = [Architecture::X86_64, Architecture::Aarch64];
-                assert!(machines.iter().any(|machine| machine.number(name).is_some()), "{name}");
             }
         }
     }
