@@ -196,6 +196,7 @@ mod tests {
     }
 
     /// The thread is in namespaces of its own, so a setting that is written all the same changes no host.
+    #[cfg(feature = "network")]
     #[test]
     fn the_hosts_settings_stay_as_they_are() {
         in_network_namespace(|| {
