@@ -110,7 +110,7 @@ impl Leases {
         Leases::lock_if_any_in(&run_dir()?)
     }
 
-    fn lock_in(run_dir: &Path) -> Result<Leases> {
+    pub(super) fn lock_in(run_dir: &Path) -> Result<Leases> {
         own_folder(run_dir, Access::Owner)?;
         Claim::wait(Make::Folder, &run_dir.join(namespace_name()?)).map(Leases::new)
     }

@@ -252,6 +252,20 @@ impl Netlink {
         self.change(what, RouteNetlinkMessage::NewLink(message), 0)
     }
 
+    /// Switches a link off: from then on it carries no packet. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// EPERM without `CAP_NET_ADMIN` in the namespace.
+    pub fn set_down(&mut self, name: &str) -> Result<()> {
+        let Some(link) = self.index_of(name)? else { return Ok(()) };
+        let mut message = LinkMessage::default();
+        message.header.index = link;
+        // The flag itself is left out.
+        message.header.change_mask = LinkFlags::Up;
+        let what = || format!("RTM_NEWLINK(link {link}, no IFF_UP)");
+        unless_gone(self.change(what, RouteNetlinkMessage::NewLink(message), 0))
+    }
+
     /// Lets a bridge send a packet out of the port through which it came, which a bridge never does
     /// otherwise.
     ///
@@ -301,10 +315,7 @@ impl Netlink {
             return Ok(());
         }
         let what = || format!("RTM_DELLINK(name {name:?})");
-        match self.change(what, RouteNetlinkMessage::DelLink(link), 0) {
-            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
-            result => result,
-        }
+        unless_gone(self.change(what, RouteNetlinkMessage::DelLink(link), 0))
     }
 
     /// Asks for a change, tells it, and gives a refusal its name and the kernel's words.
@@ -327,6 +338,14 @@ impl Netlink {
 impl Returned for Socket {
     fn number(&self) -> usize {
         usize::try_from(self.as_raw_fd()).unwrap_or_default()
+    }
+}
+
+/// The link may have gone meanwhile, as with its network namespace.
+fn unless_gone(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
+        result => result,
     }
 }
 

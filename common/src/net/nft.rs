@@ -8,7 +8,7 @@ mod kernel;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use nix::errno::Errno;
 
@@ -28,14 +28,22 @@ pub fn require() -> Result<()> {
     program().map(drop)
 }
 
-/// Hands the rules to `nft -f -`.
+/// Hands the rules to `nft -f -`, and does something else while `nft` works: the kernel keeps both waiting for
+/// all processors, and they can wait together. Returns when both are done. A failure of one does not keep the
+/// other from its work.
 ///
 /// # Errors
 /// When `nft` is not installed, or refuses; then nothing has changed, and its first line tells why.
-pub fn load(ruleset: &str) -> Result<()> {
-    let program = program()?;
+pub fn load_while<T>(ruleset: &str, action: impl FnOnce() -> T) -> (Result<()>, T) {
+    let program = match program() {
+        Ok(program) => program,
+        Err(error) => return (Err(error), action()),
+    };
+    let nft = start(&program, ruleset);
+    let done = action();
+    // Not before: the action tells its own lines.
     let turn = Turn::take();
-    let output = run(&program, ruleset);
+    let output = nft.and_then(Child::wait_with_output);
     if let Some(turn) = turn {
         let result = match &output {
             Ok(output) => {
@@ -45,8 +53,11 @@ pub fn load(ruleset: &str) -> Result<()> {
         };
         turn.line(format_args!("nft -f - <<< {:?}", summary(ruleset)), result, "nft(8)");
     }
-    let output = output.at("run", &program)?;
-    if output.status.success() { Ok(()) } else { Err(refused(&output)) }
+    let loaded = output.at("run", &program).and_then(|output| match output.status.success() {
+        true => Ok(()),
+        false => Err(refused(&output)),
+    });
+    (loaded, done)
 }
 
 /// Whether the table `inet NAME` is there.
@@ -74,7 +85,7 @@ pub fn next(generation: u32) -> u32 {
     generation.wrapping_add(1).max(1)
 }
 
-fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
+fn start(program: &Path, ruleset: &str) -> io::Result<Child> {
     let mut command = Command::new(program);
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     // Its messages are looked through for the first line: in one language.
@@ -88,7 +99,7 @@ fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
         // When nft ends before it has read all, its own message says why, better than EPIPE.
         let _ = stdin.write_all(ruleset.as_bytes());
     }
-    child.wait_with_output()
+    Ok(child)
 }
 
 fn refused(output: &Output) -> Error {
@@ -143,6 +154,7 @@ fn program() -> Result<PathBuf> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::time::{Duration, Instant};
 
     use nix::sys::signal::{SigSet, Signal};
 
@@ -152,6 +164,15 @@ mod tests {
     fn tables() -> String {
         let output = Command::new(program().unwrap()).args(["list", "tables"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn load(ruleset: &str) -> Result<()> {
+        load_while(ruleset, || ()).0
+    }
+
+    /// Runs it to its end.
+    fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
+        start(program, ruleset)?.wait_with_output()
     }
 
     fn with_rules(test: impl FnOnce() + Send + 'static) {
@@ -206,6 +227,23 @@ mod tests {
             assert_eq!((has_table("congo"), generation()), (Ok(false), Ok(next(next(before)))));
         });
         assert_eq!(next(u32::MAX), 1);
+    }
+
+    #[test]
+    fn something_else_is_done_while_nft_works() {
+        with_rules(|| {
+            let sees_it_come = || {
+                let before = has_table("congo").unwrap();
+                let end = Instant::now() + Duration::from_secs(20);
+                while !has_table("congo").unwrap() && Instant::now() < end {}
+                (before, has_table("congo").unwrap())
+            };
+            let long = "add table inet congo\n".repeat(20_000);
+            assert_eq!(load_while(&long, sees_it_come), (Ok(()), (false, true)));
+            let (loaded, done) = load_while("nonsense", || 7);
+            assert!(loaded.unwrap_err().to_string().starts_with("nft -f -: syntax error"));
+            assert_eq!(done, 7);
+        });
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment.
 //! A [`Lease`] says which runtime lives. The lease is there before anything is made. It ends only when all of
 //! its container's things are gone, or the kernel is about to remove them. So [`Leases::bridges`] can tell
-//! what must be there; of many containers, each call looks at some. `settle` then makes it so. It removes the
-//! links of the dead and the bridges that nobody uses. It makes what is missing, loads the rules, and
-//! switches forwarding.
+//! what must be there; of many containers, each call looks at some. `settle` then makes it so. It switches off
+//! the links that nobody uses, and forwarding, once nobody needs it. It loads the rules. Meanwhile it removes
+//! those links, and makes the missing ones. Last it switches forwarding on, where it is needed.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
 use std::cell::OnceCell;
 use std::net::Ipv4Addr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use std::{fs, mem};
 
 use ipnet::Ipv4Net;
@@ -148,10 +150,9 @@ impl Place {
     /// The kernel removes the cable of a namespace that has ended, and this process need not wait for that.
     /// Another process may keep the namespace: then the cable would stay.
     fn give_back(&mut self, leases: &Leases) -> Result<()> {
-        let has_ended = |number| Netlink::open().and_then(|mut netlink| netlink.has_ended(number));
-        let goes = self.namespace.get().is_some_and(|&number| has_ended(number).unwrap_or(false));
+        let going = self.namespace.get().map(|&namespace| Going { cable: self.address(), namespace });
         leases.end(&mut self.lease);
-        settle(self.wiring, leases, goes.then_some(self.address()))
+        settle(self.wiring, leases, going)
     }
 }
 
@@ -187,9 +188,36 @@ fn settle_what_is_left(wiring: &Wiring, leases: &Leases) -> Result<()> {
     if leases.bridges()?.iter().any(is_left) { settle(wiring, leases, None) } else { Ok(()) }
 }
 
+/// A container's cable, and the number of the network namespace to which it leads. The container has ended,
+/// so the namespace ends too, unless another process is in it.
+struct Going {
+    cable: Ipv4Addr,
+    namespace: i32,
+}
+
+/// For so long a namespace is given time to end. The container has configured its link through a netlink
+/// socket. The kernel lets go of such a socket, and with it of the namespace, only some milliseconds after the
+/// socket was closed: when no processor can use it any more.
+const GRACE: Duration = Duration::from_millis(20);
+
+impl Going {
+    /// Whether the kernel removes the cable without being asked, or has done so.
+    fn has_ended(&self, netlink: &mut Netlink) -> Result<bool> {
+        let (cable, end) = (host_end(self.cable), Instant::now() + GRACE);
+        // A new namespace may have the number by now.
+        while !netlink.has_ended(self.namespace)? && netlink.index_of(&cable)?.is_some() {
+            if Instant::now() > end {
+                return Ok(false);
+            }
+            sleep(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
+}
+
 /// Makes the bridges, rules and forwarding that the living leases need. If this fails, the files of the dead
-/// stay, and the next run tries again. The kernel removes the cable of `going`.
-fn settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<()> {
+/// stay, and the next run tries again. The kernel may remove the cable that is `going`.
+fn settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Result<()> {
     let settled = try_to_settle(wiring, leases, going);
     if settled.is_err() {
         leases.keep_dead();
@@ -197,21 +225,18 @@ fn settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<(
     settled
 }
 
-fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<()> {
+fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let (used, empty): (Vec<_>, Vec<_>) =
         leases.bridges()?.into_iter().partition(|bridge| !bridge.members.is_empty());
     // A link goes with its network namespace, which another process may still use.
     let dead = used.iter().chain(&empty).flat_map(|bridge| &bridge.dead);
-    for address in dead.filter(|&&address| Some(address) != going) {
-        netlink.delete_link(&host_end(*address))?;
-    }
-    // Before the rules: without those, a bridge would lead to the host's loopback.
+    let cables: Vec<_> = dead.map(|&address| (address, host_end(address))).collect();
+    // Before the rules go: without those, a bridge would lead to the host's loopback. The kernel takes long
+    // to remove a link, but a link that is down carries no packet.
     for bridge in &empty {
-        netlink.delete_link(&bridge.name)?;
-    }
-    for bridge in &used {
-        (wiring.make)(&mut netlink, bridge)?;
+        let on_it = cables.iter().filter(|(address, _)| bridge.dead.contains(address));
+        on_it.map(|(_, cable)| cable).chain([&bridge.name]).try_for_each(|link| netlink.set_down(link))?;
     }
     let needed = !used.is_empty();
     let is_off = || Ok(sysctl::read(FORWARDING)? != "1");
@@ -230,7 +255,18 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> R
         leases.forget_forwarding()?;
     }
     let host_routes = leases.forwarding_was_off()?.is_none_or(|links| !links.is_empty());
-    load(wiring, leases, &used, host_routes)?;
+    let change_links = || {
+        empty.iter().try_for_each(|bridge| netlink.delete_link(&bridge.name))?;
+        // After those: in the meantime the namespace may have ended.
+        for (address, cable) in &cables {
+            let going = going.as_ref().filter(|going| going.cable == *address);
+            if !going.is_some_and(|going| going.has_ended(&mut netlink).unwrap_or(false)) {
+                netlink.delete_link(cable)?;
+            }
+        }
+        used.iter().try_for_each(|bridge| (wiring.make)(&mut netlink, bridge))
+    };
+    load_while(wiring, leases, &used, host_routes, change_links)?;
     if needed && is_off()? {
         netlink.wait_for_others()?;
         (wiring.forward)(true)?;
@@ -238,10 +274,16 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> R
     empty.iter().try_for_each(|bridge| leases.forget(&bridge.name))
 }
 
-/// Loads the rules, all of them in one transaction. Where they are in force already, `nft` need not run: a
-/// container without published ports, on a bridge that is used, changes none. That nobody has changed a rule
-/// since, the kernel tells.
-fn load(wiring: &Wiring, leases: &Leases, bridges: &[Bridge], host_routes: bool) -> Result<()> {
+/// Loads the rules, all of them in one transaction, while the links change. Where they are in force already,
+/// `nft` need not run: a container without published ports, on a bridge that is used, changes none. That
+/// nobody has changed a rule since, the kernel tells.
+fn load_while(
+    wiring: &Wiring,
+    leases: &Leases,
+    bridges: &[Bridge],
+    host_routes: bool,
+    change_links: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let table = wiring.table;
     let is_there = nft::has_table(table)?;
     // The first line makes the table, should somebody have removed it meanwhile. If somebody has made it
@@ -252,17 +294,27 @@ fn load(wiring: &Wiring, leases: &Leases, bridges: &[Bridge], host_routes: bool)
     };
     if bridges.is_empty() {
         leases.forget_loaded()?;
-        return if is_there { nft::load(&without) } else { Ok(()) };
+        return if is_there { both(nft::load_while(&without, change_links)) } else { change_links() };
     }
     let rules = (wiring.rules)(bridges, host_routes);
     let before = nft::generation()?;
     if is_there && leases.has_loaded(&rules, before)? {
-        return Ok(());
+        return change_links();
     }
-    nft::load(&format!("{without}table inet {table} {{\n{rules}}}\n"))?;
+    both(nft::load_while(&format!("{without}table inet {table} {{\n{rules}}}\n"), change_links))?;
     // If somebody else has changed rules meanwhile, that may have been ours: the next run loads them again.
     let after = nft::generation()?;
     if after == nft::next(before) { leases.set_loaded(&rules, after) } else { leases.forget_loaded() }
+}
+
+/// The rules must have been loaded, and the links changed. If both have failed, both errors are told.
+fn both(done: (Result<()>, Result<()>)) -> Result<()> {
+    match done {
+        (Err(rules), Err(links)) => {
+            Err(Error::new(format!("{}; {}", links.in_one_line(), rules.in_one_line())))
+        }
+        (loaded, changed) => loaded.and(changed),
+    }
 }
 
 /// The links between which the host passes packets on although forwarding as a whole is off.
@@ -287,3 +339,6 @@ fn forwards(link: &str) -> Result<bool> {
 fn host_end(address: Ipv4Addr) -> String {
     format!("veth{:08x}", address.to_bits())
 }
+
+#[cfg(test)]
+mod tests;

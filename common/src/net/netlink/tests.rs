@@ -79,6 +79,20 @@ fn a_bridge_with_its_address() {
 }
 
 #[test]
+fn a_link_is_switched_off() {
+    in_network_namespace(|| {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.add_bridge("congo0").unwrap();
+        let index = netlink.index("congo0").unwrap();
+        netlink.set_up(index).unwrap();
+        assert!(ip("-oneline link show congo0").contains(",UP"));
+        netlink.set_down("congo0").unwrap();
+        assert!(!ip("-oneline link show congo0").contains(",UP"));
+        netlink.set_down("congo1").unwrap();
+    });
+}
+
+#[test]
 fn a_namespace_that_has_ended_is_known() {
     in_network_namespace(|| {
         let elsewhere = Elsewhere::start();
