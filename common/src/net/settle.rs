@@ -4,9 +4,10 @@
 //! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment.
 //! A [`Lease`] says which runtime lives. The lease is there before anything is made. It ends only when all of
 //! its container's things are gone, or the kernel is about to remove them. So [`Leases::bridges`] can tell
-//! what must be there; of many containers, each call looks at some. `settle` then makes it so. It switches off
-//! the links that nobody uses, and forwarding, once nobody needs it. It loads the rules. Meanwhile it removes
-//! those links, and makes the missing ones. Last it switches forwarding on, where it is needed.
+//! what must be there; of many containers, each call looks at some. `settle` then makes it so. It switches
+//! off the bridges that nobody uses, and then forwarding, if nobody needs it. It loads the rules. Meanwhile
+//! it removes the links of the dead and those bridges, and makes what is missing. Last it switches forwarding
+//! on, where it is needed.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
 use std::cell::OnceCell;
@@ -196,14 +197,14 @@ struct Going {
 }
 
 /// For so long a namespace is given time to end. The container has configured its link through a netlink
-/// socket. The kernel lets go of such a socket, and with it of the namespace, only some milliseconds after the
-/// socket was closed: when no processor can use it any more.
+/// socket. Only some milliseconds after that was closed, when no processor can use it any more, the kernel
+/// lets go of it, and of the namespace. To remove a link takes the kernel longer.
 const GRACE: Duration = Duration::from_millis(20);
 
 impl Going {
-    /// Whether the kernel removes the cable without being asked, or has done so.
-    fn has_ended(&self, netlink: &mut Netlink) -> Result<bool> {
-        let (cable, end) = (host_end(self.cable), Instant::now() + GRACE);
+    /// Whether the kernel removes the cable without being asked, or has done so. It gets some time to decide.
+    fn has_ended(&self, netlink: &mut Netlink, grace: Duration) -> Result<bool> {
+        let (cable, end) = (host_end(self.cable), Instant::now() + grace);
         // A new namespace may have the number by now.
         while !netlink.has_ended(self.namespace)? && netlink.index_of(&cable)?.is_some() {
             if Instant::now() > end {
@@ -260,7 +261,7 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Resu
         // After those: in the meantime the namespace may have ended.
         for (address, cable) in &cables {
             let going = going.as_ref().filter(|going| going.cable == *address);
-            if !going.is_some_and(|going| going.has_ended(&mut netlink).unwrap_or(false)) {
+            if !going.is_some_and(|going| going.has_ended(&mut netlink, GRACE).unwrap_or(false)) {
                 netlink.delete_link(cable)?;
             }
         }

@@ -90,6 +90,24 @@ fn nothing_is_left_of_a_container_whose_namespace_ends() {
 }
 
 #[test]
+fn a_namespace_gets_some_time_to_end() {
+    with_bridge(|_, _leases, lease| {
+        let (container, namespace) = Container::start(&host_end(lease.address()));
+        let going = Going { cable: lease.address(), namespace };
+        let held = fs::File::open(format!("/proc/{}/ns/net", container.0.id())).unwrap();
+        drop(container);
+        let mut netlink = Netlink::open().unwrap();
+        assert_eq!(going.has_ended(&mut netlink, Duration::from_millis(5)), Ok(false));
+        let holder = std::thread::spawn(move || {
+            sleep(Duration::from_millis(30));
+            drop(held);
+        });
+        assert_eq!(going.has_ended(&mut netlink, Duration::from_secs(20)), Ok(true));
+        holder.join().unwrap();
+    });
+}
+
+#[test]
 fn the_cable_of_a_namespace_that_stays_is_removed() {
     with_bridge(|_, leases, mut lease| {
         let cable = host_end(lease.address());
