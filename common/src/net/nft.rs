@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use crate::run::program;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain::Turn;
-use crate::sys::signal::unblock_in;
+use crate::sys::signal::{end_with_parent, unblock_in};
 
 /// A line of the narration shows so many characters of the rules.
 const SHOWN: usize = 400;
@@ -93,6 +93,8 @@ fn start(program: &Path, ruleset: &str) -> io::Result<Child> {
     // rules.
     command.process_group(0);
     unblock_in(&mut command);
+    // An nft that outlives a killed runtime could remove the rules that the next runtime has loaded.
+    end_with_parent(&mut command);
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // When nft ends before it has read all, its own message says why, better than EPIPE.
@@ -153,6 +155,7 @@ fn program() -> Result<PathBuf> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::ExitStatusExt;
     use std::time::{Duration, Instant};
 
     use nix::sys::signal::{SigSet, Signal};
@@ -279,6 +282,15 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn nft_does_not_outlive_its_runtime() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(folder.path(), "#!/bin/sh\nexec sleep 5\n");
+        // For the kernel, the parent is the thread.
+        let mut nft = std::thread::spawn(move || start(&program, "").unwrap()).join().unwrap();
+        assert_eq!(nft.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
     }
 
     #[test]

@@ -235,6 +235,19 @@ pub(crate) fn unblock_in(command: &mut std::process::Command) {
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
 }
 
+/// Lets the kernel kill the program when the thread that starts it ends, and so when this process is killed.
+#[cfg(feature = "network")]
+pub(crate) fn end_with_parent(command: &mut std::process::Command) {
+    let parent = nix::unistd::getpid();
+    let ask = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the request.
+        if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: the closure makes two system calls, which are async-signal-safe, and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, ask) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
