@@ -28,8 +28,8 @@ pub fn require() -> Result<()> {
     program().map(drop)
 }
 
-/// Hands the rules to `nft -f -`, and does something else while `nft` works. The kernel makes both wait for all
-/// processors, and they can wait together. Returns when both are done. If one fails, the other goes on.
+/// Hands the rules to `nft -f -`, and does something else while `nft` works. The kernel makes both wait for
+/// all processors, and they can wait together. Returns when both are done. If one fails, the other goes on.
 ///
 /// # Errors
 /// When `nft` is not installed, or refuses; then nothing has changed, and its first line tells why.
