@@ -10,6 +10,8 @@ mod wire;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
@@ -36,6 +38,9 @@ pub(super) use wire::uninterrupted;
 use wire::{Answer, Refusal};
 
 const MAN: &str = "rtnetlink(7)";
+
+/// For so long the kernel is given time to remove a link by itself.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// A socket to the kernel's network configuration, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -303,12 +308,25 @@ impl Netlink {
             .hint_if(Errno::ENETUNREACH, "the gateway must be in the subnet of a link that is up")
     }
 
+    /// Removes a link that the kernel may be about to remove, such as the cable of a container that has just
+    /// ended. To wait a little for the kernel takes less time than to remove the link as well.
+    ///
+    /// # Errors
+    /// Those of [`remove_link`](Netlink::remove_link).
+    pub fn delete_link(&mut self, name: &str) -> Result<()> {
+        let end = Instant::now() + GRACE;
+        while self.index_of(name)?.is_some() && Instant::now() < end {
+            sleep(Duration::from_millis(1));
+        }
+        self.remove_link(name)
+    }
+
     /// Removes a link; of a veth pair, both ends. One that is gone already is fine. The kernel waits until
     /// all processors have let go of it, which takes some 20 milliseconds.
     ///
     /// # Errors
     /// EPERM without `CAP_NET_ADMIN` in the namespace, EOPNOTSUPP for a link that cannot be removed.
-    pub fn delete_link(&mut self, name: &str) -> Result<()> {
+    pub fn remove_link(&mut self, name: &str) -> Result<()> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.into())];
         if self.index_of(name)?.is_none() {

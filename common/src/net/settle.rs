@@ -257,12 +257,12 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Resu
     }
     let host_routes = leases.forwarding_was_off()?.is_none_or(|links| !links.is_empty());
     let change_links = || {
-        empty.iter().try_for_each(|bridge| netlink.delete_link(&bridge.name))?;
+        empty.iter().try_for_each(|bridge| netlink.remove_link(&bridge.name))?;
         // After those: in the meantime the namespace may have ended.
         for (address, cable) in &cables {
             let going = going.as_ref().filter(|going| going.cable == *address);
             if !going.is_some_and(|going| going.has_ended(&mut netlink, GRACE).unwrap_or(false)) {
-                netlink.delete_link(cable)?;
+                netlink.remove_link(cable)?;
             }
         }
         used.iter().try_for_each(|bridge| (wiring.make)(&mut netlink, bridge))
