@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
-pub(crate) use package::settings;
+pub use package::settings;
 use progress::{Kept, Mine};
 use trial::Verdict;
 

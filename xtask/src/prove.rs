@@ -96,11 +96,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// A lock that lasts no longer than this call: another worker takes the next job meanwhile.
-fn next(jobs: &Mutex<VecDeque<Job>>) -> Option<Job> {
+pub(crate) fn next<T>(jobs: &Mutex<VecDeque<T>>) -> Option<T> {
     locked(jobs).pop_front()
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// The lock's value, also after another worker has panicked.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -5,21 +5,24 @@
 //! carries a change of a step's source into the stages that have the changed lines. `prove` builds each stage
 //! and tries its checks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use checks::Check;
+use congo::learner;
 use congo::stages::{self, Stage, Table};
 use congo::task::Task;
 use similar::{DiffOp, TextDiff};
 
 use crate::built;
-use crate::prove::{Found, shard};
+use crate::prove::{Found, locked, next, shard};
 use crate::readme::{self, Sandbox};
 use crate::workspace::{self, Step, cargo};
 
@@ -62,6 +65,9 @@ enum Action {
         /// Only the part K of N about equal parts of all stages, for several machines or commits: `1/3`.
         #[arg(long, value_name = "K/N", value_parser = shard, default_value = "1/1")]
         shard: (usize, usize),
+        /// How many stages are tried at a time [default: the number of processors].
+        #[arg(long, value_name = "COUNT")]
+        jobs: Option<usize>,
     },
 }
 
@@ -76,7 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Action::Save { step } => save(&workspace::step(step)?),
         Action::Absorb { step, base } => absorb(&workspace::step(step)?, base),
         Action::Prove { step, build: true, .. } => build_all(step.as_deref()),
-        Action::Prove { step, write, shard, .. } => prove(step.as_deref(), *write, *shard),
+        Action::Prove { step, write, shard, jobs, .. } => prove(step.as_deref(), *write, *shard, *jobs),
     }
 }
 
@@ -389,45 +395,75 @@ impl Change {
     }
 }
 
-fn prove(named: Option<&str>, write: bool, (part, parts): (usize, usize)) -> Result<ExitCode> {
+/// A stage that was tried.
+struct Tried {
+    found: Found,
+    /// What is wrong with the stage.
+    problems: Vec<String>,
+}
+
+fn prove(
+    named: Option<&str>,
+    write: bool,
+    (part, parts): (usize, usize),
+    jobs: Option<usize>,
+) -> Result<ExitCode> {
     let start = Instant::now();
-    let mut problems = Vec::new();
-    let mut measured = BTreeMap::new();
-    let (mut number, mut tried) = (0, 0);
-    for step in chosen(named)? {
-        problems.extend(differences(&step)?);
-        let stages = stages::of(&step)?;
-        let mut held = Vec::new();
-        for stage in &stages {
+    let steps = chosen(named)?;
+    let (mut problems, mut wanted, mut number) = (Vec::new(), Vec::new(), 0);
+    for step in &steps {
+        problems.extend(differences(step)?);
+        for stage in stages::of(step)? {
             number += 1;
             // Every Nth stage: those of one step take about the same time.
-            if number % parts != part % parts {
-                continue;
+            if number % parts == part % parts {
+                wanted.push(stage);
             }
-            tried += 1;
-            // What earlier steps promise has its stage there.
-            let of_step = |check: &&Check| !write || check.since == step.number;
-            let ids: Vec<_> = checks::all()
-                .filter(|check| check.holds_in(step.number))
-                .filter(of_step)
-                .map(|check| check.id)
-                .collect();
-            let found = try_stage(stage, &ids, start, &mut problems)?;
-            if write {
-                held.push(found.ids("passed").into_iter().map(str::to_owned).collect());
-            } else {
-                problems.extend(judge(stage, stages.len(), &found)?);
-            }
-        }
-        if write {
-            measured.insert(step.name.clone(), first_stages(&step, &stages, &held));
         }
     }
+    let jobs = jobs.unwrap_or(thread::available_parallelism()?.get()).max(1);
+    // The checks wait most of the time. All stages are built in one target folder, so builds take turns.
+    let (queue, building) = (Mutex::new(VecDeque::from(wanted.clone())), Mutex::new(()));
+    let results = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(stage) = next(&queue) {
+                    let tried = try_stage(&stage, write, start, &building);
+                    if tried.is_err() {
+                        // The error is told at once, not after the other stages.
+                        locked(&queue).clear();
+                    }
+                    locked(&results).insert(stage.id(), tried);
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut tried = Vec::new();
+    for stage in &wanted {
+        // After an error, stages are missing behind the one that has it, or before it.
+        if let Some(result) = results.remove(&stage.id()) {
+            tried.push((stage, result?));
+        }
+    }
+    let count = tried.len();
+    ensure!(count == wanted.len(), "only {count} of {} stages were tried", wanted.len());
+    let mut held = BTreeMap::<_, Vec<_>>::new();
+    for (stage, tried) in tried {
+        problems.extend(tried.problems);
+        let ids = tried.found.ids("passed").into_iter().map(str::to_owned).collect();
+        held.entry(&stage.step.name).or_default().push(ids);
+    }
     if write {
+        let mut measured = BTreeMap::new();
+        for step in &steps {
+            measured.insert(step.name.clone(), first_stages(step, &stages::of(step)?, &held[&step.name]));
+        }
         write_table(measured)?;
     }
     problems.iter().for_each(|problem| println!("✗ {problem}"));
-    println!("{tried} stages, {} problems; {:.0?}", problems.len(), start.elapsed());
+    println!("{count} stages, {} problems; {:.0?}", problems.len(), start.elapsed());
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -443,9 +479,33 @@ fn build_all(named: Option<&str>) -> Result<ExitCode> {
     Ok(if all_built { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds a stage, with warnings as errors, and runs all checks of its step, and the sessions of its task.
-fn try_stage(stage: &Stage, ids: &[&str], start: Instant, problems: &mut Vec<String>) -> Result<Found> {
-    let binary = build(stage)?;
+/// Builds a stage, with warnings as errors, and runs its checks, those of the next stage, and the sessions of
+/// its task. To `write` the table, it runs all checks that are the step's own.
+fn try_stage(stage: &Stage, write: bool, start: Instant, building: &Mutex<()>) -> Result<Tried> {
+    // The next build replaces the program, so the checks have a copy. Its name stays: the checks go by it.
+    let folder = workspace::root().join("target/stages/programs").join(stage.id());
+    let binary = folder.join(&stage.step.name);
+    {
+        let _turn = locked(building);
+        let built = build(stage)?;
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        fs::copy(built, &binary).with_context(|| format!("copying {}", binary.display()))?;
+    }
+    // Without a table where that is only to be written.
+    let table = if write { None } else { Some(Table::read()?) };
+    let mut ids = Vec::new();
+    for check in checks::all().filter(|check| check.holds_in(stage.step.number)) {
+        let is_wanted = match &table {
+            // What earlier steps promise has its stage there.
+            None => check.since == stage.step.number,
+            // Later stages' promises do not count here, and some of them fail only after half a minute.
+            Some(table) => table.place(check, &stage.step)? <= stage.number + 1,
+        };
+        ids.extend(is_wanted.then_some(check.id));
+    }
     let output = Command::new(std::env::current_exe()?)
         .args(["check", &stage.step.name, "--json", "--bin"])
         .arg(&binary)
@@ -453,6 +513,7 @@ fn try_stage(stage: &Stage, ids: &[&str], start: Instant, problems: &mut Vec<Str
         .output()?;
     let found: Found = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("the checks: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let mut problems = table.map_or(Ok(Vec::new()), |table| judge(stage, &table, &found))?;
     let sessions = readme::blocks(&stage.folder().join("task.md"))?;
     let sandbox = Sandbox::of_stage(&binary)?;
     for session in sessions.iter().filter(|session| session.skipped().is_none()) {
@@ -460,6 +521,7 @@ fn try_stage(stage: &Stage, ids: &[&str], start: Instant, problems: &mut Vec<Str
             problems.push(format!("{}\n{difference}", session.name));
         }
     }
+    fs::remove_dir_all(&folder)?;
     let (seconds, id) = (start.elapsed().as_secs(), stage.id());
     let (passed, failed) = (found.ids("passed").len(), found.ids("failed").len());
     println!(
@@ -468,7 +530,9 @@ fn try_stage(stage: &Stage, ids: &[&str], start: Instant, problems: &mut Vec<Str
         seconds % 60,
         stage.name
     );
-    Ok(found)
+    // So that a pipe shows the progress, too.
+    let _ = std::io::stdout().flush();
+    Ok(Tried { found, problems })
 }
 
 /// For each stage the checks that hold from there on to the end of the step.
@@ -530,9 +594,8 @@ fn write_table(measured: BTreeMap<String, BTreeMap<String, Vec<&'static str>>>) 
     fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
 }
 
-/// What a stage should do and does not, or the other way round. `count` is that of the step's stages.
-fn judge(stage: &Stage, count: usize, found: &Found) -> Result<Vec<String>> {
-    let table = Table::read()?;
+/// What a stage should do and does not, or the other way round.
+fn judge(stage: &Stage, table: &Table, found: &Found) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     let (failed, passed) = (found.ids("failed"), found.ids("passed"));
     let (mut own, mut fails_next) = (false, false);
@@ -547,7 +610,7 @@ fn judge(stage: &Stage, count: usize, found: &Found) -> Result<Vec<String>> {
     if !own {
         problems.push(format!("{}: no check begins to hold there", stage.id()));
     }
-    if stage.number < count && !fails_next {
+    if !stage.is_last()? && !fails_next {
         problems.push(format!("{}: it passes all checks of the next stage, too", stage.id()));
     }
     Ok(problems)
@@ -564,6 +627,9 @@ fn build(stage: &Stage) -> Result<PathBuf> {
     let manifest = stages::manifest(&stage.step, &stage.step.name)?;
     fs::write(folder.join("Cargo.toml"), manifest + "\n[lints.rust]\nwarnings = \"deny\"\n")?;
     fs::copy(workspace::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
+    // As in a learner's folder: with it, the libraries are those that the course has built.
+    fs::create_dir(folder.join(".cargo"))?;
+    fs::write(folder.join(".cargo/config.toml"), learner::settings()?)?;
     let target = workspace::root().join("target/stages/target");
     built::share(&target)?;
     let status =

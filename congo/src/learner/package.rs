@@ -70,7 +70,7 @@ impl Mine {
 ///
 /// # Errors
 /// When the course's manifest is not as expected.
-pub(crate) fn settings() -> Result<String> {
+pub fn settings() -> Result<String> {
     let course = workspace::root().display().to_string();
     let mut text = format!("[build]\ntarget-dir = \"{course}/target\"\n");
     // An alias is split at its spaces.
