@@ -20,7 +20,7 @@ mod seen;
 mod trace;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,6 +67,10 @@ pub struct Args {
     /// Let whole runs lack something, such as disk, processes or descriptors.
     #[arg(long, conflicts_with = "kill")]
     resources: bool,
+
+    /// Only the faults that `xtask/faults.toml` may excuse: whether each of its entries still fits.
+    #[arg(long, conflicts_with_all = ["kill", "resources"])]
+    listed: bool,
 
     /// Only the part K of N about equal parts: `1/3`.
     #[arg(long, value_name = "K/N", value_parser = shard, default_value = "1/1")]
@@ -280,7 +284,13 @@ impl Trial<'_> {
         let look = self.look_when_calm(&before);
         let files = self.scene.files_of_user();
         let mut count = Count::default();
-        let faults = self.faults(&points);
+        let mut faults = self.faults(&points);
+        if self.args.listed {
+            faults.retain(|(point, fault)| {
+                let role = role(&recorded, &point.place);
+                list.names(self.step.number, self.line.name, role, &point.place, fault)
+            });
+        }
         if self.args.list {
             for (point, _) in &faults {
                 say(format!("{name}: {}", shown(&point.place, &recorded)));
@@ -298,7 +308,7 @@ impl Trial<'_> {
             let judged = self.judge(fault, &reference, &outcome).and_then(|()| {
                 self.host_is_clean(fault, &reference, &outcome, || self.changes(&look, &files))
             });
-            let role = recorded.roles.get(&point.place.process).map_or("runtime", String::as_str);
+            let role = role(&recorded, &point.place);
             match judged {
                 Ok(()) => count.survived += 1,
                 Err(why)
@@ -490,12 +500,15 @@ fn named(fault: &Fault) -> String {
     }
 }
 
+/// The role of the process that makes a call.
+fn role<'a>(recorded: &'a Outcome, place: &Place) -> &'a str {
+    recorded.roles.get(&place.process).map_or("runtime", String::as_str)
+}
+
 /// A place, with its role in the place of its descent.
 fn shown(place: &Place, recorded: &Outcome) -> String {
-    let roles: &BTreeMap<_, _> = &recorded.roles;
-    let role = roles.get(&place.process).map_or("runtime", String::as_str);
     let text = place.to_string();
-    format!("{role}{}", text.strip_prefix(&place.process).unwrap_or_default())
+    format!("{}{}", role(recorded, place), text.strip_prefix(&place.process).unwrap_or_default())
 }
 
 #[cfg(test)]

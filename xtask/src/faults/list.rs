@@ -41,6 +41,17 @@ struct Entry {
     because: String,
 }
 
+impl Entry {
+    /// Whether it is about this fault, whatever happens then.
+    fn names(&self, step: u8, line: &str, role: &str, place: &Place, fault: &Fault) -> bool {
+        (self.steps.is_empty() || self.steps.contains(&step))
+            && (self.lines.is_empty() || self.lines.iter().any(|it| it == line))
+            && role.starts_with(&self.role)
+            && place.what.contains(&self.call)
+            && (self.errnos.is_empty() || self.errnos.contains(&named(fault)))
+    }
+}
+
 /// The entries, and how often each was needed.
 #[derive(Debug)]
 pub struct List(Vec<(Entry, usize)>);
@@ -57,6 +68,11 @@ impl List {
         Ok(List(written.fault.into_iter().map(|entry| (entry, 0)).collect()))
     }
 
+    /// Whether an entry is about this fault.
+    pub fn names(&self, step: u8, line: &str, role: &str, place: &Place, fault: &Fault) -> bool {
+        self.0.iter().any(|(entry, _)| entry.names(step, line, role, place, fault))
+    }
+
     /// Whether the list has this.
     pub fn excuses(
         &mut self,
@@ -67,15 +83,7 @@ impl List {
         fault: &Fault,
         why: &str,
     ) -> bool {
-        let fault = named(fault);
-        let fits = |entry: &Entry| {
-            (entry.steps.is_empty() || entry.steps.contains(&step))
-                && (entry.lines.is_empty() || entry.lines.iter().any(|it| it == line))
-                && role.starts_with(&entry.role)
-                && place.what.contains(&entry.call)
-                && (entry.errnos.is_empty() || entry.errnos.contains(&fault))
-                && why.contains(&entry.what)
-        };
+        let fits = |entry: &Entry| entry.names(step, line, role, place, fault) && why.contains(&entry.what);
         let found = self.0.iter_mut().find(|(entry, _)| fits(entry));
         found.map(|(_, count)| *count += 1).is_some()
     }

@@ -114,8 +114,12 @@ fn command(args: &Args, step: &str, binary: &Path, (job, jobs): (usize, usize)) 
     command.arg(format!("--shard={}/{}", args.shard.0, args.shard.1));
     command.args(args.only.iter().map(|text| format!("--only={text}")));
     command.args(args.line.iter().map(|text| format!("--line={text}")));
-    for (is_wanted, option) in [(args.kill, "--kill"), (args.resources, "--resources"), (args.list, "--list")]
-    {
+    for (is_wanted, option) in [
+        (args.kill, "--kill"),
+        (args.resources, "--resources"),
+        (args.listed, "--listed"),
+        (args.list, "--list"),
+    ] {
         command.args(is_wanted.then_some(option));
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped());
