@@ -173,7 +173,7 @@ fn work(args: &Args, worker: (usize, usize)) -> Result<ExitCode> {
 
 /// There is one list of the containers' host ids for the whole host, whatever the state folder is. So each
 /// worker gets a list of its own. Otherwise a run would make other calls while other workers have containers.
-fn own_ranges_of_ids() -> Result<()> {
+pub(crate) fn own_ranges_of_ids() -> Result<()> {
     const RUN: &str = "/run/congo";
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(RUN).context(RUN)?;
     let options = Some("mode=700");

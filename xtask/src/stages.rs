@@ -19,9 +19,13 @@ use anyhow::{Context, Result, ensure};
 use congo::learner;
 use congo::stages::{self, Stage, Table};
 use congo::task::Task;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
 use similar::{DiffOp, TextDiff};
 
 use crate::built;
+use crate::faults::own_ranges_of_ids;
 use crate::prove::{Found, locked, next, shard};
 use crate::readme::{self, Sandbox};
 use crate::workspace::{self, Step, cargo};
@@ -395,6 +399,26 @@ impl Change {
     }
 }
 
+/// What one stage does at a time.
+struct Turns {
+    /// All stages are built in one target folder.
+    building: Mutex<()>,
+    /// A session may look at all processes of the machine.
+    sessions: Mutex<()>,
+}
+
+/// Gives this thread, and all that it starts, a list of the containers' host ids of its own. The host has one
+/// list, and some checks tell which ranges are free there. Another stage's containers would take them.
+fn apart() -> Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace for a stage")?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("making all mounts private")?;
+    own_ranges_of_ids()
+}
+
 /// A stage that was tried.
 struct Tried {
     found: Found,
@@ -422,14 +446,15 @@ fn prove(
         }
     }
     let jobs = jobs.unwrap_or(thread::available_parallelism()?.get()).max(1);
-    // The checks wait most of the time. All stages are built in one target folder, so builds take turns.
-    let (queue, building) = (Mutex::new(VecDeque::from(wanted.clone())), Mutex::new(()));
+    let queue = Mutex::new(VecDeque::from(wanted.clone()));
+    let turns = Turns { building: Mutex::new(()), sessions: Mutex::new(()) };
     let results = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
+        // The checks wait most of the time.
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(stage) = next(&queue) {
-                    let tried = try_stage(&stage, write, start, &building);
+                    let tried = apart().and_then(|()| try_stage(&stage, write, start, &turns));
                     if tried.is_err() {
                         // The error is told at once, not after the other stages.
                         locked(&queue).clear();
@@ -481,12 +506,12 @@ fn build_all(named: Option<&str>) -> Result<ExitCode> {
 
 /// Builds a stage, with warnings as errors, and runs its checks, those of the next stage, and the sessions of
 /// its task. To `write` the table, it runs all checks that are the step's own.
-fn try_stage(stage: &Stage, write: bool, start: Instant, building: &Mutex<()>) -> Result<Tried> {
+fn try_stage(stage: &Stage, write: bool, start: Instant, turns: &Turns) -> Result<Tried> {
     // The next build replaces the program, so the checks have a copy. Its name stays: the checks go by it.
     let folder = workspace::root().join("target/stages/programs").join(stage.id());
     let binary = folder.join(&stage.step.name);
     {
-        let _turn = locked(building);
+        let _turn = locked(&turns.building);
         let built = build(stage)?;
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
@@ -515,12 +540,14 @@ fn try_stage(stage: &Stage, write: bool, start: Instant, building: &Mutex<()>) -
         .with_context(|| format!("the checks: {}", String::from_utf8_lossy(&output.stderr)))?;
     let mut problems = table.map_or(Ok(Vec::new()), |table| judge(stage, &table, &found))?;
     let sessions = readme::blocks(&stage.folder().join("task.md"))?;
+    let turn = locked(&turns.sessions);
     let sandbox = Sandbox::of_stage(&binary)?;
     for session in sessions.iter().filter(|session| session.skipped().is_none()) {
         if let Err(difference) = session.check(&sandbox) {
             problems.push(format!("{}\n{difference}", session.name));
         }
     }
+    drop(turn);
     fs::remove_dir_all(&folder)?;
     let (seconds, id) = (start.elapsed().as_secs(), stage.id());
     let (passed, failed) = (found.ids("passed").len(), found.ids("failed").len());
