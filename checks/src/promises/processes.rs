@@ -75,12 +75,12 @@ fn of_host(subject: &Subject) -> Checked {
 }
 
 fn of_container(subject: &Subject) -> Checked {
-    let one = subject.hold_sh(&[], "sleep 4321 & echo ready; cat")?;
+    let one = subject.hold_sh(&[], "sleep 4323 & echo ready; cat")?;
     let first = one.first()?;
     let options = ["--pid", &format!("container:{first}")];
     // The pattern does not match itself.
     let script = "readlink /proc/self/ns/pid; test $$ = 1 || echo not the first
-        grep -q '432[1]' /proc/[0-9]*/cmdline && echo a sleep";
+        grep -q '432[3]' /proc/[0-9]*/cmdline && echo a sleep";
     let run = subject.sh(&options, script)?;
     let shown = first.namespace("pid")?;
     let text = format!("{}\nnot the first\na sleep", shown.display());
