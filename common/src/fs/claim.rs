@@ -14,6 +14,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+#[cfg(feature = "network")]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -224,6 +226,14 @@ impl Claim {
     #[cfg(any(test, feature = "network"))]
     pub(crate) fn file(&mut self) -> &mut File {
         &mut self.file
+    }
+}
+
+/// The open file that is locked.
+#[cfg(feature = "network")]
+impl AsFd for Claim {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

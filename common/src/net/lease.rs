@@ -11,9 +11,9 @@
 //! of the files, and only a few files are opened at a time.
 //!
 //! Order, to begin: [`Leases::lock`], [`Leases::bridges`] to sweep, [`Leases::take`]; then the links and
-//! rules; drop the `Leases`. To end: lock, remove the container's link, end the [`Lease`],
-//! [`Leases::bridges`] for the rules that remain, [`Leases::forget`] an empty bridge. `settle.rs` keeps to
-//! it. See flock(2), namespaces(7).
+//! rules; drop the `Leases`. To end: lock, end the [`Lease`], [`Leases::bridges`] for what remains; then the
+//! links and rules; [`Leases::forget`] an empty bridge, drop the `Leases`. `settle.rs` keeps to it. See
+//! flock(2), namespaces(7).
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,6 +21,7 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,14 @@ pub struct Leases {
     /// Files that go when this value is dropped. If they went earlier and this process were killed, nobody
     /// would remove what the dead containers have left.
     dead: RefCell<Vec<PathBuf>>,
-    _claim: Claim,
+    claim: Claim,
+}
+
+/// The open file that is locked.
+impl AsFd for Leases {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.claim.as_fd()
+    }
 }
 
 /// A bridge that was made and not yet forgotten.
@@ -84,8 +92,8 @@ pub struct Member {
 
 /// An address that is this runtime's for as long as the value lives. Dropped, its file goes.
 ///
-/// But drop it while you hold a [`Leases`], and after the container's link is gone: from then on another
-/// container may get the address.
+/// But drop it while you hold a [`Leases`], and remove the container's link before you drop that: from then
+/// on another container may get the address.
 #[derive(Debug)]
 pub struct Lease {
     address: Ipv4Addr,
@@ -122,7 +130,7 @@ impl Leases {
 
     /// The folder goes with the value, and the one above it, where nothing is in them.
     fn new(claim: Claim) -> Leases {
-        Leases { folder: claim.path().to_owned(), dead: RefCell::default(), _claim: claim.going(1) }
+        Leases { folder: claim.path().to_owned(), dead: RefCell::default(), claim: claim.going(1) }
     }
 
     /// Takes an address on a bridge: the wanted one, or the lowest that is free. Records the bridge, if it is

@@ -6,6 +6,7 @@
 mod kernel;
 
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,6 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::errno::Errno;
 
 use crate::run::program;
+use crate::sys::descriptors::keep_open_in;
 use crate::sys::error::{Context, Error, Result};
 use crate::sys::explain::Turn;
 use crate::sys::signal::{end_with_parent, unblock_in};
@@ -31,14 +33,17 @@ pub fn require() -> Result<()> {
 /// Hands the rules to `nft -f -`, and does something else while `nft` works. The kernel makes both wait for
 /// all processors, and they can wait together. Returns when both are done. If one fails, the other goes on.
 ///
+/// When this process is killed, so is `nft`. The kernel may still let `nft` finish a change of the rules. So
+/// `nft` has the lock of the network, `lock`, and the next runtime waits until it has ended.
+///
 /// # Errors
 /// When `nft` is not installed, or refuses; then nothing has changed, and its first line tells why.
-pub fn load_while<T>(ruleset: &str, action: impl FnOnce() -> T) -> (Result<()>, T) {
+pub fn load_while<T>(ruleset: &str, lock: impl AsFd, action: impl FnOnce() -> T) -> (Result<()>, T) {
     let program = match program() {
         Ok(program) => program,
         Err(error) => return (Err(error), action()),
     };
-    let nft = start(&program, ruleset);
+    let nft = start(&program, ruleset, lock.as_fd());
     let done = action();
     // Not before: the action tells its own lines.
     let turn = Turn::take();
@@ -84,7 +89,7 @@ pub fn next(generation: u32) -> u32 {
     generation.wrapping_add(1).max(1)
 }
 
-fn start(program: &Path, ruleset: &str) -> io::Result<Child> {
+fn start(program: &Path, ruleset: &str, lock: BorrowedFd<'_>) -> io::Result<Child> {
     let mut command = Command::new(program);
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     // Its messages are looked through for the first line: in one language.
@@ -95,6 +100,7 @@ fn start(program: &Path, ruleset: &str) -> io::Result<Child> {
     unblock_in(&mut command);
     // An nft that outlives a killed runtime could remove the rules that the next runtime has loaded.
     end_with_parent(&mut command);
+    keep_open_in(&mut command, lock);
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // When nft ends before it has read all, its own message says why, better than EPIPE.
@@ -159,6 +165,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use nix::sys::signal::{SigSet, Signal};
+    use rustix::fs::{FlockOperation, flock};
 
     use super::*;
     use crate::testing::{in_network_namespace, skipped};
@@ -169,12 +176,17 @@ mod tests {
     }
 
     fn load(ruleset: &str) -> Result<()> {
-        load_while(ruleset, || ()).0
+        load_while(ruleset, nothing(), || ()).0
+    }
+
+    /// In the place of a lock.
+    fn nothing() -> fs::File {
+        fs::File::open("/dev/null").unwrap()
     }
 
     /// Runs it to its end.
     fn run(program: &Path, ruleset: &str) -> io::Result<Output> {
-        start(program, ruleset)?.wait_with_output()
+        start(program, ruleset, nothing().as_fd())?.wait_with_output()
     }
 
     fn with_rules(test: impl FnOnce() + Send + 'static) {
@@ -241,8 +253,8 @@ mod tests {
                 (before, has_table("congo").unwrap())
             };
             let long = "add table inet congo\n".repeat(20_000);
-            assert_eq!(load_while(&long, sees_it_come), (Ok(()), (false, true)));
-            let (loaded, done) = load_while("nonsense", || 7);
+            assert_eq!(load_while(&long, nothing(), sees_it_come), (Ok(()), (false, true)));
+            let (loaded, done) = load_while("nonsense", nothing(), || 7);
             assert!(loaded.unwrap_err().to_string().starts_with("nft -f -: syntax error"));
             assert_eq!(done, 7);
         });
@@ -289,8 +301,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = script(folder.path(), "#!/bin/sh\nexec sleep 5\n");
         // For the kernel, the parent is the thread.
-        let mut nft = std::thread::spawn(move || start(&program, "").unwrap()).join().unwrap();
+        let mut nft =
+            std::thread::spawn(move || start(&program, "", nothing().as_fd()).unwrap()).join().unwrap();
         assert_eq!(nft.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+    }
+
+    #[test]
+    fn the_lock_is_free_when_nft_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(folder.path(), "#!/bin/sh\nexec sleep 600\n");
+        let locked = || {
+            let folder = fs::File::open(folder.path()).unwrap();
+            flock(&folder, FlockOperation::NonBlockingLockExclusive).map(|()| folder)
+        };
+        let lock = locked().unwrap();
+        let mut nft = start(&program, "", lock.as_fd()).unwrap();
+        // As when the runtime is killed.
+        drop(lock);
+        assert_eq!(locked().unwrap_err(), rustix::io::Errno::AGAIN);
+        nft.kill().unwrap();
+        nft.wait().unwrap();
+        // A process that another test makes at this moment has a copy of what is open here.
+        let end = Instant::now() + Duration::from_secs(20);
+        while locked().is_err() {
+            assert!(Instant::now() < end);
+        }
     }
 
     #[test]

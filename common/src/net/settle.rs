@@ -196,7 +196,7 @@ struct Going {
     namespace: i32,
 }
 
-/// For so long a namespace is given time to end. The container has configured its link through a netlink
+/// How long a namespace may take to end. The container has configured its link through a netlink
 /// socket. Only some milliseconds after that was closed, when no processor can use it any more, the kernel
 /// lets go of it, and of the namespace. To remove a link takes the kernel longer.
 const GRACE: Duration = Duration::from_millis(20);
@@ -258,7 +258,7 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Resu
     let host_routes = leases.forwarding_was_off()?.is_none_or(|links| !links.is_empty());
     let change_links = || {
         empty.iter().try_for_each(|bridge| netlink.remove_link(&bridge.name))?;
-        // After those: in the meantime the namespace may have ended.
+        // After the bridges: meanwhile the namespace may have ended.
         for (address, cable) in &cables {
             let going = going.as_ref().filter(|going| going.cable == *address);
             if !going.is_some_and(|going| going.has_ended(&mut netlink, GRACE).unwrap_or(false)) {
@@ -295,14 +295,14 @@ fn load_while(
     };
     if bridges.is_empty() {
         leases.forget_loaded()?;
-        return if is_there { both(nft::load_while(&without, change_links)) } else { change_links() };
+        return if is_there { both(nft::load_while(&without, leases, change_links)) } else { change_links() };
     }
     let rules = (wiring.rules)(bridges, host_routes);
     let before = nft::generation()?;
     if is_there && leases.has_loaded(&rules, before)? {
         return change_links();
     }
-    both(nft::load_while(&format!("{without}table inet {table} {{\n{rules}}}\n"), change_links))?;
+    both(nft::load_while(&format!("{without}table inet {table} {{\n{rules}}}\n"), leases, change_links))?;
     // If somebody else has changed rules meanwhile, that may have been ours: the next run loads them again.
     let after = nft::generation()?;
     if after == nft::next(before) { leases.set_loaded(&rules, after) } else { leases.forget_loaded() }

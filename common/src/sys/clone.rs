@@ -175,7 +175,7 @@ impl Placeholder {
         self.process
     }
 
-    /// Lets it end, without waiting for that.
+    /// Tells the process to end, and does not wait for that.
     pub(crate) fn end(&mut self) {
         self.alive = None;
     }

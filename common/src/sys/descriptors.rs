@@ -33,6 +33,19 @@ pub fn close_descriptors_on_exec() -> Result<()> {
     }
 }
 
+/// Lets the program have this open file, too: with it, the program has the lock on the file.
+#[cfg(feature = "network")]
+pub(crate) fn keep_open_in(command: &mut std::process::Command, open: BorrowedFd<'_>) {
+    let number = open.as_raw_fd();
+    let keep = move || {
+        // SAFETY: the call changes a flag of a descriptor and no memory.
+        Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })?;
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, keep) };
+}
+
 /// Closes every descriptor above 2, for a process that goes on without exec: its copies of the runtime's
 /// sockets, locks and directories. What owns one of them must not be used or dropped any more.
 ///

@@ -38,7 +38,8 @@ pub(super) struct Early {
     /// Folders that were mounted to see whether they can be. Each mount that is closed instead of used makes
     /// the runtime wait for the kernel.
     pub(super) mounts: Vec<(PathBuf, Detached)>,
-    /// It has nothing more to do. When it is dropped, it has mostly ended, so nobody waits for it.
+    /// The process that made the user namespace. It has been told to end. To drop it is to wait for that,
+    /// which takes no time when it is done late.
     pub(super) _placeholder: Option<Placeholder>,
 }
 
@@ -78,7 +79,6 @@ impl ShiftedLayers {
             Ok(below) => state.join(below),
             Err(_) => path,
         };
-        // Those that no layer needs are dropped here: they must not be open in the child.
         let mut there = early.take().mounts;
         let mut mounts = Vec::new();
         for folder in folders_of(&places, &real_state)? {
@@ -89,6 +89,8 @@ impl ShiftedLayers {
             };
             mounts.push(mount.map(|mount| (name, mount)));
         }
+        // Mounts that no layer needs: they must not be open in the child.
+        drop(there);
         if let Some(mounts) = mounts.into_iter().collect() {
             let paths = paths.into_iter().map(named).collect();
             return Ok(ShiftedLayers { paths, site: Site::new(mounts), copies: None });

@@ -32,7 +32,8 @@ pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     make_user_namespace(maps).map(|(namespace, _)| namespace)
 }
 
-/// The same, while the process that made it is about to end.
+/// The same, and the process that was in it. That has been told to end, and ends when it is dropped at the
+/// latest.
 pub(super) fn make_user_namespace(maps: &IdMaps) -> Result<(OwnedFd, Placeholder)> {
     // A namespace has a file only while a process is in it. A descriptor that was opened then remains.
     let mut placeholder = Placeholder::born_in(CloneFlags::CLONE_NEWUSER)?;

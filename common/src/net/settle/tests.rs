@@ -1,7 +1,8 @@
 //! Bridges and rules of a network namespace that ends with the test.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
 
@@ -154,11 +155,39 @@ fn links_and_rules_can_both_fail() {
         };
         let error = settle(&wiring, &leases, None).unwrap_err().to_string();
         assert!(error.starts_with("make it: ENODEV: No such device; nft -f -: syntax error"), "{error}");
-        // One of them is enough, and the other has done its work.
-        let error = settle(&Wiring { make: wiring.make, ..WIRING }, &leases, None).unwrap_err();
-        assert_eq!(error.errno(), Some(Errno::ENODEV));
-        let made = Wiring { rules: wiring.rules, make: |_, _| Ok(()), ..WIRING };
-        let error = settle(&made, &leases, None).unwrap_err().to_string();
-        assert!(error.starts_with("nft -f -: syntax error"), "{error}");
+    });
+}
+
+#[test]
+fn one_of_links_and_rules_is_done_when_the_other_fails() {
+    with_bridge(|_, leases, _lease| {
+        nft::load_while("delete table inet congo", &leases, || ()).0.unwrap();
+        let make = |_: &mut Netlink, _: &Bridge| Err(Error::from_errno("make it", Errno::ENODEV));
+        let error = settle(&Wiring { make, ..WIRING }, &leases, None).unwrap_err();
+        assert_eq!((error.errno(), nft::has_table("congo")), (Some(Errno::ENODEV), Ok(true)));
+        Netlink::open().unwrap().remove_link("congo0").unwrap();
+        let rules = |_: &[Bridge], _: bool| "nonsense\n".into();
+        let error = settle(&Wiring { rules, ..WIRING }, &leases, None).unwrap_err().to_string();
+        assert!(error.starts_with("nft -f -: syntax error") && is_there("congo0"), "{error}");
+    });
+}
+
+#[test]
+fn the_links_go_although_the_rules_cannot() {
+    with_bridge(|_, leases, mut lease| {
+        // A table with an owner goes with that one alone: since Linux 5.12.
+        let mut owner = Command::new("nft").arg("-i").stdin(Stdio::piped()).spawn().unwrap();
+        let stdin = owner.stdin.as_mut().unwrap();
+        stdin.write_all(b"add table inet owned { flags owner; }\n").unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while !nft::has_table("owned").unwrap() && Instant::now() < end {
+            sleep(Duration::from_millis(1));
+        }
+        assert!(nft::has_table("owned").unwrap());
+        leases.end(&mut lease);
+        let error = settle(&Wiring { table: "owned", ..WIRING }, &leases, None).unwrap_err().to_string();
+        assert!(error.contains("Operation not permitted") && !is_there("congo0"), "{error}");
+        owner.kill().unwrap();
+        owner.wait().unwrap();
     });
 }

@@ -80,8 +80,9 @@ pub struct Calls {
     aarch64: Numbers,
 }
 
-/// A bit for each number. All are below 512.
+/// A bit for each number.
 type Numbers = [u64; 8];
+const _: () = assert!(x86_64::Sysno::last().id() < 512 && aarch64::Sysno::last().id() < 512);
 
 impl Calls {
     /// None yet.
@@ -102,7 +103,7 @@ impl Calls {
         calls
     }
 
-    /// Adds the calls of these names. Returns whether one of the machines has each of them.
+    /// Adds the calls of these names. Returns whether each name is a call of at least one machine.
     const fn add_all(&mut self, names: &str) -> bool {
         let (mut rest, mut all_are_known) = (names.as_bytes(), true);
         while !rest.is_empty() {

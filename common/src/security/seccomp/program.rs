@@ -55,7 +55,7 @@ fn runs(calls: &[Call], profile: &Profile) -> Vec<Run> {
             None => begin(number, &under_conditions(call, default)),
         }
     }
-    // There are a few hundred.
+    // There are a few hundred calls, so the number is no greater than a u32 can be.
     begin(calls.len() as u32, &[give(&profile.newer)]);
     begin(X32, &[give(&fails_with(Errno::ENOSYS))]);
     // The first one may have come to nothing.
