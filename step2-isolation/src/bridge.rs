@@ -51,8 +51,8 @@ impl Bridge {
         // own published port round within the bridge. The call must leave by the port by which it came.
         netlink.set_hairpin(host_end)?;
         netlink.set_up(host_end)?;
-        // When the container has ended, the kernel removes the cable, unless its namespace is still used.
-        self.0.leads_to(&mut netlink, child)
+        // From here on ports of the host may lead there.
+        self.0.leads_to(child)
     }
 
     /// In the child: an address for its end, and a way to all other networks.

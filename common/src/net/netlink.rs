@@ -20,7 +20,6 @@ use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
     LinkInfo, LinkMessage,
 };
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -34,12 +33,15 @@ use rustix::net::netdevice::name_to_index;
 use crate::keep::hash::stable;
 use crate::sys::error::{Context, Error, Hint, Result};
 use crate::sys::{Returned, call};
+use wire::Answer;
 pub(super) use wire::uninterrupted;
-use wire::{Answer, Refusal};
 
 const MAN: &str = "rtnetlink(7)";
 
-/// For so long the kernel is given time to remove a link by itself.
+/// How long the kernel may take to begin to remove a link by itself. A container has configured its link
+/// through a netlink socket. Only some milliseconds after that was closed, when no processor can use it any
+/// more, the kernel lets go of it, and of the network namespace. To be asked to remove the link takes the
+/// kernel longer.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// A socket to the kernel's network configuration, in the network namespace of the thread that opened it.
@@ -84,38 +86,6 @@ impl Netlink {
                 Errno::from_raw(errno.raw_os_error()),
             )),
         }
-    }
-
-    /// The number that this namespace has for the network namespace of a process, once a cable leads there.
-    ///
-    /// # Errors
-    /// ESRCH when the process has ended.
-    pub fn namespace_of(&mut self, process: Pid) -> Result<Option<i32>> {
-        let by_process = NsidAttribute::Pid(process.as_raw().cast_unsigned());
-        let number =
-            self.namespace(by_process).map_err(|it| it.error(format!("RTM_GETNSID(process {process})")))?;
-        // The kernel's "it has none".
-        Ok(number.filter(|&number| number >= 0))
-    }
-
-    /// Whether the network namespace with this number has ended. The kernel then removes its links, and the
-    /// other ends of its cables, without being asked.
-    ///
-    /// # Errors
-    /// None that the arguments can cause.
-    pub fn has_ended(&mut self, namespace: i32) -> Result<bool> {
-        match self.namespace(NsidAttribute::Id(namespace)) {
-            Ok(_) => Ok(false),
-            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(true),
-            Err(refusal) => Err(refusal.error(format!("RTM_GETNSID(number {namespace})"))),
-        }
-    }
-
-    fn namespace(&mut self, which: NsidAttribute) -> Result<Option<i32>, Refusal> {
-        let mut message = NsidMessage::default();
-        message.attributes = vec![which];
-        let answers = self.exchange(RouteNetlinkMessage::GetNsId(message), NLM_F_ACK)?;
-        Ok(answers.first().and_then(Answer::namespace))
     }
 
     /// Waits until the kernel is not changing links for anybody. Until then, a write to some settings of the

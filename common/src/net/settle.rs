@@ -10,10 +10,7 @@
 //! on, where it is needed.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
-use std::cell::OnceCell;
 use std::net::Ipv4Addr;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 use std::{fs, mem};
 
 use ipnet::Ipv4Net;
@@ -60,8 +57,6 @@ pub struct Place {
     ports: Box<Reserved>,
     /// Those on IPv6 addresses lead to it through this.
     proxy: Box<Proxy>,
-    /// The number that the host has for the container's network namespace, once the cable leads there.
-    namespace: OnceCell<i32>,
 }
 
 impl Place {
@@ -101,8 +96,7 @@ impl Place {
         }
         let lease = leases.take(bridge, subnet, wanted, &reserved.ports)?;
         // From here on the drop gives back.
-        let (bridge, namespace) = (bridge.to_owned(), OnceCell::new());
-        let mut place = Place { wiring, bridge, lease, ports: Box::new(reserved), proxy, namespace };
+        let mut place = Place { wiring, bridge: bridge.to_owned(), lease, ports: Box::new(reserved), proxy };
         if let Err(error) = settle(wiring, &leases, None) {
             // Here and not by the drop, which would wait for the lock, and could only tell the same once
             // more.
@@ -133,27 +127,23 @@ impl Place {
         host_end(self.address())
     }
 
-    /// Once the cable leads to the network namespace of this process: remembers which one that is. Starts the
-    /// [`proxy`](super::proxy) for that namespace, if a port of an IPv6 address leads there.
+    /// Once the cable leads to the network namespace of this process: starts the [`proxy`](super::proxy) for
+    /// that namespace, if a port of an IPv6 address leads there.
     ///
     /// # Errors
-    /// ESRCH when the process has ended; those of [`Proxy::start`].
-    pub fn leads_to(&self, netlink: &mut Netlink, process: Pid) -> Result<()> {
-        if let Some(number) = netlink.namespace_of(process)? {
-            let _ = self.namespace.set(number);
-        }
+    /// Those of [`Proxy::start`].
+    pub fn leads_to(&self, process: Pid) -> Result<()> {
         self.proxy.start(process, self.address())
     }
 
     /// Takes the cable away, and everything that no other container needs. The lease ends only after that. If
     /// a step fails, the next run finds a dead lease and tries again.
     ///
-    /// The kernel removes the cable of a namespace that has ended, and this process need not wait for that.
-    /// Another process may keep the namespace: then the cable would stay.
+    /// The kernel removes the cable of a namespace that has ended. Another process may keep the namespace:
+    /// then this one removes the cable.
     fn give_back(&mut self, leases: &Leases) -> Result<()> {
-        let going = self.namespace.get().map(|&namespace| Going { cable: self.address(), namespace });
         leases.end(&mut self.lease);
-        settle(self.wiring, leases, going)
+        settle(self.wiring, leases, Some(self.address()))
     }
 }
 
@@ -189,36 +179,9 @@ fn settle_what_is_left(wiring: &Wiring, leases: &Leases) -> Result<()> {
     if leases.bridges()?.iter().any(is_left) { settle(wiring, leases, None) } else { Ok(()) }
 }
 
-/// A container's cable, and the number of the network namespace to which it leads. The container has ended,
-/// so the namespace ends too, unless another process is in it.
-struct Going {
-    cable: Ipv4Addr,
-    namespace: i32,
-}
-
-/// How long a namespace may take to end. The container has configured its link through a netlink
-/// socket. Only some milliseconds after that was closed, when no processor can use it any more, the kernel
-/// lets go of it, and of the namespace. To remove a link takes the kernel longer.
-const GRACE: Duration = Duration::from_millis(20);
-
-impl Going {
-    /// Whether the kernel removes the cable without being asked, or has done so. It gets some time to decide.
-    fn has_ended(&self, netlink: &mut Netlink, grace: Duration) -> Result<bool> {
-        let (cable, end) = (host_end(self.cable), Instant::now() + grace);
-        // A new namespace may have the number by now.
-        while !netlink.has_ended(self.namespace)? && netlink.index_of(&cable)?.is_some() {
-            if Instant::now() > end {
-                return Ok(false);
-            }
-            sleep(Duration::from_millis(1));
-        }
-        Ok(true)
-    }
-}
-
 /// Makes the bridges, rules and forwarding that the living leases need. If this fails, the files of the dead
-/// stay, and the next run tries again. The kernel may remove the cable that is `going`.
-fn settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Result<()> {
+/// stay, and the next run tries again. The kernel may be about to remove the cable of `going`.
+fn settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<()> {
     let settled = try_to_settle(wiring, leases, going);
     if settled.is_err() {
         leases.keep_dead();
@@ -226,7 +189,7 @@ fn settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Result<()> 
     settled
 }
 
-fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Result<()> {
+fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Ipv4Addr>) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let (used, empty): (Vec<_>, Vec<_>) =
         leases.bridges()?.into_iter().partition(|bridge| !bridge.members.is_empty());
@@ -258,12 +221,9 @@ fn try_to_settle(wiring: &Wiring, leases: &Leases, going: Option<Going>) -> Resu
     let host_routes = leases.forwarding_was_off()?.is_none_or(|links| !links.is_empty());
     let change_links = || {
         empty.iter().try_for_each(|bridge| netlink.remove_link(&bridge.name))?;
-        // After the bridges: meanwhile the namespace may have ended.
+        // After the bridges: meanwhile the kernel may have removed the cable that is going.
         for (address, cable) in &cables {
-            let going = going.as_ref().filter(|going| going.cable == *address);
-            if !going.is_some_and(|going| going.has_ended(&mut netlink, GRACE).unwrap_or(false)) {
-                netlink.remove_link(cable)?;
-            }
+            if going == Some(*address) { netlink.delete_link(cable) } else { netlink.remove_link(cable) }?;
         }
         used.iter().try_for_each(|bridge| (wiring.make)(&mut netlink, bridge))
     };

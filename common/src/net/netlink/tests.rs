@@ -93,39 +93,27 @@ fn a_link_is_switched_off() {
 }
 
 #[test]
-fn a_namespace_that_has_ended_is_known() {
+fn a_link_may_go_by_itself() {
     in_network_namespace(|| {
-        let elsewhere = Elsewhere::start();
         let mut netlink = Netlink::open().unwrap();
-        netlink.wait_for_others().unwrap();
-        netlink.add_bridge("congo0").unwrap();
-        let bridge = netlink.index("congo0").unwrap();
-        netlink.add_veth("v0", bridge, "eth0", elsewhere.pid()).unwrap();
-        let number = netlink.namespace_of(elsewhere.pid()).unwrap().unwrap();
-        // The process of the test is there, too.
-        assert_eq!(netlink.has_ended(number), Ok(false));
-        assert_eq!(netlink.has_ended(number + 1), Ok(true));
-        let mut other = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().unwrap();
-        let its = Pid::from_raw(other.id().cast_signed());
-        let away = || {
-            fs::read_link(format!("/proc/{its}/ns/net")).unwrap()
-                != fs::read_link("/proc/thread-self/ns/net").unwrap()
+        let mut goes_unasked = || {
+            netlink.add_bridge("congo0").unwrap();
+            let requests = netlink.sequence;
+            let other = std::thread::spawn(|| {
+                let mut netlink = Netlink::open().unwrap();
+                sleep(Duration::from_millis(5));
+                netlink.remove_link("congo0").unwrap();
+            });
+            netlink.delete_link("congo0").unwrap();
+            let asked = netlink.sequence != requests;
+            other.join().unwrap();
+            !asked
         };
-        while !away() {
-            std::thread::yield_now();
-        }
-        assert_eq!(netlink.namespace_of(its), Ok(None));
-        netlink.add_veth("v1", bridge, "eth0", its).unwrap();
-        let number = netlink.namespace_of(its).unwrap().unwrap();
-        assert_eq!(netlink.has_ended(number), Ok(false));
-        other.kill().unwrap();
-        other.wait().unwrap();
-        while !netlink.has_ended(number).unwrap() {
-            std::thread::yield_now();
-        }
-        while netlink.index_of("v1").unwrap().is_some() {
-            std::thread::yield_now();
-        }
+        // On a busy machine the other thread may be late.
+        assert!((0..20).any(|_| goes_unasked()));
+        netlink.add_bridge("congo0").unwrap();
+        netlink.delete_link("congo0").unwrap();
+        assert_eq!(netlink.index_of("congo0"), Ok(None));
     });
 }
 

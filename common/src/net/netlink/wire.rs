@@ -18,14 +18,12 @@ use nix::errno::Errno;
 use super::Netlink;
 use crate::sys::error::{Error, Result, errno};
 
-/// Of the answers, in linux/if_addr.h, linux/net_namespace.h and linux/netlink.h.
+/// Of the answers, in linux/if_addr.h and linux/netlink.h.
 const IFA_LOCAL: u16 = 2;
-const NETNSA_NSID: u16 = 1;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The fixed parts of the answers, before the attributes: `ifaddrmsg`, `rtgenmsg`, `nlmsghdr`.
+/// The fixed parts of the answers, before the attributes: `ifaddrmsg`, `nlmsghdr`.
 const ADDRESS_HEADER: usize = 8;
-const NAMESPACE_HEADER: usize = 4;
 const MESSAGE_HEADER: usize = 16;
 
 /// The kernel fills at most 32 KiB for one read of a dump, and a link's answer stays far below.
@@ -99,14 +97,6 @@ impl Answer {
         let prefix = *self.0.get(1)?;
         let local: [u8; 4] = attribute(self.0.get(ADDRESS_HEADER..)?, IFA_LOCAL)?.try_into().ok()?;
         Ipv4Net::new(local.into(), prefix).ok()
-    }
-}
-
-impl Answer {
-    /// The number of the network namespace.
-    pub(super) fn namespace(&self) -> Option<i32> {
-        let number = attribute(self.0.get(NAMESPACE_HEADER..)?, NETNSA_NSID)?;
-        Some(i32::from_ne_bytes(number.try_into().ok()?))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -47,7 +49,7 @@ fn is_there(link: &str) -> bool {
 struct Container(Child);
 
 impl Container {
-    fn start(cable: &str) -> (Container, i32) {
+    fn start(cable: &str) -> Container {
         let child = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().unwrap();
         let container = Container(child);
         let pid = Pid::from_raw(container.0.id().cast_signed());
@@ -60,8 +62,7 @@ impl Container {
         netlink.add_veth(cable, bridge, "eth0", pid).unwrap();
         let link = netlink.index(cable).unwrap();
         netlink.set_up(link).unwrap();
-        let number = netlink.namespace_of(pid).unwrap().unwrap();
-        (container, number)
+        container
     }
 }
 
@@ -76,35 +77,11 @@ impl Drop for Container {
 fn nothing_is_left_of_a_container_whose_namespace_ends() {
     with_bridge(|_, leases, mut lease| {
         let cable = host_end(lease.address());
-        let (container, namespace) = Container::start(&cable);
-        let going = Going { cable: lease.address(), namespace };
-        drop(container);
+        drop(Container::start(&cable));
         leases.end(&mut lease);
-        settle(&WIRING, &leases, Some(going)).unwrap();
-        assert!(!is_there("congo0") && !nft::has_table("congo").unwrap());
+        settle(&WIRING, &leases, Some(lease.address())).unwrap();
+        assert!(!is_there(&cable) && !is_there("congo0") && !nft::has_table("congo").unwrap());
         assert_eq!(leases.bridges(), Ok(vec![]));
-        let mut netlink = Netlink::open().unwrap();
-        while netlink.index_of(&cable).unwrap().is_some() {
-            sleep(Duration::from_millis(1));
-        }
-    });
-}
-
-#[test]
-fn a_namespace_gets_some_time_to_end() {
-    with_bridge(|_, _leases, lease| {
-        let (container, namespace) = Container::start(&host_end(lease.address()));
-        let going = Going { cable: lease.address(), namespace };
-        let held = fs::File::open(format!("/proc/{}/ns/net", container.0.id())).unwrap();
-        drop(container);
-        let mut netlink = Netlink::open().unwrap();
-        assert_eq!(going.has_ended(&mut netlink, Duration::from_millis(5)), Ok(false));
-        let holder = std::thread::spawn(move || {
-            sleep(Duration::from_millis(30));
-            drop(held);
-        });
-        assert_eq!(going.has_ended(&mut netlink, Duration::from_secs(20)), Ok(true));
-        holder.join().unwrap();
     });
 }
 
@@ -112,10 +89,9 @@ fn a_namespace_gets_some_time_to_end() {
 fn the_cable_of_a_namespace_that_stays_is_removed() {
     with_bridge(|_, leases, mut lease| {
         let cable = host_end(lease.address());
-        let (_container, namespace) = Container::start(&cable);
-        let going = Going { cable: lease.address(), namespace };
+        let _container = Container::start(&cable);
         leases.end(&mut lease);
-        settle(&WIRING, &leases, Some(going)).unwrap();
+        settle(&WIRING, &leases, Some(lease.address())).unwrap();
         assert!(!is_there(&cable) && !is_there("congo0") && !nft::has_table("congo").unwrap());
     });
 }
@@ -124,7 +100,7 @@ fn the_cable_of_a_namespace_that_stays_is_removed() {
 fn a_bridge_is_off_before_its_rules_go() {
     with_bridge(|_, leases, mut lease| {
         let cable = host_end(lease.address());
-        let (_container, _) = Container::start(&cable);
+        let _container = Container::start(&cable);
         leases.end(&mut lease);
         // The last moment before the rules go.
         let wiring = Wiring {
