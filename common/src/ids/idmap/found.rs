@@ -36,7 +36,7 @@ impl Ids {
     /// For root: these.
     ///
     /// # Errors
-    /// They have no root; those of [`user_namespace`].
+    /// They have no root; those of [`user_namespace`](super::user_namespace).
     pub fn of_root(maps: IdMaps) -> Result<Ids> {
         maps.root()?;
         look_whether_groups_are_denied()?;
@@ -50,7 +50,7 @@ impl Ids {
     /// would need a copy.
     ///
     /// # Errors
-    /// No range is free; those of [`user_namespace`].
+    /// No range is free; those of [`user_namespace`](super::user_namespace).
     pub fn unused<'a>(layers: impl IntoIterator<Item = &'a Path>) -> Result<Ids> {
         let taken = HostIds::take()?;
         let mut ids = Ids::of_root(taken.maps())?;
