@@ -2,12 +2,11 @@
 //! runtimes were killed.
 //!
 //! How it is made is a step's lesson, its [`Wiring`]. Here is the order that survives a death at any moment.
-//! A [`Lease`] says which runtime lives. The lease is there before anything is made. It ends only when all of
-//! its container's things are gone, or the kernel is about to remove them. So [`Leases::bridges`] can tell
-//! what must be there; of many containers, each call looks at some. `settle` then makes it so. It switches
-//! off the bridges that nobody uses, and then forwarding, if nobody needs it. It loads the rules. Meanwhile
-//! it removes the links of the dead and those bridges, and makes what is missing. Last it switches forwarding
-//! on, where it is needed.
+//! A [`Lease`] says which runtime lives. Its file is there before anything is made. The file goes only when
+//! all of its container's things are gone. So [`Leases::bridges`] can tell what must be there; of many
+//! containers, each call looks at some. `settle` then makes it so. It switches off the bridges that nobody
+//! uses, and then forwarding, if nobody needs it. It loads the rules. Meanwhile it removes the links of the
+//! dead and those bridges, and makes what is missing. Last it switches forwarding on, where it is needed.
 //! Man pages: flock(2), rtnetlink(7), nft(8).
 
 use std::net::Ipv4Addr;
@@ -136,8 +135,8 @@ impl Place {
         self.proxy.start(process, self.address())
     }
 
-    /// Takes the cable away, and everything that no other container needs. The lease ends only after that. If
-    /// a step fails, the next run finds a dead lease and tries again.
+    /// Takes the cable away, and everything that no other container needs. The lease's file goes only after
+    /// that. If a step fails, the file stays, and the next run tries again.
     ///
     /// The kernel removes the cable of a namespace that has ended. Another process may keep the namespace:
     /// then this one removes the cable.
