@@ -11,17 +11,20 @@
 //! <https://llvm.org/docs/LibFuzzer.html>.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::thread::{self, available_parallelism};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 use serde::Deserialize;
 
-use crate::prove::shard;
+use crate::prove::{locked, next, shard};
 use crate::workspace;
 
 /// Feed random input to the readers of images, profiles, env files, passwd files and option values.
@@ -37,6 +40,10 @@ pub struct Args {
     /// Only the part K of N about equal parts of the targets: `1/3`.
     #[arg(long, value_name = "K/N", value_parser = shard, default_value = "1/1", conflicts_with = "target")]
     shard: (usize, usize),
+
+    /// How many targets run at once [default: as many as there are processors].
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
 
     /// Run the target once, with the input in this file.
     #[arg(long, value_name = "FILE", requires = "target")]
@@ -100,10 +107,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         println!("{}: {}", chosen[0], if status.success() { "nothing is wrong" } else { "still wrong" });
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let mut failed = 0;
-    for name in &chosen {
-        failed += usize::from(!fuzz(&programs.join(name), name, args.seconds)?);
-    }
+    let jobs = args.jobs.unwrap_or(available_parallelism()?.get()).max(1);
+    let (queue, failed) = (Mutex::new(chosen.iter().collect::<VecDeque<_>>()), Mutex::new(0));
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(chosen.len()) {
+            scope.spawn(|| {
+                while let Some(name) = next(&queue) {
+                    let (text, is_good) = fuzz(&programs.join(name), name, args.seconds)
+                        .unwrap_or_else(|error| (format!("✗ {name}: {error:#}\n"), false));
+                    print!("{text}");
+                    *locked(&failed) += usize::from(!is_good);
+                }
+            });
+        }
+    });
+    let failed = *locked(&failed);
     println!("{} targets, {failed} failed", chosen.len());
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -157,8 +175,8 @@ fn build(names: &[String]) -> Result<PathBuf> {
     Ok(made().join(tuple).join("release"))
 }
 
-/// Runs a target for some seconds, and prints what came of it. Returns whether nothing was found.
-fn fuzz(program: &Path, name: &str, seconds: u64) -> Result<bool> {
+/// Runs a target for some seconds. Returns what to print of it, and whether nothing was found.
+fn fuzz(program: &Path, name: &str, seconds: u64) -> Result<(String, bool)> {
     // libFuzzer adds what it finds to the corpus, so it gets a copy.
     let work = tempfile::tempdir_in(made()).context("making a folder to work in")?;
     let copy = work.path().join("corpus");
@@ -175,17 +193,17 @@ fn fuzz(program: &Path, name: &str, seconds: u64) -> Result<bool> {
     target.args(limits()).args(["-print_final_stats=1", "-reload=0"]);
     let (status, outcome) = watch(&mut target).with_context(|| format!("running the target {name}"))?;
     let mark = if status.success() { '✓' } else { '✗' };
-    println!(
-        "{mark} {name}: {} inputs in {} s, {} edges of the code, a corpus of {}",
+    let mut text = format!(
+        "{mark} {name}: {} inputs in {} s, {} edges of the code, a corpus of {}\n",
         outcome.inputs,
         start.elapsed().as_secs(),
         outcome.coverage,
         outcome.corpus
     );
     if !status.success() {
-        tell(name, status, work.path(), &outcome)?;
+        text += &told(name, status, work.path(), &outcome)?;
     }
-    Ok(status.success())
+    Ok((text, status.success()))
 }
 
 /// What every input is held to, and how the file of one is called that breaks it.
@@ -253,11 +271,12 @@ impl Outcome {
     }
 }
 
-/// Prints what went wrong, the input, and how to run it again. The input is kept.
-fn tell(name: &str, status: ExitStatus, work: &Path, outcome: &Outcome) -> Result<()> {
+/// What went wrong, the input, and how to run it again, in lines. The input is kept.
+fn told(name: &str, status: ExitStatus, work: &Path, outcome: &Outcome) -> Result<String> {
+    let mut text = String::new();
     let complaint = outcome.complaint();
     for line in &complaint {
-        println!("    {line}");
+        writeln!(text, "    {line}")?;
     }
     let entries = work.read_dir().context("reading the folder of the target")?;
     let found: Vec<_> = entries
@@ -265,9 +284,9 @@ fn tell(name: &str, status: ExitStatus, work: &Path, outcome: &Outcome) -> Resul
         .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"found-")))
         .collect();
     if found.is_empty() || complaint.is_empty() {
-        println!("    the target ended with {status}, and said:");
+        writeln!(text, "    the target ended with {status}, and said:")?;
         for line in outcome.last.iter().rev().take(20).rev() {
-            println!("    {line}");
+            writeln!(text, "    {line}")?;
         }
     }
     let kept = made().join("found").join(name);
@@ -276,11 +295,11 @@ fn tell(name: &str, status: ExitStatus, work: &Path, outcome: &Outcome) -> Resul
         let to = kept.join(path.file_name().context("a file has a name")?);
         let input = fs::read(&path).context("reading the input")?;
         fs::write(&to, &input).with_context(|| format!("writing {}", to.display()))?;
-        println!("    input: {}", shown(&input));
+        writeln!(text, "    input: {}", shown(&input))?;
         let shown = to.strip_prefix(workspace::root()).unwrap_or(&to);
-        println!("    again: cargo xtask fuzz {name} --again {}", shown.display());
+        writeln!(text, "    again: cargo xtask fuzz {name} --again {}", shown.display())?;
     }
-    Ok(())
+    Ok(text)
 }
 
 /// An input as Rust writes it. Of an archive the beginning will do: the file has all of it.
