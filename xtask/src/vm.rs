@@ -6,7 +6,7 @@
 //! guest starts from), `guest` (one machine), `matrix` (all of them), `init.sh` (process 1 of the guest).
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ struct Lab {
     #[arg(value_parser = clap::value_parser!(u32).range(256..))]
     memory: Option<u32>,
     /// A program of yours, which the guest gets on its PATH together with its shared libraries, or a script
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| std::path::absolute(path))]
     copy: Vec<PathBuf>,
     /// Leave the steps' programs out, which are built for the guest otherwise
     #[arg(long)]
@@ -119,6 +119,24 @@ fn lab(args: &Lab, architecture: Architecture) -> Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
+/// Where a guest has a program that it was given.
+pub(crate) fn place_of(program: &Path) -> PathBuf {
+    Path::new("/congo").join(program.file_name().unwrap_or_default())
+}
+
+/// Runs a command as root in a guest of Linux 6.1 and cgroup v2, which gets these programs. Returns what it
+/// wrote to stdout and to stderr.
+///
+/// # Errors
+/// When the guest cannot be made, or the command does not end within five minutes.
+pub(crate) fn output(programs: Vec<PathBuf>, command: &[String]) -> Result<(Vec<u8>, Vec<u8>)> {
+    let kernel = Kernel::find(Some("6.1"), Architecture::of_host()?)?;
+    let guest = Guest { kernel, cgroup: Cgroup::V2, user: false, memory: matrix::MEMORY, programs };
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    guest.run(command, io::empty(), &mut stdout, &mut stderr, Duration::from_secs(300))?;
+    Ok((stdout, stderr))
+}
+
 /// Builds the steps, statically, and returns their programs.
 fn steps_programs(architecture: Architecture) -> Result<Vec<PathBuf>> {
     let steps = workspace::steps()?;
@@ -141,4 +159,23 @@ fn kernels(architecture: Architecture) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_program_to_copy_may_be_named_from_the_working_directory() {
+        let line = Line::parse_from(["vm", "--copy", "target/my-runtime", "--", "my-runtime"]);
+        assert_eq!(line.args.lab.copy, [std::env::current_dir().unwrap().join("target/my-runtime")]);
+    }
 }

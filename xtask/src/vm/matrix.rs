@@ -40,7 +40,7 @@ const GUESTS: [(&str, Cgroup); 9] = [
 const FOREIGN: (&str, Cgroup) = GUESTS[0];
 
 /// MiB of memory of each: all files of the checks lie in it.
-const MEMORY: u32 = 1536;
+pub(super) const MEMORY: u32 = 1536;
 
 /// A reason for which a check may be skipped.
 struct Skip {
