@@ -392,7 +392,7 @@ impl Tracer<'_> {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.counts = false;
         if process.is_child && !is_runtime && self.outcome.seen.is_none() {
-            self.outcome.seen = Some(seen::of(pid));
+            self.outcome.seen = seen::of(pid);
         }
     }
 }

@@ -89,9 +89,16 @@ pub fn same(ours: &Figures, theirs: &Figures) -> Result<(), String> {
     differs.map_or(Ok(()), |name| Err(format!("{name} is {:?}, not {:?}", ours.get(name), theirs.get(name))))
 }
 
-/// Looks at a process.
-pub fn of(pid: Pid) -> Figures {
+/// Looks at a process that its tracer has stopped. `None` when it was killed meanwhile: then some figures
+/// would be of the process, and some of what was left of it.
+pub fn of(pid: Pid) -> Option<Figures> {
     let process = Process(pid.as_raw());
+    let figures = figures_of(process);
+    let is_still_stopped = process.status("State").is_ok_and(|state| state.starts_with('t'));
+    is_still_stopped.then_some(figures)
+}
+
+fn figures_of(process: Process) -> Figures {
     let mut figures = Figures::new();
     let status = process.read("status").unwrap_or_default();
     for line in status.lines() {
@@ -177,7 +184,25 @@ fn devices(folder: &Path, name: &str, figures: &mut Figures) {
 
 #[cfg(test)]
 mod tests {
-    use super::is_link_local;
+    use std::process::Command;
+
+    use nix::sys::ptrace;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
+
+    use super::{is_link_local, of};
+
+    #[test]
+    fn a_process_that_was_killed_meanwhile_has_no_figures() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("a process");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        ptrace::attach(pid).expect("a traced process");
+        waitpid(pid, None).expect("its stop");
+        assert!(of(pid).is_some());
+        child.kill().expect("a kill");
+        assert!(of(pid).is_none());
+        child.wait().expect("its end");
+    }
 
     #[test]
     fn only_what_the_kernel_adds_of_itself_is_left_out() {

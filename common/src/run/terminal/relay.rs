@@ -144,10 +144,12 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
 /// Whether the file can be read, and whether the word to stop has come. An end of the file counts as
 /// readable.
 fn wait(file: impl AsFd, stop: &PipeReader) -> (bool, bool) {
+    // The kernel looks at one after the other. If the word to stop has come, it looks at the file after that,
+    // and so it sees all that was written before the word.
     let mut both =
-        [PollFd::new(file.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(file.as_fd(), PollFlags::POLLIN)];
     while poll(&mut both, PollTimeout::NONE) == Err(Errno::EINTR) {}
-    (both[0].any().unwrap_or(true), both[1].any().unwrap_or(true))
+    (both[1].any().unwrap_or(true), both[0].any().unwrap_or(true))
 }
 
 /// Copies until no process has the container's terminal open any more; told to stop, until nothing is left to
