@@ -325,6 +325,13 @@ impl Found {
         of.map(|one| one.id.as_str()).collect()
     }
 
+    /// What a check that failed has expected, and what it has found.
+    pub(crate) fn difference(&self, id: &str) -> (&str, &str) {
+        let result = self.one(id).map(|one| &one.result);
+        let text = |field: &str| result.as_ref().ok().and_then(|it| it[field].as_str()).unwrap_or("nothing");
+        (text("expected"), text("found"))
+    }
+
     /// What was found instead of what was expected; an error unless the check failed.
     fn failed(&self, id: &str) -> Result<String> {
         match self.outcome(id)? {
