@@ -6,7 +6,7 @@
 //! mount. Order: in a private mount namespace. Man pages: cgroups(7), mount(2).
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -16,8 +16,9 @@ use nix::fcntl::Flock;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::kernel::{self, Hierarchy};
+use crate::kernel::{self, Hierarchy, eventually};
 use crate::subject::{PREFIX, lock};
+use crate::terminal::SOON;
 
 /// The controllers that the steps use: v2 must pass them on.
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "cpuset"];
@@ -86,11 +87,9 @@ impl Own {
         let top = File::open(&hierarchy.point)?;
         let name = format!("{PREFIX}{}", std::process::id());
         let folder = hierarchy.point.join(&name);
-        fs::create_dir(&folder)?;
-        let made =
-            lock(&folder).and_then(|lock| lock.ok_or_else(|| io::Error::other("swept by other checks")));
+        let lock = make_locked(&folder)?;
         // From here on the drop removes it.
-        let own = Own { top, name, _lock: made? };
+        let own = Own { top, name, _lock: lock };
         match hierarchy.v2 {
             true => {
                 pass_on(&hierarchy.point, &folder)?;
@@ -121,6 +120,20 @@ impl Drop for Own {
     fn drop(&mut self) {
         let _ = unlinkat(self.top.as_fd(), self.name.as_str(), UnlinkatFlags::RemoveDir);
     }
+}
+
+/// Makes a cgroup and locks it. Between the two, the sweep of other checks may lock and remove it. Then it is
+/// made anew.
+fn make_locked(folder: &Path) -> io::Result<Flock<File>> {
+    let mut locked = Ok(None);
+    eventually(SOON, || {
+        locked = match fs::create_dir(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => lock(folder).map(|lock| lock.filter(|_| folder.exists())),
+        };
+        !matches!(locked, Ok(None))
+    });
+    locked?.ok_or_else(|| io::Error::other("other checks have locked it"))
 }
 
 /// v2: a cgroup has the controllers that the one above it passes on.
