@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::Flock;
@@ -18,10 +19,12 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::kernel::{self, Hierarchy, eventually};
 use crate::subject::{PREFIX, lock};
-use crate::terminal::SOON;
 
 /// The controllers that the steps use: v2 must pass them on.
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "cpuset"];
+
+/// How long other checks may keep sweeping a cgroup away that was made anew.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Where the checks themselves are in v2: `cgroup.procs` of a cgroup that can no longer be reached by a path.
 static HOME: OnceLock<File> = OnceLock::new();

@@ -326,10 +326,9 @@ impl Found {
     }
 
     /// What a check that failed has expected, and what it has found.
-    pub(crate) fn difference(&self, id: &str) -> (&str, &str) {
-        let result = self.one(id).map(|one| &one.result);
-        let text = |field: &str| result.as_ref().ok().and_then(|it| it[field].as_str()).unwrap_or("nothing");
-        (text("expected"), text("found"))
+    pub(crate) fn difference(&self, id: &str) -> Result<[&str; 2]> {
+        let result = &self.one(id)?.result;
+        Ok(["expected", "found"].map(|field| result[field].as_str().unwrap_or("nothing")))
     }
 
     /// What was found instead of what was expected; an error unless the check failed.

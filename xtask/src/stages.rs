@@ -629,12 +629,9 @@ fn judge(stage: &Stage, table: &Table, found: &Found) -> Result<Vec<String>> {
     for check in checks::all().filter(|check| check.holds_in(stage.step.number)) {
         let place = table.place(check, &stage.step)?;
         if place <= stage.number && failed.contains(check.id) {
-            let (expected, why) = found.difference(check.id);
-            problems.push(format!(
-                "{}: {} does not hold\n  expected: {expected}\n  found:    {why}",
-                stage.id(),
-                check.id
-            ));
+            let [expected, instead] = found.difference(check.id)?;
+            let differs = format!("\n  expected: {expected}\n  found:    {instead}");
+            problems.push(format!("{}: {} does not hold{differs}", stage.id(), check.id));
         }
         own |= place == stage.number && passed.contains(check.id);
         fails_next |= place == stage.number + 1 && failed.contains(check.id);
